@@ -1,0 +1,123 @@
+//! Memory that the kernel reads from: mapped once, page-aligned, shared with the reactor by reference count.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// A fixed piece of zeroed, page-aligned memory. Clones of the mapping inside keep it alive while the kernel may read it.
+#[derive(Debug)]
+pub struct Arena {
+    mapping: Arc<Mapping>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is plain memory with no thread affinity; it is written only through `&mut Arena`.
+unsafe impl Send for Mapping {}
+// SAFETY: shared access only reads (see `Arena::get`); writes need `&mut Arena`, and a mapping has exactly one `Arena`.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and bytes are those of the mmap in `Arena::new`, unmapped once, here.
+        let result = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        assert_eq!(result, 0, "munmap of an arena failed");
+    }
+}
+
+/// Some bytes of an arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    pub(crate) arena: &'a Arena,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+impl<'a> Slice<'a> {
+    /// The bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.arena.get(self.start, self.len)
+    }
+}
+
+impl Arena {
+    /// Maps `bytes` of zeroed memory, rounded up to whole pages. Pages are touched by their first use, so that a large arena
+    /// costs what is used of it.
+    pub fn new(bytes: usize) -> std::io::Result<Arena> {
+        let bytes = bytes.next_multiple_of(4096).max(4096);
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| std::io::Error::other("mmap returned the null page"))?;
+        Ok(Arena { mapping: Arc::new(Mapping { base, bytes }) })
+    }
+
+    /// Bytes of the arena.
+    pub fn len(&self) -> usize {
+        self.mapping.bytes
+    }
+
+    /// Never: an arena has at least a page.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// `len` bytes from `start`.
+    ///
+    /// # Panics
+    /// If they do not lie in the arena.
+    pub fn get(&self, start: usize, len: usize) -> &[u8] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.mapping.bytes), "outside of the arena");
+        // SAFETY: in bounds (above), initialised (mmap zeroes), and no `&mut` exists while `&self` does.
+        unsafe { std::slice::from_raw_parts(self.mapping.base.as_ptr().add(start), len) }
+    }
+
+    /// `len` bytes from `start`, to write. The caller answers for not touching bytes that the reactor still reads (see the
+    /// ownership rules on top of this crate).
+    ///
+    /// # Panics
+    /// If they do not lie in the arena.
+    pub fn get_mut(&mut self, start: usize, len: usize) -> &mut [u8] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.mapping.bytes), "outside of the arena");
+        // SAFETY: in bounds (above), initialised, and `&mut self` is the only way to a `&mut` of this memory. The kernel may
+        // read it at the same time; that is no Rust reference, and the crate's rules keep such bytes unchanged.
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.base.as_ptr().add(start), len) }
+    }
+
+    /// A part of the arena as the reactor takes it.
+    pub fn slice(&self, start: usize, len: usize) -> Slice<'_> {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.mapping.bytes), "outside of the arena");
+        Slice { arena: self, start, len }
+    }
+
+    /// Where the memory starts, for registration with the kernel.
+    #[allow(dead_code, reason = "used by the io_uring reactor")]
+    pub(crate) fn mapping(&self) -> Arc<Mapping> {
+        self.mapping.clone()
+    }
+}
+
+#[allow(dead_code, reason = "used by the io_uring reactor")]
+impl Mapping {
+    pub(crate) fn base(&self) -> *const u8 {
+        self.base.as_ptr()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,149 @@
+//! The reactor of one core: the [`Io`] trait that a shard is generic over, and its implementation on io_uring.
+//!
+//! A shard's turn is: [`Io::poll`] (submit everything, wait, reap a bounded batch of [`Event`]s), handle them, queue
+//! sends and log writes, poll again. Nothing here knows what a datagram or a log write means.
+//!
+//! # Who owns which bytes when
+//! - **Received datagrams** lie in buffers of the reactor. An [`Event::Datagram`] hands out an [`RxBuf`]; its bytes are
+//!   stable until the shard gives it back with [`Io::release`]. Each is released exactly once, in the turn it came.
+//! - **Sent bytes** are a [`Slice`] of an [`Arena`]. They must not change until the next [`Io::poll`] returns: the kernel
+//!   copies them into the socket during that call (sends never wait: MSG_DONTWAIT), and not after.
+//! - **Log writes** are a [`Slice`] too. They must not change until their [`Event::Written`] came.
+//! - **Arenas** are mapped once and shared by reference count with the reactor, which keeps them until its ring is closed:
+//!   a write in flight never outlives its memory.
+
+mod arena;
+
+pub use arena::{Arena, Slice};
+
+use std::net::SocketAddrV4;
+
+/// Which socket a datagram came in on, or goes out from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Socket {
+    /// Consensus traffic between members; the sender stands in the frame.
+    Peers,
+    /// Clients; answered only at the address that the kernel saw.
+    Clients,
+}
+
+/// A receive buffer that the shard holds. Give it back with [`Io::release`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a receive buffer must be released, or the pool runs dry"]
+pub struct RxBuf {
+    /// The buffer's number in its pool.
+    pub id: u16,
+    /// Which pool.
+    pub socket: Socket,
+    /// Where the datagram's bytes start in the buffer.
+    pub start: u32,
+    /// The datagram's bytes.
+    pub len: u32,
+    /// Whether the datagram was longer than the buffer and was cut.
+    pub cut: bool,
+}
+
+/// What [`Io::poll`] reaped. `D` is what the housekeeping thread answers with.
+#[derive(Debug)]
+pub enum Event<D> {
+    /// A datagram. `from` is the kernel's source address on the clients' socket.
+    Datagram {
+        /// Its bytes: [`Io::datagram`].
+        buf: RxBuf,
+        /// The sender's address (clients' socket only).
+        from: Option<SocketAddrV4>,
+    },
+    /// A log write and its sync ended: bytes written, or the errno. After an error the log must not be trusted.
+    Written {
+        /// As given to [`Io::write`].
+        token: u64,
+        /// Bytes, or the errno.
+        result: Result<usize, i32>,
+    },
+    /// The housekeeping thread finished a job.
+    Done(D),
+    /// The receive buffers of a socket ran out for a while; datagrams may have been lost.
+    Overrun(Socket),
+    /// The kernel refused to send a datagram (errno); it is lost like any other.
+    SendFailed(i32),
+    /// Another thread woke this one ([`Waker`]).
+    Woken,
+}
+
+/// Where the log's file is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileSlot(pub u8);
+
+/// Log files that can be registered at once: the one that is written, the next, and one that still has writes in flight.
+pub const FILE_SLOTS: u8 = 4;
+
+/// Everything that a shard may ask of the world. One thread, no locks.
+pub trait Io {
+    /// A request to the housekeeping thread.
+    type Job;
+    /// Its answer.
+    type Done;
+
+    /// Submits what was queued, waits until something happened or `deadline_ns` (of [`Io::now_ns`]) passed, and appends at
+    /// most a bounded number of events. Reads the clock once, after it reaped. `eager` says that a log write is in flight,
+    /// so that waiting actively pays for longer.
+    fn poll(&mut self, deadline_ns: u64, eager: bool, events: &mut Vec<Event<Self::Done>>) -> Result<(), IoError>;
+
+    /// Monotonic nanoseconds, as read at the end of the last [`Io::poll`].
+    fn now_ns(&self) -> u64;
+
+    /// Nanoseconds since the Unix epoch, as read at the end of the last [`Io::poll`].
+    fn wall_ns(&self) -> u64;
+
+    /// The bytes of a received datagram.
+    fn datagram(&self, buf: &RxBuf) -> &[u8];
+
+    /// Gives a receive buffer back.
+    fn release(&mut self, buf: RxBuf);
+
+    /// Queues a datagram to the member with this index in the peers' table.
+    fn send_peer(&mut self, peer: usize, bytes: Slice<'_>);
+
+    /// Queues a datagram to a client.
+    fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>);
+
+    /// Registers a log file, opened O_DIRECT, under `slot`, in place of what was there.
+    fn attach(&mut self, slot: FileSlot, file: std::fs::File) -> Result<(), IoError>;
+
+    /// Queues a durable write: when its [`Event::Written`] comes without an error, the bytes are on stable storage.
+    fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64);
+
+    /// Hands a job to the housekeeping thread; gives it back if the queue is full.
+    fn request(&mut self, job: Self::Job) -> Result<(), Self::Job>;
+}
+
+/// A reactor that cannot be set up, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum IoError {
+    /// io_uring is switched off or lacks something; the text names the sysctl or the feature.
+    #[error("io_uring cannot be used: {reason}. {mend}")]
+    Unsupported {
+        /// What the kernel said.
+        reason: String,
+        /// What to do about it.
+        mend: String,
+    },
+    /// A socket cannot be opened.
+    #[error("cannot listen on {address}: {source}. {mend}")]
+    Listen {
+        /// The address.
+        address: SocketAddrV4,
+        /// Why.
+        source: std::io::Error,
+        /// What to do about it.
+        mend: String,
+    },
+    /// A system call failed that should not.
+    #[error("{call} failed: {source}")]
+    System {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}

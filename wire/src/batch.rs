@@ -1,0 +1,290 @@
+//! A slot's value: a batch of runs, each run the entries of one client datagram, copied as they came.
+//!
+//! `BatchHeader, (RunHeader, (length u16, bytes)*)*`. A run's entries carry consecutive client sequences from
+//! `first_seq`. A batch without runs is a no-op.
+
+use crate::frame::FrameError;
+use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Starts every batch: 16 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct BatchHeader {
+    /// The leader's wall clock when it sealed the batch, nanoseconds since the Unix epoch. Apply takes the maximum of
+    /// this and the last one, so that timestamps never run backwards.
+    pub timestamp_ns: U64,
+    /// Runs that follow.
+    pub runs: U16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// Starts every run: 32 bytes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct RunHeader {
+    /// The session.
+    pub client_id: U128,
+    /// The client's sequence of the first entry, from 1.
+    pub first_seq: U64,
+    /// Entries that follow.
+    pub entries: U16,
+    /// [`RunKind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Bytes of the entries, their length prefixes included.
+    pub bytes: U32,
+}
+
+/// What a run asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RunKind {
+    /// Sequence the entries.
+    Append = 0,
+    /// Open the session; no entries.
+    OpenSession = 1,
+}
+
+/// Bytes of a [`BatchHeader`].
+pub const BATCH_HEADER_BYTES: usize = size_of::<BatchHeader>();
+/// Bytes of a [`RunHeader`].
+pub const RUN_HEADER_BYTES: usize = size_of::<RunHeader>();
+/// Bytes before each entry.
+pub const ENTRY_PREFIX_BYTES: usize = 2;
+
+/// The longest entry that fits a batch of `max_batch_bytes`.
+pub const fn max_entry_bytes(max_batch_bytes: usize) -> usize {
+    max_batch_bytes - BATCH_HEADER_BYTES - RUN_HEADER_BYTES - ENTRY_PREFIX_BYTES
+}
+
+/// A run, borrowed; its entries were checked to be complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Its header.
+    pub header: RunHeader,
+    entries: &'a [u8],
+}
+
+impl<'a> Run<'a> {
+    /// Parses the run at the start of `bytes` and returns what follows it. Checks lengths, counts and kind.
+    pub fn parse(bytes: &'a [u8]) -> Result<(Run<'a>, &'a [u8]), FrameError> {
+        let (header, rest) = RunHeader::read_from_prefix(bytes).map_err(|_| FrameError::Truncated)?;
+        let length = header.bytes.get() as usize;
+        if length > rest.len() {
+            return Err(FrameError::Truncated);
+        }
+        let (entries, rest) = rest.split_at(length);
+        let run = Run { header, entries };
+        let open = header.kind == RunKind::OpenSession as u8;
+        if !open && header.kind != RunKind::Append as u8 {
+            return Err(FrameError::Body);
+        }
+        let mut left = entries;
+        let mut count = 0u32;
+        while !left.is_empty() {
+            let (entry, tail) = split_entry(left).ok_or(FrameError::Truncated)?;
+            if entry.is_empty() {
+                return Err(FrameError::Body);
+            }
+            left = tail;
+            count += 1;
+        }
+        let none_expected = open && (count != 0 || header.first_seq.get() != 0);
+        let bad_seq = !open && (count == 0 || header.first_seq.get() == 0);
+        let past_end = header.first_seq.get().checked_add(u64::from(count)).is_none();
+        if count != u32::from(header.entries.get()) || none_expected || bad_seq || past_end {
+            return Err(FrameError::Body);
+        }
+        Ok((run, rest))
+    }
+
+    /// The session that the run belongs to.
+    pub fn client_id(&self) -> u128 {
+        self.header.client_id.get()
+    }
+
+    /// The client sequence of the first entry.
+    pub fn first_seq(&self) -> u64 {
+        self.header.first_seq.get()
+    }
+
+    /// How many entries.
+    pub fn len(&self) -> u64 {
+        u64::from(self.header.entries.get())
+    }
+
+    /// Whether the run opens a session, and so has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.header.entries.get() == 0
+    }
+
+    /// Whether the run opens a session.
+    pub fn opens_session(&self) -> bool {
+        self.header.kind == RunKind::OpenSession as u8
+    }
+
+    /// The entries in order.
+    pub fn entries(&self) -> Entries<'a> {
+        Entries { rest: self.entries }
+    }
+}
+
+fn split_entry(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = U16::read_from_prefix(bytes).ok()?;
+    rest.split_at_checked(usize::from(length.get()))
+}
+
+/// Iterates the payloads of a run's entries.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (entry, rest) = split_entry(self.rest)?;
+        self.rest = rest;
+        Some(entry)
+    }
+}
+
+/// A batch, parsed whole: every run was checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Its header.
+    pub header: BatchHeader,
+    runs: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// Parses a payload of kind `Accept`, `Learnt` or `Value`.
+    pub fn parse(bytes: &'a [u8]) -> Result<Batch<'a>, FrameError> {
+        let (header, runs) = BatchHeader::read_from_prefix(bytes).map_err(|_| FrameError::Truncated)?;
+        let mut rest = runs;
+        for _ in 0..header.runs.get() {
+            rest = Run::parse(rest)?.1;
+        }
+        if !rest.is_empty() {
+            return Err(FrameError::Body);
+        }
+        Ok(Batch { header, runs })
+    }
+
+    /// The runs in order.
+    pub fn runs(&self) -> Runs<'a> {
+        Runs { rest: self.runs }
+    }
+
+    /// Whether the batch holds nothing.
+    pub fn is_noop(&self) -> bool {
+        self.header.runs.get() == 0
+    }
+}
+
+/// Iterates the runs of a checked batch.
+#[derive(Clone, Debug)]
+pub struct Runs<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Runs<'a> {
+    type Item = Run<'a>;
+
+    fn next(&mut self) -> Option<Run<'a>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (header, rest) = RunHeader::read_from_prefix(self.rest).ok()?;
+        let (entries, rest) = rest.split_at_checked(header.bytes.get() as usize)?;
+        self.rest = rest;
+        Some(Run { header, entries })
+    }
+}
+
+/// Writes a batch header into the first bytes of `out`.
+pub fn write_batch_header(out: &mut [u8], timestamp_ns: u64, runs: u16) {
+    let header = BatchHeader { timestamp_ns: U64::new(timestamp_ns), runs: U16::new(runs), reserved: [0; 6] };
+    out[..BATCH_HEADER_BYTES].copy_from_slice(header.as_bytes());
+}
+
+/// Builds one run in a buffer: what a client sends as the payload of [`crate::frame::Kind::Append`].
+#[derive(Debug)]
+pub struct RunBuilder<'a> {
+    out: &'a mut [u8],
+    client_id: u128,
+    first_seq: u64,
+    entries: u16,
+    used: usize,
+}
+
+impl<'a> RunBuilder<'a> {
+    /// An empty run in `out`, which has at least [`RUN_HEADER_BYTES`].
+    pub fn new(out: &'a mut [u8], client_id: u128, first_seq: u64) -> RunBuilder<'a> {
+        RunBuilder { out, client_id, first_seq, entries: 0, used: RUN_HEADER_BYTES }
+    }
+
+    /// Adds an entry; false if it does not fit (or is empty), and then nothing changed.
+    pub fn push(&mut self, entry: &[u8]) -> bool {
+        let end = self.used + ENTRY_PREFIX_BYTES + entry.len();
+        if entry.is_empty() || entry.len() > usize::from(u16::MAX) || end > self.out.len() || self.entries == u16::MAX {
+            return false;
+        }
+        self.out[self.used..self.used + 2].copy_from_slice(&(entry.len() as u16).to_le_bytes());
+        self.out[self.used + 2..end].copy_from_slice(entry);
+        self.used = end;
+        self.entries += 1;
+        true
+    }
+
+    /// Writes the header; returns the run's bytes and its entries.
+    pub fn finish(self, kind: RunKind) -> (usize, u16) {
+        let header = RunHeader {
+            client_id: U128::new(self.client_id),
+            first_seq: U64::new(self.first_seq),
+            entries: U16::new(self.entries),
+            kind: kind as u8,
+            reserved: 0,
+            bytes: U32::new((self.used - RUN_HEADER_BYTES) as u32),
+        };
+        self.out[..RUN_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        (self.used, self.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_two_runs_comes_back_as_it_went_in() {
+        let mut bytes = vec![0; 512];
+        let mut at = BATCH_HEADER_BYTES;
+        let mut run = RunBuilder::new(&mut bytes[at..], 7, 5);
+        assert!(run.push(b"alpha") && run.push(b"b"));
+        at += run.finish(RunKind::Append).0;
+        at += RunBuilder::new(&mut bytes[at..], 9, 0).finish(RunKind::OpenSession).0;
+        write_batch_header(&mut bytes, 42, 2);
+        let batch = Batch::parse(&bytes[..at]).unwrap();
+        let runs: Vec<_> = batch.runs().collect();
+        assert_eq!((runs[0].client_id(), runs[0].first_seq(), runs[0].len()), (7, 5, 2));
+        assert_eq!(runs[0].entries().collect::<Vec<_>>(), [&b"alpha"[..], b"b"]);
+        assert!(runs[1].opens_session() && runs[1].is_empty() && !batch.is_noop());
+        for cut in 0..at {
+            assert!(Batch::parse(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn empty_entries_and_overflowing_sequences_are_refused() {
+        let mut bytes = vec![0; 64];
+        let mut run = RunBuilder::new(&mut bytes, 1, u64::MAX);
+        assert!(!run.push(b"") && run.push(b"x"));
+        let used = run.finish(RunKind::Append).0;
+        assert_eq!(Run::parse(&bytes[..used]).unwrap_err(), FrameError::Body);
+    }
+}

@@ -1,0 +1,355 @@
+//! Bodies of the messages between clients and nodes.
+//!
+//! A client sends one run a datagram ([`crate::batch::RunBuilder`]); replies go to the address that the kernel gave
+//! for the request. `request_id` is the client's and comes back as it went. The header's `slot` carries
+//! `request_id` where a request has no body of its own (Status).
+
+use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Asks for entries from `from_sequence` on.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReadBody {
+    /// Comes back in the reply.
+    pub request_id: U64,
+    /// The first sequence wanted, from 1. 0 asks for the tail's number alone.
+    pub from_sequence: U64,
+    /// Entries wanted; the replies carry at most this many and at most `max_datagrams` datagrams.
+    pub max_entries: U32,
+    /// Datagrams that the client can take at once.
+    pub max_datagrams: U16,
+    /// How long the node may hold the request until `from_sequence` exists, milliseconds.
+    pub wait_ms: U16,
+}
+
+/// One datagram of entries; [`ReadEntry`] and bytes follow, `entries` times. Sequences are consecutive.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReadReplyBody {
+    /// The request's.
+    pub request_id: U64,
+    /// The sequence of the first entry here.
+    pub first_sequence: U64,
+    /// The last sequence that this node has applied.
+    pub tail: U64,
+    /// Entries in this datagram; 0: the node has none from here on (yet).
+    pub entries: U16,
+    /// 1 in the last datagram of a reply.
+    pub last: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// Before each entry of a read reply; the payload follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReadEntry {
+    /// The leader's timestamp, nanoseconds since the Unix epoch.
+    pub timestamp_ns: U64,
+    /// Bytes of the payload.
+    pub length: U16,
+}
+
+/// Starts an [`crate::frame::Kind::Appended`]; [`AckRun`]s follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct AckHeader {
+    /// The session.
+    pub client_id: U128,
+    /// Runs that follow.
+    pub runs: U16,
+    /// [`durability`].
+    pub durability: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The most entries that the session may have in flight.
+    pub credit: U32,
+}
+
+/// What an acknowledgement rests on.
+pub mod durability {
+    /// Synced to the disks of a phase 2 quorum.
+    pub const DISK: u8 = 1;
+}
+
+/// Entries `first_seq..first_seq + entries` of the session have the sequences from `first_sequence`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct AckRun {
+    /// The client's sequence of the first.
+    pub first_seq: U64,
+    /// Its place in the total order.
+    pub first_sequence: U64,
+    /// The timestamp of all of them.
+    pub timestamp_ns: U64,
+    /// How many.
+    pub entries: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+/// The session is open.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct SessionBody {
+    /// The session.
+    pub client_id: U128,
+    /// The last client sequence that has been committed (0 for a new session).
+    pub last_committed: U64,
+    /// The most entries in flight.
+    pub credit: U32,
+    /// The longest entry in bytes.
+    pub max_entry_bytes: U32,
+    /// The largest payload of an Append datagram in bytes.
+    pub max_run_bytes: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+/// Why a request was refused. The numbers are part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Refusal {
+    /// Too much in flight; try again after `retry_after_us`.
+    Busy = 1,
+    /// This node follows; the leader is at `leader`.
+    NotLeader = 2,
+    /// No leader is known.
+    NoLeader = 3,
+    /// The entry or run is longer than the configuration allows; `detail` is the limit of an entry in bytes.
+    TooLarge = 4,
+    /// Fewer than a quorum of members answer.
+    QuorumUnavailable = 5,
+    /// The session is unknown: never opened, or evicted.
+    SessionEvicted = 6,
+    /// A gap: resend from the client sequence in `detail`.
+    ResendFrom = 7,
+    /// The node is catching up.
+    Recovering = 8,
+    /// The node cannot go on without an operator.
+    ManualIntervention = 9,
+}
+
+impl Refusal {
+    /// Every refusal.
+    pub const ALL: [Refusal; 9] = [
+        Refusal::Busy,
+        Refusal::NotLeader,
+        Refusal::NoLeader,
+        Refusal::TooLarge,
+        Refusal::QuorumUnavailable,
+        Refusal::SessionEvicted,
+        Refusal::ResendFrom,
+        Refusal::Recovering,
+        Refusal::ManualIntervention,
+    ];
+
+    /// The refusal with this number.
+    pub fn from_u8(byte: u8) -> Option<Refusal> {
+        Refusal::ALL.into_iter().find(|refusal| *refusal as u8 == byte)
+    }
+
+    /// As the documentation and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::Busy => "BUSY",
+            Refusal::NotLeader => "NOT_LEADER",
+            Refusal::NoLeader => "NO_LEADER",
+            Refusal::TooLarge => "TOO_LARGE",
+            Refusal::QuorumUnavailable => "QUORUM_UNAVAILABLE",
+            Refusal::SessionEvicted => "SESSION_EVICTED",
+            Refusal::ResendFrom => "RESEND_FROM",
+            Refusal::Recovering => "RECOVERING",
+            Refusal::ManualIntervention => "MANUAL_INTERVENTION",
+        }
+    }
+}
+
+/// A request was refused.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct RefusalBody {
+    /// The session, or 0.
+    pub client_id: U128,
+    /// The first client sequence of the refused run, or the request id of a read.
+    pub reference: U64,
+    /// What the refusal says: a limit, a sequence.
+    pub detail: U64,
+    /// When to try again, microseconds.
+    pub retry_after_us: U32,
+    /// [`Refusal`].
+    pub refusal: u8,
+    /// Whether `leader_*` is set.
+    pub has_leader: u8,
+    /// The leader's client port.
+    pub leader_port: U16,
+    /// The leader's IPv4 address.
+    pub leader_ip: [u8; 4],
+    /// The leader's node number.
+    pub leader_node: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// A replica's role, as [`StatusBody::role`] has it.
+pub mod role {
+    /// Follows, or waits for a leader.
+    pub const FOLLOWER: u8 = 0;
+    /// Asks for promises.
+    pub const CANDIDATE: u8 = 1;
+    /// Leads, but does not serve yet: what phase 1 reported is being chosen.
+    pub const PREPARING: u8 = 2;
+    /// Leads and serves.
+    pub const LEADER: u8 = 3;
+    /// Presents itself to its peers and does not vote yet.
+    pub const JOINING: u8 = 4;
+    /// Stopped for good; an operator must look.
+    pub const HALTED: u8 = 5;
+}
+
+/// A node's state of one group; [`StatusBody::counters`] values of 8 bytes follow, in [`Counter`]'s order.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct StatusBody {
+    /// The request's.
+    pub request_id: U64,
+    /// The promised ballot, packed.
+    pub promised: U64,
+    /// The prefix that is held and known chosen.
+    pub chosen: U64,
+    /// The last slot applied.
+    pub applied: U64,
+    /// The highest slot accepted.
+    pub accepted: U64,
+    /// The durable Lsn.
+    pub durable_lsn: U64,
+    /// The durable byte position in the log.
+    pub durable_bytes: U64,
+    /// The last sequence.
+    pub tail: U64,
+    /// Sessions in the table.
+    pub sessions: U64,
+    /// Monotonic nanoseconds since the shard started.
+    pub uptime_ns: U64,
+    /// The core that the pipeline is pinned to, or -1 as `u32::MAX`.
+    pub core: U32,
+    /// [`role`].
+    pub role: u8,
+    /// Whether `leader` is set.
+    pub has_leader: u8,
+    /// The leader's node number.
+    pub leader: u8,
+    /// Counters that follow.
+    pub counters: u8,
+    /// Slots whose vote is unknown after damage: 0 none, `u32::MAX` all above the prefix.
+    pub unknown_slots: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// What a shard counts, in the order of the wire format. New ones are added at the end.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            /// Every counter in order.
+            pub const ALL: &[Counter] = &[$(Counter::$name,)*];
+
+            /// As `status -o json` writes it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$name => $label,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Turns of the core's loop.
+    Turns = "turns",
+    /// Client entries sequenced (applied).
+    EntriesApplied = "entries_applied",
+    /// Acknowledged runs.
+    RunsAcknowledged = "runs_acknowledged",
+    /// Log writes (group commits).
+    Flushes = "flushes",
+    /// Bytes written to the log.
+    FlushedBytes = "flushed_bytes",
+    /// Datagrams received from members.
+    PeerDatagrams = "peer_datagrams",
+    /// Datagrams received from clients.
+    ClientDatagrams = "client_datagrams",
+    /// Datagrams sent.
+    DatagramsSent = "datagrams_sent",
+    /// Sends that the kernel refused.
+    SendErrors = "send_errors",
+    /// Dropped: shorter than they say.
+    DroppedTruncated = "dropped_truncated",
+    /// Dropped: another format version.
+    DroppedVersion = "dropped_version",
+    /// Dropped: unknown kind, or a kind that this socket does not take.
+    DroppedKind = "dropped_kind",
+    /// Dropped: checksum.
+    DroppedChecksum = "dropped_checksum",
+    /// Dropped: malformed body.
+    DroppedBody = "dropped_body",
+    /// Dropped: another cluster.
+    DroppedCluster = "dropped_foreign_cluster",
+    /// Dropped: another group, or not from a member.
+    DroppedSender = "dropped_foreign_sender",
+    /// Dropped: larger than the configured maximum.
+    DroppedOversize = "dropped_oversize",
+    /// Dropped: no room in the log's arena or the window.
+    DroppedNoRoom = "dropped_no_room",
+    /// Receive buffers ran out.
+    ReceiveOverruns = "receive_overruns",
+    /// Refused: BUSY.
+    RefusedBusy = "refused_busy",
+    /// Refused: NOT_LEADER or NO_LEADER.
+    RefusedNotLeader = "refused_not_leader",
+    /// Refused: TOO_LARGE.
+    RefusedTooLarge = "refused_too_large",
+    /// Refused: QUORUM_UNAVAILABLE.
+    RefusedQuorum = "refused_quorum_unavailable",
+    /// Refused: SESSION_EVICTED or RESEND_FROM.
+    RefusedSession = "refused_session",
+    /// Elections that this node started.
+    ElectionsStarted = "elections_started",
+    /// Elections that this node won.
+    ElectionsWon = "elections_won",
+    /// Accept requests sent again.
+    Retransmitted = "retransmitted_accepts",
+    /// Gaps asked for.
+    MissingSent = "missing_requests_sent",
+    /// Chosen values sent to lagging replicas.
+    CatchUpSent = "catch_up_values_sent",
+    /// Values learnt from peers.
+    CatchUpLearnt = "catch_up_values_learnt",
+    /// Requests to the housekeeping thread that found its queue full.
+    HousekeepingFull = "housekeeping_queue_full",
+    /// Duplicate runs answered from the session table.
+    DuplicatesAnswered = "duplicates_answered",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_and_counters_keep_their_numbers() {
+        for refusal in Refusal::ALL {
+            assert_eq!(Refusal::from_u8(refusal as u8), Some(refusal));
+        }
+        assert_eq!(Refusal::from_u8(0), None);
+        for (i, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, i);
+        }
+    }
+}

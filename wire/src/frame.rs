@@ -1,0 +1,368 @@
+//! The frame: a 64-byte header (one cache line) and a payload, the same on the wire and on disk.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | CRC-32C of header bytes 4..64 |
+//! | 4 | 4 | CRC-32C of the payload |
+//! | 8 | 8 | zero; with `key_id` ≠ 0 bytes 0..16 are the datagram's MAC (not yet in use) |
+//! | 16 | 1 | format version |
+//! | 17 | 1 | [`Kind`] |
+//! | 18 | 1 | flags |
+//! | 19 | 1 | key id; 0 = checksums only |
+//! | 20 | 1 | the node that wrote this frame |
+//! | 21 | 1 | group |
+//! | 22 | 2 | payload length in bytes |
+//! | 24 | 4 | cluster id |
+//! | 28 | 4 | configuration epoch |
+//! | 32 | 8 | slot (or what the kind says) |
+//! | 40 | 8 | ballot, packed |
+//! | 48 | 8 | the writer's promised ballot, packed (or what the kind says) |
+//! | 56 | 8 | Lsn of the record; in a message the sender's durable Lsn |
+
+use crate::ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The format of frames, records and segments.
+pub const VERSION: u8 = 1;
+/// Bytes of a header.
+pub const HEADER_BYTES: usize = 64;
+/// Frames start at multiples of this, in a datagram, an arena and a log.
+pub const ALIGN: usize = 64;
+/// The longest payload that a header can describe, a multiple of [`ALIGN`].
+pub const MAX_PAYLOAD_BYTES: usize = 65_472;
+
+/// What a frame is. Records (below 32) may also travel as messages; 32..64 pass between members, 64.. to and from clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// On the wire: an accept request. On disk: a value accepted in `ballot` at `slot`. Payload: a batch.
+    Accept = 1,
+    /// A value learnt as chosen from a peer, at `slot`. Payload: a batch.
+    Learnt = 2,
+    /// Slots known chosen, with the evidence. Payload: [`crate::record::ChosenRange`]s. On the wire: the commit message.
+    Chosen = 3,
+    /// A promise (`promised` says what). No payload.
+    Promised = 4,
+    /// A configuration: members, quorums. Payload: [`crate::record::Configuration`].
+    Configuration = 5,
+    /// Every founding member confirmed that the group is new. Payload: [`crate::record::Incarnation`]s.
+    Founded = 6,
+    /// The prefix below `slot` was removed (room for retention).
+    Truncated = 7,
+    /// A retention limit agreed through the log (room for retention).
+    Retention = 8,
+    /// A snapshot covers the slots up to `slot` (room for snapshots).
+    SnapshotMark = 9,
+    /// The highest Lsn counted from each peer. Payload: [`crate::record::PeerMark`]s.
+    PeerMarks = 10,
+    /// The damage up to Lsn `slot` no longer hides anything.
+    Repaired = 11,
+    /// The end of a flush. Payload: [`crate::record::Trailer`] and its entries.
+    Trailer = 12,
+    /// The session table's state (room for snapshots in the log).
+    Session = 13,
+    /// The first block of a segment file. Payload: [`crate::record::SegmentHeader`].
+    Segment = 14,
+
+    /// Phase 1a. `slot`: the candidate's chosen prefix.
+    Prepare = 32,
+    /// Phase 1b, one part. Payload: [`crate::peer::PromiseBody`] and its reports.
+    Promise = 33,
+    /// The sender has promised the higher ballot in `promised`.
+    Refused = 34,
+    /// Phase 2b. Payload: [`crate::peer::AcceptedBody`].
+    Accepted = 35,
+    /// Slots that the sender misses in this ballot. Payload: [`crate::peer::SlotRange`].
+    Missing = 36,
+    /// The leader lives. `slot`: its chosen prefix. Payload: [`crate::peer::Probe`].
+    Heartbeat = 37,
+    /// The answer, with the probe. `slot`: the sender's prefix.
+    HeartbeatAck = 38,
+    /// Asks for chosen values. Payload: [`crate::peer::SlotRange`].
+    FetchChosen = 39,
+    /// Asks for the value accepted in `ballot` at `slot`.
+    FetchValue = 40,
+    /// The value accepted in `ballot` at `slot`. Payload: a batch.
+    Value = 41,
+    /// A node presents itself. Payload: [`crate::peer::HelloBody`].
+    Hello = 42,
+    /// The answer. Payload: [`crate::peer::HelloAckBody`].
+    HelloAck = 43,
+
+    /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
+    Append = 64,
+    /// Opens a session. Payload: a run without entries.
+    OpenSession = 65,
+    /// Asks for entries. Payload: [`crate::client::ReadBody`].
+    Read = 66,
+    /// Asks for [`crate::client::StatusBody`].
+    Status = 67,
+    /// Entries were sequenced. Payload: [`crate::client::AckHeader`] and [`crate::client::AckRun`]s.
+    Appended = 80,
+    /// A request was refused. Payload: [`crate::client::RefusalBody`].
+    Rejected = 81,
+    /// The session is open. Payload: [`crate::client::SessionBody`].
+    SessionOpened = 82,
+    /// Entries read. Payload: [`crate::client::ReadReplyBody`] and entries.
+    ReadReply = 83,
+    /// Payload: [`crate::client::StatusBody`] and counters.
+    StatusReply = 84,
+}
+
+impl Kind {
+    /// Every kind, for tables and tests.
+    pub const ALL: [Kind; 35] = [
+        Kind::Accept,
+        Kind::Learnt,
+        Kind::Chosen,
+        Kind::Promised,
+        Kind::Configuration,
+        Kind::Founded,
+        Kind::Truncated,
+        Kind::Retention,
+        Kind::SnapshotMark,
+        Kind::PeerMarks,
+        Kind::Repaired,
+        Kind::Trailer,
+        Kind::Session,
+        Kind::Segment,
+        Kind::Prepare,
+        Kind::Promise,
+        Kind::Refused,
+        Kind::Accepted,
+        Kind::Missing,
+        Kind::Heartbeat,
+        Kind::HeartbeatAck,
+        Kind::FetchChosen,
+        Kind::FetchValue,
+        Kind::Value,
+        Kind::Hello,
+        Kind::HelloAck,
+        Kind::Append,
+        Kind::OpenSession,
+        Kind::Read,
+        Kind::Status,
+        Kind::Appended,
+        Kind::Rejected,
+        Kind::SessionOpened,
+        Kind::ReadReply,
+        Kind::StatusReply,
+    ];
+
+    /// The kind with this number.
+    pub fn from_u8(byte: u8) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Frame flags.
+pub mod flags {
+    /// An accepted record: the leader of its ballot proposed it as the barrier above all that phase 1 reported.
+    pub const BARRIER: u8 = 1;
+}
+
+/// The header as it lies in memory; see the module's table.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct RawHeader {
+    header_crc: U32,
+    payload_crc: U32,
+    mac_rest: U64,
+    version: u8,
+    kind: u8,
+    flags: u8,
+    key_id: u8,
+    from: u8,
+    group: u8,
+    length: U16,
+    cluster: U32,
+    epoch: U32,
+    slot: U64,
+    ballot: U64,
+    promised: U64,
+    lsn: U64,
+}
+
+/// A header, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the frame is.
+    pub kind: Kind,
+    /// See [`flags`].
+    pub flags: u8,
+    /// The writer.
+    pub from: NodeId,
+    /// The group.
+    pub group: GroupId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The configuration that governed the writer.
+    pub epoch: Epoch,
+    /// The slot, or what the kind says.
+    pub slot: Slot,
+    /// The ballot, or zero.
+    pub ballot: Ballot,
+    /// The writer's promise, or what the kind says.
+    pub promised: Ballot,
+    /// The record's number; in a message the sender's durable Lsn.
+    pub lsn: Lsn,
+}
+
+/// Why bytes are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// Fewer bytes than the header or its length field demand.
+    Truncated,
+    /// Another format version.
+    Version(u8),
+    /// An unknown kind or key id.
+    Kind(u8),
+    /// A checksum of header or payload does not match.
+    Checksum,
+    /// A body that its kind does not allow.
+    Body,
+}
+
+/// A frame whose checksums hold, borrowed from the bytes it was parsed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The header.
+    pub header: Header,
+    /// The payload's checksum, kept so that the payload can be framed again without reading it.
+    pub payload_crc: u32,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// `bytes` rounded up to where the next frame may start.
+pub const fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGN)
+}
+
+/// The bytes that a frame with this payload occupies, with padding.
+pub const fn frame_bytes(payload_bytes: usize) -> usize {
+    aligned(HEADER_BYTES + payload_bytes)
+}
+
+/// CRC-32C (Castagnoli), as iSCSI and ext4 use it.
+#[cfg(feature = "checksum")]
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
+/// Writes `header` for a payload with this length and checksum into the first 64 bytes of `out`.
+///
+/// # Panics
+/// If `out` is shorter than a header or the payload longer than [`MAX_PAYLOAD_BYTES`]: a bug of the caller.
+#[cfg(feature = "checksum")]
+pub fn write_header(out: &mut [u8], header: &Header, payload_bytes: usize, payload_crc: u32) -> u32 {
+    assert!(payload_bytes <= MAX_PAYLOAD_BYTES, "a payload of {payload_bytes} bytes does not fit a frame");
+    let mut raw = RawHeader {
+        header_crc: U32::ZERO,
+        payload_crc: U32::new(payload_crc),
+        mac_rest: U64::ZERO,
+        version: VERSION,
+        kind: header.kind as u8,
+        flags: header.flags,
+        key_id: 0,
+        from: header.from.0,
+        group: header.group.0,
+        length: U16::new(payload_bytes as u16),
+        cluster: U32::new(header.cluster.0),
+        epoch: U32::new(header.epoch.0),
+        slot: U64::new(header.slot.0),
+        ballot: U64::new(header.ballot.pack()),
+        promised: U64::new(header.promised.pack()),
+        lsn: U64::new(header.lsn.0),
+    };
+    let crc = checksum(&raw.as_bytes()[4..]);
+    raw.header_crc = U32::new(crc);
+    out[..HEADER_BYTES].copy_from_slice(raw.as_bytes());
+    crc
+}
+
+/// Writes a whole frame into `out`, padding included; returns the bytes used (a multiple of [`ALIGN`]).
+///
+/// # Panics
+/// As [`write_header`], and if the frame does not fit `out`.
+#[cfg(feature = "checksum")]
+pub fn write_frame(out: &mut [u8], header: &Header, payload: &[u8]) -> usize {
+    let end = HEADER_BYTES + payload.len();
+    out[HEADER_BYTES..end].copy_from_slice(payload);
+    write_header(out, header, payload.len(), checksum(payload));
+    let total = aligned(end);
+    out[end..total].fill(0);
+    total
+}
+
+/// Parses the frame at the start of `bytes`: version, kind, length and both checksums are verified.
+#[cfg(feature = "checksum")]
+pub fn parse(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
+    let (header, payload_crc, payload_bytes) = parse_header(bytes)?;
+    let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + payload_bytes).ok_or(FrameError::Truncated)?;
+    if checksum(payload) != payload_crc {
+        return Err(FrameError::Checksum);
+    }
+    Ok(Frame { header, payload_crc, payload })
+}
+
+/// Parses and verifies the header alone: (header, the payload's checksum, the payload's length).
+#[cfg(feature = "checksum")]
+pub fn parse_header(bytes: &[u8]) -> Result<(Header, u32, usize), FrameError> {
+    let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| FrameError::Truncated)?;
+    if raw.version != VERSION {
+        return Err(FrameError::Version(raw.version));
+    }
+    if checksum(&raw.as_bytes()[4..]) != raw.header_crc.get() {
+        return Err(FrameError::Checksum);
+    }
+    let kind = Kind::from_u8(raw.kind).filter(|_| raw.key_id == 0).ok_or(FrameError::Kind(raw.kind))?;
+    if usize::from(raw.length.get()) > MAX_PAYLOAD_BYTES || raw.from >= NodeId::LIMIT {
+        return Err(FrameError::Body);
+    }
+    let header = Header {
+        kind,
+        flags: raw.flags,
+        from: NodeId(raw.from),
+        group: GroupId(raw.group),
+        cluster: ClusterId(raw.cluster.get()),
+        epoch: Epoch(raw.epoch.get()),
+        slot: Slot(raw.slot.get()),
+        ballot: Ballot::unpack(raw.ballot.get()),
+        promised: Ballot::unpack(raw.promised.get()),
+        lsn: Lsn(raw.lsn.get()),
+    };
+    Ok((header, raw.payload_crc.get(), usize::from(raw.length.get())))
+}
+
+/// The frames of one datagram. Ends after the first error.
+#[cfg(feature = "checksum")]
+pub struct Frames<'a> {
+    rest: &'a [u8],
+}
+
+#[cfg(feature = "checksum")]
+impl<'a> Frames<'a> {
+    /// Over the frames in `datagram`.
+    pub fn new(datagram: &'a [u8]) -> Frames<'a> {
+        Frames { rest: datagram }
+    }
+}
+
+#[cfg(feature = "checksum")]
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<Frame<'a>, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let parsed = parse(self.rest);
+        self.rest = match &parsed {
+            Ok(frame) => self.rest.get(frame_bytes(frame.payload.len())..).unwrap_or(&[]),
+            Err(_) => &[],
+        };
+        Some(parsed)
+    }
+}

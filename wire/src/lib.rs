@@ -1,0 +1,17 @@
+//! Bytes that outlive a process: identifiers, frames, messages and records.
+//!
+//! Every structure is little-endian, laid out with `zerocopy`, and versioned by [`frame::VERSION`]. Parsing is total:
+//! any byte string yields a value or a typed [`frame::FrameError`], never a panic. A datagram is one or more frames,
+//! each starting at a multiple of [`frame::ALIGN`]; a record on disk is one frame of the same layout, so the bytes
+//! that a leader logs are the bytes that it sends.
+#![cfg_attr(not(feature = "checksum"), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod client;
+pub mod frame;
+pub mod ids;
+pub mod peer;
+pub mod record;
+
+pub use ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};

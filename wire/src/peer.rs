@@ -1,0 +1,101 @@
+//! Bodies of the messages between members. Ballot, slot, promise and Lsn travel in the frame header.
+
+use zerocopy::little_endian::{U16, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Starts a [`crate::frame::Kind::Promise`]; [`PromiseReport`]s follow. The header's slot is the sender's prefix: all
+/// slots up to it are held and known chosen.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct PromiseBody {
+    /// This part, from 0.
+    pub part: U16,
+    /// Parts in all; the promise counts only when each has come.
+    pub parts: U16,
+    /// Reports in this part.
+    pub reports: U16,
+    /// 1: damage hides what was accepted at every slot above the prefix that is not reported.
+    pub unknown: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// A slot above the prefix in which the sender accepted (or learnt) a value.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct PromiseReport {
+    /// The slot.
+    pub slot: U64,
+    /// The ballot it was accepted in, packed.
+    pub ballot: U64,
+    /// [`report_state`].
+    pub state: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// What a [`PromiseReport`] says.
+pub mod report_state {
+    /// Accepted in `ballot`.
+    pub const ACCEPTED: u8 = 0;
+    /// Known chosen; the value is the one held in `ballot`.
+    pub const CHOSEN: u8 = 1;
+    /// Damage hides what was accepted here.
+    pub const UNKNOWN: u8 = 2;
+}
+
+/// Slots above the watermark that one [`AcceptedBody`] can name.
+pub const ACCEPTED_BITS: u64 = 256;
+
+/// Starts and ends an [`crate::frame::Kind::Accepted`]. The header's slot is the contiguous watermark: every slot up to
+/// it was accepted in the header's ballot or is known chosen by the sender.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct AcceptedBody {
+    /// Bit i: the slot watermark + 1 + i too.
+    pub bits: [U64; 4],
+}
+
+/// Slots `first..=last`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct SlotRange {
+    /// The first slot.
+    pub first: U64,
+    /// The last slot.
+    pub last: U64,
+}
+
+/// A heartbeat's own number, given back in the answer.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct Probe {
+    /// The sender's monotonic clock in nanoseconds when it sent the heartbeat.
+    pub sent_ns: U64,
+}
+
+/// A node presents itself after its start. The header's Lsn is its durable Lsn.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct HelloBody {
+    /// Which life of the sender's log this is; drawn when the directory was formatted.
+    pub incarnation: U64,
+    /// 1: the sender's group is not founded: it has never voted.
+    pub fresh: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// What the receiver of a [`HelloBody`] knows. The header's `from` is the one who answers.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct HelloAckBody {
+    /// The incarnation of the one who answers.
+    pub incarnation: U64,
+    /// The incarnation of the asker that the answer speaks to.
+    pub to_incarnation: U64,
+    /// The asker's incarnation in the answerer's founding record; 0 if the answerer is fresh too.
+    pub founded_with: U64,
+    /// The highest Lsn that the answerer has counted from the asker.
+    pub counted: U64,
+}
