@@ -1,1 +1,37 @@
-//! x
+//! Multi-Paxos as a pure state machine: no I/O, no clock, no randomness, no thread, and never a payload byte.
+//!
+//! A driver (the shard, the simulator, a test) feeds [`Replica::step`] and drains [`Replica::poll_output`]; time comes in as
+//! an argument, and [`Replica::poll_timeout`] says when to come back. Durability is data: an [`Output::Send`] names the Lsn
+//! that it must wait for, so no driver can get the order wrong by the order of its calls.
+//!
+//! The protocol is Lamport's Multi-Paxos ("Paxos Made Simple", 2001) with Flexible Paxos quorums (Howard et al., 2016),
+//! and the rules of ARCHITECTURE.md, each of which closes a schedule that loses or forks data. One deviation in form:
+//! a promise reports (slot, ballot) pairs, and the candidate fetches the values that it does not hold itself.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `replica.rs` | the state, `step`, time-outs, the one function that changes the role |
+//! | `founding.rs` | who may vote: new groups, restarts, lost and rolled-back disks |
+//! | `acceptor.rs` | prepare and accept, and the replies to them |
+//! | `election.rs` | the candidate: phase 1 and what follows from the promises |
+//! | `leader.rs` | phase 2: proposing, counting votes, retransmission, heartbeats, step-down |
+//! | `learner.rs` | what is chosen, delivery, catch-up |
+//! | `invariants.rs` | what holds of every state and every step |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod acceptor;
+mod election;
+mod founding;
+pub mod invariants;
+mod leader;
+mod learner;
+mod replica;
+mod rng;
+mod types;
+mod window;
+
+pub use replica::Replica;
+pub use types::*;

@@ -18,7 +18,7 @@ pub struct ChosenRange {
 }
 
 /// The most ranges in one chosen record.
-pub const MAX_CHOSEN_RANGES: usize = 16;
+pub const MAX_CHOSEN_RANGES: usize = 4;
 
 /// Ends a flush. The frame's slot is the durable Lsn when the flush was sealed, its Lsn that of the last record so
 /// far; [`TrailerEntry`] follow, one a record of this flush.

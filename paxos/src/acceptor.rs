@@ -1,0 +1,182 @@
+//! The acceptor: what it promises and accepts, and the replies that rest on its log.
+
+use crate::replica::Replica;
+use crate::types::*;
+use crate::window::Accepted;
+use alloc::vec::Vec;
+use synod_wire::peer::ACCEPTED_BITS;
+use synod_wire::{Ballot, Lsn, NodeId, Slot};
+
+impl Replica {
+    pub(crate) fn on_prepare(&mut self, from: NodeId, ballot: Ballot, _prefix: Slot) {
+        if ballot.node != from {
+            return;
+        }
+        if ballot < self.promised {
+            return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
+        }
+        if ballot > self.promised {
+            self.yield_to(ballot, Reason::HigherBallot);
+            self.promise_lsn = self.persist(Record::Promised);
+        }
+        self.send_promise(from);
+    }
+
+    /// Takes a higher ballot as promised (the caller logs it) and follows; the time-out starts anew.
+    pub(crate) fn yield_to(&mut self, ballot: Ballot, reason: Reason) {
+        assert!(ballot > self.promised, "a promise never regresses");
+        self.promised = ballot;
+        self.highest_seen = self.highest_seen.max(ballot);
+        self.highest_in_ballot = self.prefix;
+        self.leader = None;
+        if self.role == Role::Follower {
+            self.expect_leader();
+        } else {
+            self.become_role(Role::Follower, reason);
+        }
+    }
+
+    /// The promise of the current ballot, in parts that each cover a fixed range of slots: parts of two tellings with
+    /// the same prefix fit together.
+    fn send_promise(&mut self, to: NodeId) {
+        let span = self.window.last().0 - self.prefix.0;
+        let parts = span.div_ceil(PART_SLOTS).max(1);
+        for part in 0..parts {
+            let first = self.prefix.0 + 1 + part * PART_SLOTS;
+            let reports = (first..first + PART_SLOTS).filter_map(|slot| self.report(Slot(slot))).collect();
+            let promise = Message::Promise {
+                ballot: self.promised,
+                prefix: self.prefix,
+                part: part as u16,
+                parts: parts as u16,
+                unknown_all: self.unknown_all,
+                reports,
+            };
+            // Also what is reported as accepted must be durable before it is said.
+            self.send_to(to, promise, self.last_lsn);
+        }
+    }
+
+    /// What a promise says of a slot.
+    pub(crate) fn report(&self, slot: Slot) -> Option<Report> {
+        let state = self.window.get(slot)?;
+        let state = match state.accepted {
+            Some(accepted) if state.chosen => ReportState::Chosen(accepted.ballot),
+            _ if state.unknown => ReportState::Unknown,
+            Some(accepted) => ReportState::Accepted(accepted.ballot),
+            None => return None,
+        };
+        Some(Report { slot, state })
+    }
+
+    pub(crate) fn on_accept(&mut self, from: NodeId, ballot: Ballot, slot: Slot, barrier: bool) {
+        if ballot.node != from {
+            return;
+        }
+        if ballot < self.promised {
+            return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
+        }
+        self.follow(from, ballot);
+        if slot > self.limit() {
+            // Too far behind to take it; the heartbeats say how far, and catch-up closes the distance.
+            return;
+        }
+        if slot <= self.prefix || !self.accept(slot, ballot, barrier) {
+            // Known chosen, or a duplicate: the leader missed the answer.
+            return self.send_accepted();
+        }
+        self.ask_for_gap(from, ballot, slot);
+    }
+
+    /// Logs the value; false if nothing is to be logged.
+    fn accept(&mut self, slot: Slot, ballot: Ballot, barrier: bool) -> bool {
+        let state = self.window.entry(slot);
+        if state.chosen || state.accepted.is_some_and(|held| held.ballot == ballot) {
+            return false;
+        }
+        assert!(state.accepted.is_none_or(|held| held.ballot < ballot), "an accepted ballot never regresses");
+        let lsn = self.persist(Record::Accepted { slot, ballot, barrier, source: Source::Message });
+        let state = self.window.entry(slot);
+        state.accepted = Some(Accepted { ballot, lsn, barrier });
+        state.unknown = false;
+        self.undurable.push_back((lsn, slot));
+        true
+    }
+
+    /// Follows `from` in `ballot`, which is not below the promise.
+    pub(crate) fn follow(&mut self, from: NodeId, ballot: Ballot) {
+        if ballot > self.promised {
+            self.yield_to(ballot, Reason::HigherBallot);
+            self.promise_lsn = self.persist(Record::Promised);
+        }
+        self.leader = Some(from);
+        self.lost_elections = 0;
+        self.expect_leader();
+    }
+
+    /// A hole below an accept shows that a datagram was lost (or overtaken): ask at once.
+    fn ask_for_gap(&mut self, from: NodeId, ballot: Ballot, slot: Slot) {
+        let seen = self.highest_in_ballot.max(self.prefix);
+        if slot > seen.next() {
+            let missing = Message::Missing { ballot, first: seen.next(), last: Slot(slot.0 - 1) };
+            self.send_to(from, missing, Lsn::ZERO);
+        }
+        self.highest_in_ballot = seen.max(slot);
+    }
+
+    /// Tells the leader what is durable here. The reply waits for the highest Lsn that it asserts, which is durable
+    /// already: slots that are not are left out.
+    pub(crate) fn send_accepted(&mut self) {
+        let Some(leader) = self.leader.filter(|leader| *leader != self.settings.me) else { return };
+        let mut after = Lsn::ZERO;
+        let mut asserts = |slot: Slot| -> bool {
+            let Some(state) = self.window.get(slot) else { return false };
+            let Some(held) = state.accepted.filter(|held| held.lsn <= self.durable) else { return false };
+            let counts = state.chosen || held.ballot == self.promised;
+            if counts {
+                after = after.max(held.lsn);
+            }
+            counts
+        };
+        let mut upto = self.prefix;
+        while asserts(upto.next()) {
+            upto = upto.next();
+        }
+        let mut bits = [0u64; 4];
+        let last = self.window.last().0.min(upto.0 + ACCEPTED_BITS);
+        for slot in upto.0 + 1..=last {
+            if asserts(Slot(slot)) {
+                let bit = slot - upto.0 - 1;
+                bits[(bit / 64) as usize] |= 1 << (bit % 64);
+            }
+        }
+        // The ballot itself is asserted too.
+        let after = after.max(self.promise_lsn);
+        self.send_to(leader, Message::Accepted { ballot: self.promised, upto, bits }, after);
+    }
+
+    pub(crate) fn on_fetch_value(&mut self, from: NodeId, slot: Slot, ballot: Ballot) {
+        let held = self.window.get(slot).and_then(|state| state.accepted);
+        if let Some(held) = held.filter(|held| held.ballot == ballot) {
+            self.send_to(from, Message::Value { slot, ballot }, held.lsn);
+        } else if slot <= self.prefix {
+            // Chosen and delivered since it was reported.
+            self.out.push_back(Output::ServeCatchUp { to: from, first: slot, last: slot });
+        }
+    }
+
+    /// Slots that damage still hides, for the record of the repair.
+    pub(crate) fn note_repair(&mut self) {
+        let hidden = self.unknown_all || self.window.iter().any(|(_, state)| state.unknown);
+        if let Some(lsn) = self.damaged_upto.filter(|_| !hidden) {
+            self.damaged_upto = None;
+            self.persist(Record::Repaired(lsn));
+            self.out.push_back(Output::Repaired);
+        }
+    }
+
+    /// The slots above the prefix whose votes damage hides, for the operator.
+    pub fn unknown(&self) -> Vec<Slot> {
+        self.window.iter().filter(|(_, state)| state.unknown).map(|(slot, _)| slot).collect()
+    }
+}

@@ -1,0 +1,214 @@
+//! The candidate: phase 1 over all open slots.
+//!
+//! A promise counts when all its parts have come. The candidate first fetches the chosen prefix that the promises
+//! report (a peer's missing report below its prefix means "chosen", not "nothing accepted"), then takes for each slot
+//! above it the value of the highest ballot, no-ops in holes, and a no-op of its own as a barrier above everything.
+//! Slots that damage hides from a promise do not count that promise: the candidate waits for others.
+
+use crate::leader::BURST_SLOTS;
+use crate::replica::Replica;
+use crate::types::*;
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+
+/// The parts of one member's promise.
+#[derive(Clone, Debug)]
+pub(crate) struct PromiseSet {
+    prefix: Slot,
+    got: Vec<bool>,
+    unknown_all: bool,
+    reports: BTreeMap<Slot, ReportState>,
+}
+
+impl PromiseSet {
+    fn complete(&self) -> bool {
+        self.got.iter().all(|got| *got)
+    }
+
+    /// What the member says of `slot`: `None` = it accepted nothing there.
+    fn report(&self, slot: Slot) -> Option<ReportState> {
+        match self.reports.get(&slot) {
+            Some(report) => Some(*report),
+            None if self.unknown_all && slot > self.prefix => Some(ReportState::Unknown),
+            None => None,
+        }
+    }
+}
+
+/// What becomes of a slot that phase 1 found open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Propose what is held here.
+    Held,
+    /// Fetch the value accepted in this ballot from this node, then propose it.
+    Fetch(Ballot, NodeId),
+    /// Propose a no-op.
+    Noop,
+    /// Propose a no-op above all: serving starts when it is delivered.
+    Barrier,
+}
+
+impl Replica {
+    /// Stands for election in a ballot above all seen. The prepare waits until the own promise is durable.
+    pub(crate) fn stand(&mut self) {
+        let ballot = self.promised.max(self.highest_seen).next_for(self.settings.me);
+        if self.role == Role::Candidate {
+            self.lost_elections += 1;
+        }
+        self.promised = ballot;
+        self.highest_seen = ballot;
+        self.highest_in_ballot = self.prefix;
+        self.become_role(Role::Candidate, Reason::ElectionTimeout);
+        self.promise_lsn = self.persist(Record::Promised);
+        self.send_prepare();
+    }
+
+    pub(crate) fn send_prepare(&mut self) {
+        let complete = self.promises.iter().filter(|(_, promise)| promise.complete()).map(|(node, _)| *node);
+        let heard: NodeSet = complete.collect();
+        let silent = NodeSet(self.peers.0 & !heard.0);
+        let prepare = Message::Prepare { ballot: self.promised, prefix: self.prefix };
+        self.send(silent, prepare, self.promise_lsn);
+    }
+
+    pub(crate) fn on_refused(&mut self, promised: Ballot) {
+        self.highest_seen = self.highest_seen.max(promised);
+        if promised > self.promised && (self.role == Role::Candidate || self.leads()) {
+            // Its own promise stands; the next election starts above what the refusal names.
+            self.leader = None;
+            self.become_role(Role::Follower, Reason::HigherBallot);
+        }
+    }
+
+    pub(crate) fn on_promise(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        prefix: Slot,
+        (part, parts): (u16, u16),
+        unknown_all: bool,
+        reports: &[Report],
+    ) {
+        if self.role != Role::Candidate || ballot != self.promised || part >= parts {
+            return;
+        }
+        let fresh = || PromiseSet { prefix, got: vec![false; parts.into()], unknown_all, reports: BTreeMap::new() };
+        let set = self.promises.entry(from).or_insert_with(fresh);
+        if set.prefix < prefix {
+            *set = fresh();
+        } else if set.prefix > prefix {
+            return;
+        }
+        if set.got.len() < usize::from(parts) {
+            set.got.resize(parts.into(), false);
+        }
+        set.got[usize::from(part)] = true;
+        set.unknown_all |= unknown_all;
+        set.reports.extend(reports.iter().map(|report| (report.slot, report.state)));
+        self.conclude_phase1();
+    }
+
+    /// This node's own promise, which counts once it is durable.
+    fn own_promise(&self) -> PromiseSet {
+        let slots = self.window.iter().filter_map(|(slot, _)| self.report(slot));
+        PromiseSet {
+            prefix: self.prefix,
+            got: Vec::new(),
+            unknown_all: self.unknown_all,
+            reports: slots.map(|report| (report.slot, report.state)).collect(),
+        }
+    }
+
+    /// Becomes leader if the promises allow it, fetches or waits if not.
+    pub(crate) fn conclude_phase1(&mut self) {
+        if self.role != Role::Candidate || self.durable < self.promise_lsn {
+            return;
+        }
+        let mut promises: Vec<(NodeId, PromiseSet)> =
+            self.promises.iter().filter(|(_, set)| set.complete()).map(|(node, set)| (*node, set.clone())).collect();
+        promises.push((self.settings.me, self.own_promise()));
+        if promises.len() < self.settings.quorums.phase1 {
+            return;
+        }
+        let (best, target) =
+            promises.iter().map(|(node, set)| (*node, set.prefix)).max_by_key(|(_, p)| *p).unwrap_or_default();
+        if target > self.prefix {
+            self.known_chosen = self.known_chosen.max(target);
+            return self.fetch_from(best, target);
+        }
+        let Some(plan) = self.plan(&promises) else { return };
+        self.lead(plan);
+    }
+
+    /// What to propose in each open slot; `None` while damage hides too much.
+    fn plan(&self, promises: &[(NodeId, PromiseSet)]) -> Option<BTreeMap<Slot, Plan>> {
+        let intact = promises.iter().filter(|(_, set)| !set.unknown_all).count();
+        if intact < self.settings.quorums.phase1 {
+            return None;
+        }
+        let reported = promises.iter().filter_map(|(_, set)| set.reports.keys().next_back().copied());
+        let highest = reported.max().unwrap_or_default().max(self.prefix);
+        let mut plan = BTreeMap::new();
+        for slot in (self.prefix.0 + 1..=highest.0).map(Slot) {
+            if self.window.get(slot).is_some_and(|state| state.chosen) {
+                continue;
+            }
+            plan.insert(slot, self.plan_slot(slot, promises)?);
+        }
+        plan.insert(highest.next(), Plan::Barrier);
+        Some(plan)
+    }
+
+    fn plan_slot(&self, slot: Slot, promises: &[(NodeId, PromiseSet)]) -> Option<Plan> {
+        let mut known = 0;
+        let mut best: Option<(bool, Ballot, NodeId)> = None;
+        for (node, set) in promises {
+            let (chosen, ballot) = match set.report(slot) {
+                Some(ReportState::Unknown) => continue,
+                Some(ReportState::Chosen(ballot)) => (true, ballot),
+                Some(ReportState::Accepted(ballot)) => (false, ballot),
+                None => {
+                    known += 1;
+                    continue;
+                }
+            };
+            known += 1;
+            best = best.max(Some((chosen, ballot, *node)));
+        }
+        let chosen = best.is_some_and(|(chosen, ..)| chosen);
+        if known < self.settings.quorums.phase1 && !chosen {
+            return None;
+        }
+        Some(match best {
+            None => Plan::Noop,
+            Some((_, ballot, _)) if self.held(slot) == Some(ballot) => Plan::Held,
+            Some((_, ballot, node)) => Plan::Fetch(ballot, node),
+        })
+    }
+
+    /// A value that the plan waits for.
+    pub(crate) fn on_value(&mut self, slot: Slot, ballot: Ballot) {
+        if !self.leads() {
+            return;
+        }
+        let wanted = self.leading.plan.get(&slot).copied();
+        if matches!(wanted, Some(Plan::Fetch(planned, _)) if planned == ballot) {
+            self.leading.plan.remove(&slot);
+            self.offer(slot, false, Source::Message);
+        }
+    }
+
+    /// Asks again for the values that the plan waits for.
+    pub(crate) fn fetch_planned(&mut self) {
+        let wanted = self.leading.plan.iter().filter_map(|(slot, plan)| match plan {
+            Plan::Fetch(ballot, node) => Some((*slot, *ballot, *node)),
+            _ => None,
+        });
+        let wanted: Vec<_> = wanted.take(BURST_SLOTS).collect();
+        for (slot, ballot, node) in wanted {
+            self.send_to(node, Message::FetchValue { slot, ballot }, Lsn::ZERO);
+        }
+    }
+}

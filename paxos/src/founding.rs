@@ -1,0 +1,88 @@
+//! Who may vote. A freshly formatted node waits until every founding member has confirmed that the group is new; a
+//! restarted one until as many peers as a quorum needs have had the chance to say that it is behind what they counted.
+//!
+//! This closes two schedules: an acceptor that lost its disk votes a second time in a ballot that it forgot (FAULTS 21),
+//! and one whose disk was rolled back does (22).
+
+use crate::replica::Replica;
+use crate::types::*;
+use alloc::vec::Vec;
+use synod_wire::{Lsn, NodeId};
+
+/// Peers' Lsns are noted in the log when one has grown by this many records, so that an idle group does not write.
+const MARK_EVERY_RECORDS: u64 = 256;
+
+impl Replica {
+    pub(crate) fn say_hello(&mut self) {
+        let hello = Message::Hello { incarnation: self.settings.incarnation, fresh: self.founded.is_none() };
+        self.send(self.peers, hello, Lsn::ZERO);
+        self.finish_joining();
+    }
+
+    pub(crate) fn on_hello(&mut self, from: NodeId, incarnation: u64, _fresh: bool) {
+        let founded_with = self.founding_incarnation(from);
+        let counted = self.counted.get(&from).copied().unwrap_or_default();
+        let ack = Message::HelloAck {
+            incarnation: self.settings.incarnation,
+            to_incarnation: incarnation,
+            founded_with,
+            counted,
+        };
+        // A founding record that is not durable yet must not confirm anything.
+        self.send_to(from, ack, self.founded_lsn);
+    }
+
+    /// The incarnation with which `node` took part in the founding; 0 while this node is fresh.
+    fn founding_incarnation(&self, node: NodeId) -> u64 {
+        let founded = self.founded.iter().flatten();
+        founded.clone().find(|(member, _)| *member == node).map_or(0, |(_, incarnation)| *incarnation)
+    }
+
+    pub(crate) fn on_hello_ack(&mut self, from: NodeId, incarnation: u64, to: u64, founded_with: u64, counted: Lsn) {
+        if to != self.settings.incarnation {
+            return;
+        }
+        if founded_with != 0 && founded_with != self.settings.incarnation {
+            return self.halt(Halt::FormattedAnew { peer: from });
+        }
+        if counted > self.durable {
+            return self.halt(Halt::Behind { peer: from, counted, durable: self.durable });
+        }
+        if self.role == Role::Joining {
+            self.confirmed.insert(from, incarnation);
+            self.finish_joining();
+        }
+    }
+
+    /// Begins to vote once enough peers have answered.
+    pub(crate) fn finish_joining(&mut self) {
+        if self.founded.is_none() {
+            if self.confirmed.len() < self.peers.len() {
+                return;
+            }
+            let mut members: Vec<(NodeId, u64)> = self.confirmed.iter().map(|(node, inc)| (*node, *inc)).collect();
+            members.push((self.settings.me, self.settings.incarnation));
+            members.sort_unstable();
+            self.founded = Some(members.clone());
+            self.founded_lsn = self.persist(Record::Founded(members));
+        }
+        let others = self.settings.quorums.phase1.max(self.settings.quorums.phase2) - 1;
+        if self.durable >= self.founded_lsn && self.confirmed.len() >= others && self.role == Role::Joining {
+            self.become_role(Role::Follower, Reason::Joined);
+        }
+    }
+
+    /// Notes in the log what was counted from the peers, now and then.
+    pub(crate) fn mark_peers(&mut self) {
+        let marked = &self.marked;
+        let due = self
+            .counted
+            .iter()
+            .any(|(node, lsn)| lsn.0 >= marked.get(node).copied().unwrap_or_default().0 + MARK_EVERY_RECORDS);
+        if due {
+            self.marked = self.counted.clone();
+            let marks = self.counted.iter().map(|(node, lsn)| (*node, *lsn)).collect();
+            self.persist(Record::PeerMarks(marks));
+        }
+    }
+}

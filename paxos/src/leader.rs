@@ -1,0 +1,197 @@
+//! The leader: phase 2, pipelined, with selective acknowledgement, and the signs of life around it.
+
+use crate::election::Plan;
+use crate::replica::Replica;
+use crate::types::*;
+use crate::window::Accepted;
+use alloc::collections::BTreeMap;
+use synod_wire::peer::ACCEPTED_BITS;
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+
+/// Slots proposed, fetched or sent again in one step, so that a step's outputs are bounded.
+pub(crate) const BURST_SLOTS: usize = 32;
+/// An accept request goes out again after `retransmit_ns << resends`, at most this far.
+const MAX_BACKOFF_SHIFT: u32 = 4;
+
+/// What only a leader keeps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leading {
+    /// The next free slot.
+    pub(crate) next_slot: Slot,
+    /// Serving starts when this slot is delivered.
+    pub(crate) barrier: Slot,
+    /// What phase 1 found and is not proposed yet.
+    pub(crate) plan: BTreeMap<Slot, Plan>,
+    pub(crate) heartbeat_at_ns: u64,
+    /// When each peer last answered in this ballot.
+    pub(crate) answered_ns: BTreeMap<NodeId, u64>,
+}
+
+impl Leading {
+    pub(crate) fn reset(&mut self) {
+        *self = Leading::default();
+    }
+}
+
+impl Replica {
+    /// Phase 1 is complete: proposes what it found and the barrier above it.
+    pub(crate) fn lead(&mut self, plan: BTreeMap<Slot, Plan>) {
+        let barrier = plan.keys().next_back().copied().unwrap_or_else(|| self.prefix.next());
+        self.leading = Leading {
+            next_slot: barrier.next(),
+            barrier,
+            plan,
+            heartbeat_at_ns: self.now_ns,
+            answered_ns: self.peers.iter().map(|peer| (peer, self.now_ns)).collect(),
+        };
+        self.become_role(Role::Preparing, Reason::Elected);
+        self.beat();
+        self.fetch_planned();
+        self.adopt_some();
+    }
+
+    /// Proposes some of what phase 1 found; the rest with the next tick.
+    pub(crate) fn adopt_some(&mut self) {
+        let ready = self.leading.plan.iter().filter(|(_, plan)| !matches!(plan, Plan::Fetch(..)));
+        let ready: alloc::vec::Vec<(Slot, Plan)> = ready.map(|(slot, plan)| (*slot, *plan)).take(BURST_SLOTS).collect();
+        for (slot, plan) in ready {
+            self.leading.plan.remove(&slot);
+            let source = if plan == Plan::Held { Source::Held } else { Source::Noop };
+            self.offer(slot, plan == Plan::Barrier, source);
+        }
+    }
+
+    /// Whether a batch may be proposed now: this node leads, serves, and its window has room.
+    pub fn can_propose(&self) -> bool {
+        self.role == Role::Leader && self.leading.next_slot.0 <= self.prefix.0 + self.settings.window_slots
+    }
+
+    /// Proposes the batch of this step in the next slot.
+    pub(crate) fn propose(&mut self) {
+        assert!(self.can_propose(), "proposed without leave");
+        let slot = self.leading.next_slot;
+        self.leading.next_slot = slot.next();
+        self.offer(slot, false, Source::Proposal);
+        if !self.chosen_pending.is_empty() {
+            self.emit_chosen();
+        }
+    }
+
+    /// Logs a value of this ballot and asks all to accept it; the request does not wait for the log, the own vote does.
+    pub(crate) fn offer(&mut self, slot: Slot, barrier: bool, source: Source) {
+        if slot <= self.prefix || self.window.get(slot).is_some_and(|state| state.chosen) {
+            // Learnt as chosen meanwhile.
+            return;
+        }
+        let ballot = self.promised;
+        let lsn = self.persist(Record::Accepted { slot, ballot, barrier, source });
+        let resend_at_ns = self.now_ns + self.settings.retransmit_ns;
+        let state = self.window.entry(slot);
+        state.accepted = Some(Accepted { ballot, lsn, barrier });
+        state.unknown = false;
+        state.votes = NodeSet::EMPTY;
+        state.resend_at_ns = resend_at_ns;
+        state.resends = 0;
+        self.undurable.push_back((lsn, slot));
+        self.tick_at_ns = self.tick_at_ns.min(resend_at_ns).max(self.now_ns);
+        self.send(self.peers, Message::Accept { ballot, slot, barrier }, Lsn::ZERO);
+    }
+
+    /// Counts a durable vote for what this leader proposed at `slot`.
+    pub(crate) fn vote(&mut self, slot: Slot, node: NodeId) {
+        let (ballot, quorum) = (self.promised, self.settings.quorums.phase2);
+        let Some(state) = self.window.get_mut(slot) else { return };
+        if state.chosen || state.accepted.is_none_or(|held| held.ballot != ballot) {
+            return;
+        }
+        state.votes.insert(node);
+        if state.votes.len() < quorum {
+            return;
+        }
+        state.chosen = true;
+        let acceptors = state.votes;
+        self.note_chosen(Evidence { first: slot, last: slot, ballot, acceptors });
+    }
+
+    /// Keeps evidence until it can travel with an accept request, or its linger ends.
+    fn note_chosen(&mut self, evidence: Evidence) {
+        if !self.chosen_pending.push(evidence) {
+            self.emit_chosen();
+            assert!(self.chosen_pending.push(evidence), "an empty list has room");
+        }
+        let due = self.now_ns + self.settings.commit_linger_ns;
+        self.chosen_due_ns.get_or_insert(due);
+    }
+
+    pub(crate) fn on_accepted(&mut self, from: NodeId, ballot: Ballot, upto: Slot, bits: [u64; 4]) {
+        if !self.leads() || ballot != self.promised {
+            return;
+        }
+        self.leading.answered_ns.insert(from, self.now_ns);
+        let last = upto.min(self.window.last());
+        for slot in self.prefix.0 + 1..=last.0 {
+            self.vote(Slot(slot), from);
+        }
+        for bit in (0..ACCEPTED_BITS).filter(|bit| bits[(bit / 64) as usize] & (1 << (bit % 64)) != 0) {
+            self.vote(Slot(upto.0.saturating_add(1 + bit)), from);
+        }
+    }
+
+    pub(crate) fn on_heartbeat_ack(&mut self, from: NodeId, ballot: Ballot) {
+        if self.leads() && ballot == self.promised {
+            self.leading.answered_ns.insert(from, self.now_ns);
+        }
+    }
+
+    /// A peer found a hole: open slots go out again at once, chosen ones as catch-up.
+    pub(crate) fn on_missing(&mut self, from: NodeId, ballot: Ballot, first: Slot, last: Slot) {
+        if !self.leads() || ballot != self.promised || first > last {
+            return;
+        }
+        if first <= self.prefix {
+            let upto = last.min(self.prefix).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
+            self.out.push_back(Output::ServeCatchUp { to: from, first, last: upto });
+        }
+        let open = first.max(self.prefix.next());
+        for slot in (open.0..=last.min(self.window.last()).0).map(Slot).take(BURST_SLOTS) {
+            self.resend(slot, [from].into_iter().collect());
+        }
+    }
+
+    /// Sends an accept request of this ballot again.
+    fn resend(&mut self, slot: Slot, to: NodeSet) {
+        let (now_ns, retransmit_ns, ballot) = (self.now_ns, self.settings.retransmit_ns, self.promised);
+        let Some(state) = self.window.get_mut(slot) else { return };
+        let Some(held) = state.accepted.filter(|held| held.ballot == ballot) else { return };
+        state.resends = (state.resends + 1).min(MAX_BACKOFF_SHIFT);
+        state.resend_at_ns = now_ns + (retransmit_ns << state.resends);
+        self.send(to, Message::Accept { ballot, slot, barrier: held.barrier }, Lsn::ZERO);
+    }
+
+    /// The timed retransmission: the oldest open slots, to those that have not voted.
+    pub(crate) fn resend_open(&mut self) {
+        self.fetch_planned();
+        self.adopt_some();
+        let (now_ns, peers) = (self.now_ns, self.peers);
+        let due = self.window.iter().filter(|(_, state)| !state.chosen && state.resend_at_ns <= now_ns);
+        let due = due.map(|(slot, state)| (slot, NodeSet(peers.0 & !state.votes.0))).take(BURST_SLOTS);
+        let due: alloc::vec::Vec<_> = due.collect();
+        for (slot, to) in due {
+            self.resend(slot, to);
+        }
+    }
+
+    /// A heartbeat to all; steps down if too few have answered for the longest election time-out.
+    pub(crate) fn beat(&mut self) {
+        let horizon = self.settings.election_max_ns;
+        let near = self.leading.answered_ns.values().filter(|heard| *heard + horizon >= self.now_ns).count() + 1;
+        if near < self.settings.quorums.phase2 {
+            self.leader = None;
+            return self.become_role(Role::Follower, Reason::QuorumLost);
+        }
+        self.leading.heartbeat_at_ns = self.now_ns + self.settings.heartbeat_ns;
+        let beat = Message::Heartbeat { ballot: self.promised, chosen: self.prefix, sent_ns: self.now_ns };
+        self.send(self.peers, beat, Lsn::ZERO);
+        self.mark_peers();
+    }
+}

@@ -1,0 +1,173 @@
+//! The learner: which slots are chosen, delivery in order, and catch-up.
+
+use crate::replica::Replica;
+use crate::types::*;
+use crate::window::Accepted;
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+
+/// A request for chosen values that is under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetch {
+    pub(crate) peer: NodeId,
+    pub(crate) last: Slot,
+    pub(crate) retry_at_ns: u64,
+}
+
+impl Replica {
+    /// The highest slot for which anything is kept.
+    pub(crate) fn limit(&self) -> Slot {
+        Slot(self.prefix.0 + 2 * self.settings.window_slots)
+    }
+
+    /// The leader's evidence. Only what is held in the ballot that chose it is taken as chosen; the rest is fetched.
+    pub(crate) fn on_commit(&mut self, from: NodeId, ballot: Ballot, ranges: &Ranges) {
+        if ballot.node == from && ballot >= self.promised {
+            self.follow(from, ballot);
+        }
+        for range in ranges.as_slice() {
+            self.known_chosen = self.known_chosen.max(range.last);
+            self.take_as_chosen(*range);
+        }
+        self.emit_chosen();
+    }
+
+    /// Marks the slots of a range chosen that are held in its ballot.
+    fn take_as_chosen(&mut self, range: Evidence) {
+        let first = range.first.max(self.prefix.next());
+        let last = range.last.min(self.window.last());
+        for slot in (first.0..=last.0).map(Slot) {
+            let Some(state) = self.window.get_mut(slot) else { continue };
+            let held = state.accepted.is_some_and(|held| held.ballot == range.ballot);
+            if !held || state.chosen {
+                continue;
+            }
+            state.chosen = true;
+            state.unknown = false;
+            let evidence = Evidence { first: slot, last: slot, ..range };
+            if !self.chosen_pending.push(evidence) {
+                self.emit_chosen();
+                assert!(self.chosen_pending.push(evidence), "an empty list has room");
+            }
+        }
+    }
+
+    /// Logs the evidence gathered, and as leader tells the others. It is a fact already: nothing waits for it.
+    pub(crate) fn emit_chosen(&mut self) {
+        self.chosen_due_ns = None;
+        if self.chosen_pending.is_empty() {
+            return;
+        }
+        let ranges = core::mem::take(&mut self.chosen_pending);
+        self.persist(Record::Chosen(ranges));
+        if self.leads() {
+            self.send(self.peers, Message::Commit { ballot: self.promised, ranges }, Lsn::ZERO);
+        }
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, from: NodeId, lsn: Lsn, ballot: Ballot, chosen: Slot, sent_ns: u64) {
+        if ballot.node != from {
+            return;
+        }
+        if ballot < self.promised {
+            return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
+        }
+        self.count_lsn(from, lsn);
+        self.follow(from, ballot);
+        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, sent_ns };
+        self.send_to(from, ack, self.promise_lsn);
+        self.known_chosen = self.known_chosen.max(chosen);
+        // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
+        self.take_as_chosen(Evidence { first: self.prefix.next(), last: chosen, ballot, acceptors: NodeSet::EMPTY });
+        self.emit_chosen();
+        self.deliver();
+        self.fetch_missing();
+        self.mark_peers();
+    }
+
+    /// Delivers what is chosen, in order, and takes what follows from it.
+    pub(crate) fn deliver(&mut self) {
+        let before = self.prefix;
+        while let Some((slot, state)) = self.window.pop_chosen() {
+            self.prefix = slot;
+            self.out.push_back(Output::Deliver { slot });
+            let barrier = state.accepted.filter(|held| held.barrier);
+            if barrier.is_some_and(|held| held.ballot > self.recovered_promise) {
+                // Phase 1 of that ballot found all that could be chosen without what damage hides here, and this node
+                // knows the outcome: above the barrier no older ballot matters.
+                self.unknown_all = false;
+            }
+        }
+        if self.prefix == before {
+            return;
+        }
+        self.note_repair();
+        if self.fetch.as_ref().is_some_and(|fetch| self.prefix >= fetch.last) {
+            self.fetch = None;
+            self.fetch_missing();
+        }
+        match self.role {
+            Role::Candidate => self.conclude_phase1(),
+            Role::Preparing if self.prefix >= self.leading.barrier => {
+                self.become_role(Role::Leader, Reason::BarrierChosen);
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the leader for what is known chosen and not here.
+    pub(crate) fn fetch_missing(&mut self) {
+        if let Some(leader) = self.leader.filter(|leader| *leader != self.settings.me) {
+            self.fetch_from(leader, self.known_chosen);
+        }
+    }
+
+    /// Asks `peer` for the next slots up to `upto`, unless a request is under way.
+    pub(crate) fn fetch_from(&mut self, peer: NodeId, upto: Slot) {
+        if upto <= self.prefix || self.fetch.is_some() {
+            return;
+        }
+        let first = self.prefix.next();
+        let last = upto.min(Slot(self.prefix.0 + self.settings.fetch_slots));
+        let retry_at_ns = self.now_ns + self.settings.retransmit_ns;
+        self.fetch = Some(Fetch { peer, last, retry_at_ns });
+        self.tick_at_ns = self.tick_at_ns.min(retry_at_ns).max(self.now_ns);
+        self.send_to(peer, Message::FetchChosen { first, last }, Lsn::ZERO);
+    }
+
+    /// An unanswered request goes to the next peer: any that holds the chosen slots can serve.
+    pub(crate) fn retry_fetch(&mut self) {
+        let Some(fetch) = self.fetch.clone().filter(|fetch| fetch.retry_at_ns <= self.now_ns) else { return };
+        let next = self.peers.iter().find(|peer| *peer > fetch.peer).or(self.peers.iter().next());
+        self.fetch = None;
+        self.fetch_from(next.unwrap_or(fetch.peer), self.known_chosen);
+    }
+
+    pub(crate) fn on_fetch_chosen(&mut self, from: NodeId, first: Slot, last: Slot) {
+        let last = last.min(self.prefix).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
+        if first.0 >= 1 && first <= last {
+            self.out.push_back(Output::ServeCatchUp { to: from, first, last });
+        }
+    }
+
+    /// A chosen value: logged as learnt, unless it is here already.
+    pub(crate) fn on_learn(&mut self, slot: Slot, ballot: Ballot, barrier: bool) {
+        if slot <= self.prefix || slot > self.limit() {
+            return;
+        }
+        self.leading.plan.remove(&slot);
+        self.known_chosen = self.known_chosen.max(slot);
+        let state = self.window.entry(slot);
+        if state.chosen {
+            return;
+        }
+        let lsn = self.persist(Record::Learnt { slot, ballot, barrier });
+        let state = self.window.entry(slot);
+        state.accepted = Some(Accepted { ballot, lsn, barrier });
+        state.chosen = true;
+        state.unknown = false;
+        if let Some(fetch) = &mut self.fetch {
+            // It is being answered.
+            fetch.retry_at_ns = self.now_ns + self.settings.retransmit_ns;
+        }
+    }
+}

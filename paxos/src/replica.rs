@@ -1,0 +1,405 @@
+//! The replica's state, its inputs and outputs, its timers, and the one function that changes its role.
+
+use crate::election::PromiseSet;
+use crate::leader::Leading;
+use crate::learner::Fetch;
+use crate::rng::Rng;
+use crate::types::*;
+use crate::window::{Accepted, Window};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+
+/// One group on one node. See the crate's documentation.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    pub(crate) settings: Settings,
+    pub(crate) peers: NodeSet,
+    pub(crate) rng: Rng,
+    pub(crate) now_ns: u64,
+    pub(crate) role: Role,
+    pub(crate) halted: Option<Halt>,
+    pub(crate) out: VecDeque<Output>,
+
+    // What this node has said, and what of it is durable.
+    pub(crate) promised: Ballot,
+    pub(crate) promise_lsn: Lsn,
+    pub(crate) last_lsn: Lsn,
+    pub(crate) durable: Lsn,
+    /// Accepted values in log order whose records are not known durable. At most one a record in flight.
+    pub(crate) undurable: VecDeque<(Lsn, Slot)>,
+
+    // The log.
+    pub(crate) window: Window,
+    pub(crate) prefix: Slot,
+    /// The highest slot accepted in the promised ballot: a higher accept with a hole below it shows a loss.
+    pub(crate) highest_in_ballot: Slot,
+    /// The highest slot that anyone called chosen.
+    pub(crate) known_chosen: Slot,
+    pub(crate) fetch: Option<Fetch>,
+    pub(crate) chosen_pending: Ranges,
+    pub(crate) chosen_due_ns: Option<u64>,
+
+    // Elections.
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) highest_seen: Ballot,
+    pub(crate) election_at_ns: u64,
+    pub(crate) lost_elections: u32,
+    pub(crate) promises: BTreeMap<NodeId, PromiseSet>,
+    pub(crate) leading: Leading,
+    /// When each member was last heard, by node number.
+    pub(crate) heard_ns: BTreeMap<NodeId, u64>,
+    pub(crate) tick_at_ns: u64,
+
+    // Who may vote.
+    pub(crate) founded: Option<Vec<(NodeId, u64)>>,
+    pub(crate) founded_lsn: Lsn,
+    pub(crate) confirmed: BTreeMap<NodeId, u64>,
+    pub(crate) counted: BTreeMap<NodeId, Lsn>,
+    pub(crate) marked: BTreeMap<NodeId, Lsn>,
+
+    // Damage.
+    pub(crate) unknown_all: bool,
+    pub(crate) damaged_upto: Option<Lsn>,
+    pub(crate) recovered_promise: Ballot,
+}
+
+impl Replica {
+    /// A replica as recovery found it. It presents itself to its peers before it votes.
+    ///
+    /// # Panics
+    /// If the quorums do not intersect or this node is no member: the configuration was not checked.
+    pub fn new(settings: Settings, restart: Restart, now_ns: u64) -> Replica {
+        assert!(settings.quorums.intersect(settings.members.len()), "quorums that do not intersect");
+        assert!(settings.members.contains(&settings.me), "not a member");
+        let peers = settings.members.iter().copied().filter(|node| *node != settings.me).collect();
+        let mut replica = Replica {
+            peers,
+            rng: Rng::new(settings.seed),
+            now_ns,
+            role: Role::Joining,
+            halted: None,
+            out: VecDeque::with_capacity(256),
+            promised: restart.promised,
+            promise_lsn: restart.last_lsn,
+            last_lsn: restart.last_lsn,
+            durable: restart.last_lsn,
+            undurable: VecDeque::with_capacity(2 * settings.window_slots as usize),
+            window: Window::new(restart.applied, 2 * settings.window_slots as usize + 2),
+            prefix: restart.applied,
+            highest_in_ballot: restart.applied,
+            known_chosen: restart.chosen_upto.max(restart.applied),
+            fetch: None,
+            chosen_pending: Ranges::default(),
+            chosen_due_ns: None,
+            leader: None,
+            highest_seen: restart.promised,
+            election_at_ns: u64::MAX,
+            lost_elections: 0,
+            promises: BTreeMap::new(),
+            leading: Leading::default(),
+            heard_ns: BTreeMap::new(),
+            tick_at_ns: now_ns,
+            founded: restart.founded,
+            founded_lsn: Lsn::ZERO,
+            confirmed: BTreeMap::new(),
+            counted: restart.counted.iter().copied().collect(),
+            marked: restart.counted.iter().copied().collect(),
+            unknown_all: false,
+            damaged_upto: None,
+            recovered_promise: restart.promised,
+            settings,
+        };
+        replica.take_over(&restart.held, restart.unknown, restart.damaged_upto);
+        replica.out.clear();
+        replica
+    }
+
+    /// Puts what recovery found above the prefix into the window.
+    fn take_over(&mut self, held: &[Held], unknown: Unknown, damaged_upto: Lsn) {
+        for value in held.iter().filter(|value| value.slot > self.prefix) {
+            let state = self.window.entry(value.slot);
+            state.accepted = Some(Accepted { ballot: value.ballot, lsn: self.durable, barrier: value.barrier });
+            state.chosen = value.chosen;
+            state.unknown = value.unknown;
+        }
+        if unknown != Unknown::Nothing {
+            self.damaged_upto = Some(damaged_upto);
+        }
+        match unknown {
+            Unknown::Nothing => {}
+            Unknown::All => self.unknown_all = true,
+            Unknown::Slots(slots) => {
+                for slot in slots.into_iter().filter(|slot| *slot > self.prefix) {
+                    self.window.entry(slot).unknown = true;
+                }
+            }
+        }
+    }
+
+    /// Something happened at `now_ns`, monotonic nanoseconds that never decrease. Outputs are then in
+    /// [`Replica::poll_output`], to be carried out in order.
+    pub fn step(&mut self, now_ns: u64, input: Input) {
+        self.now_ns = self.now_ns.max(now_ns);
+        if self.role == Role::Halted {
+            return;
+        }
+        match input {
+            Input::Message { from, lsn, message } => self.on_message(from, lsn, message),
+            Input::Propose => self.propose(),
+            Input::Persisted { upto } => self.on_persisted(upto),
+            Input::Timeout => self.on_timeout(),
+        }
+        if self.role != Role::Halted {
+            self.deliver();
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due next.
+    pub fn poll_timeout(&self) -> u64 {
+        if self.role == Role::Halted {
+            return u64::MAX;
+        }
+        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX));
+        if self.leads() {
+            due = due.min(self.leading.heartbeat_at_ns);
+        }
+        if self.ticking() {
+            due = due.min(self.tick_at_ns);
+        }
+        due
+    }
+
+    /// Whether something is outstanding that may have to be sent again.
+    fn ticking(&self) -> bool {
+        match self.role {
+            Role::Joining | Role::Candidate => true,
+            Role::Preparing | Role::Leader => self.window.last() > self.prefix || self.fetch.is_some(),
+            Role::Follower => self.fetch.is_some(),
+            Role::Halted => false,
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, lsn: Lsn, message: Message) {
+        if !self.peers.contains(from) {
+            return;
+        }
+        self.heard_ns.insert(from, self.now_ns);
+        match message {
+            Message::Hello { incarnation, fresh } => self.on_hello(from, incarnation, fresh),
+            Message::HelloAck { incarnation, to_incarnation, founded_with, counted } => {
+                self.on_hello_ack(from, incarnation, to_incarnation, founded_with, counted);
+            }
+            Message::FetchChosen { first, last } => self.on_fetch_chosen(from, first, last),
+            Message::Learn { slot, ballot, barrier } => self.on_learn(slot, ballot, barrier),
+            Message::FetchValue { slot, ballot } => self.on_fetch_value(from, slot, ballot),
+            _ if self.role == Role::Joining => {}
+            Message::Prepare { ballot, prefix } => self.on_prepare(from, ballot, prefix),
+            Message::Accept { ballot, slot, barrier } => self.on_accept(from, ballot, slot, barrier),
+            Message::Heartbeat { ballot, chosen, sent_ns } => self.on_heartbeat(from, lsn, ballot, chosen, sent_ns),
+            Message::Commit { ballot, ranges } => self.on_commit(from, ballot, &ranges),
+            Message::Refused { promised } => self.on_refused(promised),
+            Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
+                if self.count_lsn(from, lsn) {
+                    self.on_promise(from, ballot, prefix, (part, parts), unknown_all, &reports);
+                }
+            }
+            Message::Accepted { ballot, upto, bits } => {
+                if self.count_lsn(from, lsn) {
+                    self.on_accepted(from, ballot, upto, bits);
+                }
+            }
+            Message::HeartbeatAck { ballot, .. } => {
+                if self.count_lsn(from, lsn) {
+                    self.on_heartbeat_ack(from, ballot);
+                }
+            }
+            Message::Missing { ballot, first, last } => self.on_missing(from, ballot, first, last),
+            Message::Value { slot, ballot } => self.on_value(slot, ballot),
+        }
+    }
+
+    /// Remembers a peer's durable Lsn. False: it is behind what was counted before, so its word must not count (it
+    /// lost state, or the datagram is an old one).
+    pub(crate) fn count_lsn(&mut self, from: NodeId, lsn: Lsn) -> bool {
+        let counted = self.counted.entry(from).or_default();
+        if lsn < *counted {
+            return false;
+        }
+        *counted = lsn;
+        true
+    }
+
+    fn on_persisted(&mut self, upto: Lsn) {
+        assert!(upto >= self.durable && upto <= self.last_lsn, "durable beyond what was logged, or backwards");
+        self.durable = upto;
+        let mut voted = false;
+        while let Some((lsn, slot)) = self.undurable.front().copied() {
+            if lsn > upto {
+                break;
+            }
+            self.undurable.pop_front();
+            if self.leads() {
+                self.vote(slot, self.settings.me);
+            }
+            voted = true;
+        }
+        if self.role == Role::Joining {
+            self.finish_joining();
+        }
+        if self.role == Role::Candidate {
+            self.conclude_phase1();
+        }
+        if voted && self.role == Role::Follower {
+            self.send_accepted();
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        if self.chosen_due_ns.is_some_and(|due| self.now_ns >= due) {
+            self.emit_chosen();
+        }
+        if self.ticking() && self.now_ns >= self.tick_at_ns {
+            self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
+            match self.role {
+                Role::Joining => self.say_hello(),
+                Role::Candidate => self.send_prepare(),
+                Role::Preparing | Role::Leader => self.resend_open(),
+                Role::Follower | Role::Halted => {}
+            }
+            self.retry_fetch();
+        }
+        if self.leads() && self.now_ns >= self.leading.heartbeat_at_ns {
+            self.beat();
+        }
+        if self.now_ns >= self.election_at_ns {
+            self.stand();
+        }
+    }
+
+    /// The only place where the role changes.
+    pub(crate) fn become_role(&mut self, role: Role, reason: Reason) {
+        self.role = role;
+        match role {
+            Role::Follower => {
+                self.emit_chosen();
+                self.promises.clear();
+                self.leading.reset();
+                self.chosen_due_ns = None;
+                self.expect_leader();
+            }
+            Role::Candidate => {
+                self.leader = None;
+                self.promises.clear();
+                self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
+                self.expect_leader();
+            }
+            Role::Preparing => {
+                self.leader = Some(self.settings.me);
+                self.election_at_ns = u64::MAX;
+                self.lost_elections = 0;
+                self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
+            }
+            Role::Leader | Role::Joining => {}
+            Role::Halted => self.election_at_ns = u64::MAX,
+        }
+        self.out.push_back(Output::Became { role, reason });
+    }
+
+    pub(crate) fn halt(&mut self, halt: Halt) {
+        self.halted = Some(halt);
+        self.become_role(Role::Halted, Reason::Halted);
+        self.out.push_back(Output::Halt(halt));
+    }
+
+    /// Starts the time-out after which this node stands for election.
+    pub(crate) fn expect_leader(&mut self) {
+        let settings = &self.settings;
+        let spread = self.rng.between(settings.election_min_ns, settings.election_max_ns);
+        self.election_at_ns = self.now_ns + (spread << self.lost_elections.min(3));
+    }
+
+    /// Logs a record under the current promise.
+    pub(crate) fn persist(&mut self, record: Record) -> Lsn {
+        self.last_lsn = self.last_lsn.next();
+        self.out.push_back(Output::Persist { lsn: self.last_lsn, promised: self.promised, record });
+        self.last_lsn
+    }
+
+    pub(crate) fn send(&mut self, to: NodeSet, message: Message, after: Lsn) {
+        if !to.is_empty() {
+            self.out.push_back(Output::Send { to, message, after });
+        }
+    }
+
+    pub(crate) fn send_to(&mut self, to: NodeId, message: Message, after: Lsn) {
+        self.send([to].into_iter().collect(), message, after);
+    }
+
+    /// Whether this node leads in the ballot that it promised.
+    pub(crate) fn leads(&self) -> bool {
+        matches!(self.role, Role::Preparing | Role::Leader)
+    }
+
+    /// The role.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Why it halted, if it did.
+    pub fn halted(&self) -> Option<Halt> {
+        self.halted
+    }
+
+    /// The promise.
+    pub fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// The node that leads, as far as this one knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Slots up to here are held, known chosen and delivered.
+    pub fn prefix(&self) -> Slot {
+        self.prefix
+    }
+
+    /// The highest slot that is known to be chosen by anyone.
+    pub fn known_chosen(&self) -> Slot {
+        self.known_chosen.max(self.prefix)
+    }
+
+    /// The highest slot that something is held at.
+    pub fn highest_held(&self) -> Slot {
+        self.window.last()
+    }
+
+    /// The last record's Lsn.
+    pub fn last_lsn(&self) -> Lsn {
+        self.last_lsn
+    }
+
+    /// The ballot in which a value is held above the prefix.
+    pub fn held(&self, slot: Slot) -> Option<Ballot> {
+        self.window.get(slot)?.accepted.map(|accepted| accepted.ballot)
+    }
+
+    /// How many slots damage hides; `None`: all above the prefix.
+    pub fn unknown_slots(&self) -> Option<usize> {
+        (!self.unknown_all).then(|| self.window.iter().filter(|(_, state)| state.unknown).count())
+    }
+
+    /// Whether so few members were heard lately that no quorum can be had.
+    pub fn quorum_unreachable(&self) -> bool {
+        let horizon = 2 * self.settings.election_max_ns;
+        let near = self.heard_ns.values().filter(|heard| *heard + horizon >= self.now_ns).count() + 1;
+        near < self.settings.quorums.phase1.max(self.settings.quorums.phase2)
+    }
+}

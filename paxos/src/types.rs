@@ -1,0 +1,474 @@
+//! What goes into the core and what comes out of it. No payload byte appears here: values stay where the shard put them.
+
+use alloc::vec::Vec;
+use synod_wire::record::MAX_CHOSEN_RANGES;
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
+
+/// The fixed part of a group, and the protocol's times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub me: NodeId,
+    /// All voting members, this node included.
+    pub members: Vec<NodeId>,
+    /// How many must answer.
+    pub quorums: Quorums,
+    /// Which life of this node's log this is.
+    pub incarnation: u64,
+    /// Slots that a leader may have open; an acceptor takes twice that above its prefix, so that one that lags by a
+    /// window still votes.
+    pub window_slots: u64,
+    /// Between heartbeats of a leader.
+    pub heartbeat_ns: u64,
+    /// A follower waits at least this for its leader.
+    pub election_min_ns: u64,
+    /// And at most this (times the back-off after lost elections).
+    pub election_max_ns: u64,
+    /// Before an unanswered message is sent again.
+    pub retransmit_ns: u64,
+    /// How long news of chosen slots waits for an accept request to travel with.
+    pub commit_linger_ns: u64,
+    /// Slots asked for in one fetch.
+    pub fetch_slots: u64,
+    /// Where this node's pseudo-random time-outs start.
+    pub seed: u64,
+}
+
+/// A value found by recovery above the applied prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its slot.
+    pub slot: Slot,
+    /// The ballot it was accepted (or learnt) in.
+    pub ballot: Ballot,
+    /// Whether it is known chosen.
+    pub chosen: bool,
+    /// See [`synod_wire::frame::flags::BARRIER`].
+    pub barrier: bool,
+    /// Damage after it in the log may hide a later accept.
+    pub unknown: bool,
+}
+
+/// What damage hides (DESIGN, "Damage").
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What was accepted in these slots, of which nothing is held.
+    Slots(Vec<Slot>),
+    /// What was accepted in any slot above the prefix that is not held.
+    All,
+}
+
+/// What recovery found. `Restart::default()` is a directory fresh from `format`, but for its Lsn.
+#[derive(Clone, Debug, Default)]
+pub struct Restart {
+    /// The highest promise.
+    pub promised: Ballot,
+    /// The last record; everything up to it is durable.
+    pub last_lsn: Lsn,
+    /// The founding members' incarnations, once every one had confirmed that the group is new.
+    pub founded: Option<Vec<(NodeId, u64)>>,
+    /// The prefix that is held, known chosen and applied.
+    pub applied: Slot,
+    /// What is held above it, in any order, one entry a slot.
+    pub held: Vec<Held>,
+    /// The highest slot that a chosen record covers.
+    pub chosen_upto: Slot,
+    /// What damage hides.
+    pub unknown: Unknown,
+    /// The last damaged Lsn, so that its repair can be recorded.
+    pub damaged_upto: Lsn,
+    /// The highest Lsn counted from each peer.
+    pub counted: Vec<(NodeId, Lsn)>,
+}
+
+/// Slots chosen in one ballot by the same acceptors. An empty set: the evidence stands in the leader's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// The first slot.
+    pub first: Slot,
+    /// The last slot.
+    pub last: Slot,
+    /// The ballot.
+    pub ballot: Ballot,
+    /// Whose durable votes chose them.
+    pub acceptors: NodeSet,
+}
+
+/// A few [`Evidence`]s, kept in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    len: usize,
+    all: [Evidence; MAX_CHOSEN_RANGES],
+}
+
+impl Ranges {
+    /// The ranges.
+    pub fn as_slice(&self) -> &[Evidence] {
+        &self.all[..self.len]
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a range, merged with the last if it continues it; false if there is no room.
+    pub fn push(&mut self, range: Evidence) -> bool {
+        if let Some(last) = self.all[..self.len].last_mut() {
+            let same = last.ballot == range.ballot && last.acceptors == range.acceptors;
+            if same && last.last.next() == range.first {
+                last.last = range.last;
+                return true;
+            }
+        }
+        if self.len == MAX_CHOSEN_RANGES {
+            return false;
+        }
+        self.all[self.len] = range;
+        self.len += 1;
+        true
+    }
+}
+
+impl FromIterator<Evidence> for Ranges {
+    /// Ranges past the capacity are left out.
+    fn from_iter<T: IntoIterator<Item = Evidence>>(ranges: T) -> Ranges {
+        let mut all = Ranges::default();
+        for range in ranges {
+            all.push(range);
+        }
+        all
+    }
+}
+
+/// What a promise says of one slot above its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The slot.
+    pub slot: Slot,
+    /// What is known of it.
+    pub state: ReportState,
+}
+
+/// See [`Report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportState {
+    /// A value was accepted in this ballot.
+    Accepted(Ballot),
+    /// A value is known chosen; it is held in this ballot.
+    Chosen(Ballot),
+    /// Damage hides what was accepted.
+    Unknown,
+}
+
+/// Slots that one part of a promise covers.
+pub const PART_SLOTS: u64 = 48;
+
+/// A message between members. Where a value travels with it, the shard attaches the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Phase 1a.
+    Prepare {
+        /// The candidate's ballot.
+        ballot: Ballot,
+        /// Its chosen prefix.
+        prefix: Slot,
+    },
+    /// Phase 1b. Part i covers the slots `prefix + 1 + i * PART_SLOTS ..`.
+    Promise {
+        /// The ballot promised.
+        ballot: Ballot,
+        /// The prefix that the sender holds and knows chosen.
+        prefix: Slot,
+        /// This part.
+        part: u16,
+        /// Parts in all.
+        parts: u16,
+        /// Damage hides every slot above the prefix that is not reported.
+        unknown_all: bool,
+        /// What this part's slots hold.
+        reports: Vec<Report>,
+    },
+    /// The sender has promised a higher ballot.
+    Refused {
+        /// That ballot.
+        promised: Ballot,
+    },
+    /// Phase 2a, with a value.
+    Accept {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The slot.
+        slot: Slot,
+        /// Whether it is the leader's barrier.
+        barrier: bool,
+    },
+    /// Phase 2b.
+    Accepted {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// Every slot up to it was accepted in `ballot` or is known chosen.
+        upto: Slot,
+        /// Bit i: the slot `upto + 1 + i` too.
+        bits: [u64; 4],
+    },
+    /// Slots that the sender did not get.
+    Missing {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The first.
+        first: Slot,
+        /// The last.
+        last: Slot,
+    },
+    /// Slots were chosen.
+    Commit {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// Which, and by whom.
+        ranges: Ranges,
+    },
+    /// The leader lives.
+    Heartbeat {
+        /// Its ballot.
+        ballot: Ballot,
+        /// Its chosen prefix.
+        chosen: Slot,
+        /// Its clock.
+        sent_ns: u64,
+    },
+    /// The answer.
+    HeartbeatAck {
+        /// The ballot that the sender follows.
+        ballot: Ballot,
+        /// The sender's prefix.
+        prefix: Slot,
+        /// As in the heartbeat.
+        sent_ns: u64,
+    },
+    /// Asks for chosen values.
+    FetchChosen {
+        /// The first slot.
+        first: Slot,
+        /// The last slot.
+        last: Slot,
+    },
+    /// A chosen value.
+    Learn {
+        /// Its slot.
+        slot: Slot,
+        /// The ballot that the sender holds it in.
+        ballot: Ballot,
+        /// See [`Held::barrier`].
+        barrier: bool,
+    },
+    /// Asks for an accepted value.
+    FetchValue {
+        /// Its slot.
+        slot: Slot,
+        /// Its ballot.
+        ballot: Ballot,
+    },
+    /// The accepted value.
+    Value {
+        /// Its slot.
+        slot: Slot,
+        /// Its ballot.
+        ballot: Ballot,
+    },
+    /// The sender has started.
+    Hello {
+        /// Its log's incarnation.
+        incarnation: u64,
+        /// Whether it has never voted.
+        fresh: bool,
+    },
+    /// What the sender knows of the one who said hello.
+    HelloAck {
+        /// The sender's incarnation.
+        incarnation: u64,
+        /// The incarnation it answers.
+        to_incarnation: u64,
+        /// The asker's incarnation in the sender's founding record; 0 if the sender is fresh.
+        founded_with: u64,
+        /// The highest Lsn that the sender counted from the asker.
+        counted: Lsn,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A message of a member. Its sender's durable Lsn comes with it.
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// Its durable Lsn.
+        lsn: Lsn,
+        /// The message.
+        message: Message,
+    },
+    /// A batch of client entries is ready. Only when [`crate::Replica::can_propose`].
+    Propose,
+    /// Every record up to this one is on stable storage.
+    Persisted {
+        /// The last.
+        upto: Lsn,
+    },
+    /// [`crate::Replica::poll_timeout`] has passed.
+    Timeout,
+}
+
+/// Where the bytes of a value come from that is to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The message of this step.
+    Message,
+    /// The batch of this step.
+    Proposal,
+    /// What this node holds at the slot.
+    Held,
+    /// A batch without runs.
+    Noop,
+}
+
+/// What is to be logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A value, accepted.
+    Accepted {
+        /// Its slot.
+        slot: Slot,
+        /// The ballot.
+        ballot: Ballot,
+        /// See [`Held::barrier`].
+        barrier: bool,
+        /// Its bytes.
+        source: Source,
+    },
+    /// A value, learnt as chosen (from the message of this step).
+    Learnt {
+        /// Its slot.
+        slot: Slot,
+        /// The ballot that the sender held it in.
+        ballot: Ballot,
+        /// See [`Held::barrier`].
+        barrier: bool,
+    },
+    /// Slots known chosen.
+    Chosen(Ranges),
+    /// A promise.
+    Promised,
+    /// The group is founded by these.
+    Founded(Vec<(NodeId, u64)>),
+    /// The highest Lsn counted from each peer.
+    PeerMarks(Vec<(NodeId, Lsn)>),
+    /// The damage up to this Lsn hides nothing any more.
+    Repaired(Lsn),
+}
+
+/// Why a node cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// A peer counted a higher Lsn from this node than its log holds: its disk was rolled back.
+    Behind {
+        /// The peer.
+        peer: NodeId,
+        /// What it counted.
+        counted: Lsn,
+        /// What is here.
+        durable: Lsn,
+    },
+    /// The group exists, and this directory was formatted after it was founded.
+    FormattedAnew {
+        /// The peer that knows.
+        peer: NodeId,
+    },
+}
+
+/// What a replica does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Presents itself; does not vote yet.
+    Joining,
+    /// Follows, or waits.
+    Follower,
+    /// Asks for promises.
+    Candidate,
+    /// Leads; what phase 1 reported is not yet all chosen.
+    Preparing,
+    /// Leads and serves.
+    Leader,
+    /// Stopped for good.
+    Halted,
+}
+
+/// Why a role changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Enough peers answered after the start.
+    Joined,
+    /// No word of a leader in time.
+    ElectionTimeout,
+    /// A higher ballot appeared.
+    HigherBallot,
+    /// A quorum promised.
+    Elected,
+    /// All that phase 1 reported is chosen and delivered.
+    BarrierChosen,
+    /// Too few members answer.
+    QuorumLost,
+    /// See [`Output::Halt`].
+    Halted,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Log this record with this Lsn.
+    Persist {
+        /// Its number.
+        lsn: Lsn,
+        /// The promise that its header carries.
+        promised: Ballot,
+        /// The record.
+        record: Record,
+    },
+    /// Send once everything up to `after` is durable.
+    Send {
+        /// To whom.
+        to: NodeSet,
+        /// What.
+        message: Message,
+        /// When.
+        after: Lsn,
+    },
+    /// The next slot is chosen: apply what is held there.
+    Deliver {
+        /// The slot.
+        slot: Slot,
+    },
+    /// Send the chosen values of these slots, as [`Message::Learn`], at leisure.
+    ServeCatchUp {
+        /// To whom.
+        to: NodeId,
+        /// The first slot.
+        first: Slot,
+        /// The last slot.
+        last: Slot,
+    },
+    /// The role changed.
+    Became {
+        /// To what.
+        role: Role,
+        /// Why.
+        reason: Reason,
+    },
+    /// Damage hides nothing any more.
+    Repaired,
+    /// This node must not go on.
+    Halt(Halt),
+}

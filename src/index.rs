@@ -1,0 +1,161 @@
+//! Where the log holds what was applied: one entry for each [`BLOCK_SLOTS`] slots, and the runs that had no effect.
+//!
+//! A reader that wants sequence s looks up the block that holds it, takes the last record of each slot between the
+//! block's log positions, and walks its batches with [`Walker`], which needs no session table: only the runs listed as
+//! exceptions differ from "every entry is sequenced".
+
+use synod_wire::batch::Batch;
+use synod_wire::{Sequence, Slot};
+
+/// Slots in one block of the index.
+pub const BLOCK_SLOTS: u64 = 64;
+
+/// Some consecutive slots, starting at a multiple of [`BLOCK_SLOTS`] plus one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The first slot.
+    pub first_slot: Slot,
+    /// The last slot applied so far.
+    pub last_slot: Slot,
+    /// The tail before the first slot.
+    pub tail_before: Sequence,
+    /// The timestamp before the first slot.
+    pub timestamp_before_ns: u64,
+    /// The lowest log position of a record of these slots.
+    pub start_pos: u64,
+    /// The end of the highest.
+    pub end_pos: u64,
+}
+
+/// A run of which not every entry was sequenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its place in the batch.
+    pub run: u32,
+    /// Entries at its front without a sequence from this run.
+    pub skip: u64,
+    /// Entries after those that were sequenced.
+    pub taken: u64,
+}
+
+/// The index of one group's log on one node. Rebuilt when the node starts.
+#[derive(Debug)]
+pub struct Index {
+    blocks: Vec<Block>,
+    exceptions: Vec<Exception>,
+}
+
+impl Index {
+    /// An empty index with room for `blocks` blocks before it must grow.
+    pub fn new(blocks: usize) -> Index {
+        Index { blocks: Vec::with_capacity(blocks), exceptions: Vec::with_capacity(256) }
+    }
+
+    /// Notes that `slot` is applied next, and where its record lies.
+    pub fn applied(&mut self, slot: Slot, pos: u64, end_pos: u64, tail_before: Sequence, timestamp_before_ns: u64) {
+        if let Some(block) = self.blocks.last_mut() {
+            assert_eq!(slot, block.last_slot.next(), "slots are applied in order");
+            if slot.0 - block.first_slot.0 < BLOCK_SLOTS {
+                block.last_slot = slot;
+                block.start_pos = block.start_pos.min(pos);
+                block.end_pos = block.end_pos.max(end_pos);
+                return;
+            }
+        }
+        let block =
+            Block { first_slot: slot, last_slot: slot, tail_before, timestamp_before_ns, start_pos: pos, end_pos };
+        self.blocks.push(block);
+    }
+
+    /// Notes a run of the slot applied last that was not sequenced whole.
+    pub fn except(&mut self, exception: Exception) {
+        self.exceptions.push(exception);
+    }
+
+    /// The block in which `sequence` was given, if it was.
+    pub fn block_of_sequence(&self, sequence: Sequence) -> Option<usize> {
+        // The last block whose tail before it is below the sequence.
+        self.blocks.partition_point(|block| block.tail_before < sequence).checked_sub(1)
+    }
+
+    /// The block of an applied slot.
+    pub fn block_of_slot(&self, slot: Slot) -> Option<usize> {
+        let at = self.blocks.partition_point(|block| block.first_slot <= slot).checked_sub(1)?;
+        (slot <= self.blocks[at].last_slot).then_some(at)
+    }
+
+    /// Blocks from `first`, at most `count`.
+    pub fn blocks(&self, first: usize, count: usize) -> &[Block] {
+        let end = first.saturating_add(count).min(self.blocks.len());
+        &self.blocks[first.min(end)..end]
+    }
+
+    /// The exceptions of the slots `first..=last`.
+    pub fn exceptions(&self, first: Slot, last: Slot) -> &[Exception] {
+        let start = self.exceptions.partition_point(|e| e.slot < first);
+        let end = self.exceptions.partition_point(|e| e.slot <= last);
+        &self.exceptions[start..end]
+    }
+}
+
+/// Gives the entries of consecutive slots their sequences again.
+#[derive(Debug)]
+pub struct Walker<'a> {
+    tail: Sequence,
+    timestamp_ns: u64,
+    exceptions: &'a [Exception],
+}
+
+impl<'a> Walker<'a> {
+    /// Before the first slot of `block`; `exceptions` are those of the slots to be walked.
+    pub fn new(block: &Block, exceptions: &'a [Exception]) -> Walker<'a> {
+        Walker { tail: block.tail_before, timestamp_ns: block.timestamp_before_ns, exceptions }
+    }
+
+    /// The last sequence walked over.
+    pub fn tail(&self) -> Sequence {
+        self.tail
+    }
+
+    /// Walks the next slot. `visit` gets each sequenced entry and stops the walk of this slot with `false`.
+    pub fn slot<'b>(&mut self, slot: Slot, batch: &Batch<'b>, visit: &mut dyn FnMut(Sequence, u64, &'b [u8]) -> bool) {
+        if !batch.is_noop() {
+            self.timestamp_ns = self.timestamp_ns.max(batch.header.timestamp_ns.get());
+        }
+        for (index, run) in batch.runs().enumerate() {
+            let exception = self.exceptions.iter().find(|e| e.slot == slot && e.run == index as u32);
+            let (skip, taken) = exception.map_or((0, run.len()), |e| (e.skip, e.taken));
+            for entry in run.entries().skip(skip as usize).take(taken as usize) {
+                self.tail = self.tail.next();
+                if !visit(self.tail, self.timestamp_ns, entry) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_found_by_sequence_and_by_slot() {
+        let mut index = Index::new(4);
+        for slot in 1..=200u64 {
+            index.applied(Slot(slot), slot * 1000, slot * 1000 + 500, Sequence((slot - 1) * 10), slot);
+        }
+        assert_eq!(index.block_of_sequence(Sequence(0)), None);
+        for (sequence, first_slot) in [(1, 1), (640, 1), (641, 65), (1999, 193)] {
+            let at = index.block_of_sequence(Sequence(sequence)).unwrap();
+            assert_eq!(index.blocks(at, 1)[0].first_slot, Slot(first_slot), "sequence {sequence}");
+        }
+        assert_eq!(index.block_of_slot(Slot(64)), Some(0));
+        assert_eq!(index.block_of_slot(Slot(65)), Some(1));
+        assert_eq!(index.block_of_slot(Slot(201)), None);
+        let last = index.blocks(3, 9);
+        assert_eq!((last.len(), last[0].start_pos, last[0].end_pos), (1, 193_000, 200_500));
+    }
+}
