@@ -4,6 +4,7 @@
 //! block's log positions, and walks its batches with [`Walker`], which needs no session table: only the runs listed as
 //! exceptions differ from "every entry is sequenced".
 
+use crate::sequencer::Verdict;
 use synod_wire::batch::Batch;
 use synod_wire::{Sequence, Slot};
 
@@ -69,9 +70,12 @@ impl Index {
         self.blocks.push(block);
     }
 
-    /// Notes a run of the slot applied last that was not sequenced whole.
-    pub fn except(&mut self, exception: Exception) {
-        self.exceptions.push(exception);
+    /// Notes what apply did with run number `at`, of `entries` entries, in the slot applied last.
+    pub fn outcome(&mut self, slot: Slot, at: usize, entries: u64, verdict: Verdict) {
+        if verdict.taken() != entries {
+            let skip = if let Verdict::Sequenced { skip, .. } = verdict { skip } else { 0 };
+            self.exceptions.push(Exception { slot, run: at as u32, skip, taken: verdict.taken() });
+        }
     }
 
     /// The block in which `sequence` was given, if it was.

@@ -1,5 +1,12 @@
 //! Synod, the appliance: one shard a core, its state machine, configuration and command line.
 
+pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod index;
+pub mod memory;
+pub mod node;
+pub mod pipeline;
 pub mod sequencer;
+pub mod shard;
+pub mod verify;

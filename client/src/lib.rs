@@ -1,1 +1,48 @@
-//! x
+//! Synod's client library: append entries to a group's log, read them back, ask a node how it fares.
+//!
+//! Three layers, each usable without the ones above it:
+//!
+//! * **Cores without I/O.** [`Core`] is a session that appends, [`ReadCore`] a reader. They take datagrams and the time
+//!   as arguments and yield datagrams and events, so that a test or a simulator runs exactly the code of production.
+//! * **Drivers.** [`Client`] and [`Reader`] put a UDP socket and a monotonic clock around a core. They have one thread:
+//!   the caller's.
+//! * **A blocking façade.** [`Appender`] waits for acknowledgements and turns events into results; [`status`] and
+//!   [`check_tail`] are single questions.
+//!
+//! # What a caller may rely on
+//!
+//! Entries of a session are sequenced in the order of [`Core::offer`], each at most once. Each offered entry ends in
+//! exactly one of [`Event::Acked`] and [`Event::Unknown`], in the order offered. After an `Unknown` the session is
+//! closed: whether the entry was sequenced is not known *here*. To find out, open a new session with the same client
+//! id: [`Event::Opened`] says the last client sequence committed. See [`Core`] for the rule on resuming.
+#![forbid(unsafe_code)]
+
+mod appender;
+mod client;
+mod error;
+mod options;
+mod query;
+mod read;
+mod reader;
+mod reply;
+mod retransmit;
+mod route;
+mod session;
+mod socket;
+mod window;
+
+#[cfg(test)]
+mod loopback_tests;
+#[cfg(test)]
+mod testing;
+
+pub use appender::{Ack, Appender};
+pub use client::Client;
+pub use error::{ClientError, Unavailable};
+pub use options::{Options, OptionsError, ReadOptions};
+pub use query::{Status, Tail, TailSource, check_tail, status};
+pub use read::{EntryRef, ReadCore, ReadCounters};
+pub use reader::Reader;
+pub use session::{CloseReason, Core, Counters, Event, OfferError};
+pub use synod_wire::client::{Counter, Refusal};
+pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};

@@ -9,7 +9,7 @@ use synod_wire::peer::ACCEPTED_BITS;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// Slots proposed, fetched or sent again in one step, so that a step's outputs are bounded.
-pub(crate) const BURST_SLOTS: usize = 32;
+pub const BURST_SLOTS: usize = 16;
 /// An accept request goes out again after `retransmit_ns << resends`, at most this far.
 const MAX_BACKOFF_SHIFT: u32 = 4;
 
@@ -164,6 +164,7 @@ impl Replica {
         let Some(state) = self.window.get_mut(slot) else { return };
         let Some(held) = state.accepted.filter(|held| held.ballot == ballot) else { return };
         state.resends = (state.resends + 1).min(MAX_BACKOFF_SHIFT);
+        self.resent += 1;
         state.resend_at_ns = now_ns + (retransmit_ns << state.resends);
         self.send(to, Message::Accept { ballot, slot, barrier: held.barrier }, Lsn::ZERO);
     }

@@ -33,5 +33,6 @@ mod rng;
 mod types;
 mod window;
 
+pub use leader::BURST_SLOTS;
 pub use replica::Replica;
 pub use types::*;

@@ -47,6 +47,7 @@ pub struct Replica {
     pub(crate) lost_elections: u32,
     pub(crate) promises: BTreeMap<NodeId, PromiseSet>,
     pub(crate) leading: Leading,
+    pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
     pub(crate) tick_at_ns: u64,
@@ -98,6 +99,7 @@ impl Replica {
             lost_elections: 0,
             promises: BTreeMap::new(),
             leading: Leading::default(),
+            resent: 0,
             heard_ns: BTreeMap::new(),
             tick_at_ns: now_ns,
             founded: restart.founded,
@@ -342,7 +344,7 @@ impl Replica {
     }
 
     /// Whether this node leads in the ballot that it promised.
-    pub(crate) fn leads(&self) -> bool {
+    pub fn leads(&self) -> bool {
         matches!(self.role, Role::Preparing | Role::Leader)
     }
 
@@ -394,6 +396,11 @@ impl Replica {
     /// How many slots damage hides; `None`: all above the prefix.
     pub fn unknown_slots(&self) -> Option<usize> {
         (!self.unknown_all).then(|| self.window.iter().filter(|(_, state)| state.unknown).count())
+    }
+
+    /// Accept requests that were sent again.
+    pub fn resent(&self) -> u64 {
+        self.resent
     }
 
     /// Whether so few members were heard lately that no quorum can be had.

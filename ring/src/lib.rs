@@ -11,10 +11,30 @@
 //! - **Log writes** are a [`Slice`] too. They must not change until their [`Event::Written`] came.
 //! - **Arenas** are mapped once and shared by reference count with the reactor, which keeps them until its ring is closed:
 //!   a write in flight never outlives its memory.
+#![cfg_attr(loom, allow(dead_code, reason = "only what meets other threads is modelled"))]
 
 mod arena;
+#[cfg(not(loom))]
+mod clock;
+mod port;
+#[cfg(not(loom))]
+mod settings;
+#[cfg(not(loom))]
+mod socket;
+mod sync;
+#[cfg(not(loom))]
+mod uring;
+mod wait;
+mod wake;
 
 pub use arena::{Arena, Slice};
+pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
+#[cfg(not(loom))]
+pub use settings::{Settings, Stats, WRITES_MAX};
+#[cfg(not(loom))]
+pub use uring::{CLOSE_WAIT, Features, UringIo, probe};
+pub use wait::{BACK_OFF_MAX_NS, BACK_OFF_MIN_NS, LATE_YIELD_NS, PROMPT_YIELDS, WaitMode};
+pub use wake::Waker;
 
 use std::net::SocketAddrV4;
 

@@ -1,1 +1,189 @@
-//! x
+//! The log on disk of one group: segments, group commit, recovery. Used by the shard (one [`Log`] a core, driven through
+//! [`Io`](synod_ring::Io)), by housekeeping threads ([`SegmentSpec::prepare`], [`LogReader`]) and by offline tools. Knows frames
+//! and Lsns; knows nothing of the protocol.
+//!
+//! # The contract on disk (format 1)
+//!
+//! **Address space.** The log is an unbounded space of byte positions (`u64`). Segment file `k`, named `{k:016x}.seg`, holds
+//! positions `[k * segment_bytes, (k + 1) * segment_bytes)`. Nothing (record or flush) crosses a multiple of [`STRIDE_BYTES`];
+//! `segment_bytes` is a multiple of it. In memory byte `pos` lies at `pos % arena_bytes` of a ring (`arena_bytes` is a
+//! multiple of the stride too), so what is appended, what is written and what is sent are the same bytes.
+//!
+//! | where | what |
+//! |---|---|
+//! | `lock` | held with flock(2) by the process that owns the directory |
+//! | `{k:016x}.seg.tmp` | a segment in preparation; worthless until it is renamed |
+//! | `{k:016x}.seg`, first block | one frame of kind `Segment`: whose log it is, and its geometry |
+//! | `{k:016x}.seg`, the rest | flushes; zeros where nothing was written yet |
+//!
+//! **A segment file** appears under its name only when it is whole: zeroed, its header (and in segment 0 the first flush, with
+//! Lsn 1) written, synced, then renamed, then the directory synced.
+//!
+//! **A flush** starts at a multiple of `block_bytes`, is the unit of writing, and is
+//!
+//! | part | layout |
+//! |---|---|
+//! | records | one [frame](synod_wire::frame) each, at multiples of 64, without gaps; zeros pad a frame to 64 |
+//! | trailer | one frame of kind `Trailer`: [`Trailer`](synod_wire::record::Trailer), one [`TrailerEntry`] a record |
+//! | padding | zeros to the next multiple of `block_bytes` |
+//!
+//! A record's Lsn is its predecessor's + 1, from 1. In a trailer's frame `lsn` is the Lsn of the last record so far, `slot` the
+//! *mark*: the durable Lsn when the flush was sealed, `promised` the promise at that time. A flush without records is an *idle mark*.
+//! The next flush starts where this one ends, or, if fewer than [`MIN_FLUSH_BYTES`] are left in the stride, at the next
+//! stride (behind the header block if a segment starts there); the trailer's `next` says so. Behind its last record's block a
+//! flush leaves room for a trailer in blocks of its own (see *Recovery*). A durable block is never written again.
+//!
+//! # Recovery
+//!
+//! Forward from segment 0. At each flush start the frames are followed as long as each is whole (both checksums), is of this
+//! cluster and group, and has exactly the next Lsn. A trailer there that names this start and these records closes the flush.
+//! Anything else at position `p` is resolved by searching forward, line by line, to the end of the last segment, for whole
+//! trailers. A trailer counts only at the place that it names, so a copy of it elsewhere (misdirected, or inside a payload) is
+//! nothing.
+//!
+//! | found | meaning | then |
+//! |---|---|---|
+//! | a trailer of the flush that holds `p` | its records that are whole and match are taken; the others are **damage**, named; none missing: the gap that an earlier recovery left | on at its `next` |
+//! | a later flush that follows without a missing Lsn | a trailer was lost, no record. **Damage** (of no record) if a mark covers `p`, else nothing | on at that flush |
+//! | a later flush, and some later mark at or above the first missing Lsn | **damage**; records are named as far as their headers are whole | on at that flush |
+//! | nothing of these, all zeros from `p`, `p` starts a flush | the end | |
+//! | nothing of these | a **torn tail**: whole records before `p` are kept, the rest is cut | |
+//!
+//! A crash can leave a whole trailer over a bad record; that is reported as damage all the same (a trailer cannot know).
+//! Frames with a lower Lsn than expected (an older generation) never match and count as empty.
+//!
+//! **The cut** is durable before anything is appended, and may itself be interrupted at any point:
+//! 1. all segments are synced: what was read is durable, kept records included;
+//! 2. from the next block boundary `b >= p` on, every block that is not zero is zeroed, in all segments; synced. (The block with
+//!    the last kept record is not touched.)
+//! 3. a flush of only a trailer is written at `b`, and synced. It names as its start the torn flush's, as its records the kept
+//!    ones, as its mark the last kept Lsn.
+//!
+//! Until 3 is whole on disk, the next recovery finds the same kept records and no more evidence than this one, and cuts
+//! again; afterwards it finds a trailer that holds `p` and misses nothing, and goes on behind it.
+//!
+//! Unreadable pages are bytes that are not whole, not a reason to stop. A missing segment, another format, another owner
+//! are errors. Segment 0 whose first record is gone with nothing behind it is an error too: it was whole when it was named.
+//!
+//! # Reading through maps
+//! Segments are read through `memmap2`, a stride at a time, by recovery, housekeeping and tools, never by a pipeline's core. An
+//! unreadable page under a map raises SIGBUS when touched, so no page is touched before MADV_POPULATE_READ (Linux 5.14)
+//! has brought it in: that call returns the error instead. Then the stride is locked in memory (as far as RLIMIT_MEMLOCK
+//! allows), so that it is not evicted and read again behind our back. Lengths are checked before mapping; nothing in this crate shortens
+//! a segment. What is left (a foreign process truncates a file under the map; a page is evicted in spite of all and then fails)
+//! ends the process, which is what a broken log disk does anyway.
+
+mod directory;
+mod error;
+mod flush;
+mod layout;
+mod log;
+mod observe;
+mod reader;
+mod recover;
+mod scan;
+mod segment;
+mod trailer;
+mod window;
+
+pub use error::LogError;
+pub use log::{Log, TURN_BYTES};
+pub use reader::{LogReader, ScanEnd};
+pub use recover::{Recovered, recover};
+pub use scan::{Damage, FlushMark, Item, TornTail};
+pub use segment::{PreparedSegment, SegmentSpec, format};
+pub use synod_wire::record::TrailerEntry;
+
+use synod_wire::{ClusterId, GroupId, NodeId};
+
+/// What no record and no flush crosses: large enough that skipping its end wastes little, small enough to map and read at once.
+pub const STRIDE_BYTES: u64 = 4 << 20;
+/// A flush does not start with fewer bytes than this before its stride's end: any single record and its trailer fit.
+pub const MIN_FLUSH_BYTES: u64 = 128 << 10;
+/// The smallest unit of writes, even on devices that accept less: a page, so that flushes share no page of the page cache.
+pub const MIN_BLOCK_BYTES: u32 = 4096;
+/// The largest unit of writes: any record in blocks of its own and a trailer in a block of its own fit [`MIN_FLUSH_BYTES`].
+pub const MAX_BLOCK_BYTES: u32 = 16 << 10;
+/// The largest segment: a bound for what a header may claim.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 40;
+
+/// Whose log it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// The node.
+    pub node: NodeId,
+    /// The node's life: another number for each log that was formatted for it.
+    pub incarnation: u64,
+}
+
+/// Whose log the caller takes it to be; the incarnation is learnt from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// Where a frame lies in the log: header and payload, without padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Its position.
+    pub pos: u64,
+    /// Bytes of header and payload.
+    pub bytes: u32,
+}
+
+impl Place {
+    /// Where the frame behind it would start.
+    pub fn end(self) -> u64 {
+        self.pos + synod_wire::frame::aligned(self.bytes as usize) as u64
+    }
+}
+
+/// Sizes that the configuration sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of a segment file: a multiple of [`STRIDE_BYTES`]. Fixed when the log is formatted.
+    pub segment_bytes: u64,
+    /// Bytes of the ring in memory: a multiple of [`STRIDE_BYTES`], at least two.
+    pub arena_bytes: usize,
+    /// Log writes in flight at once, from 1. More than one pays on devices with parallel synced writes only.
+    pub max_in_flight: usize,
+    /// A flush is closed before it grows beyond this: [`MIN_FLUSH_BYTES`] to half a stride.
+    pub max_flush_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { segment_bytes: 256 << 20, arena_bytes: 64 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 }
+    }
+}
+
+impl Settings {
+    /// Whether the sizes fit together.
+    pub fn check(&self) -> Result<(), LogError> {
+        let bad = |field, value, rule| Err(LogError::Setting { field, value, rule });
+        let segment = self.segment_bytes;
+        if segment == 0 || !segment.is_multiple_of(STRIDE_BYTES) || segment > MAX_SEGMENT_BYTES {
+            return bad("segment_bytes", segment, "a multiple of 4 MiB, at most 1 TiB");
+        }
+        let arena = self.arena_bytes as u64;
+        if arena < 2 * STRIDE_BYTES || !arena.is_multiple_of(STRIDE_BYTES) {
+            return bad("arena_bytes", arena, "a multiple of 4 MiB, at least 8 MiB");
+        }
+        if !(1..=64).contains(&self.max_in_flight) {
+            return bad("max_in_flight", self.max_in_flight as u64, "1 to 64");
+        }
+        if !(MIN_FLUSH_BYTES..=STRIDE_BYTES / 2).contains(&(self.max_flush_bytes as u64)) {
+            return bad("max_flush_bytes", self.max_flush_bytes as u64, "128 KiB to 2 MiB");
+        }
+        Ok(())
+    }
+}

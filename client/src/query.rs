@@ -1,0 +1,301 @@
+//! Single questions: how a node fares, and how far the log reaches. Each call has a socket of its own and ends with it.
+
+use crate::error::{ClientError, Unavailable};
+use crate::options::{OptionsError, check_members, nanos};
+use crate::reply::{Reply, finish_request};
+use crate::socket::{RECEIVE_BATCH, RECEIVE_BYTES, Socket};
+use std::net::SocketAddrV4;
+use std::time::Duration;
+use synod_wire::client::{Counter, ReadBody, Refusal, StatusBody, role};
+use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes};
+use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Sequence, Slot};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32, U64};
+
+/// An unanswered question is repeated this often: far above a round trip, far below a person's patience.
+const REPEAT_NS: u64 = 50_000_000;
+/// Sockets are not shared between calls, so one number tells our answers.
+const REQUEST_ID: u64 = 1;
+
+/// A node's state of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The node that answered.
+    pub node: NodeId,
+    /// The configuration that it goes by.
+    pub epoch: Epoch,
+    /// One of [`synod_wire::client::role`]; [`Status::role_name`] says it in words.
+    pub role: u8,
+    /// The leader that it knows.
+    pub leader: Option<NodeId>,
+    /// Its promised ballot.
+    pub promised: Ballot,
+    /// The prefix that it holds and knows chosen.
+    pub chosen: Slot,
+    /// The last slot applied.
+    pub applied: Slot,
+    /// The highest slot accepted.
+    pub accepted: Slot,
+    /// The durable Lsn.
+    pub durable_lsn: Lsn,
+    /// The durable position in the log.
+    pub durable_bytes: u64,
+    /// The last sequence applied.
+    pub tail: Sequence,
+    /// Sessions in the table.
+    pub sessions: u64,
+    /// Since the shard started.
+    pub uptime: Duration,
+    /// The core that the pipeline is pinned to.
+    pub core: Option<u32>,
+    /// Slots whose vote is unknown after damage: 0 none, `u32::MAX` all above the prefix.
+    pub unknown_slots: u32,
+    /// The counters as they came: a newer node may have more than [`Counter`] names, an older one fewer.
+    pub counters: Vec<u64>,
+}
+
+impl Status {
+    /// A counter, if the node has it.
+    pub fn counter(&self, counter: Counter) -> Option<u64> {
+        self.counters.get(counter as usize).copied()
+    }
+
+    /// The counters that have a name, in order.
+    pub fn named_counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Counter::ALL.iter().map(|counter| counter.name()).zip(self.counters.iter().copied())
+    }
+
+    /// The role in one word.
+    pub fn role_name(&self) -> &'static str {
+        match self.role {
+            role::FOLLOWER => "follower",
+            role::CANDIDATE => "candidate",
+            role::PREPARING => "preparing",
+            role::LEADER => "leader",
+            role::JOINING => "joining",
+            role::HALTED => "halted",
+            _ => "unknown",
+        }
+    }
+
+    fn from_reply(header: &Header, body: &StatusBody, counters: &[U64]) -> Status {
+        Status {
+            node: header.from,
+            epoch: header.epoch,
+            role: body.role,
+            leader: (body.has_leader == 1).then_some(NodeId(body.leader)),
+            promised: Ballot::unpack(body.promised.get()),
+            chosen: Slot(body.chosen.get()),
+            applied: Slot(body.applied.get()),
+            accepted: Slot(body.accepted.get()),
+            durable_lsn: Lsn(body.durable_lsn.get()),
+            durable_bytes: body.durable_bytes.get(),
+            tail: Sequence(body.tail.get()),
+            sessions: body.sessions.get(),
+            uptime: Duration::from_nanos(body.uptime_ns.get()),
+            core: Some(body.core.get()).filter(|core| *core != u32::MAX),
+            unknown_slots: body.unknown_slots.get(),
+            counters: counters.iter().map(|value| value.get()).collect(),
+        }
+    }
+}
+
+/// How far a group's log reaches, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The last sequence; zero: the log is empty.
+    pub sequence: Sequence,
+    /// What the number rests on.
+    pub source: TailSource,
+}
+
+/// What a [`Tail`] rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TailSource {
+    /// The node that leads, among those that answered the one with the highest ballot.
+    Leader(NodeId),
+    /// No leader answered: the highest number of those that did. The log may reach further.
+    Highest {
+        /// The members that answered.
+        answered: usize,
+        /// The members asked.
+        members: usize,
+    },
+}
+
+/// Asks one node how it fares with `group`; repeats the question until `timeout`.
+pub fn status(
+    member: SocketAddrV4,
+    cluster: ClusterId,
+    group: GroupId,
+    timeout: Duration,
+) -> Result<Status, ClientError> {
+    let mut round = Round::new(vec![member], cluster, group, false)?;
+    round.run(timeout, |answers| answers[0].status.is_some() || answers[0].refusal.is_some())?;
+    let answer = round.answers.swap_remove(0);
+    match (answer.status, answer.refusal) {
+        (Some(status), _) => Ok(status),
+        (None, Some((refusal, detail))) => Err(ClientError::Refused { refusal, detail }),
+        (None, None) => Err(ClientError::NoAnswer(round.unavailable(timeout))),
+    }
+}
+
+/// Asks all members for the last sequence of `group`'s log. The leader's word counts, once a majority has said who that
+/// is; without one, the highest that was answered until `timeout`.
+pub fn check_tail(
+    members: Vec<SocketAddrV4>,
+    cluster: ClusterId,
+    group: GroupId,
+    timeout: Duration,
+) -> Result<Tail, ClientError> {
+    let mut round = Round::new(members, cluster, group, true)?;
+    round.run(timeout, tail_is_clear)?;
+    let answers = &round.answers;
+    if let Some((node, sequence)) = leaders_tail(answers) {
+        return Ok(Tail { sequence, source: TailSource::Leader(node) });
+    }
+    let told = || answers.iter().filter_map(Answer::tail_told);
+    match told().max() {
+        Some(sequence) => {
+            let source = TailSource::Highest { answered: told().count(), members: answers.len() };
+            Ok(Tail { sequence, source })
+        }
+        None => Err(ClientError::NoAnswer(round.unavailable(timeout))),
+    }
+}
+
+/// What one member has answered.
+#[derive(Debug)]
+struct Answer {
+    address: SocketAddrV4,
+    status: Option<Status>,
+    tail: Option<Sequence>,
+    refusal: Option<(Refusal, u64)>,
+}
+
+impl Answer {
+    fn tail_told(&self) -> Option<Sequence> {
+        self.tail.or(self.status.as_ref().map(|status| status.tail))
+    }
+}
+
+/// The leader with the highest ballot among those that say they lead, with the tail that it told.
+fn leaders_tail(answers: &[Answer]) -> Option<(NodeId, Sequence)> {
+    let leading = |answer: &&Answer| answer.status.as_ref().is_some_and(|status| status.role == role::LEADER);
+    let leader = answers.iter().filter(leading).max_by_key(|answer| answer.status.as_ref().map(|s| s.promised))?;
+    Some((leader.status.as_ref()?.node, leader.tail?))
+}
+
+/// Whether further answers would not change the outcome for the better.
+fn tail_is_clear(answers: &[Answer]) -> bool {
+    let statuses = answers.iter().filter(|answer| answer.status.is_some()).count();
+    let complete = |answer: &Answer| answer.status.is_some() && (answer.tail.is_some() || answer.refusal.is_some());
+    let led = 2 * statuses > answers.len() && leaders_tail(answers).is_some();
+    led || answers.iter().all(complete)
+}
+
+/// The same questions to some members at once, repeated until they are answered.
+struct Round {
+    socket: Socket,
+    cluster: ClusterId,
+    group: GroupId,
+    asks_tail: bool,
+    answers: Vec<Answer>,
+    answered: bool,
+}
+
+impl Round {
+    fn new(
+        members: Vec<SocketAddrV4>,
+        cluster: ClusterId,
+        group: GroupId,
+        asks_tail: bool,
+    ) -> Result<Round, ClientError> {
+        check_members(members.len()).map_err(|error: OptionsError| ClientError::Options(error))?;
+        let answers =
+            members.into_iter().map(|address| Answer { address, status: None, tail: None, refusal: None }).collect();
+        Ok(Round { socket: Socket::bind(Duration::ZERO)?, cluster, group, asks_tail, answers, answered: false })
+    }
+
+    /// Until `done` or `timeout`.
+    fn run(&mut self, timeout: Duration, done: impl Fn(&[Answer]) -> bool) -> Result<(), ClientError> {
+        let until_ns = self.socket.now_ns().saturating_add(nanos(timeout));
+        let mut repeat_ns = 0;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        while !done(&self.answers) {
+            let now_ns = self.socket.now_ns();
+            if now_ns >= until_ns {
+                break;
+            }
+            if now_ns >= repeat_ns {
+                self.ask()?;
+                repeat_ns = now_ns + REPEAT_NS;
+            }
+            self.socket.wait(now_ns, until_ns.min(repeat_ns), false)?;
+            for _ in 0..RECEIVE_BATCH {
+                let Some((length, from)) = self.socket.receive(&mut buffer)? else {
+                    break;
+                };
+                self.take(from, &buffer[..length]);
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self) -> Result<(), ClientError> {
+        let mut out = [0; frame_bytes(size_of::<ReadBody>())];
+        for answer in &self.answers {
+            // A full socket buffer or a lost datagram: the question is repeated anyway.
+            if answer.status.is_none() {
+                let length = finish_request(&mut out, Kind::Status, self.cluster, self.group, REQUEST_ID, 0);
+                self.socket.send(&out[..length], answer.address)?;
+            }
+            if self.asks_tail && answer.tail.is_none() {
+                let body = ReadBody {
+                    request_id: U64::new(REQUEST_ID),
+                    from_sequence: U64::ZERO,
+                    max_entries: U32::ZERO,
+                    max_datagrams: U16::new(1),
+                    wait_ms: U16::ZERO,
+                };
+                let bytes = size_of::<ReadBody>();
+                out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(body.as_bytes());
+                let length = finish_request(&mut out, Kind::Read, self.cluster, self.group, REQUEST_ID, bytes);
+                self.socket.send(&out[..length], answer.address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files what `from` answers; what is malformed or not asked for is ignored, for the question is repeated.
+    fn take(&mut self, from: SocketAddrV4, datagram: &[u8]) {
+        let Some(answer) = self.answers.iter_mut().find(|answer| answer.address == from) else {
+            return;
+        };
+        let ours = |frame: &Frame| frame.header.cluster == self.cluster && frame.header.group == self.group;
+        for frame in Frames::new(datagram).map_while(Result::ok).filter(ours) {
+            self.answered = true;
+            match Reply::parse(&frame) {
+                Ok(Reply::Status(body, counters)) if body.request_id.get() == REQUEST_ID => {
+                    answer.status = Some(Status::from_reply(&frame.header, &body, counters));
+                }
+                Ok(Reply::Read(body, _)) if body.request_id.get() == REQUEST_ID => {
+                    answer.tail = Some(Sequence(body.tail.get()));
+                }
+                Ok(Reply::Rejected(rejection)) => answer.refusal = Some((rejection.refusal, rejection.detail)),
+                _ => {}
+            }
+        }
+    }
+
+    fn unavailable(&self, waited: Duration) -> Unavailable {
+        let refusal = |answer: &Answer| answer.refusal.map(|(refusal, _)| (answer.address, refusal));
+        Unavailable {
+            members: self.answers.len(),
+            waited,
+            answered: self.answered,
+            last_refusal: self.answers.iter().find_map(refusal),
+            send_error: self.socket.send_error(),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! A group under random faults in simulated time: datagrams are lost, doubled, delayed and reordered, links are cut one way
+//! or both, processes crash and freeze, disks are slow, lose what was not synced, and one of them is damaged.
+//!
+//! The run has two phases, as in TigerBeetle's simulator: chaos, in which only safety is checked, and calm, in which the
+//! group has to converge and to commit something new within a bound. Everything follows from the seed.
+
+use super::checks::Checks;
+use super::disk::{Damage, Disk};
+use super::node::{Node, Packet};
+use super::random::Random;
+use super::{MS, settings};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use synod_paxos::{Input, Replica, Role};
+use synod_wire::{Lsn, NodeId, Quorums, Slot};
+
+/// How long the faults last.
+const CHAOS_NS: u64 = 3_000 * MS;
+/// How long the group may take to converge afterwards. A candidate's time-out has backed off to eight times the longest one
+/// at most, and the election that it then starts may be lost once.
+const CALM_NS: u64 = 12 * 300 * MS;
+/// Events that no run needs: the group talks without end.
+const MAX_EVENTS: u64 = 2_000_000;
+
+/// What a seed draws: some runs are nearly quiet, some nearly hopeless (swarm testing, Groce et al., 2012).
+#[derive(Debug)]
+struct Faults {
+    loss_percent: u64,
+    double_percent: u64,
+    delay_ns: u64,
+    late_percent: u64,
+    sync_ns: u64,
+    stall_percent: u64,
+    crash_every_ns: u64,
+    cut_every_ns: u64,
+    freeze_every_ns: u64,
+    damage_percent: u64,
+    propose_every_ns: u64,
+    burst: u64,
+}
+
+impl Faults {
+    fn draw(random: &mut Random) -> Faults {
+        Faults {
+            loss_percent: random.pick(&[0, 0, 1, 5, 15, 30]),
+            double_percent: random.pick(&[0, 0, 2, 10, 30]),
+            delay_ns: random.pick(&[MS / 10, MS, 5 * MS, 20 * MS]),
+            late_percent: random.pick(&[0, 0, 1, 5, 20]),
+            sync_ns: random.pick(&[MS / 10, MS, 10 * MS, 40 * MS]),
+            stall_percent: random.pick(&[0, 0, 1, 5]),
+            crash_every_ns: random.pick(&[u64::MAX, 1_000 * MS, 300 * MS, 100 * MS]),
+            cut_every_ns: random.pick(&[u64::MAX, 500 * MS, 100 * MS]),
+            freeze_every_ns: random.pick(&[u64::MAX, u64::MAX, 400 * MS]),
+            damage_percent: random.pick(&[0, 0, 20, 60]),
+            propose_every_ns: random.pick(&[MS, 5 * MS, 30 * MS]),
+            burst: random.pick(&[1, 1, 4, 20]),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Event {
+    Arrive(Packet),
+    Synced { node: NodeId, life: u32, upto: Lsn },
+    Crash,
+    Start(NodeId),
+    Cut,
+    Heal,
+    Freeze,
+    Propose,
+}
+
+/// One run.
+pub(crate) struct Chaos {
+    random: Random,
+    faults: Faults,
+    calm: bool,
+    now_ns: u64,
+    nodes: Vec<Node>,
+    checks: Checks,
+    events: BTreeMap<Reverse<(u64, u64)>, Event>,
+    scheduled: u64,
+    syncing: BTreeSet<NodeId>,
+    cuts: BTreeSet<(NodeId, NodeId)>,
+    frozen_until_ns: BTreeMap<NodeId, u64>,
+    /// The one node whose disk may be damaged, if the others suffice.
+    fragile: Option<NodeId>,
+    proposed: u64,
+    steps: u64,
+}
+
+impl Chaos {
+    /// The group that the seed draws.
+    pub(crate) fn new(seed: u64) -> Chaos {
+        let mut random = Random::new(seed);
+        let size = random.pick(&[3u8, 3, 5]);
+        let majority = Quorums::majority(size.into());
+        let read_heavy = Quorums { phase1: majority.phase1 + 1, phase2: majority.phase2 - 1 };
+        let quorums = random.pick(&[majority, majority, majority, read_heavy]);
+        let window_slots = random.pick(&[2, 8, 64]);
+        let fresh = random.chance(20);
+        let mut checks = Checks::new(quorums.phase2);
+        let nodes = (1..=size).map(|me| {
+            let mut settings = settings(me, size);
+            settings.quorums = quorums;
+            settings.window_slots = window_slots;
+            settings.fetch_slots = random.pick(&[4, 16]);
+            settings.seed = random.word();
+            let disk = if fresh { Disk::default() } else { Node::founded_disk(&settings) };
+            let mut node = Node::new(settings, disk);
+            node.start(0);
+            node
+        });
+        let nodes: Vec<Node> = nodes.collect();
+        let spare = usize::from(size) > quorums.phase1.max(quorums.phase2);
+        let fragile = Some(NodeId(random.between(1, size.into()) as u8)).filter(|_| spare);
+        let faults = Faults::draw(&mut random);
+        checks.describe(format!("seed {seed}: {size} nodes, {quorums:?}, window {window_slots}, {faults:?}"));
+        let mut chaos = Chaos {
+            random,
+            faults,
+            calm: false,
+            now_ns: 0,
+            nodes,
+            checks,
+            events: BTreeMap::new(),
+            scheduled: 0,
+            syncing: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            frozen_until_ns: BTreeMap::new(),
+            fragile,
+            proposed: 0,
+            steps: 0,
+        };
+        chaos.schedule(MS, Event::Propose);
+        chaos.again(chaos.faults.crash_every_ns, Event::Crash);
+        chaos.again(chaos.faults.cut_every_ns, Event::Cut);
+        chaos.again(chaos.faults.freeze_every_ns, Event::Freeze);
+        chaos
+    }
+
+    /// Runs both phases; returns the steps taken.
+    pub(crate) fn run(mut self) -> u64 {
+        self.advance(CHAOS_NS, |_| false);
+        self.become_calm();
+        let target = self.proposed + 1;
+        let end = self.now_ns + CALM_NS;
+        self.advance(end, |chaos| chaos.proposed >= target && chaos.converged());
+        assert!(self.converged(), "no convergence {CALM_NS} ns after the last fault: {}", self.describe());
+        self.steps
+    }
+
+    fn describe(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| match &node.replica {
+            Some(replica) => format!("{replica:#?}\n"),
+            None => format!("node {} is down\n", node.settings.me),
+        });
+        nodes.collect()
+    }
+
+    fn schedule(&mut self, after_ns: u64, event: Event) {
+        self.scheduled += 1;
+        self.events.insert(Reverse((self.now_ns + after_ns, self.scheduled)), event);
+    }
+
+    /// Schedules a fault that comes about every `every_ns`, while there is chaos.
+    fn again(&mut self, every_ns: u64, event: Event) {
+        if every_ns != u64::MAX && !self.calm {
+            let after = self.random.between(every_ns / 2, every_ns * 3 / 2);
+            self.schedule(after, event);
+        }
+    }
+
+    /// Runs events and timers up to `end`, or until `done`.
+    fn advance(&mut self, end: u64, done: impl Fn(&Chaos) -> bool) {
+        while !done(self) {
+            let event = self.events.last_key_value().map_or(u64::MAX, |(Reverse((at, _)), _)| *at);
+            let timer = self.next_timer();
+            let timer_at = timer.map_or(u64::MAX, |(at, _)| at);
+            if event.min(timer_at) > end {
+                break;
+            }
+            self.now_ns = self.now_ns.max(event.min(timer_at));
+            match timer {
+                Some((at, node)) if at < event => self.step(node, Input::Timeout, None),
+                _ => {
+                    let (_, event) = self.events.pop_last().expect("an event is due");
+                    self.happen(event);
+                }
+            }
+            self.steps += 1;
+            assert!(self.steps < MAX_EVENTS, "{MAX_EVENTS} events without an end");
+        }
+        self.now_ns = self.now_ns.max(end.min(self.now_ns));
+    }
+
+    fn next_timer(&self) -> Option<(u64, NodeId)> {
+        let due = self.nodes.iter().filter_map(|node| {
+            let at = node.replica.as_ref().map(Replica::poll_timeout)?;
+            let me = node.settings.me;
+            Some((at.max(self.frozen_until_ns.get(&me).copied().unwrap_or_default()), me))
+        });
+        due.min()
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[usize::from(id.0) - 1]
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        NodeId(self.random.between(1, self.nodes.len() as u64) as u8)
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrive(packet) => self.arrive(packet),
+            Event::Synced { node, life, upto } => self.synced(node, life, upto),
+            Event::Crash => {
+                self.crash();
+                self.again(self.faults.crash_every_ns, Event::Crash);
+            }
+            Event::Start(id) => self.start(id),
+            Event::Cut => {
+                self.cut();
+                self.again(self.faults.cut_every_ns, Event::Cut);
+            }
+            Event::Heal => self.cuts.clear(),
+            Event::Freeze => {
+                let (id, until) = (self.any_node(), self.now_ns + self.random.between(MS, 500 * MS));
+                self.frozen_until_ns.insert(id, until);
+                self.again(self.faults.freeze_every_ns, Event::Freeze);
+            }
+            Event::Propose => self.propose(),
+        }
+    }
+
+    fn arrive(&mut self, packet: Packet) {
+        let until = self.frozen_until_ns.get(&packet.to).copied().unwrap_or_default();
+        if until > self.now_ns {
+            return self.schedule(until - self.now_ns, Event::Arrive(packet));
+        }
+        let Packet { from, to, lsn, message, value } = packet;
+        self.step(to, Input::Message { from, lsn, message }, value);
+    }
+
+    fn step(&mut self, id: NodeId, input: Input, value: Option<super::Value>) {
+        let node = &mut self.nodes[usize::from(id.0) - 1];
+        let sent = node.step(self.now_ns, input, value, &mut self.checks);
+        self.send(sent);
+        self.sync(id);
+    }
+
+    /// Starts a sync of all that is logged, unless one is under way (group commit).
+    fn sync(&mut self, id: NodeId) {
+        let (faults, calm) = (&self.faults, self.calm);
+        let node = &self.nodes[usize::from(id.0) - 1];
+        if node.replica.is_none() || node.disk.last() == node.disk.durable() || self.syncing.contains(&id) {
+            return;
+        }
+        let (life, upto) = (node.life, node.disk.last());
+        let usual = if calm { MS } else { faults.sync_ns };
+        let stalls = !calm && self.random.chance(faults.stall_percent);
+        let after = self.random.between(usual / 10, if stalls { 500 * MS } else { usual });
+        self.syncing.insert(id);
+        self.schedule(after, Event::Synced { node: id, life, upto });
+    }
+
+    fn synced(&mut self, id: NodeId, life: u32, upto: Lsn) {
+        let node = &mut self.nodes[usize::from(id.0) - 1];
+        if node.life != life || node.replica.is_none() {
+            return;
+        }
+        self.syncing.remove(&id);
+        let sent = node.synced(self.now_ns, upto, &mut self.checks);
+        self.send(sent);
+        self.sync(id);
+    }
+
+    fn send(&mut self, sent: Vec<Packet>) {
+        for packet in sent {
+            let lost = !self.calm && self.random.chance(self.faults.loss_percent);
+            if lost || self.cuts.contains(&(packet.from, packet.to)) {
+                continue;
+            }
+            let copies = 1 + u64::from(!self.calm && self.random.chance(self.faults.double_percent));
+            for _ in 0..copies {
+                let late = !self.calm && self.random.chance(self.faults.late_percent);
+                let longest = match (self.calm, late) {
+                    (true, _) => MS,
+                    (false, true) => 600 * MS,
+                    (false, false) => self.faults.delay_ns,
+                };
+                let after = self.random.between(longest / 10, longest);
+                self.schedule(after, Event::Arrive(packet.clone()));
+            }
+        }
+    }
+
+    /// A crash loses a random part of what is not synced, and the fragile disk may be damaged meanwhile.
+    fn crash(&mut self) {
+        let id = self.any_node();
+        if self.node(id).replica.is_none() {
+            return;
+        }
+        let node = &mut self.nodes[usize::from(id.0) - 1];
+        let survive = Lsn(self.random.between(node.disk.durable().0, node.disk.last().0));
+        node.crash(survive, &mut self.checks);
+        self.syncing.remove(&id);
+        if self.fragile == Some(id) && self.random.chance(self.faults.damage_percent) {
+            self.damage(id);
+        }
+        let after = self.random.between(MS, 400 * MS);
+        self.schedule(after, Event::Start(id));
+    }
+
+    fn damage(&mut self, id: NodeId) {
+        let slots = self.node(id).disk.slots();
+        let recent = &slots[slots.len().saturating_sub(20)..];
+        for _ in 0..self.random.between(1, 4) {
+            if recent.is_empty() {
+                return;
+            }
+            let (slot, how) = (self.random.pick(recent), self.random.pick(&[Damage::Named, Damage::Nameless]));
+            self.node(id).disk.damage_slot(slot, how);
+        }
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let now_ns = self.now_ns;
+        if self.node(id).replica.is_none() {
+            self.node(id).start(now_ns);
+        }
+    }
+
+    /// Cuts a link one way or both, or a node from all others; all cuts heal together.
+    fn cut(&mut self) {
+        let (a, b) = (self.any_node(), self.any_node());
+        match self.random.between(0, 2) {
+            0 => {
+                self.cuts.insert((a, b));
+            }
+            1 => self.cuts.extend([(a, b), (b, a)]),
+            _ => {
+                let others: Vec<NodeId> = self.nodes.iter().map(|node| node.settings.me).collect();
+                self.cuts.extend(others.iter().flat_map(|other| [(a, *other), (*other, a)]));
+            }
+        }
+        let after = self.random.between(10 * MS, 800 * MS);
+        self.schedule(after, Event::Heal);
+    }
+
+    /// Every node that may proposes a few values.
+    fn propose(&mut self) {
+        for id in (1..=self.nodes.len() as u8).map(NodeId) {
+            for _ in 0..self.faults.burst {
+                let frozen = self.frozen_until_ns.get(&id).is_some_and(|until| *until > self.now_ns);
+                let may = |node: &Node| node.replica.as_ref().is_some_and(Replica::can_propose);
+                if frozen || !may(self.node(id)) {
+                    break;
+                }
+                self.proposed += 1;
+                let value = format!("v{}", self.proposed).into();
+                self.step(id, Input::Propose, Some(value));
+            }
+        }
+        let after = self.faults.propose_every_ns;
+        self.schedule(after, Event::Propose);
+    }
+
+    /// No more faults; whoever is down is started.
+    fn become_calm(&mut self) {
+        self.calm = true;
+        self.cuts.clear();
+        self.frozen_until_ns.clear();
+        for id in (1..=self.nodes.len() as u8).map(NodeId) {
+            self.start(id);
+        }
+    }
+
+    /// All values ever chosen are delivered everywhere, one node leads, and something new was chosen since the calm.
+    fn converged(&self) -> bool {
+        let leaders = self.nodes.iter().filter(|node| node.replica.as_ref().is_some_and(|r| r.role() == Role::Leader));
+        let Some((last, _)) = self.checks.chosen().last() else { return false };
+        let recent = self.calm_since.is_some_and(|before| last > before);
+        leaders.count() == 1 && recent && self.nodes.iter().all(|node| node.applied.len() as u64 >= last.0)
+    }
+}

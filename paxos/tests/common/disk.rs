@@ -1,0 +1,223 @@
+//! A simulated log: what a node has logged, how much of it is synced, what a crash leaves, and what recovery makes of it.
+
+use super::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use synod_paxos::{Held, Record, Restart, Unknown};
+use synod_wire::{Ballot, Lsn, NodeId, Slot};
+
+/// The record that `format` writes has Lsn 1; what the core logs follows.
+const FORMATTED: Lsn = Lsn(1);
+
+/// How a record was damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// A valid trailer still says which slot it was for.
+    Named,
+    /// Nothing says what it was.
+    Nameless,
+}
+
+/// A record with the bytes of its value.
+#[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    pub(crate) promised: Ballot,
+    pub(crate) record: Record,
+    pub(crate) value: Option<Value>,
+    pub(crate) damage: Option<Damage>,
+}
+
+/// A value as the log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Copy {
+    pub(crate) value: Value,
+    pub(crate) ballot: Ballot,
+    pub(crate) barrier: bool,
+}
+
+/// A node's log. Cloned, it is a disk image to roll back to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    records: Vec<Logged>,
+    synced: usize,
+    /// The last synced copy of each slot: what the node may vouch for.
+    stable: BTreeMap<Slot, Copy>,
+    stable_promise: Ballot,
+}
+
+/// What recovery read.
+pub(crate) struct Recovered {
+    pub(crate) restart: Restart,
+    pub(crate) copies: BTreeMap<Slot, Copy>,
+}
+
+impl Disk {
+    /// The Lsn of the last record.
+    pub(crate) fn last(&self) -> Lsn {
+        Lsn(FORMATTED.0 + self.records.len() as u64)
+    }
+
+    /// The Lsn up to which the log is synced.
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn(FORMATTED.0 + self.synced as u64)
+    }
+
+    /// The highest promise that is synced.
+    pub(crate) fn stable_promise(&self) -> Ballot {
+        self.stable_promise
+    }
+
+    /// The last synced copy of the value at `slot`.
+    pub(crate) fn stable(&self, slot: Slot) -> Option<&Copy> {
+        self.stable.get(&slot)
+    }
+
+    pub(crate) fn append(&mut self, lsn: Lsn, logged: Logged) {
+        assert_eq!(lsn, self.last().next(), "Lsns are dense");
+        self.records.push(logged);
+    }
+
+    /// Syncs up to `upto`; returns what became durable.
+    pub(crate) fn sync(&mut self, upto: Lsn) -> Vec<Logged> {
+        let synced = (upto.0 - FORMATTED.0) as usize;
+        assert!(synced >= self.synced && synced <= self.records.len(), "synced backwards or beyond the end");
+        let fresh = self.records[self.synced..synced].to_vec();
+        self.synced = synced;
+        for logged in &fresh {
+            self.stable_promise = self.stable_promise.max(logged.promised);
+            if let Some((slot, copy)) = copy_of(logged) {
+                self.stable.insert(slot, copy);
+            }
+        }
+        fresh
+    }
+
+    /// A crash: what is not synced is gone.
+    pub(crate) fn lose_unsynced(&mut self) {
+        self.records.truncate(self.synced);
+    }
+
+    /// Damages the last synced record of a value at `slot`; false if there is none.
+    pub(crate) fn damage_slot(&mut self, slot: Slot, damage: Damage) -> bool {
+        let hit = |logged: &&mut Logged| copy_of(logged).is_some_and(|(at, _)| at == slot) && logged.damage.is_none();
+        let found = self.records[..self.synced].iter_mut().rev().find(hit);
+        found.map(|logged| logged.damage = Some(damage)).is_some()
+    }
+
+    /// The slots whose values are in the synced log.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.stable.keys().copied().collect()
+    }
+
+    /// What recovery finds (DESIGN, "Damage").
+    pub(crate) fn recover(&self) -> Recovered {
+        let mut scan = Scan { promised: Ballot::ZERO, ..Scan::default() };
+        for (i, logged) in self.records.iter().enumerate() {
+            scan.read(Lsn(FORMATTED.0 + 1 + i as u64), logged);
+        }
+        scan.finish(self.last())
+    }
+}
+
+/// The value that a record holds.
+fn copy_of(logged: &Logged) -> Option<(Slot, Copy)> {
+    let (slot, ballot, barrier) = match logged.record {
+        Record::Accepted { slot, ballot, barrier, .. } => (slot, ballot, barrier),
+        Record::Learnt { slot, ballot, barrier } => (slot, ballot, barrier),
+        _ => return None,
+    };
+    let value = logged.value.clone().expect("a value's record has its bytes");
+    Some((slot, Copy { value, ballot, barrier }))
+}
+
+/// A recovery scan under way.
+#[derive(Default)]
+struct Scan {
+    promised: Ballot,
+    copies: BTreeMap<Slot, (Lsn, Copy)>,
+    chosen: BTreeSet<Slot>,
+    chosen_upto: Slot,
+    founded: Option<Vec<(NodeId, u64)>>,
+    counted: Vec<(NodeId, Lsn)>,
+    /// Slots that a trailer names as damaged, with the Lsn of the damage.
+    named: Vec<(Lsn, Slot)>,
+    nameless: Lsn,
+    damaged: Lsn,
+    repaired: Lsn,
+}
+
+impl Scan {
+    fn read(&mut self, lsn: Lsn, logged: &Logged) {
+        // A damaged record's promise stands in its neighbours and in the trailer.
+        self.promised = self.promised.max(logged.promised);
+        if let Some(damage) = logged.damage {
+            self.damaged = lsn;
+            match (damage, copy_of(logged)) {
+                (Damage::Named, Some((slot, _))) => self.named.push((lsn, slot)),
+                (Damage::Named, None) => {}
+                (Damage::Nameless, _) => self.nameless = lsn,
+            }
+            return;
+        }
+        if let Some((slot, copy)) = copy_of(logged) {
+            self.copies.insert(slot, (lsn, copy));
+        }
+        match &logged.record {
+            Record::Learnt { slot, .. } => {
+                self.chosen.insert(*slot);
+                self.chosen_upto = self.chosen_upto.max(*slot);
+            }
+            Record::Chosen(ranges) => {
+                for range in ranges.as_slice() {
+                    let held = self.copies.range(range.first..=range.last);
+                    let same = held.filter(|(_, (_, copy))| copy.ballot == range.ballot).map(|(slot, _)| *slot);
+                    self.chosen.extend(same);
+                    self.chosen_upto = self.chosen_upto.max(range.last);
+                }
+            }
+            Record::Founded(members) => self.founded = Some(members.clone()),
+            Record::PeerMarks(marks) => self.counted = marks.clone(),
+            Record::Repaired(upto) => self.repaired = self.repaired.max(*upto),
+            Record::Accepted { .. } | Record::Promised => {}
+        }
+    }
+
+    fn finish(self, last_lsn: Lsn) -> Recovered {
+        let mut applied = Slot::ZERO;
+        while self.chosen.contains(&applied.next()) {
+            applied = applied.next();
+        }
+        let named: Vec<_> = self.named.iter().filter(|(lsn, _)| *lsn > self.repaired).collect();
+        let nameless = Some(self.nameless).filter(|lsn| *lsn > self.repaired);
+        let after_damage = |slot: Slot, lsn: Lsn| {
+            nameless.is_none_or(|at| lsn > at) && !named.iter().any(|(at, hit)| *hit == slot && *at > lsn)
+        };
+        let above = self.copies.iter().filter(|(slot, _)| **slot > applied);
+        let held = above.map(|(slot, (lsn, copy))| Held {
+            slot: *slot,
+            ballot: copy.ballot,
+            chosen: self.chosen.contains(slot),
+            barrier: copy.barrier,
+            unknown: !after_damage(*slot, *lsn),
+        });
+        let lost: BTreeSet<Slot> = named.iter().map(|(_, slot)| *slot).collect();
+        let lost = lost.into_iter().filter(|slot| *slot > applied && !self.copies.contains_key(slot));
+        let unknown = match nameless {
+            Some(_) => Unknown::All,
+            None if named.is_empty() => Unknown::Nothing,
+            None => Unknown::Slots(lost.collect()),
+        };
+        let restart = Restart {
+            promised: self.promised,
+            last_lsn,
+            founded: self.founded,
+            applied,
+            held: held.collect(),
+            chosen_upto: self.chosen_upto,
+            unknown,
+            damaged_upto: self.damaged,
+            counted: self.counted,
+        };
+        let copies = self.copies.into_iter().map(|(slot, (_, copy))| (slot, copy)).collect();
+        Recovered { restart, copies }
+    }
+}

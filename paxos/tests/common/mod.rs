@@ -1,0 +1,53 @@
+//! What the tests of the core share: a node with a simulated log around a [`synod_paxos::Replica`], and the checkers.
+//!
+//! The harness keeps the values (strings), carries records to a log that loses its unsynced end in a crash, parks what
+//! waits for the log, and runs the invariants and every checker after every step.
+#![allow(dead_code)] // each test crate uses its own part of this
+
+pub(crate) mod checks;
+pub(crate) mod cluster;
+pub(crate) mod disk;
+pub(crate) mod node;
+pub(crate) mod random;
+pub(crate) mod script;
+
+use std::rc::Rc;
+use synod_paxos::Settings;
+use synod_wire::{Ballot, NodeId, Quorums};
+
+/// A slot's value. The core never sees it.
+pub(crate) type Value = Rc<str>;
+
+/// The value of a no-op.
+pub(crate) const NOOP: &str = "-";
+
+/// One millisecond in the core's unit of time.
+pub(crate) const MS: u64 = 1_000_000;
+
+/// Settings of `me` in a group of the nodes 1..=`nodes` with majorities: heartbeats every 20 ms, elections after 150 to 300.
+pub(crate) fn settings(me: u8, nodes: u8) -> Settings {
+    Settings {
+        me: NodeId(me),
+        members: (1..=nodes).map(NodeId).collect(),
+        quorums: Quorums::majority(nodes.into()),
+        incarnation: founding_incarnation(me),
+        window_slots: 64,
+        heartbeat_ns: 20 * MS,
+        election_min_ns: 150 * MS,
+        election_max_ns: 300 * MS,
+        retransmit_ns: 10 * MS,
+        commit_linger_ns: MS / 2,
+        fetch_slots: 16,
+        seed: me.into(),
+    }
+}
+
+/// The incarnation that a node founds the group with.
+pub(crate) fn founding_incarnation(node: u8) -> u64 {
+    100 + u64::from(node)
+}
+
+/// The ballot `round.node`.
+pub(crate) fn ballot(round: u64, node: u8) -> Ballot {
+    Ballot { round, node: NodeId(node) }
+}

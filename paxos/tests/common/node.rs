@@ -1,0 +1,207 @@
+//! A replica with its log, its parked messages and its applied values: the part of the shard that the core relies on.
+
+use super::checks::Checks;
+use super::disk::{Copy, Disk, Logged};
+use super::{NOOP, Value};
+use std::collections::BTreeMap;
+use synod_paxos::{Halt, Input, Message, Output, Reason, Record, Replica, Role, Settings, Source, invariants};
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+
+/// A datagram between two members.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    /// The sender's durable Lsn when it left.
+    pub(crate) lsn: Lsn,
+    pub(crate) message: Message,
+    /// The bytes that travel with an accept request, a value or a learnt value.
+    pub(crate) value: Option<Value>,
+}
+
+/// A send that waits for the log.
+struct Parked {
+    to: NodeSet,
+    after: Lsn,
+    message: Message,
+    value: Option<Value>,
+}
+
+/// One member.
+pub(crate) struct Node {
+    pub(crate) settings: Settings,
+    /// `None` while it is down.
+    pub(crate) replica: Option<Replica>,
+    pub(crate) disk: Disk,
+    /// How often it was started: a ballot belongs to one life.
+    pub(crate) life: u32,
+    /// Delivered values from slot 1.
+    pub(crate) applied: Vec<Copy>,
+    /// What it was, since it was started.
+    pub(crate) roles: Vec<(Role, Reason)>,
+    copies: BTreeMap<Slot, Copy>,
+    parked: Vec<Parked>,
+}
+
+impl Node {
+    /// A node with this log, which is down.
+    pub(crate) fn new(settings: Settings, disk: Disk) -> Node {
+        Node {
+            settings,
+            replica: None,
+            disk,
+            life: 0,
+            applied: Vec::new(),
+            roles: Vec::new(),
+            copies: BTreeMap::new(),
+            parked: Vec::new(),
+        }
+    }
+
+    /// A log that ends with the founding of the group by its members.
+    pub(crate) fn founded_disk(settings: &Settings) -> Disk {
+        let members = settings.members.iter().map(|node| (*node, super::founding_incarnation(node.0)));
+        let record = Record::Founded(members.collect());
+        let mut disk = Disk::default();
+        let lsn = disk.last().next();
+        disk.append(lsn, Logged { promised: Ballot::ZERO, record, value: None, damage: None });
+        disk.sync(lsn);
+        disk
+    }
+
+    /// The running replica.
+    pub(crate) fn core(&self) -> &Replica {
+        self.replica.as_ref().expect("the node is up")
+    }
+
+    /// Starts it from what its log holds.
+    pub(crate) fn start(&mut self, now_ns: u64) {
+        assert!(self.replica.is_none(), "started twice");
+        let recovered = self.disk.recover();
+        let applied = recovered.restart.applied;
+        self.life += 1;
+        self.applied = (1..=applied.0).map(|slot| recovered.copies[&Slot(slot)].clone()).collect();
+        self.copies = recovered.copies;
+        self.roles.clear();
+        let replica = Replica::new(self.settings.clone(), recovered.restart, now_ns);
+        invariants::check_state(&replica);
+        self.replica = Some(replica);
+    }
+
+    /// Stops it. Records up to `survive` reached the disk, whether or not it was told.
+    pub(crate) fn crash(&mut self, survive: Lsn, checks: &mut Checks) {
+        self.replica = None;
+        self.parked.clear();
+        for logged in self.disk.sync(survive) {
+            checks.on_durable(self.settings.me, &logged);
+        }
+        self.disk.lose_unsynced();
+    }
+
+    /// Feeds one input and carries the outputs out. `value` is what came with it.
+    pub(crate) fn step(&mut self, now_ns: u64, input: Input, value: Option<Value>, checks: &mut Checks) -> Vec<Packet> {
+        let mut sent = Vec::new();
+        let Some(replica) = &mut self.replica else { return sent };
+        let before = replica.clone();
+        replica.step(now_ns, input);
+        invariants::check_step(&before, replica);
+        invariants::check_state(replica);
+        while let Some(output) = self.replica.as_mut().and_then(Replica::poll_output) {
+            self.carry_out(output, value.as_ref(), checks, &mut sent);
+        }
+        sent
+    }
+
+    /// The log is synced up to `upto`: the replica is told, and what waited goes out first.
+    pub(crate) fn synced(&mut self, now_ns: u64, upto: Lsn, checks: &mut Checks) -> Vec<Packet> {
+        for logged in self.disk.sync(upto) {
+            checks.on_durable(self.settings.me, &logged);
+        }
+        let mut sent = Vec::new();
+        let (ready, parked) = std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.after <= upto);
+        self.parked = parked;
+        for parked in ready {
+            self.release(parked, checks, &mut sent);
+        }
+        sent.extend(self.step(now_ns, Input::Persisted { upto }, None, checks));
+        sent
+    }
+
+    fn carry_out(&mut self, output: Output, value: Option<&Value>, checks: &mut Checks, sent: &mut Vec<Packet>) {
+        match output {
+            Output::Persist { lsn, promised, record } => {
+                let value = self.bytes_of(&record, value);
+                let logged = Logged { promised, record, value, damage: None };
+                checks.on_logged(self.settings.me, &logged);
+                self.disk.append(lsn, logged);
+            }
+            Output::Send { to, message, after } => {
+                let value = match message {
+                    Message::Accept { slot, .. } | Message::Value { slot, .. } => Some(self.copies[&slot].value.clone()),
+                    _ => None,
+                };
+                assert!(!to.contains(self.settings.me), "a message to itself");
+                let send = Parked { to, after, message, value };
+                if after <= self.disk.durable() {
+                    self.release(send, checks, sent);
+                } else {
+                    assert!(after <= self.disk.last(), "a message waits for a record that was never logged");
+                    self.parked.push(send);
+                }
+            }
+            Output::Deliver { slot } => {
+                assert_eq!(slot.0, self.applied.len() as u64 + 1, "delivered in order, without gaps");
+                let copy = self.copies[&slot].clone();
+                checks.on_deliver(self.settings.me, slot, &copy.value);
+                self.applied.push(copy);
+            }
+            Output::ServeCatchUp { to, first, last } => {
+                for slot in (first.0..=last.0).map(Slot) {
+                    let Copy { value, ballot, barrier } = self.applied[slot.0 as usize - 1].clone();
+                    let message = Message::Learn { slot, ballot, barrier };
+                    let to = [to].into_iter().collect();
+                    self.release(Parked { to, after: Lsn::ZERO, message, value: Some(value) }, checks, sent);
+                }
+            }
+            Output::Became { role, reason } => self.roles.push((role, reason)),
+            Output::Repaired => {}
+            Output::Halt(halt) => assert_eq!(self.core().halted(), Some(halt)),
+        }
+    }
+
+    /// The bytes that a record holds, which are then what the node holds at the slot.
+    fn bytes_of(&mut self, record: &Record, value: Option<&Value>) -> Option<Value> {
+        let (slot, ballot, barrier, bytes) = match *record {
+            Record::Accepted { slot, ballot, barrier, source } => {
+                let bytes = match source {
+                    Source::Message | Source::Proposal => value.expect("a value came with the input").clone(),
+                    Source::Held => self.copies[&slot].value.clone(),
+                    Source::Noop => NOOP.into(),
+                };
+                (slot, ballot, barrier, bytes)
+            }
+            Record::Learnt { slot, ballot, barrier } => (slot, ballot, barrier, value.expect("a learnt value").clone()),
+            _ => return None,
+        };
+        self.copies.insert(slot, Copy { value: bytes.clone(), ballot, barrier });
+        Some(bytes)
+    }
+
+    fn release(&mut self, send: Parked, checks: &mut Checks, sent: &mut Vec<Packet>) {
+        checks.on_send(self.settings.me, self.life, &send.message, &self.disk);
+        for to in send.to.iter() {
+            sent.push(Packet {
+                from: self.settings.me,
+                to,
+                lsn: self.disk.durable(),
+                message: send.message.clone(),
+                value: send.value.clone(),
+            });
+        }
+    }
+
+    /// Why it halted.
+    pub(crate) fn halted(&self) -> Option<Halt> {
+        self.replica.as_ref().and_then(Replica::halted)
+    }
+}

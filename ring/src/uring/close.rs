@@ -1,0 +1,101 @@
+//! Going down: everything that the kernel still does for the reactor ends before the reactor's memory does.
+//!
+//! Called by: [`UringIo::close`] and the reactor's drop.
+
+use super::UringIo;
+use super::complete::{CANCEL, RECEIVE_CLIENTS, RECEIVE_PEERS, WAKE};
+use crate::{IoError, clock};
+use io_uring::opcode::AsyncCancel2;
+use io_uring::types::CancelBuilder;
+use std::time::Duration;
+
+/// How long closing waits for log writes to end. A disk that takes longer is broken; the process must be able to go.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+impl<J, D> UringIo<J, D> {
+    /// Ends the reactor, as dropping it does, and says whether everything ended. What was queued is still submitted; log writes
+    /// are waited for, so that whatever was asked for is on the disk, or is known not to be.
+    pub fn close(mut self) -> Result<(), IoError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<(), IoError> {
+        if self.closed {
+            return Ok(());
+        }
+        self.closed = true;
+        let ended = self.quiesce().and_then(|()| self.unregister());
+        if ended.is_err() {
+            self.give_up_memory();
+        }
+        ended
+    }
+
+    /// Cancels what would wait for ever, and waits for the rest.
+    fn quiesce(&mut self) -> Result<(), IoError> {
+        for request in [RECEIVE_PEERS, RECEIVE_CLIENTS, WAKE] {
+            let entry = AsyncCancel2::new(CancelBuilder::user_data(request)).build().user_data(CANCEL);
+            // SAFETY: a cancellation points to nothing.
+            unsafe { self.push(&entry) }?;
+        }
+        let wait_ns = CLOSE_WAIT.as_nanos() as u64;
+        let deadline_ns = clock::monotonic_ns() + wait_ns;
+        let mut events = Vec::with_capacity(self.max_events);
+        loop {
+            // Errors of single requests have nobody to be told to any more.
+            self.reap(&mut events, self.max_events);
+            events.clear();
+            if self.ring.queued() == 0 && !self.is_busy() {
+                return Ok(());
+            }
+            let now_ns = clock::monotonic_ns();
+            if now_ns >= deadline_ns {
+                let source = std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    format!("{} log writes did not end in {CLOSE_WAIT:?}", self.writes.running()),
+                );
+                return Err(IoError::System { call: "closing the reactor", source });
+            }
+            self.ring.enter_and_wait(deadline_ns - now_ns)?;
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.wake_armed || self.rx.iter().any(|pool| pool.armed) || self.writes.running() > 0
+    }
+
+    /// The kernel tears a closed ring down some time later. Taking files and memory out of it now means that the ports are free
+    /// and the log's files closed when this returns.
+    fn unregister(&mut self) -> Result<(), IoError> {
+        let submitter = self.ring.submitter();
+        submitter
+            .unregister_files()
+            .map_err(|source| IoError::System { call: "io_uring_unregister(FILES)", source })?;
+        submitter
+            .unregister_buffers()
+            .map_err(|source| IoError::System { call: "io_uring_unregister(BUFFERS)", source })?;
+        for pool in &self.rx {
+            submitter
+                .unregister_buf_ring(pool.group())
+                .map_err(|source| IoError::System { call: "io_uring_unregister(PBUF_RING)", source })?;
+        }
+        Ok(())
+    }
+
+    /// Leaks, on purpose, what requests that did not end may still be about.
+    fn give_up_memory(&self) {
+        let pools = self.rx.iter().flat_map(|pool| pool.mappings());
+        for mapping in pools.chain([self.log.clone(), self.send.clone()]) {
+            std::mem::forget(mapping);
+        }
+        std::mem::forget(self.scratch.clone());
+    }
+}
+
+impl<J, D> Drop for UringIo<J, D> {
+    fn drop(&mut self) {
+        // Who wants to know calls `close`. Nothing is lost by not telling: the memory is safe either way, and a write whose
+        // completion nobody waited for was never reported durable.
+        let _told_by_close = self.shut_down();
+    }
+}

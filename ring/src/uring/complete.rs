@@ -1,0 +1,151 @@
+//! Completions into events.
+//!
+//! Each completion makes one event at most, so that a poll's bound on events bounds what it takes from the queue; the rest waits
+//! there for the next poll. Called by: the reactor's turn, and its closing.
+
+use super::UringIo;
+use super::receive::RECVMSG_OUT_BYTES;
+use super::writes::Ended;
+use crate::wake::{DONE, WOKEN};
+use crate::{Event, IoError, Socket, socket};
+use io_uring::cqueue::{self, Entry};
+use std::mem::MaybeUninit;
+
+/// What a completion is about, in the upper half of its user data; a write's number in the lower.
+pub(super) const RECEIVE_PEERS: u64 = 1 << 32;
+pub(super) const RECEIVE_CLIENTS: u64 = 2 << 32;
+pub(super) const SEND: u64 = 3 << 32;
+pub(super) const WRITE: u64 = 4 << 32;
+pub(super) const WAKE: u64 = 5 << 32;
+pub(super) const CANCEL: u64 = 6 << 32;
+const KIND: u64 = u64::MAX << 32;
+
+/// Completions copied out of the queue at once.
+const CHUNK: usize = 64;
+
+impl<J, D> UringIo<J, D> {
+    /// Appends events until `limit` or until there is nothing more.
+    pub(super) fn reap(&mut self, events: &mut Vec<Event<D>>, limit: usize) {
+        // What the last poll had no room for goes first, or datagrams could keep answers waiting for ever.
+        self.take_answers(events, limit);
+        loop {
+            let room = CHUNK.min(limit - events.len());
+            let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
+            let taken = self.ring.take(&mut chunk[..room]);
+            for entry in taken.iter() {
+                self.complete(entry, events);
+            }
+            if taken.len() < room || room == 0 {
+                break;
+            }
+        }
+        self.take_answers(events, limit);
+    }
+
+    fn take_answers(&mut self, events: &mut Vec<Event<D>>, limit: usize) {
+        while self.answers && events.len() < limit {
+            match self.port.next_done() {
+                Some(done) => events.push(Event::Done(done)),
+                None => self.answers = false,
+            }
+        }
+    }
+
+    fn complete(&mut self, entry: &Entry, events: &mut Vec<Event<D>>) {
+        let user_data = entry.user_data();
+        match user_data & KIND {
+            RECEIVE_PEERS => self.received(0, entry, events),
+            RECEIVE_CLIENTS => self.received(1, entry, events),
+            SEND => {
+                // A success makes no completion.
+                self.stats.sends_failed += 1;
+                events.push(Event::SendFailed(-entry.result()));
+            }
+            WRITE => self.wrote(user_data as u8, entry.result(), events),
+            WAKE => self.woken(entry.result(), events),
+            CANCEL => {}
+            kind => panic!("a completion of an unknown kind {kind:#x}"),
+        }
+    }
+
+    fn received(&mut self, index: usize, entry: &Entry, events: &mut Vec<Event<D>>) {
+        if !cqueue::more(entry.flags()) {
+            // Over, whatever the reason; the next poll arms it anew.
+            self.rx[index].armed = false;
+            self.stats.receives_rearmed += 1;
+        }
+        let buffer = cqueue::buffer_select(entry.flags());
+        match (usize::try_from(entry.result()), buffer) {
+            (Ok(bytes), Some(id)) => self.datagram_came(index, id, bytes, events),
+            // An empty datagram: ends a multishot receive, takes no buffer, tells nothing.
+            (Ok(_), None) => {}
+            (Err(_), buffer) => {
+                if let Some(id) = buffer {
+                    self.rx[index].give_back(id);
+                }
+                self.receive_failed(index, -entry.result(), events);
+            }
+        }
+    }
+
+    fn datagram_came(&mut self, index: usize, id: u16, bytes: usize, events: &mut Vec<Event<D>>) {
+        let pool = &mut self.rx[index];
+        let buf = pool.hold(id, bytes);
+        self.stats.datagrams_cut += u64::from(buf.cut);
+        let from = match buf.socket {
+            Socket::Peers => {
+                self.stats.datagrams_peers += 1;
+                None
+            }
+            Socket::Clients => {
+                self.stats.datagrams_clients += 1;
+                let from = socket::parse_sockaddr(&pool.header(&buf)[RECVMSG_OUT_BYTES..]);
+                Some(from.expect("an IPv4 socket received from another family"))
+            }
+        };
+        events.push(Event::Datagram { buf, from });
+    }
+
+    /// Nothing that the network does ends receiving: an ICMP error of an earlier send (ECONNREFUSED and its kin) surfaces here
+    /// once and is over, and so is a shortage of memory. What says that the request itself is wrong ends the reactor.
+    fn receive_failed(&mut self, index: usize, errno: i32, events: &mut Vec<Event<D>>) {
+        match errno {
+            libc::ENOBUFS => {
+                self.stats.overruns += 1;
+                events.push(Event::Overrun(self.rx[index].socket));
+            }
+            libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP => {
+                let source = std::io::Error::from_raw_os_error(errno);
+                self.note(Err(IoError::System { call: "receive on a UDP socket", source }));
+            }
+            _ => self.stats.receive_errors += 1,
+        }
+    }
+
+    fn wrote(&mut self, place: u8, result: i32, events: &mut Vec<Event<D>>) {
+        match self.writes.end(place, result) {
+            Ended::Written { token, result } => events.push(Event::Written { token, result }),
+            Ended::Again => {}
+        }
+    }
+
+    /// The eventfd was read. The reasons are taken after that and the answers after those: see [`crate::wake`].
+    fn woken(&mut self, result: i32, events: &mut Vec<Event<D>>) {
+        self.wake_armed = false;
+        match result {
+            8 => {}
+            // Nothing was read; it is armed anew.
+            _ if [libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) => return,
+            _ => {
+                let source = std::io::Error::from_raw_os_error(-result);
+                return self.note(Err(IoError::System { call: "read of an eventfd", source }));
+            }
+        }
+        self.stats.wakes += 1;
+        let reasons = self.port.wake().take();
+        self.answers |= reasons & DONE != 0;
+        if reasons & WOKEN != 0 {
+            events.push(Event::Woken);
+        }
+    }
+}

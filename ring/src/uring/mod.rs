@@ -1,0 +1,499 @@
+//! The reactor on io_uring: [`crate::Io`] as the kernel does it best.
+//!
+//! One ring, made on the thread that runs it and used by that thread alone (SINGLE_ISSUER, DEFER_TASKRUN: completions run when
+//! this thread enters the kernel, never in between; TASKRUN_FLAG: a word in shared memory says when that is worth while). Two
+//! sockets, each with one multishot receive into a ring of buffers of its own; sends whose success makes no completion; log
+//! writes from a registered arena with RWF_DSYNC; a read of an eventfd for wakes by other threads. Called by: the shard, through
+//! `Io`. May touch: everything that a [`Settings`] names, and nothing else.
+//!
+//! # Who owns which bytes when
+//! - *Receive buffers*: see [`receive`]. Bytes are shown only while the shard holds the buffer.
+//! - *Sent bytes and their addresses* are read by the kernel inside of the `io_uring_enter` that submits them, and not after:
+//!   there is no SQPOLL thread and no ASYNC, LINK or DRAIN flag, so that each submission is tried on the spot; and MSG_DONTWAIT
+//!   marks it as one that must not wait (the kernel's REQ_F_NOWAIT), so that a full socket buffer is an EAGAIN for the sender,
+//!   where the kernel would otherwise arm a poll, or hand the request to a worker, and read the bytes later. A poll does not
+//!   return before the kernel took every submission, see [`UringIo::turn`]. Hence the rule of `Io`: unchanged until the next
+//!   poll returns.
+//! - *Log writes* are read until their completion, from the log arena, whose pages the kernel pinned when it was registered.
+//! - *Both arenas* are kept by reference count. A slice of any other arena is refused by assertion: nothing would keep it.
+//!
+//! # Going down
+//! [`UringIo::close`], or dropping the reactor, cancels the receives, waits for the writes and for everything else to end, takes
+//! files and buffers out of the ring, and closes it; only then is memory unmapped. If the disk does not answer in
+//! [`CLOSE_WAIT`], the memory that the kernel might still write to is given up (leaked) rather than unmapped.
+
+mod close;
+mod complete;
+mod enter;
+mod receive;
+mod setup;
+mod writes;
+
+pub use close::CLOSE_WAIT;
+pub use setup::{Features, probe};
+
+use crate::arena::Mapping;
+use crate::port::Port;
+use crate::settings::{Settings, Stats};
+use crate::socket::{self, ADDRESS_BYTES, UdpSocket, sockaddr};
+use crate::wait::{Step, Waiter};
+use crate::wake::Waker;
+use crate::{Arena, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket, clock};
+use enter::Ring;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+use receive::RxPool;
+use std::cell::UnsafeCell;
+use std::fs::File;
+use std::marker::PhantomData;
+use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use writes::{Write, Writes};
+
+/// Places in the ring's table of files.
+const FILE_PEERS: types::Fixed = types::Fixed(0);
+const FILE_CLIENTS: types::Fixed = types::Fixed(1);
+const FILE_WAKE: types::Fixed = types::Fixed(2);
+const FILE_LOG_FIRST: u32 = 3;
+const FILES: usize = FILE_LOG_FIRST as usize + FILE_SLOTS as usize;
+
+/// The log arena's place in the ring's table of buffers.
+const BUFFER_LOG: u16 = 0;
+/// The largest piece of memory that the kernel registers as one buffer.
+const REGISTERED_MAX_BYTES: usize = 1 << 30;
+
+/// Memory besides buffers that requests point to while they are in flight.
+struct Scratch {
+    /// How clients' datagrams are received; only its name length matters.
+    message: libc::msghdr,
+    /// Where the eventfd's counter goes.
+    wake_count: UnsafeCell<u64>,
+}
+
+/// The reactor. Lives and dies on the thread that made it.
+pub struct UringIo<J, D> {
+    // First, so that it is closed before any memory below is let go.
+    ring: Ring,
+    rx: [RxPool; 2],
+    scratch: Rc<Scratch>,
+    log: Arc<Mapping>,
+    send: Arc<Mapping>,
+    sockets: [UdpSocket; 2],
+    peers: Box<[libc::sockaddr_in]>,
+    /// Addresses of the clients that submissions not taken yet go to, one place for each submission that fits.
+    clients: Box<[libc::sockaddr_in]>,
+    clients_next: usize,
+    writes: Writes,
+    attached: [bool; FILE_SLOTS as usize],
+    wake_armed: bool,
+    port: Port<J, D>,
+    /// Answers may be waiting in the port.
+    answers: bool,
+    waiter: Waiter,
+    max_events: usize,
+    now_ns: u64,
+    wall_ns: u64,
+    stats: Stats,
+    /// What broke where no error could be returned; the next poll does.
+    failed: Option<IoError>,
+    closed: bool,
+    /// SINGLE_ISSUER: the kernel refuses any other thread.
+    _one_thread: PhantomData<*const ()>,
+}
+
+impl<J: Send, D: Send> UringIo<J, D> {
+    /// Makes a reactor, to be used by this thread.
+    pub fn new(settings: Settings, log_arena: &Arena, send_arena: &Arena, port: Port<J, D>) -> Result<Self, IoError> {
+        settings.check()?;
+        check_log_arena(log_arena)?;
+        let rx = [RxPool::new(Socket::Peers, &settings)?, RxPool::new(Socket::Clients, &settings)?];
+        let open = |address| socket::open(address, settings.socket_buffer_bytes, settings.dont_fragment);
+        let sockets = [open(settings.peers_listen)?, open(settings.clients_listen)?];
+        let (log, send) = (log_arena.mapping(), send_arena.mapping());
+        send.populate()?;
+
+        let (ring, _) = setup::open(settings.sq_entries, settings.cq_entries)?;
+        setup::check_features(&ring)?;
+        setup::check_opcodes(&ring)?;
+        let ring = Ring::new(ring);
+        register(&ring, &rx, &log, &sockets, port.wake().event().as_raw_fd())?;
+
+        let stats = Stats {
+            receive_buffer_bytes_peers: sockets[0].receive_buffer_bytes as u64,
+            receive_buffer_bytes_clients: sockets[1].receive_buffer_bytes as u64,
+            ..Stats::default()
+        };
+        let nowhere = sockaddr(SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0));
+        Ok(UringIo {
+            clients: vec![nowhere; ring.sq_entries() as usize].into_boxed_slice(),
+            ring,
+            rx,
+            scratch: Rc::new(Scratch::new()),
+            log,
+            send,
+            sockets,
+            peers: settings.peers.iter().map(|address| sockaddr(*address)).collect(),
+            clients_next: 0,
+            writes: Writes::new(),
+            attached: [false; FILE_SLOTS as usize],
+            wake_armed: false,
+            port,
+            answers: false,
+            waiter: Waiter::new(settings.wait),
+            max_events: settings.max_events,
+            now_ns: clock::monotonic_ns(),
+            wall_ns: clock::wall_ns(),
+            stats,
+            failed: None,
+            closed: false,
+            _one_thread: PhantomData,
+        })
+    }
+
+    /// Wakes this reactor from other threads.
+    pub fn waker(&self) -> Waker {
+        Waker::new(self.port.wake().clone())
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> Stats {
+        Stats { enters: self.ring.enters, blocks: self.ring.blocks, ..self.stats }
+    }
+
+    /// Where members' datagrams come in: the address asked for, with the port that the kernel chose if that was 0.
+    pub fn peers_address(&self) -> SocketAddrV4 {
+        self.sockets[0].address
+    }
+
+    /// Where clients' datagrams come in, likewise.
+    pub fn clients_address(&self) -> SocketAddrV4 {
+        self.sockets[1].address
+    }
+
+    /// Changes where members listen, index by index as in [`Settings::peers`].
+    pub fn set_peers(&mut self, peers: &[SocketAddrV4]) -> Result<(), IoError> {
+        // Submissions that point into the old table must be gone.
+        while self.ring.queued() > 0 {
+            self.ring.enter()?;
+        }
+        self.peers = peers.iter().map(|address| sockaddr(*address)).collect();
+        Ok(())
+    }
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        // SAFETY: all bytes zero is a valid msghdr: no name, no pieces, no control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_namelen = receive::CLIENT_NAME_BYTES as libc::socklen_t;
+        Scratch { message, wake_count: UnsafeCell::new(0) }
+    }
+}
+
+fn check_log_arena(log_arena: &Arena) -> Result<(), IoError> {
+    if log_arena.len() <= REGISTERED_MAX_BYTES {
+        return Ok(());
+    }
+    Err(IoError::Unsupported {
+        reason: format!("the log arena has {} bytes, and the kernel registers 1 GiB at most", log_arena.len()),
+        mend: "Make the log arena smaller".to_string(),
+    })
+}
+
+/// Tells the ring its files and its memory.
+fn register(
+    ring: &Ring,
+    rx: &[RxPool; 2],
+    log: &Arc<Mapping>,
+    sockets: &[UdpSocket; 2],
+    wake: i32,
+) -> Result<(), IoError> {
+    let explain = |call| move |error: std::io::Error| setup::refused(call, &error);
+    let submitter = ring.submitter();
+    let mut files = [-1; FILES];
+    files[0] = sockets[0].fd.as_raw_fd();
+    files[1] = sockets[1].fd.as_raw_fd();
+    files[2] = wake;
+    submitter.register_files(&files).map_err(explain("io_uring_register(FILES)"))?;
+    let piece = libc::iovec { iov_base: log.base().cast_mut().cast(), iov_len: log.len() };
+    // SAFETY: the mapping outlives the ring, see `UringIo`'s order of fields and `close`.
+    unsafe { submitter.register_buffers(&[piece]) }.map_err(explain("io_uring_register(BUFFERS)"))?;
+    for pool in rx {
+        // SAFETY: the ring of buffers is page-aligned, has that many entries, and outlives the ring likewise.
+        unsafe { submitter.register_buf_ring_with_flags(pool.ring_address(), pool.count(), pool.group(), 0) }
+            .map_err(explain("io_uring_register(PBUF_RING)"))?;
+    }
+    Ok(())
+}
+
+fn send_entry(socket: types::Fixed, to: *const libc::sockaddr_in, address: *const u8, len: u32) -> Entry {
+    opcode::Send::new(socket, address, len)
+        .flags(libc::MSG_DONTWAIT)
+        .dest_addr(to.cast())
+        .dest_addr_len(ADDRESS_BYTES)
+        .build()
+        .flags(Flags::SKIP_SUCCESS)
+        .user_data(complete::SEND)
+}
+
+fn write_entry(place: u8, write: Write) -> Entry {
+    let file = types::Fixed(FILE_LOG_FIRST + u32::from(write.file.0));
+    opcode::WriteFixed::new(file, write.address, write.len, BUFFER_LOG)
+        .offset(write.offset)
+        .rw_flags(libc::RWF_DSYNC)
+        .build()
+        .user_data(complete::WRITE | u64::from(place))
+}
+
+impl<J, D> UringIo<J, D> {
+    /// Submits, waits if `deadline_ns` lets it, and reaps, until there is something to tell or the time is over.
+    ///
+    /// It does not return before the kernel took all submissions: from then on sent bytes are the caller's again.
+    fn turn(&mut self, deadline_ns: u64, eager: bool, events: &mut Vec<Event<D>>) -> Result<(), IoError> {
+        let before = events.len();
+        let limit = before + self.max_events;
+        let begun_ns = clock::monotonic_ns();
+        let mut now_ns = begun_ns;
+        // What is there already is taken first, without waiting.
+        let mut over = false;
+        let mut look = self.answers || self.ring.has_completions();
+        loop {
+            self.arm()?;
+            over |= now_ns >= deadline_ns;
+            let step = if over || look { Step::Spin } else { self.waiter.step(now_ns, now_ns - begun_ns, eager) };
+            now_ns = self.pass(step, now_ns, deadline_ns)?;
+            self.reap(events, limit);
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            over |= events.len() > before;
+            look = false;
+            if over && self.ring.queued() == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One round of a wait: enters the kernel if that does something, else passes the time. Returns the time after it.
+    fn pass(&mut self, step: Step, now_ns: u64, deadline_ns: u64) -> Result<u64, IoError> {
+        match step {
+            Step::Block => {
+                self.stats.blocks_backed_off += u64::from(self.waiter.backs_off(now_ns));
+                self.ring.enter_and_wait(deadline_ns.saturating_sub(now_ns))?;
+            }
+            Step::Spin | Step::Yield if self.ring.wants_enter() => self.ring.enter()?,
+            Step::Spin => std::hint::spin_loop(),
+            Step::Yield => {
+                std::thread::yield_now();
+                self.stats.yields += 1;
+                // Judged before anything is reaped: the yield that came late is most often the one that found something.
+                let after_ns = clock::monotonic_ns();
+                self.stats.yields_late += u64::from(self.waiter.yielded(after_ns, after_ns - now_ns));
+                return Ok(after_ns);
+            }
+        }
+        Ok(clock::monotonic_ns())
+    }
+
+    /// Queues what the reactor needs for itself: receives, the read of the eventfd, writes that did not happen.
+    fn arm(&mut self) -> Result<(), IoError> {
+        for index in 0..self.rx.len() {
+            self.rx[index].publish();
+            // With no buffer left a receive would end at once; it waits until the shard gave one back.
+            if !self.rx[index].armed && self.rx[index].has_room() {
+                let entry = self.receive(index);
+                // SAFETY: buffers and message header outlive the ring.
+                unsafe { self.push(&entry) }?;
+                self.rx[index].armed = true;
+            }
+        }
+        if !self.wake_armed {
+            let count = self.scratch.wake_count.get().cast();
+            let entry = opcode::Read::new(FILE_WAKE, count, 8).build().user_data(complete::WAKE);
+            // SAFETY: the counter's place outlives the ring and is used for nothing else.
+            unsafe { self.push(&entry) }?;
+            self.wake_armed = true;
+        }
+        while let Some((place, write)) = self.writes.next_again() {
+            self.stats.writes_retried += 1;
+            self.push_write(place, write)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&self, index: usize) -> Entry {
+        let group = self.rx[index].group();
+        match self.rx[index].socket {
+            Socket::Peers => opcode::RecvMulti::new(FILE_PEERS, group).build().user_data(complete::RECEIVE_PEERS),
+            Socket::Clients => opcode::RecvMsgMulti::new(FILE_CLIENTS, &raw const self.scratch.message, group)
+                .build()
+                .user_data(complete::RECEIVE_CLIENTS),
+        }
+    }
+
+    /// Makes room in the submission queue, entering the kernel if it is full.
+    fn make_room(&mut self) -> Result<(), IoError> {
+        while self.ring.is_full() {
+            self.stats.submits_early += 1;
+            self.ring.enter()?;
+        }
+        Ok(())
+    }
+
+    /// Queues a submission.
+    ///
+    /// # Safety
+    /// As [`Ring::push`].
+    unsafe fn push(&mut self, entry: &Entry) -> Result<(), IoError> {
+        self.make_room()?;
+        // SAFETY: as the caller promised.
+        unsafe { self.ring.push(entry) }.expect("room was made");
+        Ok(())
+    }
+
+    /// The address and length of bytes that the reactor keeps mapped. `log_only` where they must be registered, too.
+    fn kept(&self, bytes: Slice<'_>, log_only: bool) -> (*const u8, u32) {
+        let bytes = bytes.bytes();
+        let start = bytes.as_ptr().addr();
+        let lies_in = |mapping: &Mapping| {
+            let base = mapping.base().addr();
+            start >= base && start + bytes.len() <= base + mapping.len()
+        };
+        assert!(
+            lies_in(&self.log) || (!log_only && lies_in(&self.send)),
+            "bytes from an arena that this reactor was not made with"
+        );
+        (bytes.as_ptr(), u32::try_from(bytes.len()).expect("arenas are smaller than 4 GiB"))
+    }
+
+    fn queue_send(&mut self, socket: types::Fixed, to: *const libc::sockaddr_in, bytes: Slice<'_>) {
+        let (address, len) = self.kept(bytes, false);
+        let entry = send_entry(socket, to, address, len);
+        self.stats.sends += 1;
+        // SAFETY: the bytes are kept (above) and unchanged until the next poll returned (the rule of `Io`), the address lies in
+        // a table of the reactor; the kernel reads both before that poll returns, see the module.
+        let pushed = unsafe { self.push(&entry) };
+        self.note(pushed);
+    }
+
+    fn push_write(&mut self, place: u8, write: Write) -> Result<(), IoError> {
+        let entry = write_entry(place, write);
+        // SAFETY: the bytes lie in the log arena (checked when the write was asked for), which outlives the ring, and stay
+        // unchanged until the completion (the rule of `Io`).
+        unsafe { self.push(&entry) }
+    }
+
+    /// Keeps an error for the next poll to return. The first is the cause.
+    fn note(&mut self, result: Result<(), IoError>) {
+        if let Err(error) = result
+            && self.failed.is_none()
+        {
+            self.failed = Some(error);
+        }
+    }
+}
+
+impl<J, D> Io for UringIo<J, D> {
+    type Job = J;
+    type Done = D;
+
+    fn poll(&mut self, deadline_ns: u64, eager: bool, events: &mut Vec<Event<D>>) -> Result<(), IoError> {
+        self.stats.polls += 1;
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let result = self.turn(deadline_ns, eager, events);
+        self.now_ns = clock::monotonic_ns();
+        self.wall_ns = clock::wall_ns();
+        result
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn wall_ns(&self) -> u64 {
+        self.wall_ns
+    }
+
+    fn datagram(&self, buf: &RxBuf) -> &[u8] {
+        self.rx[buf.socket as usize].datagram(buf)
+    }
+
+    fn release(&mut self, buf: RxBuf) {
+        self.rx[buf.socket as usize].release(buf);
+    }
+
+    fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
+        let to = &raw const self.peers[peer];
+        self.queue_send(FILE_PEERS, to, bytes);
+    }
+
+    fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {
+        // Room first: with the queue full, the place about to be written may belong to a submission that was not taken yet.
+        let room = self.make_room();
+        if room.is_err() {
+            return self.note(room);
+        }
+        let place = self.clients_next;
+        self.clients_next = (place + 1) % self.clients.len();
+        self.clients[place] = sockaddr(to);
+        let to = &raw const self.clients[place];
+        self.queue_send(FILE_CLIENTS, to, bytes);
+    }
+
+    /// # Panics
+    /// If the slot's file has writes in flight: one that is to be submitted again would go to the new file.
+    fn attach(&mut self, slot: FileSlot, file: File) -> Result<(), IoError> {
+        assert!(slot.0 < FILE_SLOTS, "file slot {} of {FILE_SLOTS}", slot.0);
+        assert!(!self.writes.uses(slot), "file slot {} has writes in flight", slot.0);
+        let place = FILE_LOG_FIRST + u32::from(slot.0);
+        // The ring holds the file open from here on.
+        self.ring
+            .submitter()
+            .register_files_update(place, &[file.as_raw_fd()])
+            .map_err(|source| IoError::System { call: "io_uring_register(FILES_UPDATE)", source })?;
+        self.attached[usize::from(slot.0)] = true;
+        Ok(())
+    }
+
+    fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
+        assert!(self.attached[usize::from(file.0)], "file slot {} has no file", file.0);
+        let (address, len) = self.kept(bytes, true);
+        let write = Write { file, offset, address, len, token };
+        let place = self.writes.begin(write);
+        self.stats.writes += 1;
+        let pushed = self.push_write(place, write);
+        self.note(pushed);
+    }
+
+    fn request(&mut self, job: J) -> Result<(), J> {
+        let result = self.port.request(job);
+        self.stats.requests_refused += u64::from(result.is_err());
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The word of a submission that holds an operation's own flags (`rw_flags`, `msg_flags`).
+    fn operation_flags(entry: &Entry) -> i32 {
+        assert_eq!(size_of::<Entry>(), 64);
+        // SAFETY: a submission is 64 initialised bytes, and this word lies at 28 (`struct io_uring_sqe`).
+        unsafe { std::ptr::from_ref(entry).cast::<u8>().add(28).cast::<i32>().read() }
+    }
+
+    /// No test can pull the plug, nor fill a loopback socket: what durability and the life of sent bytes rest on is checked
+    /// where it is written.
+    #[test]
+    fn writes_are_synced_and_sends_never_wait() {
+        let write = Write { file: FileSlot(1), offset: 0, address: std::ptr::null(), len: 0, token: 0 };
+        assert_eq!(operation_flags(&write_entry(0, write)), libc::RWF_DSYNC);
+        let send = send_entry(FILE_PEERS, std::ptr::null(), std::ptr::null(), 0);
+        assert_eq!(operation_flags(&send), libc::MSG_DONTWAIT);
+    }
+}

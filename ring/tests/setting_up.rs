@@ -1,0 +1,97 @@
+//! What keeps a reactor from being made, in words that help; and that its end leaves nothing behind.
+#![cfg(not(loom))]
+
+mod common;
+
+use common::{any_port, node, settings};
+use std::net::UdpSocket;
+use synod_ring::{Arena, IoError, Settings, UringIo, WaitMode, port, probe};
+
+fn refused(settings: Settings) -> String {
+    let log = Arena::new(4096).unwrap();
+    let send = Arena::new(4096).unwrap();
+    let (core, _house) = port::<u64, u64>(1).unwrap();
+    match UringIo::new(settings, &log, &send, core) {
+        Ok(_) => panic!("it was made"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_port_in_use_names_its_holder_and_the_cure() {
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let std::net::SocketAddr::V4(taken) = holder.local_addr().unwrap() else { panic!("not IPv4") };
+    for settings in [Settings { peers_listen: taken, ..settings() }, Settings { clients_listen: taken, ..settings() }] {
+        let text = refused(settings);
+        assert!(text.contains(&format!("cannot listen on {taken}")), "{text}");
+        assert!(
+            text.contains(&format!("UDP port {} is held by process {}", taken.port(), std::process::id())),
+            "{text}"
+        );
+        assert!(text.contains("listen on another port"), "{text}");
+    }
+}
+
+#[test]
+fn an_address_of_another_host_is_told() {
+    let text = refused(Settings { peers_listen: "192.0.2.1:0".parse().unwrap(), ..settings() });
+    assert!(text.contains("No interface of this host has the address 192.0.2.1"), "{text}");
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused_with_the_bound() {
+    for (settings, words) in [
+        (Settings { rx_buffers_peers: 100, ..settings() }, "power of two"),
+        (Settings { rx_buffers_clients: 0, ..settings() }, "power of two"),
+        (Settings { rx_buffer_bytes: 70_000, ..settings() }, "at most 65507"),
+        (Settings { rx_buffer_bytes: 0, ..settings() }, "at most 65507"),
+        (Settings { sq_entries: 1, ..settings() }, "Choose 8 to 32768"),
+        (Settings { cq_entries: 256, ..settings() }, "Choose 257"),
+        (Settings { max_events: 0, ..settings() }, "at least 1"),
+    ] {
+        let text = refused(settings);
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_log_arena_beyond_what_the_kernel_registers_is_refused() {
+    // Mapped, not touched: costs no memory.
+    let log = Arena::new((1 << 30) + 4096).unwrap();
+    let send = Arena::new(4096).unwrap();
+    let (core, _house) = port::<u64, u64>(1).unwrap();
+    let Err(IoError::Unsupported { reason, .. }) = UringIo::new(settings(), &log, &send, core) else {
+        panic!("it was made")
+    };
+    assert!(reason.contains("1 GiB"), "{reason}");
+}
+
+#[test]
+fn ports_are_free_once_the_reactor_is_closed() {
+    let mut fixed = settings();
+    for _ in 0..20 {
+        let mut node = node(fixed.clone());
+        node.expect_quiet();
+        fixed =
+            Settings { peers_listen: node.io.peers_address(), clients_listen: node.io.clients_address(), ..settings() };
+        assert_ne!(node.io.peers_address(), any_port());
+        node.io.close().unwrap();
+    }
+}
+
+#[test]
+fn reactors_come_and_go_without_leaving_descriptors_behind() {
+    // All on this thread: a ring that stayed registered with it would use up the 16 places that a thread has.
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    node(settings()).io.close().unwrap();
+    let before = open();
+    for round in 0..40 {
+        let mut node = node(Settings { wait: WaitMode::Block, ..settings() });
+        node.expect_quiet();
+        assert!(round > 0 || open() > before);
+        drop(node);
+    }
+    assert!(probe().unwrap().registered_ring, "this thread has a place for a ring left");
+    // Other tests of this binary run beside this one and open some of their own; 40 reactors would have left 160.
+    assert!(open() < before + 100, "{before} descriptors before, {} after", open());
+}

@@ -1,0 +1,217 @@
+//! `synod append`: entries from a file or stdin, pipelined. A thread of its own reads the input, so that acknowledgements
+//! are printed as they come even while the input pauses.
+
+use super::entries::{EntryReader, InputError};
+use super::output::{Failure, Outcome, OutputError, Style, print, print_json, stdout};
+use super::{AppendArgs, client_failure, random_client_id};
+use crate::config::Config;
+use crate::pipeline::Pipeline;
+use anyhow::{Context, anyhow};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, StdoutLock, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
+use synod_client::{Ack, Appender, ClientError, Options};
+use synod_wire::GroupId;
+
+/// Chunks between the reading thread and the session: enough that neither waits for the other.
+const CHUNKS: usize = 4;
+/// A chunk goes on when it holds this much, or when the input has no more at hand.
+const CHUNK_BYTES: usize = 64 << 10;
+/// How long the session is looked after before the input is looked at again.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Entries, one after the other, each behind its length.
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    lengths: Vec<u16>,
+}
+
+impl Chunk {
+    fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[..];
+        self.lengths.iter().map(move |length| {
+            let (entry, tail) = rest.split_at(usize::from(*length));
+            rest = tail;
+            entry
+        })
+    }
+}
+
+/// Runs the command.
+pub(super) fn append(args: &AppendArgs) -> Outcome {
+    let (config, group) = args.target.load()?;
+    let input = open(&args.input)?;
+    let reader = EntryReader::new(BufReader::with_capacity(CHUNK_BYTES, input), args.format);
+    let appender = connect(&config, group, args)?;
+    let mut pipeline = Pipeline::new(appender);
+    let (sender, chunks) = sync_channel(CHUNKS);
+    let input = std::thread::Builder::new()
+        .name("input".into())
+        .spawn(move || read_input(reader, &sender))
+        .context("cannot start the thread that reads the input")?;
+    let outcome = run(&mut pipeline, &chunks, &mut Printer::new(args.quiet));
+    // The thread ends when its channel closes, except while it waits for input that may never come: then the process's
+    // end ends it.
+    drop(chunks);
+    if let Err(stop) = outcome {
+        return Err(told(stop, &pipeline, &args.input));
+    }
+    let read = input.join().map_err(|_| anyhow!("the thread that reads the input panicked"))?;
+    if args.quiet {
+        summary(&pipeline, args.output)?;
+    }
+    read.with_context(|| format!("{}: all before it is appended", args.input.display()))?;
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read + Send>, Failure> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(path).with_context(|| format!("cannot open the input {path:?}"))?;
+    Ok(Box::new(file))
+}
+
+fn connect(config: &Config, group: GroupId, args: &AppendArgs) -> Result<Appender, Failure> {
+    let window = args.window as usize;
+    let options = Options {
+        window_entries: window,
+        window_bytes: super::window_bytes(config, window),
+        deadline: Duration::from_millis(args.deadline_ms),
+        max_datagram_bytes: super::datagram_bytes(config),
+        ..Options::default()
+    };
+    let members = config.client_addresses(group);
+    Appender::connect(config.cluster_id(), group, members, random_client_id()?, options).map_err(client_failure)
+}
+
+/// Reads the input to its end, or until nobody takes it any more.
+fn read_input<R: Read>(mut reader: EntryReader<R>, chunks: &SyncSender<Chunk>) -> Result<(), InputError> {
+    loop {
+        let mut chunk = Chunk::default();
+        let end = loop {
+            match reader.advance() {
+                Ok(true) => {}
+                Ok(false) => break Some(Ok(())),
+                Err(error) => break Some(Err(error)),
+            }
+            let entry = reader.current();
+            chunk.bytes.extend_from_slice(entry);
+            chunk.lengths.push(entry.len() as u16);
+            if chunk.bytes.len() >= CHUNK_BYTES || !reader.has_more_at_hand() {
+                break None;
+            }
+        };
+        // A closed channel: the session failed and says why itself.
+        let closed = !chunk.lengths.is_empty() && chunks.send(chunk).is_err();
+        match end {
+            Some(end) => return end,
+            None if closed => return Ok(()),
+            None => {}
+        }
+    }
+}
+
+/// Prints acknowledgements, or does not.
+struct Printer {
+    out: Option<BufWriter<StdoutLock<'static>>>,
+    /// The first error of writing: told once the session has settled what is in flight.
+    error: Option<io::Error>,
+}
+
+impl Printer {
+    fn new(quiet: bool) -> Printer {
+        Printer { out: (!quiet).then(stdout), error: None }
+    }
+
+    fn ack(&mut self, ack: Ack) {
+        if let (Some(out), None) = (&mut self.out, &self.error) {
+            self.error = writeln!(out, "{}\t{}", ack.sequence, ack.timestamp_ns).err();
+        }
+    }
+
+    /// Makes visible what was printed.
+    fn flush(&mut self) {
+        if let (Some(out), None) = (&mut self.out, &self.error) {
+            self.error = out.flush().err();
+        }
+    }
+
+    fn check(&mut self) -> Outcome {
+        self.error.take().map_or(Ok(()), |error| Err(OutputError(error).into()))
+    }
+}
+
+/// Appends all chunks and waits for every acknowledgement. Stops early when nobody reads the output any more.
+fn run(pipeline: &mut Pipeline, chunks: &Receiver<Chunk>, printer: &mut Printer) -> Result<(), Stop> {
+    loop {
+        let chunk = match chunks.try_recv() {
+            Ok(chunk) => chunk,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) if pipeline.in_flight() > 0 => {
+                pipeline.turn(SLICE, &mut |ack| printer.ack(ack))?;
+                printer.flush();
+                continue;
+            }
+            Err(TryRecvError::Empty) => match chunks.recv() {
+                Ok(chunk) => chunk,
+                Err(RecvError) => break,
+            },
+        };
+        for entry in chunk.entries() {
+            pipeline.push(entry, &mut |ack| printer.ack(ack))?;
+        }
+        printer.check().map_err(Stop::Output)?;
+    }
+    pipeline.drain(&mut |ack| printer.ack(ack))?;
+    printer.flush();
+    printer.check().map_err(Stop::Output)
+}
+
+/// Why not everything was appended.
+enum Stop {
+    Session(ClientError),
+    Output(Failure),
+}
+
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Stop {
+        Stop::Session(error)
+    }
+}
+
+/// The failure, with how far the input got. A refused or unknown entry is named by its place in the input: the session
+/// is this command's own, so its client sequences count the input's entries.
+fn told(stop: Stop, pipeline: &Pipeline, input: &Path) -> Failure {
+    let error = match stop {
+        Stop::Output(failure) => return failure,
+        Stop::Session(error) => error,
+    };
+    let acknowledged = pipeline.measured().entries;
+    let next = pipeline.appender().client().core().next_client_seq();
+    let place = match &error {
+        ClientError::TooLarge { .. } | ClientError::EmptyEntry => format!("{}: entry {next}", input.display()),
+        _ => format!(
+            "{}: {acknowledged} entries acknowledged, {} without an answer",
+            input.display(),
+            pipeline.in_flight()
+        ),
+    };
+    let unavailable = error.is_unavailable() && acknowledged == 0;
+    let error = anyhow::Error::new(error).context(place);
+    if unavailable { Failure::Unavailable(error) } else { Failure::Failed(error) }
+}
+
+fn summary(pipeline: &Pipeline, style: Style) -> Outcome {
+    let s = pipeline.measured().summary();
+    match style {
+        Style::Json => print_json(&s),
+        Style::Text => print(&format!(
+            "{} entries in {:.3} s, {:.0} a second; latency p50 {} us, p99 {} us, p99.9 {} us, max {} us\n",
+            s.entries, s.seconds, s.entries_per_second, s.p50_us, s.p99_us, s.p999_us, s.max_us
+        )),
+    }
+}

@@ -1,0 +1,321 @@
+//! The command line: what `synod` takes, and which module answers it. Prints to stdout what was asked for and to stderr
+//! everything else. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no leader or no quorum. Called by `main`.
+
+pub mod entries;
+pub mod output;
+
+mod append;
+mod config;
+mod demo;
+mod inspect;
+mod node;
+mod read;
+mod status;
+mod verify;
+
+use crate::config::{Config, Loaded, load};
+use anyhow::{Context, anyhow};
+use clap::{Args, Parser, Subcommand};
+use entries::{InputFormat, OutputFormat};
+use output::{Failure, Outcome, Style};
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use synod_client::ClientError;
+use synod_wire::frame::HEADER_BYTES;
+use synod_wire::{GroupId, NodeId};
+
+/// A low-latency Multi-Paxos sequencer: durable, totally ordered, one pipeline a core.
+#[derive(Debug, Parser)]
+#[command(name = "synod", version, about, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no leader or no quorum.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print, check or explain a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Prepare a node's directory; refuses one that is in use
+    Format(NodeArgs),
+    /// Run a node in the foreground; SIGTERM ends it cleanly
+    Start(NodeArgs),
+    /// Append entries; prints "sequence<TAB>timestamp_ns" for each
+    Append(AppendArgs),
+    /// Print entries from a sequence on
+    Read(ReadArgs),
+    /// Print entries as they come, until interrupted
+    Tail(TailArgs),
+    /// Print the last committed sequence
+    CheckTail(CheckTailArgs),
+    /// Show every node and group
+    Status(StatusArgs),
+    /// Look into a log, offline
+    #[command(subcommand)]
+    Inspect(InspectCommand),
+    /// Compare logs, offline: no two disagree, nothing is missing or damaged
+    Verify(VerifyArgs),
+    /// Run three nodes here, sequence an input, kill the leader, and check everything
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the default configuration with its comments
+    Default,
+    /// Check a file; tells every problem with its line
+    Validate {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print what is in effect, and where each value came from
+    Show {
+        /// The file.
+        file: PathBuf,
+        /// Print the memory that a node takes instead.
+        #[arg(long)]
+        memory: bool,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Style,
+    },
+}
+
+/// Which cluster.
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "F")]
+    config: PathBuf,
+}
+
+/// Which group of which cluster.
+#[derive(Debug, Args)]
+struct GroupArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The group.
+    #[arg(long, value_name = "G", default_value_t = 0)]
+    group: u8,
+}
+
+/// Which node of which cluster.
+#[derive(Debug, Args)]
+struct NodeArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The node.
+    #[arg(long, value_name = "N")]
+    node: u8,
+}
+
+#[derive(Debug, Args)]
+struct AppendArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// Where the entries come from; "-" is stdin.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    input: PathBuf,
+    /// How the entries stand there.
+    #[arg(long, value_enum, default_value = "lines")]
+    format: InputFormat,
+    /// Print a summary instead of a line for each entry.
+    #[arg(long)]
+    quiet: bool,
+    /// How long an entry may wait for its acknowledgement before its outcome is given up as unknown.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    deadline_ms: u64,
+    /// The most entries in flight.
+    #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    window: u32,
+    /// How to print the summary.
+    #[arg(short, long, value_enum, default_value_t, requires = "quiet")]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct ReadArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The first sequence, from 1.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    from: u64,
+    /// How many entries; all that are committed when left out.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// The node to ask; any that answers when left out, the leader first.
+    #[arg(long, value_name = "N")]
+    node: Option<u8>,
+    /// How to print them.
+    #[arg(long, value_enum, default_value = "lines")]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+struct TailArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The first sequence; the next new entry when left out.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    from: Option<u64>,
+    /// The node to ask; any that answers when left out, the leader first.
+    #[arg(long, value_name = "N")]
+    node: Option<u8>,
+    /// How to print them.
+    #[arg(long, value_enum, default_value = "lines")]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+struct CheckTailArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// How long to wait for a node's answer.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Subcommand)]
+enum InspectCommand {
+    /// Print the records of a group's log
+    Wal {
+        /// The group's directory (`…/group-000`).
+        dir: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Style,
+    },
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// Node directories, or directories of a group's log.
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// A file whose lines are sequenced; generated order messages when left out.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// How many nodes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=9))]
+    nodes: u8,
+    /// Keep the directory with the logs.
+    #[arg(long)]
+    keep: bool,
+    /// How to print the report.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // clap itself ends the process with code 2 on wrong usage and 0 on --help.
+    output::exit_code(run(Cli::parse()))
+}
+
+fn run(cli: Cli) -> Outcome {
+    match cli.command {
+        Command::Config(ConfigCommand::Default) => config::default(),
+        Command::Config(ConfigCommand::Validate { file }) => config::validate(&file),
+        Command::Config(ConfigCommand::Show { file, memory, output }) => config::show(&file, memory, output),
+        Command::Format(args) => node::format(&args),
+        Command::Start(args) => node::start(&args),
+        Command::Append(args) => append::append(&args),
+        Command::Read(args) => read::read(&args),
+        Command::Tail(args) => read::tail(&args),
+        Command::CheckTail(args) => status::check_tail(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),
+        Command::Verify(args) => verify::verify(&args),
+        Command::Demo(args) => demo::demo(&args),
+    }
+}
+
+impl ClusterArgs {
+    /// Reads the configuration and says on stderr what could be better.
+    fn load(&self) -> Result<Loaded, Failure> {
+        let loaded = load::load(&self.config).map_err(anyhow::Error::new)?;
+        for warning in &loaded.warnings {
+            eprintln!("synod: warning: {warning}");
+        }
+        Ok(loaded)
+    }
+}
+
+impl GroupArgs {
+    /// Reads the configuration and checks that it has the group.
+    fn load(&self) -> Result<(Config, GroupId), Failure> {
+        let config = self.cluster.load()?.config;
+        let groups = config.groups.len();
+        if usize::from(self.group) >= groups {
+            let reason = anyhow!("group {} does not exist: {:?} has {groups}", self.group, self.cluster.config);
+            return Err(Failure::Usage(reason.context(format!("--group must be 0 to {}", groups - 1))));
+        }
+        Ok((config, GroupId(self.group)))
+    }
+}
+
+impl NodeArgs {
+    /// Reads the configuration and checks that it has the node.
+    fn load(&self) -> Result<(Config, NodeId), Failure> {
+        let config = self.cluster.load()?.config;
+        let node = known_node(&config, self.node)?;
+        Ok((config, node))
+    }
+}
+
+/// The node with this number.
+fn known_node(config: &Config, number: u8) -> Result<NodeId, Failure> {
+    if config.node(NodeId(number)).is_some() {
+        return Ok(NodeId(number));
+    }
+    let members: Vec<String> = config.members().iter().map(NodeId::to_string).collect();
+    let reason = anyhow!("node {number} is not in the configuration, which has {}", members.join(", "));
+    Err(Failure::Usage(reason.context("--node must name a member")))
+}
+
+/// The largest datagram that the cluster takes: a frame with the largest batch.
+fn datagram_bytes(config: &Config) -> usize {
+    HEADER_BYTES + config.net.max_batch_bytes
+}
+
+/// Room for `entries` of the longest kind in flight, within reason: a megabyte, or sixteen datagrams if those are more.
+fn window_bytes(config: &Config, entries: usize) -> usize {
+    let datagram = datagram_bytes(config);
+    entries.saturating_mul(datagram).min((1 << 20).max(16 * datagram)).max(datagram)
+}
+
+/// What a client's error means for the exit code.
+fn client_failure(error: ClientError) -> Failure {
+    if error.is_unavailable() { Failure::Unavailable(error.into()) } else { Failure::Failed(error.into()) }
+}
+
+/// A random identity for a session.
+fn random_client_id() -> anyhow::Result<u128> {
+    let mut bytes = [0; 16];
+    let mut source = std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom for a session id")?;
+    source.read_exact(&mut bytes).context("cannot read /dev/urandom for a session id")?;
+    // 0 stands for "no session".
+    Ok(u128::from_le_bytes(bytes).max(1))
+}

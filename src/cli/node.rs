@@ -1,0 +1,28 @@
+//! `synod format` and `synod start`: the commands that touch a node's directory.
+
+use super::NodeArgs;
+use super::output::{Failure, Outcome, print};
+use crate::memory::Memory;
+use crate::node;
+
+/// Prepares a node's directory.
+pub(super) fn format(args: &NodeArgs) -> Outcome {
+    let (config, id) = args.load()?;
+    node::format(&config, id)?;
+    let dir = config.node(id).expect("the node was looked up").dir.display();
+    print(&format!("node {id} is formatted in {dir}, {} group(s)\n", config.groups.len()))
+}
+
+/// Runs a node until it is told to stop.
+pub(super) fn start(args: &NodeArgs) -> Outcome {
+    let (config, id) = args.load()?;
+    print(&format!("node {id} of cluster {}\n{}", config.cluster.id, Memory::of(&config).table()))?;
+    // Diagnostics go to stderr, so that stdout stays the table above.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::from(config.log.level))
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|error| Failure::Failed(anyhow::anyhow!("cannot set up logging: {error}")))?;
+    node::run(&config, id)?;
+    Ok(())
+}

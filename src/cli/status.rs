@@ -1,0 +1,220 @@
+//! `synod status` and `synod check-tail`: what the nodes say of themselves.
+
+use super::output::{Failure, Outcome, Style, Table, print, print_json};
+use super::{CheckTailArgs, StatusArgs, client_failure};
+use crate::config::Config;
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+use synod_client::{ClientError, Status, TailSource};
+use synod_wire::client::role;
+use synod_wire::{GroupId, NodeId};
+
+/// How long `check-tail` asks before it gives up.
+const CHECK_TAIL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One node's word on one group.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    node: u8,
+    group: u8,
+    address: SocketAddrV4,
+    /// False: the node did not answer, and `error` says how.
+    reachable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
+}
+
+/// What a node that answered says.
+#[derive(Debug, Serialize)]
+struct State {
+    role: &'static str,
+    leader: Option<u8>,
+    epoch: u32,
+    ballot_round: u64,
+    ballot_node: u8,
+    chosen_slot: u64,
+    applied_slot: u64,
+    accepted_slot: u64,
+    durable_lsn: u64,
+    durable_bytes: u64,
+    tail: u64,
+    sessions: u64,
+    uptime_seconds: f64,
+    core: Option<u32>,
+    /// Slots whose vote damage hides; -1: all above the chosen ones.
+    unknown_slots: i64,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl State {
+    fn of(status: &Status) -> State {
+        State {
+            role: status.role_name(),
+            leader: status.leader.map(|node| node.0),
+            epoch: status.epoch.0,
+            ballot_round: status.promised.round,
+            ballot_node: status.promised.node.0,
+            chosen_slot: status.chosen.0,
+            applied_slot: status.applied.0,
+            accepted_slot: status.accepted.0,
+            durable_lsn: status.durable_lsn.0,
+            durable_bytes: status.durable_bytes,
+            tail: status.tail.0,
+            sessions: status.sessions,
+            uptime_seconds: status.uptime.as_secs_f64(),
+            core: status.core,
+            unknown_slots: if status.unknown_slots == u32::MAX { -1 } else { status.unknown_slots.into() },
+            counters: status.named_counters().collect(),
+        }
+    }
+}
+
+/// Asks every node about every group, all at once.
+pub(super) fn status(args: &StatusArgs) -> Outcome {
+    let config = args.cluster.load()?.config;
+    let answers = ask_all(&config, Duration::from_millis(args.timeout_ms))?;
+    let rows: Vec<Row> = answers.iter().map(row).collect();
+    match args.output {
+        Style::Text => print(&table(&rows))?,
+        Style::Json => print_json(&rows)?,
+    }
+    let leaderless = config.group_ids().filter(|group| !has_leader(&config, *group, &answers));
+    let names: Vec<String> = leaderless.map(|group| group.to_string()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let reason = anyhow!("group {}: no leader, or too few nodes answer", names.join(", "));
+    Err(Failure::Unavailable(reason.context("start the nodes that are unreachable")))
+}
+
+/// A node, a group, where it was asked, and what it said.
+struct Answer {
+    node: NodeId,
+    group: GroupId,
+    address: SocketAddrV4,
+    status: Result<Status, ClientError>,
+}
+
+fn ask_all(config: &Config, timeout: Duration) -> anyhow::Result<Vec<Answer>> {
+    let cluster = config.cluster_id();
+    std::thread::scope(|scope| {
+        let mut asked = Vec::new();
+        for group in config.group_ids() {
+            for (node, address) in config.client_addresses(group) {
+                let ask = move || {
+                    let status = synod_client::status(address, cluster, group, timeout);
+                    Answer { node, group, address, status }
+                };
+                let name = format!("status-{node}-{group}");
+                let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn_scoped(scope, ask);
+                asked.push(thread.context("cannot start a thread to ask a node")?);
+            }
+        }
+        let answers =
+            asked.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread that asked a node panicked")));
+        answers.collect()
+    })
+}
+
+fn row(answer: &Answer) -> Row {
+    let Answer { node, group, address, status } = answer;
+    Row {
+        node: node.0,
+        group: group.0,
+        address: *address,
+        reachable: status.is_ok(),
+        error: status.as_ref().err().map(ToString::to_string),
+        state: status.as_ref().ok().map(State::of),
+    }
+}
+
+/// Whether a node leads that a quorum of those that answered can follow.
+fn has_leader(config: &Config, group: GroupId, answers: &[Answer]) -> bool {
+    let mut statuses = answers.iter().filter(|a| a.group == group).filter_map(|a| a.status.as_ref().ok());
+    let reachable = statuses.clone().filter(|status| status.role != role::HALTED).count();
+    reachable >= config.quorums().phase2 && statuses.any(|status| status.role == role::LEADER)
+}
+
+fn table(rows: &[Row]) -> String {
+    let headings = [
+        "node",
+        "group",
+        "address",
+        "role",
+        "leader",
+        ">ballot",
+        ">chosen",
+        ">applied",
+        ">durable lsn",
+        ">durable bytes",
+        ">tail",
+        ">dropped",
+    ];
+    let mut table = Table::new(&headings);
+    for row in rows {
+        let mut cells = vec![row.node.to_string(), row.group.to_string(), row.address.to_string()];
+        match &row.state {
+            Some(state) => cells.extend([
+                state.role.to_string(),
+                state.leader.map_or("-".into(), |leader| leader.to_string()),
+                format!("{}.{}", state.ballot_round, state.ballot_node),
+                state.chosen_slot.to_string(),
+                state.applied_slot.to_string(),
+                state.durable_lsn.to_string(),
+                state.durable_bytes.to_string(),
+                state.tail.to_string(),
+                dropped(state).to_string(),
+            ]),
+            None => {
+                cells.push("unreachable".into());
+                cells.extend(std::iter::repeat_n("-".to_string(), headings.len() - cells.len()));
+            }
+        }
+        table.row(cells);
+    }
+    let mut text = table.render();
+    for row in rows {
+        let hidden = row.state.as_ref().map_or(0, |state| state.unknown_slots);
+        if hidden != 0 {
+            let count = if hidden < 0 { "all slots above the chosen ones".into() } else { format!("{hidden} slot(s)") };
+            text.push_str(&format!("node {} group {}: damage hides the votes of {count}\n", row.node, row.group));
+        }
+    }
+    text
+}
+
+/// Datagrams that were malformed, foreign, too long, or came when there was no room; `-o json` has them one by one.
+fn dropped(state: &State) -> u64 {
+    state.counters.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum()
+}
+
+/// The last committed sequence.
+#[derive(Serialize)]
+struct TailAnswer {
+    group: u8,
+    tail: u64,
+    leader: u8,
+}
+
+/// Asks for the last committed sequence. Only a leader's word counts: a follower may lag.
+pub(super) fn check_tail(args: &CheckTailArgs) -> Outcome {
+    let (config, group) = args.target.load()?;
+    let members = config.client_addresses(group).into_iter().map(|(_, address)| address).collect();
+    let tail =
+        synod_client::check_tail(members, config.cluster_id(), group, CHECK_TAIL_TIMEOUT).map_err(client_failure)?;
+    match tail.source {
+        TailSource::Leader(leader) => match args.output {
+            Style::Text => print(&format!("{}\n", tail.sequence)),
+            Style::Json => print_json(&TailAnswer { group: group.0, tail: tail.sequence.0, leader: leader.0 }),
+        },
+        TailSource::Highest { answered, members } => Err(Failure::Unavailable(anyhow!(
+            "no leader: {answered} of {members} members answered, with a tail of at least {}; `synod status` shows more",
+            tail.sequence
+        ))),
+    }
+}

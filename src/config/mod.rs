@@ -1,0 +1,380 @@
+//! The configuration: one TOML file for the whole cluster, overridden by the environment.
+//!
+//! This module holds the sections and their defaults, [`load`] reads and merges, [`check`] refuses what cannot work.
+//! Touches the file system and the environment in [`load`] only. Called by the command line; the shards get a
+//! [`Config`] that was checked.
+
+pub mod check;
+pub mod load;
+mod values;
+
+pub use check::{Finding, check};
+pub use load::{ConfigError, Loaded, Origin, Problem};
+pub use values::{Level, QuorumSize, Wait};
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use synod_ring::WaitMode;
+use synod_wire::{ClusterId, GroupId, NodeId, Quorums};
+
+/// The commented default configuration, as `synod config default` prints it.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// Everything that a node is told by its operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Which cluster.
+    pub cluster: Cluster,
+    /// The members, in the order of the file.
+    #[serde(rename = "node")]
+    pub nodes: Vec<Node>,
+    /// The pipelines; the index is the group's number.
+    #[serde(rename = "group")]
+    pub groups: Vec<Group>,
+    /// How cores wait.
+    pub cpu: Cpu,
+    /// Sockets and datagrams.
+    pub net: Net,
+    /// The log on disk.
+    pub wal: Wal,
+    /// Time-outs and windows of the protocol.
+    pub consensus: Consensus,
+    /// Quorum sizes.
+    pub quorum: Quorum,
+    /// Bounds of catching up.
+    pub catchup: Catchup,
+    /// Diagnostics.
+    pub log: Log,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// The cluster's identity, from 1.
+    pub id: u32,
+}
+
+/// One `[[node]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its number, below [`NodeId::LIMIT`].
+    pub id: u8,
+    /// Where members reach group 0; group g is g ports higher.
+    #[serde(deserialize_with = "values::address")]
+    pub peer_listen: SocketAddrV4,
+    /// Where clients reach group 0; group g is g ports higher.
+    #[serde(deserialize_with = "values::address")]
+    pub client_listen: SocketAddrV4,
+    /// Its directory.
+    pub dir: PathBuf,
+}
+
+/// One `[[group]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Group {
+    /// The CPU that the pipeline is pinned to, if any.
+    #[serde(with = "values::core")]
+    pub core: Option<usize>,
+}
+
+/// `[cpu]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cpu {
+    /// How a core waits for work.
+    pub wait: Wait,
+    /// How long an idle core polls before it blocks, microseconds.
+    pub yield_idle_us: u64,
+    /// The same while a log write is in flight, microseconds.
+    pub yield_durable_us: u64,
+}
+
+/// `[net]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Net {
+    /// The largest batch: the payload of one datagram between members.
+    pub max_batch_bytes: usize,
+    /// Whether datagrams carry the don't-fragment bit.
+    pub dont_fragment: bool,
+    /// Receive buffers of the peers' socket.
+    pub rx_buffers_peers: u16,
+    /// Receive buffers of the clients' socket.
+    pub rx_buffers_clients: u16,
+    /// The kernel's buffer of each socket.
+    pub socket_buffer_bytes: usize,
+    /// The most completions in one turn.
+    pub max_events: usize,
+}
+
+/// `[wal]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wal {
+    /// Size of a segment file.
+    pub segment_bytes: u64,
+    /// The part of the log that stays in memory.
+    pub arena_bytes: usize,
+    /// Log writes in flight.
+    pub max_in_flight: usize,
+    /// The most that one log write covers.
+    pub max_flush_bytes: usize,
+}
+
+/// `[consensus]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Consensus {
+    /// Interval of the leader's heartbeats, microseconds.
+    pub heartbeat_us: u64,
+    /// Shortest election time-out, microseconds.
+    pub election_timeout_min_us: u64,
+    /// Longest election time-out, microseconds.
+    pub election_timeout_max_us: u64,
+    /// When unanswered messages are sent again, microseconds.
+    pub retransmit_us: u64,
+    /// The longest that news of a commit waits for other traffic, microseconds.
+    pub commit_linger_us: u64,
+    /// Open slots.
+    pub window_slots: u64,
+}
+
+/// `[quorum]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quorum {
+    /// Promises that elect a leader.
+    pub phase1: QuorumSize,
+    /// Durable votes that choose a value.
+    pub phase2: QuorumSize,
+}
+
+/// `[catchup]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Catchup {
+    /// Datagrams of chosen values in flight to one replica.
+    pub max_datagrams_in_flight: u32,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The least severe message that is written.
+    pub level: Level,
+}
+
+impl Default for Cluster {
+    fn default() -> Cluster {
+        Cluster { id: 1 }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Cpu {
+        Cpu { wait: Wait::Auto, yield_idle_us: 50, yield_durable_us: 500 }
+    }
+}
+
+impl Default for Net {
+    fn default() -> Net {
+        Net {
+            max_batch_bytes: 1_408,
+            dont_fragment: true,
+            rx_buffers_peers: 512,
+            rx_buffers_clients: 512,
+            socket_buffer_bytes: 4 << 20,
+            max_events: 256,
+        }
+    }
+}
+
+impl Default for Wal {
+    fn default() -> Wal {
+        Wal { segment_bytes: 64 << 20, arena_bytes: 32 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 }
+    }
+}
+
+impl Default for Consensus {
+    fn default() -> Consensus {
+        Consensus {
+            heartbeat_us: 20_000,
+            election_timeout_min_us: 150_000,
+            election_timeout_max_us: 300_000,
+            retransmit_us: 10_000,
+            commit_linger_us: 500,
+            window_slots: 1_024,
+        }
+    }
+}
+
+impl Default for Catchup {
+    fn default() -> Catchup {
+        Catchup { max_datagrams_in_flight: 64 }
+    }
+}
+
+/// Every default, one unpinned group, and no nodes: those must be named.
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            cluster: Cluster::default(),
+            nodes: Vec::new(),
+            groups: vec![Group::default()],
+            cpu: Cpu::default(),
+            net: Net::default(),
+            wal: Wal::default(),
+            consensus: Consensus::default(),
+            quorum: Quorum::default(),
+            catchup: Catchup::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Node {
+    /// Its number as the protocol has it.
+    pub fn node_id(&self) -> NodeId {
+        NodeId(self.id)
+    }
+}
+
+impl Config {
+    /// The cluster's identity.
+    pub fn cluster_id(&self) -> ClusterId {
+        ClusterId(self.cluster.id)
+    }
+
+    /// The members in ascending order.
+    pub fn members(&self) -> Vec<NodeId> {
+        let mut members: Vec<NodeId> = self.nodes.iter().map(Node::node_id).collect();
+        members.sort_unstable();
+        members
+    }
+
+    /// The groups in order.
+    pub fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.groups.len() as u8).map(GroupId)
+    }
+
+    /// The node with this number, if the file has it.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id.0)
+    }
+
+    fn known(&self, id: NodeId) -> &Node {
+        self.node(id).unwrap_or_else(|| panic!("node {id} is not in the configuration: callers look it up first"))
+    }
+
+    /// Where members reach `group` on `node`.
+    ///
+    /// # Panics
+    /// If the node is not in the configuration.
+    pub fn peer_address(&self, node: NodeId, group: GroupId) -> SocketAddrV4 {
+        shifted(self.known(node).peer_listen, group)
+    }
+
+    /// Where clients reach `group` on `node`.
+    ///
+    /// # Panics
+    /// If the node is not in the configuration.
+    pub fn client_address(&self, node: NodeId, group: GroupId) -> SocketAddrV4 {
+        shifted(self.known(node).client_listen, group)
+    }
+
+    /// Where clients reach `group` on every member, in ascending order of the members.
+    pub fn client_addresses(&self, group: GroupId) -> Vec<(NodeId, SocketAddrV4)> {
+        self.members().into_iter().map(|node| (node, self.client_address(node, group))).collect()
+    }
+
+    /// The directory of a group's log on `node`.
+    ///
+    /// # Panics
+    /// If the node is not in the configuration.
+    pub fn log_dir(&self, node: NodeId, group: GroupId) -> PathBuf {
+        self.known(node).dir.join(format!("group-{:03}", group.0))
+    }
+
+    /// The quorum sizes in numbers.
+    pub fn quorums(&self) -> Quorums {
+        let members = self.nodes.len();
+        Quorums { phase1: self.quorum.phase1.of(members), phase2: self.quorum.phase2.of(members) }
+    }
+
+    /// Entries of each reactor's submission queue: a turn's sends to every member and many clients. More are submitted
+    /// early, which costs a system call and nothing else.
+    pub fn ring_submissions(&self) -> u32 {
+        1_024
+    }
+
+    /// Entries of each reactor's completion queue, so that it cannot overflow: one for each receive buffer, submission
+    /// and write, and some for wake-ups.
+    pub fn ring_completions(&self) -> u32 {
+        let receives = u32::from(self.net.rx_buffers_peers) + u32::from(self.net.rx_buffers_clients);
+        (receives + self.ring_submissions() + 2 * synod_ring::WRITES_MAX as u32).next_power_of_two()
+    }
+
+    /// How cores wait, as the reactor takes it.
+    pub fn wait_mode(&self) -> WaitMode {
+        // Within the checked range, far below what 32 bits hold.
+        let us = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let (idle_us, durable_us) = (us(self.cpu.yield_idle_us), us(self.cpu.yield_durable_us));
+        match self.cpu.wait {
+            Wait::Auto => WaitMode::Auto { idle_us, durable_us },
+            Wait::Spin => WaitMode::Spin,
+            Wait::Yield => WaitMode::Yield { idle_us, durable_us },
+            Wait::Block => WaitMode::Block,
+        }
+    }
+}
+
+/// `base` with its port moved up by the group's number; [`check`] made sure that it does not overflow.
+fn shifted(base: SocketAddrV4, group: GroupId) -> SocketAddrV4 {
+    SocketAddrV4::new(*base.ip(), base.port() + u16::from(group.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file that `config default` prints, read back.
+    fn documented() -> Config {
+        load::parse(DEFAULT_TOML, "default.toml".as_ref(), std::iter::empty()).unwrap().config
+    }
+
+    #[test]
+    fn the_printed_default_is_the_default_with_three_loopback_nodes() {
+        let node = |id: u8| Node {
+            id,
+            peer_listen: format!("127.0.0.1:{}", 7400 + u16::from(id) * 10).parse().unwrap(),
+            client_listen: format!("127.0.0.1:{}", 7500 + u16::from(id) * 10).parse().unwrap(),
+            dir: format!("/var/lib/synod/{id}").into(),
+        };
+        let expected = Config { nodes: (0..3).map(node).collect(), ..Config::default() };
+        assert_eq!(documented(), expected);
+        assert!(check(&expected).is_empty());
+    }
+
+    #[test]
+    fn every_key_stands_in_the_printed_default_with_a_comment() {
+        let all = toml::Table::try_from(documented()).unwrap();
+        let text = DEFAULT_TOML.parse::<toml::Table>().unwrap();
+        assert_eq!(all, text, "a key is missing from default.toml, or its value is not the default");
+    }
+
+    #[test]
+    fn addresses_and_directories_move_with_the_group() {
+        let config = documented();
+        assert_eq!(config.peer_address(NodeId(1), GroupId(3)), "127.0.0.1:7413".parse().unwrap());
+        assert_eq!(config.client_address(NodeId(2), GroupId(0)), "127.0.0.1:7520".parse().unwrap());
+        assert_eq!(config.log_dir(NodeId(0), GroupId(12)), PathBuf::from("/var/lib/synod/0/group-012"));
+        assert_eq!(config.members(), [NodeId(0), NodeId(1), NodeId(2)]);
+        assert_eq!(config.quorums(), Quorums { phase1: 2, phase2: 2 });
+        assert!(config.node(NodeId(3)).is_none());
+    }
+}

@@ -1,0 +1,168 @@
+//! The memory that a node takes, as its configuration says: every pool, window and table with its bound and the sum that
+//! derives it. Pure. Printed by `synod start` and `synod config show --memory`.
+//!
+//! What grows with the log, and so stands in no pool: the index, 56 bytes for each 64 slots.
+
+use crate::cli::output::Table;
+use crate::config::Config;
+use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
+use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
+use crate::shard::{OUTBOX_BYTES, RECENT_SLOTS};
+use serde::Serialize;
+use synod_wire::frame::{HEADER_BYTES, aligned};
+
+/// What the kernel puts before a client's datagram in its receive buffer: the sender's address.
+const CLIENT_PREFIX_BYTES: usize = 64;
+/// A slot's state in the protocol core, rounded up.
+const SLOT_STATE_BYTES: usize = 96;
+/// Where a recent slot's value lies, rounded up.
+const SLOT_PLACE_BYTES: usize = 64;
+/// A session without its answers, in the state machine and at admission, rounded up.
+const SESSION_BYTES: usize = 256;
+/// A submission (with its index) and a completion of the ring.
+const SUBMISSION_BYTES: usize = 64 + 4;
+const COMPLETION_BYTES: usize = 16;
+
+/// One kind of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pool {
+    /// What it is.
+    pub name: &'static str,
+    /// How many there are, in all groups together.
+    pub count: usize,
+    /// The bytes of one.
+    pub bytes_each: usize,
+    /// The bytes of all.
+    pub total_bytes: usize,
+    /// The sum.
+    pub derivation: String,
+}
+
+/// The memory of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Its pools.
+    pub pools: Vec<Pool>,
+    /// Their sum.
+    pub total_bytes: usize,
+    /// What the kernel may take for the sockets, as they fill.
+    pub kernel_socket_bytes: usize,
+}
+
+impl Memory {
+    /// The memory of each node of `config`.
+    pub fn of(config: &Config) -> Memory {
+        let groups = config.groups.len();
+        let mut pools = Pools { groups, all: Vec::new() };
+        buffers(config, &mut pools);
+        tables(config, &mut pools);
+        let total_bytes = pools.all.iter().map(|pool| pool.total_bytes).sum();
+        let kernel_socket_bytes = groups * 2 * 2 * config.net.socket_buffer_bytes;
+        Memory { pools: pools.all, total_bytes, kernel_socket_bytes }
+    }
+
+    /// The table, for people.
+    pub fn table(&self) -> String {
+        let mut table = Table::new(&["pool", ">count", ">bytes each", ">MiB", "from"]);
+        let mib = |bytes: usize| format!("{:.2}", bytes as f64 / (1 << 20) as f64);
+        for pool in &self.pools {
+            let (count, each) = (pool.count.to_string(), pool.bytes_each.to_string());
+            table.row([pool.name.into(), count, each, mib(pool.total_bytes), pool.derivation.clone()]);
+        }
+        let rest = "and 56 bytes of index for each 64 slots in the log";
+        table.row(["total".into(), "".into(), "".into(), mib(self.total_bytes), rest.into()]);
+        let sockets = "the kernel's, as they fill: 2 sockets, 2 directions, net.socket_buffer_bytes";
+        table.row(["socket buffers".into(), "".into(), "".into(), mib(self.kernel_socket_bytes), sockets.into()]);
+        table.render()
+    }
+}
+
+struct Pools {
+    groups: usize,
+    all: Vec<Pool>,
+}
+
+impl Pools {
+    /// Adds a pool with `count` items in each group.
+    fn add(&mut self, name: &'static str, count: usize, bytes_each: usize, derivation: impl Into<String>) {
+        let count = count * self.groups;
+        let derivation = match self.groups {
+            1 => derivation.into(),
+            groups => format!("{groups} groups: {}", derivation.into()),
+        };
+        self.all.push(Pool { name, count, bytes_each, total_bytes: count * bytes_each, derivation });
+    }
+}
+
+fn buffers(config: &Config, pools: &mut Pools) {
+    let datagram = HEADER_BYTES + config.net.max_batch_bytes;
+    pools.add("log arena", 1, config.wal.arena_bytes, "wal.arena_bytes");
+    pools.add("outbox", 1, OUTBOX_BYTES, "fixed");
+    let peers = usize::from(config.net.rx_buffers_peers);
+    let clients = usize::from(config.net.rx_buffers_clients);
+    // One byte more than the longest datagram, so that a longer one shows.
+    let peer_buffer = aligned(datagram + 1);
+    let client_buffer = aligned(CLIENT_PREFIX_BYTES + datagram + 1);
+    pools.add(
+        "receive buffers, peers",
+        peers,
+        peer_buffer,
+        "net.rx_buffers_peers x (frame header + net.max_batch_bytes + 1)",
+    );
+    pools.add(
+        "receive buffers, clients",
+        clients,
+        client_buffer,
+        "net.rx_buffers_clients x (address + frame header + net.max_batch_bytes + 1)",
+    );
+    let submissions = config.ring_submissions() as usize;
+    pools.add("ring, submissions", submissions, SUBMISSION_BYTES, "fixed");
+    let completions = config.ring_completions() as usize;
+    pools.add(
+        "ring, completions",
+        completions,
+        COMPLETION_BYTES,
+        "receive buffers + submissions + writes, power of two",
+    );
+}
+
+fn tables(config: &Config, pools: &mut Pools) {
+    let window = config.consensus.window_slots as usize;
+    pools.add("open slots", 2 * window, SLOT_STATE_BYTES, "2 x consensus.window_slots");
+    pools.add("recent values", RECENT_SLOTS + 2 * window, SLOT_PLACE_BYTES, "8192 + 2 x consensus.window_slots");
+    let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
+    pools.add("sessions", MAX_SESSIONS, session, "at most 1024 sessions x 1024 answers, allocated as they are used");
+    let job = MAX_JOB_SLOTS as usize * (HEADER_BYTES + config.net.max_batch_bytes);
+    pools.add("housekeeping jobs", MAX_JOBS, job, "16 jobs x 256 slots x (frame header + net.max_batch_bytes)");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Group;
+
+    #[test]
+    fn a_node_with_defaults_stays_below_256_mib() {
+        let memory = Memory::of(&Config::default());
+        assert!(memory.total_bytes < 256 << 20, "{}", memory.table());
+        assert_eq!(memory.total_bytes, memory.pools.iter().map(|pool| pool.count * pool.bytes_each).sum::<usize>());
+    }
+
+    #[test]
+    fn every_group_has_its_own_pools() {
+        let two = Config { groups: vec![Group::default(); 2], ..Config::default() };
+        assert_eq!(Memory::of(&two).total_bytes, 2 * Memory::of(&Config::default()).total_bytes);
+    }
+
+    #[test]
+    fn pools_follow_the_configuration() {
+        let mut config = Config::default();
+        let before = Memory::of(&config).total_bytes;
+        config.wal.arena_bytes += 4 << 20;
+        assert_eq!(Memory::of(&config).total_bytes, before + (4 << 20));
+        config.net.max_batch_bytes = 2_816;
+        let pool = |name: &str| Memory::of(&config).pools.into_iter().find(|pool| pool.name == name).unwrap();
+        assert_eq!(pool("receive buffers, peers").bytes_each, 2_944);
+        assert_eq!(pool("receive buffers, clients").bytes_each, 3_008);
+    }
+}

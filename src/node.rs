@@ -1,0 +1,268 @@
+//! A node: one shard a group, each on its own thread (pinned if the configuration says so) with a housekeeping thread
+//! beside it, and the main thread that waits for signals.
+
+use crate::config::Config;
+use crate::shard::jobs::{self, Done, Job};
+use crate::shard::{self, Exit, OUTBOX_BYTES, Shard};
+use anyhow::{Context, anyhow};
+use rustix::system::uname;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use synod_ring::{Arena, HousePort, Port, UringIo, Waker};
+use synod_wal::Expect;
+use synod_wire::frame::{Header, Kind};
+use synod_wire::record::Configuration;
+use synod_wire::{Ballot, Epoch, GroupId, Lsn, NodeId, Slot};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// Submissions of one turn that fit before the reactor must submit early.
+const SQ_ENTRIES: u32 = 1_024;
+
+/// Prepares the directory of every group of a node. Refuses a directory that is in use or formatted.
+pub fn format(config: &Config, node: NodeId) -> anyhow::Result<()> {
+    for group in group_ids(config) {
+        let incarnation = random_u64()?;
+        let dir = config.log_dir(node, group);
+        let identity = synod_wal::Identity { cluster: config.cluster_id(), group, node, incarnation };
+        let (header, body) = founding_configuration(config, node, group, incarnation);
+        synod_wal::format(&dir, &identity, (&header, &body), &wal_settings(config))
+            .with_context(|| format!("cannot format {} for node {node}, group {group}", dir.display()))?;
+    }
+    Ok(())
+}
+
+fn founding_configuration(config: &Config, node: NodeId, group: GroupId, incarnation: u64) -> (Header, Vec<u8>) {
+    let (members, quorums) = (config.members(), config.quorums());
+    let body = Configuration {
+        parent_epoch: U32::ZERO,
+        phase1: quorums.phase1 as u8,
+        phase2: quorums.phase2 as u8,
+        members: members.len() as u8,
+        learners: 0,
+        incarnation: U64::new(incarnation),
+    };
+    let mut payload = body.as_bytes().to_vec();
+    payload.extend(members.iter().map(|member| member.0));
+    let header = Header {
+        kind: Kind::Configuration,
+        flags: 0,
+        from: node,
+        group,
+        cluster: config.cluster_id(),
+        epoch: Epoch(1),
+        slot: Slot::ZERO,
+        ballot: Ballot::ZERO,
+        promised: Ballot::ZERO,
+        lsn: Lsn(1),
+    };
+    (header, payload)
+}
+
+fn random_u64() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("getrandom failed")?;
+    // 0 means "none" in the founding protocol.
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+fn group_ids(config: &Config) -> impl Iterator<Item = GroupId> {
+    (0..config.groups.len()).map(|group| GroupId(group as u8))
+}
+
+fn wal_settings(config: &Config) -> synod_wal::Settings {
+    synod_wal::Settings {
+        segment_bytes: config.wal.segment_bytes,
+        arena_bytes: config.wal.arena_bytes,
+        max_in_flight: config.wal.max_in_flight,
+        max_flush_bytes: config.wal.max_flush_bytes,
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT, or until one of its groups cannot go on.
+pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
+    let features = synod_ring::probe()?;
+    tracing::info!(%node, kernel = %uname().release().to_string_lossy(), ?features, "starting");
+    let stop = Arc::new(AtomicBool::new(false));
+    let wakers: Arc<Mutex<Vec<Waker>>> = Arc::default();
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("cannot watch signals")?;
+    let handle = signals.handle();
+
+    let threads: Vec<_> = group_ids(config)
+        .map(|group| {
+            let pipeline = Pipeline { config: config.clone(), node, group, stop: stop.clone(), wakers: wakers.clone() };
+            let handle = handle.clone();
+            thread::Builder::new().name(format!("synod-group-{group}")).spawn(move || {
+                let result = pipeline.run();
+                // One group that ends, ends the node: its operator must look.
+                handle.close();
+                result
+            })
+        })
+        .collect::<Result<_, _>>()
+        .context("cannot start a thread")?;
+
+    // Ends with a signal, or when a pipeline closes the handle.
+    let signal = signals.forever().next();
+    tracing::info!(%node, ?signal, "stopping");
+    stop.store(true, Ordering::Release);
+    for waker in wakers.lock().map_err(|_| anyhow!("a pipeline panicked"))?.iter() {
+        waker.wake();
+    }
+    let mut result = Ok(());
+    for thread in threads {
+        let ended = thread.join().map_err(|_| anyhow!("a pipeline panicked"))?;
+        result = result.and(ended);
+    }
+    result
+}
+
+/// What a pipeline's thread needs.
+struct Pipeline {
+    config: Config,
+    node: NodeId,
+    group: GroupId,
+    stop: Arc<AtomicBool>,
+    wakers: Arc<Mutex<Vec<Waker>>>,
+}
+
+impl Pipeline {
+    fn run(&self) -> anyhow::Result<()> {
+        let unpinned = thread_affinity()?;
+        loop {
+            let (port, house) = synod_ring::port(jobs::MAX_JOBS)?;
+            let house_stop = Arc::new(AtomicBool::new(false));
+            let doorbell = house.doorbell().clone();
+            // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
+            rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
+            let housekeeping = housekeeping(self.group, house, house_stop.clone())?;
+            let result = self.run_shard(port);
+            house_stop.store(true, Ordering::Release);
+            doorbell.ring();
+            housekeeping.join().map_err(|_| anyhow!("the housekeeping thread panicked"))?;
+            match result {
+                Ok(Exit::Stopped) => return Ok(()),
+                Ok(Exit::Recover) => {
+                    tracing::info!(group = self.group.0, "what damage hid was repaired; reading the log again");
+                }
+                Err(error) => {
+                    tracing::error!(group = self.group.0, error = format!("{error:#}"), "the group cannot go on");
+                    let group = self.group;
+                    return Err(error.context(format!("node {}, group {group} cannot go on", self.node)));
+                }
+            }
+        }
+    }
+
+    fn run_shard(&self, port: Port<Job, Done>) -> anyhow::Result<Exit> {
+        let core = self.config.groups[usize::from(self.group.0)].core;
+        if let Some(core) = core {
+            let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
+            if !pinned {
+                return Err(anyhow!("cannot pin to core {core}: it does not exist or may not be used. Change group.core"));
+            }
+        }
+        let settings = self.shard_settings(core);
+        let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
+        let paxos = self.paxos_settings()?;
+        let found = shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns())?;
+        tracing::info!(
+            group = self.group.0,
+            dir = %settings.dir.display(),
+            last_lsn = found.core.last_lsn().0,
+            applied_slot = found.core.prefix().0,
+            tail = found.machine.tail().0,
+            unknown_slots = ?found.core.unknown_slots(),
+            "the log is read"
+        );
+        let send_arena = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
+        let io: UringIo<Job, Done> = UringIo::new(self.ring_settings(), found.log.arena(), &send_arena, port)?;
+        self.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
+        let mut shard = Shard::new(settings, io, send_arena, found)?;
+        let exit = shard.run(&self.stop);
+        shard.into_io().close().context("the reactor did not close cleanly")?;
+        Ok(exit?)
+    }
+
+    fn shard_settings(&self, core: Option<usize>) -> shard::Settings {
+        let members = self.config.members();
+        shard::Settings {
+            cluster: self.config.cluster_id(),
+            group: self.group,
+            me: self.node,
+            members: members.iter().map(|node| (*node, self.config.client_address(*node, self.group))).collect(),
+            dir: self.log_dir(),
+            max_batch_bytes: self.config.net.max_batch_bytes,
+            core,
+        }
+    }
+
+    fn log_dir(&self) -> PathBuf {
+        self.config.log_dir(self.node, self.group)
+    }
+
+    fn paxos_settings(&self) -> anyhow::Result<synod_paxos::Settings> {
+        let consensus = &self.config.consensus;
+        Ok(synod_paxos::Settings {
+            me: self.node,
+            members: self.config.members(),
+            quorums: self.config.quorums(),
+            incarnation: 0,
+            window_slots: consensus.window_slots,
+            heartbeat_ns: consensus.heartbeat_us * 1_000,
+            election_min_ns: consensus.election_timeout_min_us * 1_000,
+            election_max_ns: consensus.election_timeout_max_us * 1_000,
+            retransmit_ns: consensus.retransmit_us * 1_000,
+            commit_linger_ns: consensus.commit_linger_us * 1_000,
+            fetch_slots: u64::from(self.config.catchup.max_datagrams_in_flight),
+            seed: random_u64()?,
+        })
+    }
+
+    fn ring_settings(&self) -> synod_ring::Settings {
+        let net = &self.config.net;
+        let members = self.config.members();
+        let mut settings = synod_ring::Settings {
+            peers_listen: self.config.peer_address(self.node, self.group),
+            clients_listen: self.config.client_address(self.node, self.group),
+            peers: members.iter().map(|node| self.config.peer_address(*node, self.group)).collect(),
+            rx_buffers_peers: net.rx_buffers_peers,
+            rx_buffers_clients: net.rx_buffers_clients,
+            rx_buffer_bytes: synod_wire::frame::HEADER_BYTES + net.max_batch_bytes,
+            sq_entries: SQ_ENTRIES,
+            cq_entries: 0,
+            socket_buffer_bytes: net.socket_buffer_bytes,
+            wait: self.config.wait_mode(),
+            dont_fragment: net.dont_fragment,
+            max_events: net.max_events,
+        };
+        settings.cq_entries = settings.cq_entries_min();
+        settings
+    }
+}
+
+fn housekeeping(
+    group: GroupId,
+    house: HousePort<Job, Done>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<thread::JoinHandle<()>> {
+    let thread = thread::Builder::new().name(format!("synod-house-{group}"));
+    let spawned = thread.spawn(move || {
+        while let Some(job) = house.next(&stop) {
+            house.done(jobs::perform(job));
+        }
+    });
+    spawned.context("cannot start the housekeeping thread")
+}
+
+fn thread_affinity() -> anyhow::Result<rustix::thread::CpuSet> {
+    rustix::thread::sched_getaffinity(None).context("sched_getaffinity failed")
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

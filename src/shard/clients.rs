@@ -1,0 +1,354 @@
+//! Appends: admission to the open batch, acknowledgements when their slots are applied, and named refusals.
+//!
+//! The leader admits each entry of a session once and in order, so that a log written by one leader holds no
+//! duplicates; what crosses a change of leaders is sorted out at apply. Nothing is queued: what the window, the log or
+//! the session's credit cannot take is refused with BUSY.
+
+use super::jobs::{Done, Job};
+use super::reply::{ReadRequest, acks_per_datagram, write_acks};
+use super::status::{self, Bad};
+use super::{Fatal, Shard};
+use crate::sequencer::{Answer, SESSION_CREDIT, Verdict};
+use std::collections::HashMap;
+use std::net::SocketAddrV4;
+use synod_paxos::{Input, Role};
+use synod_ring::{Io, RxBuf};
+use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
+use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
+use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, frame_bytes, parse, write_header};
+use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Sessions that a leader serves at once; the table of the state machine bounds them too.
+const MAX_ADMITTED: usize = crate::sequencer::MAX_SESSIONS;
+/// What BUSY tells a client to wait, microseconds.
+const BUSY_RETRY_US: u32 = 200;
+/// What a client is told to wait while there is no leader, microseconds.
+const NO_LEADER_RETRY_US: u32 = 10_000;
+
+/// A session as the leader sees it ahead of the state machine.
+#[derive(Debug)]
+struct Admitted {
+    address: SocketAddrV4,
+    next_seq: u64,
+}
+
+/// A run as its header describes it.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    client_id: u128,
+    first_seq: u64,
+    entries: u64,
+    opens_session: bool,
+    /// Bytes of the run.
+    bytes: usize,
+}
+
+/// What became of a run, to be told to its client at the end of the turn.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Answer(Answer),
+    Opened,
+    Refused(Refusal, u64, u64),
+}
+
+/// The leader's view of its clients, and its open batch.
+#[derive(Debug)]
+pub(super) struct Admission {
+    sessions: HashMap<u128, Admitted>,
+    outcomes: Vec<(u128, Outcome)>,
+    answers: Vec<Answer>,
+    batch: Option<OpenBatch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OpenBatch {
+    used: usize,
+    runs: u16,
+}
+
+impl Admission {
+    pub(super) fn new() -> Admission {
+        Admission {
+            sessions: HashMap::with_capacity(MAX_ADMITTED + 1),
+            outcomes: Vec::with_capacity(1024),
+            answers: Vec::with_capacity(128),
+            batch: None,
+        }
+    }
+
+    /// This node leads no longer: what it admitted says nothing about the next leader's log.
+    pub(super) fn clear(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// Bytes of the batch that is being sealed.
+    pub(super) fn batch_bytes(&mut self) -> usize {
+        self.batch.take().expect("a batch is open when it is proposed").used
+    }
+
+    /// Notes what apply did with a run.
+    pub(super) fn outcome(&mut self, run: &Run<'_>, verdict: Verdict) {
+        let outcome = match verdict {
+            Verdict::Opened => Outcome::Opened,
+            Verdict::Sequenced { skip, entries, first_sequence, timestamp_ns } => {
+                Outcome::Answer(Answer { first_seq: run.first_seq() + skip, entries, first_sequence, timestamp_ns })
+            }
+            Verdict::Duplicate => return,
+            Verdict::Gap { expected } => Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected),
+            Verdict::UnknownSession => Outcome::Refused(Refusal::SessionEvicted, run.first_seq(), 0),
+        };
+        self.outcomes.push((run.client_id(), outcome));
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// Takes the clients' datagrams of this turn, then seals the batch that is open.
+    pub(super) fn take_clients(&mut self) -> Result<(), Fatal> {
+        let mut queue = std::mem::take(&mut self.client_queue);
+        for (buf, from) in queue.drain(..) {
+            self.counters.add(Counter::ClientDatagrams, 1);
+            let taken = self.on_client_datagram(&buf, from);
+            self.io.release(buf);
+            if let Err(error) = taken? {
+                self.count_bad_frame(error);
+            }
+        }
+        self.client_queue = queue;
+        self.seal()
+    }
+
+    /// The outer error ends the shard, the inner one drops the datagram.
+    fn on_client_datagram(&mut self, buf: &RxBuf, from: SocketAddrV4) -> Result<Result<(), Bad>, Fatal> {
+        let frame = match parse(self.io.datagram(buf)) {
+            // A datagram that was cut may still be told that it was too large, if its header came whole.
+            Err(FrameError::Truncated) if buf.cut => {
+                self.refuse(from, 0, 0, Refusal::TooLarge, max_entry_bytes(self.settings.max_batch_bytes) as u64);
+                self.counters.add(Counter::DroppedOversize, 1);
+                return Ok(Ok(()));
+            }
+            Err(error) => return Ok(Err(error.into())),
+            Ok(frame) if frame.header.cluster != self.settings.cluster => return Ok(Err(Bad::ForeignCluster)),
+            Ok(frame) if frame.header.group != self.settings.group => return Ok(Err(Bad::ForeignSender)),
+            Ok(frame) => frame,
+        };
+        let request_id = frame.header.slot.0;
+        match frame.header.kind {
+            Kind::Append | Kind::OpenSession => {
+                let run = match Run::parse(frame.payload) {
+                    Ok((run, [])) => Request {
+                        client_id: run.client_id(),
+                        first_seq: run.first_seq(),
+                        entries: run.len(),
+                        opens_session: run.opens_session(),
+                        bytes: frame.payload.len(),
+                    },
+                    Ok(_) => return Ok(Err(FrameError::Body.into())),
+                    Err(error) => return Ok(Err(error.into())),
+                };
+                if let Some((refusal, detail)) = self.append_run(buf, run, from)? {
+                    self.refuse(from, run.client_id, run.first_seq, refusal, detail);
+                }
+            }
+            Kind::Read => match ReadBody::read_from_bytes(frame.payload) {
+                Ok(body) => self.on_read(ReadRequest { to: from, body }),
+                Err(_) => return Ok(Err(FrameError::Body.into())),
+            },
+            Kind::Status => self.send_status(from, request_id),
+            other => return Ok(Err(FrameError::Kind(other as u8).into())),
+        }
+        Ok(Ok(()))
+    }
+
+    /// Copies the run of a request into the open batch, or says why not. This is the one copy of a payload between
+    /// socket and disk.
+    fn append_run(
+        &mut self,
+        buf: &RxBuf,
+        run: Request,
+        from: SocketAddrV4,
+    ) -> Result<Option<(Refusal, u64)>, Fatal> {
+        if let Some(refusal) = self.not_serving() {
+            return Ok(Some((refusal, 0)));
+        }
+        let max_batch_bytes = self.settings.max_batch_bytes;
+        let limit = max_entry_bytes(max_batch_bytes) as u64;
+        if BATCH_HEADER_BYTES + run.bytes > max_batch_bytes {
+            return Ok(Some((Refusal::TooLarge, limit)));
+        }
+        if let Some(refused) = self.admit(run, from) {
+            return Ok(refused);
+        }
+        if self.admission.batch.is_some_and(|batch| batch.used + run.bytes > max_batch_bytes) {
+            self.seal()?;
+        }
+        if self.admission.batch.is_none() && !self.open_batch() {
+            return Ok(Some((Refusal::Busy, 0)));
+        }
+        let Some(batch) = &mut self.admission.batch else { return Ok(Some((Refusal::Busy, 0))) };
+        let payload = &self.io.datagram(buf)[HEADER_BYTES..HEADER_BYTES + run.bytes];
+        let area = self.log.batch_payload().expect("the batch is open in the log");
+        area[batch.used..batch.used + run.bytes].copy_from_slice(payload);
+        batch.used += run.bytes;
+        batch.runs += 1;
+        if let Some(session) = self.admission.sessions.get_mut(&run.client_id) {
+            session.next_seq = session.next_seq.max(run.first_seq + run.entries);
+        }
+        Ok(None)
+    }
+
+    /// Why this node takes no appends, if it does not.
+    fn not_serving(&self) -> Option<Refusal> {
+        match self.core.role() {
+            Role::Leader => None,
+            Role::Halted => Some(Refusal::ManualIntervention),
+            Role::Joining => Some(Refusal::Recovering),
+            _ if self.core.quorum_unreachable() => Some(Refusal::QuorumUnavailable),
+            Role::Follower if self.core.leader().is_some() => Some(Refusal::NotLeader),
+            _ => Some(Refusal::NoLeader),
+        }
+    }
+
+    /// Checks a run against its session: `None` admits it; otherwise what the client is told, if anything.
+    fn admit(&mut self, run: Request, from: SocketAddrV4) -> Option<Option<(Refusal, u64)>> {
+        let committed = self.machine.last_committed(run.client_id);
+        if run.opens_session {
+            self.remember_session(run.client_id, from, committed.unwrap_or(0) + 1);
+            return None;
+        }
+        let Some(committed) = committed else { return Some(Some((Refusal::SessionEvicted, 0))) };
+        let next = self.remember_session(run.client_id, from, committed + 1);
+        let last = run.first_seq + run.entries - 1;
+        if run.first_seq > next {
+            return Some(Some((Refusal::ResendFrom, next)));
+        }
+        if last <= committed {
+            self.answer_again(run.client_id, run.first_seq, run.entries);
+            return Some(None);
+        }
+        if last < next {
+            // On its way already; the answer comes when it is chosen.
+            return Some(None);
+        }
+        (last - committed > SESSION_CREDIT as u64).then_some(Some((Refusal::Busy, 0)))
+    }
+
+    /// Notes where a session's answers go; returns the client sequence that must come next.
+    fn remember_session(&mut self, client_id: u128, address: SocketAddrV4, next_seq: u64) -> u64 {
+        let sessions = &mut self.admission.sessions;
+        if sessions.len() == MAX_ADMITTED && !sessions.contains_key(&client_id) {
+            // Sessions that the state machine evicted are the ones to go; it holds as many as this table.
+            let machine = &self.machine;
+            sessions.retain(|id, _| machine.last_committed(*id).is_some());
+        }
+        let session = sessions.entry(client_id).or_insert(Admitted { address, next_seq });
+        session.address = address;
+        session.next_seq = session.next_seq.max(next_seq);
+        session.next_seq
+    }
+
+    fn answer_again(&mut self, client_id: u128, first_seq: u64, entries: u64) {
+        self.counters.add(Counter::DuplicatesAnswered, 1);
+        let answers = self.machine.answers(client_id, first_seq, entries);
+        self.admission.outcomes.extend(answers.map(|answer| (client_id, Outcome::Answer(answer))));
+    }
+
+    /// Opens a batch at the log's tail; false if the window or the log has no room.
+    fn open_batch(&mut self) -> bool {
+        let room = self.log.room() >= 2 * self.step_bytes() + frame_bytes(self.settings.max_batch_bytes);
+        if !room || !self.core.can_propose() || self.log.open_batch(self.settings.max_batch_bytes).is_none() {
+            return false;
+        }
+        self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0 });
+        true
+    }
+
+    /// Seals the open batch and proposes it.
+    fn seal(&mut self) -> Result<(), Fatal> {
+        let Some(batch) = self.admission.batch else { return Ok(()) };
+        let wall_ns = self.io.wall_ns();
+        let area = self.log.batch_payload().expect("the batch is open in the log");
+        write_batch_header(area, wall_ns, batch.runs);
+        self.step(Input::Propose, None)
+    }
+
+    /// Tells clients what became of their runs.
+    pub(super) fn answer_clients(&mut self) {
+        let mut outcomes = std::mem::take(&mut self.admission.outcomes);
+        // Stable by client: the answers of one client go out in order, in as few datagrams as they fit.
+        outcomes.sort_by_key(|(client_id, _)| *client_id);
+        let mut answers = std::mem::take(&mut self.admission.answers);
+        for chunk in outcomes.chunk_by(|a, b| a.0 == b.0) {
+            let client_id = chunk[0].0;
+            let Some(to) = self.admission.sessions.get(&client_id).map(|session| session.address) else { continue };
+            for (_, outcome) in chunk {
+                match *outcome {
+                    Outcome::Answer(answer) => answers.push(answer),
+                    Outcome::Opened => self.send_opened(to, client_id),
+                    Outcome::Refused(refusal, first_seq, detail) => {
+                        self.refuse(to, client_id, first_seq, refusal, detail);
+                    }
+                }
+            }
+            let per_datagram = acks_per_datagram(self.settings.max_datagram_bytes());
+            for some in answers.chunks(per_datagram) {
+                self.counters.add(Counter::RunsAcknowledged, some.len() as u64);
+                self.reply(to, Kind::Appended, |out| write_acks(client_id, some, out));
+            }
+            answers.clear();
+        }
+        outcomes.clear();
+        self.admission.outcomes = outcomes;
+        self.admission.answers = answers;
+    }
+
+    fn send_opened(&mut self, to: SocketAddrV4, client_id: u128) {
+        let max_batch_bytes = self.settings.max_batch_bytes;
+        let body = SessionBody {
+            client_id: U128::new(client_id),
+            last_committed: U64::new(self.machine.last_committed(client_id).unwrap_or(0)),
+            credit: U32::new(SESSION_CREDIT as u32),
+            max_entry_bytes: U32::new(max_entry_bytes(max_batch_bytes) as u32),
+            max_run_bytes: U32::new((max_batch_bytes - BATCH_HEADER_BYTES) as u32),
+            reserved: U32::ZERO,
+        };
+        self.reply(to, Kind::SessionOpened, |out| put(body.as_bytes(), out));
+    }
+
+    /// Says why a request was not taken.
+    pub(super) fn refuse(&mut self, to: SocketAddrV4, client_id: u128, reference: u64, refusal: Refusal, detail: u64) {
+        self.counters.add(status::refused(refusal), 1);
+        let leader = self.core.leader().filter(|_| refusal == Refusal::NotLeader);
+        let leader = leader.and_then(|node| self.settings.members.iter().find(|(member, _)| *member == node));
+        let retry_after_us = if refusal == Refusal::Busy { BUSY_RETRY_US } else { NO_LEADER_RETRY_US };
+        let body = RefusalBody {
+            client_id: U128::new(client_id),
+            reference: U64::new(reference),
+            detail: U64::new(detail),
+            retry_after_us: U32::new(retry_after_us),
+            refusal: refusal as u8,
+            has_leader: u8::from(leader.is_some()),
+            leader_port: U16::new(leader.map_or(0, |(_, address)| address.port())),
+            leader_ip: leader.map_or([0; 4], |(_, address)| address.ip().octets()),
+            leader_node: leader.map_or(0, |(node, _)| node.0),
+            reserved: [0; 3],
+        };
+        self.reply(to, Kind::Rejected, |out| put(body.as_bytes(), out));
+    }
+
+    /// Sends one frame to a client; `write` fills its payload.
+    pub(super) fn reply(&mut self, to: SocketAddrV4, kind: Kind, write: impl FnOnce(&mut [u8]) -> usize) {
+        let header: Header = self.header(kind);
+        let Some(out) = self.outbox.room() else { return };
+        let bytes = write(&mut out[HEADER_BYTES..]);
+        let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
+        write_header(out, &header, bytes, crc);
+        self.outbox.send_client(&mut self.io, to, HEADER_BYTES + bytes);
+    }
+}
+
+/// Copies a body to the front of a payload.
+pub(super) fn put(body: &[u8], out: &mut [u8]) -> usize {
+    out[..body.len()].copy_from_slice(body);
+    body.len()
+}

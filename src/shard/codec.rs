@@ -1,0 +1,339 @@
+//! Between the core's messages and frames. Parsing checks everything that the core relies on; values stay in the frame.
+
+use synod_paxos::{Evidence, Message, PART_SLOTS, Ranges, Report, ReportState};
+use synod_wire::batch::Batch;
+use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
+use synod_wire::peer::{
+    AcceptedBody, HelloAckBody, HelloBody, Probe, PromiseBody, PromiseReport, SlotRange, report_state,
+};
+use synod_wire::record::{ChosenRange, Incarnation, PeerMark};
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use zerocopy::little_endian::{U16, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The most slots that one promise may describe, so that a hostile `parts` cannot make the candidate allocate.
+const MAX_PROMISE_PARTS: u16 = 4_096;
+
+/// Parses a frame that came in on the peers' socket.
+pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
+    let Header { ballot, slot, promised, .. } = frame.header;
+    let barrier = frame.header.flags & flags::BARRIER != 0;
+    Ok(match frame.header.kind {
+        Kind::Accept => {
+            check_value(frame)?;
+            Message::Accept { ballot, slot, barrier }
+        }
+        Kind::Learnt => {
+            check_value(frame)?;
+            Message::Learn { slot, ballot, barrier }
+        }
+        Kind::Value => {
+            check_value(frame)?;
+            Message::Value { slot, ballot }
+        }
+        Kind::Chosen => Message::Commit { ballot: promised, ranges: decode_ranges(frame.payload)? },
+        Kind::Prepare => Message::Prepare { ballot, prefix: slot },
+        Kind::Promise => decode_promise(frame)?,
+        Kind::Refused => Message::Refused { promised },
+        Kind::Accepted => {
+            let body: AcceptedBody = whole(frame.payload)?;
+            Message::Accepted { ballot, upto: slot, bits: body.bits.map(U64::get) }
+        }
+        Kind::Missing => {
+            let range: SlotRange = whole(frame.payload)?;
+            Message::Missing { ballot, first: Slot(range.first.get()), last: Slot(range.last.get()) }
+        }
+        Kind::Heartbeat => {
+            let probe: Probe = whole(frame.payload)?;
+            Message::Heartbeat { ballot, chosen: slot, sent_ns: probe.sent_ns.get() }
+        }
+        Kind::HeartbeatAck => {
+            let probe: Probe = whole(frame.payload)?;
+            Message::HeartbeatAck { ballot, prefix: slot, sent_ns: probe.sent_ns.get() }
+        }
+        Kind::FetchChosen => {
+            let range: SlotRange = whole(frame.payload)?;
+            Message::FetchChosen { first: Slot(range.first.get()), last: Slot(range.last.get()) }
+        }
+        Kind::FetchValue => Message::FetchValue { slot, ballot },
+        Kind::Hello => {
+            let body: HelloBody = whole(frame.payload)?;
+            Message::Hello { incarnation: body.incarnation.get(), fresh: body.fresh == 1 }
+        }
+        Kind::HelloAck => {
+            let body: HelloAckBody = whole(frame.payload)?;
+            Message::HelloAck {
+                incarnation: body.incarnation.get(),
+                to_incarnation: body.to_incarnation.get(),
+                founded_with: body.founded_with.get(),
+                counted: Lsn(body.counted.get()),
+            }
+        }
+        other => return Err(FrameError::Kind(other as u8)),
+    })
+}
+
+/// A value must be a well-formed batch at a real slot in a real ballot before it may be logged.
+fn check_value(frame: &Frame<'_>) -> Result<(), FrameError> {
+    if frame.header.slot == Slot::ZERO || frame.header.ballot == Ballot::ZERO || frame.header.slot.0 > 1 << 62 {
+        return Err(FrameError::Body);
+    }
+    Batch::parse(frame.payload).map(drop)
+}
+
+fn whole<T: FromBytes + KnownLayout + Immutable + Unaligned>(payload: &[u8]) -> Result<T, FrameError> {
+    T::read_from_bytes(payload).map_err(|_| FrameError::Body)
+}
+
+fn rows<T: FromBytes + KnownLayout + Immutable + Unaligned>(payload: &[u8]) -> Result<&[T], FrameError> {
+    <[T]>::ref_from_bytes(payload).map_err(|_| FrameError::Body)
+}
+
+/// The ranges of a chosen record or commit message.
+pub(crate) fn decode_ranges(payload: &[u8]) -> Result<Ranges, FrameError> {
+    let mut ranges = Ranges::default();
+    for row in rows::<ChosenRange>(payload)? {
+        let (first, last) = (Slot(row.first.get()), Slot(row.last.get()));
+        let range = Evidence {
+            first,
+            last,
+            ballot: Ballot::unpack(row.ballot.get()),
+            acceptors: NodeSet(row.acceptors.get()),
+        };
+        if first == Slot::ZERO || first > last || last.0 > 1 << 62 || !ranges.push(range) {
+            return Err(FrameError::Body);
+        }
+    }
+    Ok(ranges)
+}
+
+/// The members of a founding record.
+pub(crate) fn decode_founded(payload: &[u8]) -> Result<Vec<(NodeId, u64)>, FrameError> {
+    let all = rows::<Incarnation>(payload)?;
+    Ok(all.iter().map(|row| (NodeId(row.node.get() as u8), row.incarnation.get())).collect())
+}
+
+/// The marks of a peer-marks record.
+pub(crate) fn decode_marks(payload: &[u8]) -> Result<Vec<(NodeId, Lsn)>, FrameError> {
+    let all = rows::<PeerMark>(payload)?;
+    Ok(all.iter().map(|row| (NodeId(row.node.get() as u8), Lsn(row.lsn.get()))).collect())
+}
+
+fn decode_promise(frame: &Frame<'_>) -> Result<Message, FrameError> {
+    let (body, rest) = PromiseBody::read_from_prefix(frame.payload).map_err(|_| FrameError::Body)?;
+    let all = rows::<PromiseReport>(rest)?;
+    let (part, parts) = (body.part.get(), body.parts.get());
+    if all.len() != usize::from(body.reports.get()) || part >= parts || parts > MAX_PROMISE_PARTS {
+        return Err(FrameError::Body);
+    }
+    let first = frame.header.slot.0.saturating_add(1 + u64::from(part) * PART_SLOTS);
+    let mut reports = Vec::with_capacity(all.len());
+    for row in all {
+        let ballot = Ballot::unpack(row.ballot.get());
+        let state = match row.state {
+            report_state::ACCEPTED => ReportState::Accepted(ballot),
+            report_state::CHOSEN => ReportState::Chosen(ballot),
+            report_state::UNKNOWN => ReportState::Unknown,
+            _ => return Err(FrameError::Body),
+        };
+        if row.slot.get() < first || row.slot.get() - first >= PART_SLOTS {
+            return Err(FrameError::Body);
+        }
+        reports.push(Report { slot: Slot(row.slot.get()), state });
+    }
+    let unknown_all = body.unknown == 1;
+    Ok(Message::Promise {
+        ballot: frame.header.ballot,
+        prefix: frame.header.slot,
+        part,
+        parts,
+        unknown_all,
+        reports,
+    })
+}
+
+/// What of a message goes into the frame's header.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) slot: Slot,
+    pub(crate) ballot: Ballot,
+    /// Replaces the sender's own promise.
+    pub(crate) promised: Option<Ballot>,
+}
+
+/// Writes a message's body behind the header's place in `out`: (kind, header fields, body bytes). Messages that carry
+/// a value or a record are sent from the log and do not come here.
+pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
+    let body = &mut out[HEADER_BYTES..];
+    let put = |bytes: &[u8], body: &mut [u8]| {
+        body[..bytes.len()].copy_from_slice(bytes);
+        bytes.len()
+    };
+    let range = |first: Slot, last: Slot| SlotRange { first: U64::new(first.0), last: U64::new(last.0) };
+    match message {
+        Message::Prepare { ballot, prefix } => {
+            (Kind::Prepare, Head { slot: *prefix, ballot: *ballot, promised: None }, 0)
+        }
+        Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
+            let head = Head { slot: *prefix, ballot: *ballot, promised: None };
+            (Kind::Promise, head, encode_promise(body, (*part, *parts), *unknown_all, reports))
+        }
+        Message::Refused { promised } => {
+            (Kind::Refused, Head { promised: Some(*promised), ..Head::default() }, 0)
+        }
+        Message::Accepted { ballot, upto, bits } => {
+            let bytes = put(AcceptedBody { bits: bits.map(U64::new) }.as_bytes(), body);
+            (Kind::Accepted, Head { slot: *upto, ballot: *ballot, promised: None }, bytes)
+        }
+        Message::Missing { ballot, first, last } => {
+            let bytes = put(range(*first, *last).as_bytes(), body);
+            (Kind::Missing, Head { ballot: *ballot, ..Head::default() }, bytes)
+        }
+        Message::Heartbeat { ballot, chosen, sent_ns } => {
+            let bytes = put(Probe { sent_ns: U64::new(*sent_ns) }.as_bytes(), body);
+            (Kind::Heartbeat, Head { slot: *chosen, ballot: *ballot, promised: None }, bytes)
+        }
+        Message::HeartbeatAck { ballot, prefix, sent_ns } => {
+            let bytes = put(Probe { sent_ns: U64::new(*sent_ns) }.as_bytes(), body);
+            (Kind::HeartbeatAck, Head { slot: *prefix, ballot: *ballot, promised: None }, bytes)
+        }
+        Message::FetchChosen { first, last } => {
+            (Kind::FetchChosen, Head::default(), put(range(*first, *last).as_bytes(), body))
+        }
+        Message::FetchValue { slot, ballot } => {
+            (Kind::FetchValue, Head { slot: *slot, ballot: *ballot, promised: None }, 0)
+        }
+        Message::Hello { incarnation, fresh } => {
+            let hello =
+                HelloBody { incarnation: U64::new(*incarnation), fresh: u8::from(*fresh), reserved: [0; 7] };
+            (Kind::Hello, Head::default(), put(hello.as_bytes(), body))
+        }
+        Message::HelloAck { incarnation, to_incarnation, founded_with, counted } => {
+            let ack = HelloAckBody {
+                incarnation: U64::new(*incarnation),
+                to_incarnation: U64::new(*to_incarnation),
+                founded_with: U64::new(*founded_with),
+                counted: U64::new(counted.0),
+            };
+            (Kind::HelloAck, Head::default(), put(ack.as_bytes(), body))
+        }
+        Message::Accept { .. } | Message::Learn { .. } | Message::Value { .. } | Message::Commit { .. } => {
+            unreachable!("values and records are sent from the log")
+        }
+    }
+}
+
+fn encode_promise(body: &mut [u8], (part, parts): (u16, u16), unknown_all: bool, reports: &[Report]) -> usize {
+    let head = PromiseBody {
+        part: U16::new(part),
+        parts: U16::new(parts),
+        reports: U16::new(reports.len() as u16),
+        unknown: u8::from(unknown_all),
+        reserved: 0,
+    };
+    let mut used = size_of::<PromiseBody>();
+    body[..used].copy_from_slice(head.as_bytes());
+    for report in reports {
+        let (state, ballot) = match report.state {
+            ReportState::Accepted(ballot) => (report_state::ACCEPTED, ballot),
+            ReportState::Chosen(ballot) => (report_state::CHOSEN, ballot),
+            ReportState::Unknown => (report_state::UNKNOWN, Ballot::ZERO),
+        };
+        let row = PromiseReport {
+            slot: U64::new(report.slot.0),
+            ballot: U64::new(ballot.pack()),
+            state,
+            reserved: [0; 7],
+        };
+        let end = used + size_of::<PromiseReport>();
+        body[used..end].copy_from_slice(row.as_bytes());
+        used = end;
+    }
+    used
+}
+
+/// The payload of a chosen record.
+pub(crate) fn encode_ranges(ranges: &Ranges, out: &mut [u8]) -> usize {
+    let mut used = 0;
+    for range in ranges.as_slice() {
+        let row = ChosenRange {
+            first: U64::new(range.first.0),
+            last: U64::new(range.last.0),
+            ballot: U64::new(range.ballot.pack()),
+            acceptors: U64::new(range.acceptors.0),
+        };
+        out[used..used + size_of::<ChosenRange>()].copy_from_slice(row.as_bytes());
+        used += size_of::<ChosenRange>();
+    }
+    used
+}
+
+/// The payload of a founding record.
+pub(crate) fn encode_founded(members: &[(NodeId, u64)]) -> Vec<u8> {
+    let row = |(node, incarnation): &(NodeId, u64)| Incarnation {
+        node: U64::new(node.0.into()),
+        incarnation: U64::new(*incarnation),
+    };
+    members.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
+}
+
+/// The payload of a peer-marks record.
+pub(crate) fn encode_marks(marks: &[(NodeId, Lsn)]) -> Vec<u8> {
+    let row = |(node, lsn): &(NodeId, Lsn)| PeerMark { node: U64::new(node.0.into()), lsn: U64::new(lsn.0) };
+    marks.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_wire::frame::{parse, write_header};
+    use synod_wire::{ClusterId, Epoch, GroupId};
+
+    #[test]
+    fn messages_come_back_as_they_went_in() {
+        let ballot = Ballot { round: 7, node: NodeId(2) };
+        let messages = [
+            Message::Prepare { ballot, prefix: Slot(9) },
+            Message::Promise {
+                ballot,
+                prefix: Slot(100),
+                part: 1,
+                parts: 3,
+                unknown_all: true,
+                reports: vec![
+                    Report { slot: Slot(149), state: ReportState::Accepted(ballot) },
+                    Report { slot: Slot(150), state: ReportState::Chosen(Ballot::ZERO) },
+                    Report { slot: Slot(196), state: ReportState::Unknown },
+                ],
+            },
+            Message::Refused { promised: ballot },
+            Message::Accepted { ballot, upto: Slot(5), bits: [1, 2, 3, u64::MAX] },
+            Message::Missing { ballot, first: Slot(3), last: Slot(4) },
+            Message::Heartbeat { ballot, chosen: Slot(8), sent_ns: 77 },
+            Message::HeartbeatAck { ballot, prefix: Slot(8), sent_ns: 77 },
+            Message::FetchChosen { first: Slot(1), last: Slot(64) },
+            Message::FetchValue { slot: Slot(6), ballot },
+            Message::Hello { incarnation: 5, fresh: true },
+            Message::HelloAck { incarnation: 1, to_incarnation: 2, founded_with: 3, counted: Lsn(4) },
+        ];
+        for message in messages {
+            let mut out = vec![0; 2048];
+            let (kind, head, bytes) = encode(&message, &mut out);
+            let header = Header {
+                kind,
+                flags: 0,
+                from: NodeId(1),
+                group: GroupId(0),
+                cluster: ClusterId(1),
+                epoch: Epoch(1),
+                slot: head.slot,
+                ballot: head.ballot,
+                promised: head.promised.unwrap_or_default(),
+                lsn: Lsn(3),
+            };
+            let crc = synod_wire::frame::checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
+            write_header(&mut out, &header, bytes, crc);
+            assert_eq!(decode(&parse(&out).unwrap()), Ok(message));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a shard asks of the housekeeping thread, and how that thread does it: prepare the next segment, read old log.
+
+use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
+use crate::shard::reply::{ReadRequest, ReadWriter};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use synod_wal::{Item, LogError, LogReader, PreparedSegment, SegmentSpec};
+use synod_wire::batch::Batch;
+use synod_wire::frame::{Header, Kind};
+use synod_wire::{NodeId, Slot};
+
+/// Blocks of the index that one job reads: at most `MAX_JOB_BLOCKS * BLOCK_SLOTS` records.
+pub const MAX_JOB_BLOCKS: usize = 4;
+/// Jobs that one shard may have outstanding.
+pub const MAX_JOBS: usize = 16;
+
+/// A request.
+#[derive(Debug)]
+pub enum Job {
+    /// Create, zero and sync the next segment.
+    PrepareSegment(SegmentSpec),
+    /// Read entries for a client.
+    Read(ReadRequest, LogRange),
+    /// Read chosen values for a peer: slots `first..=last`.
+    CatchUp {
+        /// The peer.
+        to: NodeId,
+        /// The first slot.
+        first: Slot,
+        /// The last slot.
+        last: Slot,
+        /// Where they lie.
+        range: LogRange,
+    },
+}
+
+/// A stretch of the log with what is needed to number its entries.
+#[derive(Debug)]
+pub struct LogRange {
+    /// The group's directory.
+    pub dir: PathBuf,
+    /// Consecutive blocks of the index.
+    pub blocks: Vec<Block>,
+    /// The exceptions among their slots.
+    pub exceptions: Vec<Exception>,
+    /// The tail when the job was made.
+    pub tail: u64,
+    /// The largest datagram.
+    pub max_datagram_bytes: usize,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub enum Done {
+    /// The segment is ready, or cannot be.
+    Segment(Result<PreparedSegment, LogError>),
+    /// Bodies of read replies, each to be framed and sent.
+    Read(ReadRequest, Result<Vec<Vec<u8>>, LogError>),
+    /// Values with the headers of their records.
+    CatchUp {
+        /// The peer.
+        to: NodeId,
+        /// The values.
+        values: Result<Vec<(Header, Vec<u8>)>, LogError>,
+    },
+}
+
+/// Does one job. Blocking; never on a pipeline's core.
+pub fn perform(job: Job) -> Done {
+    match job {
+        Job::PrepareSegment(spec) => Done::Segment(spec.prepare()),
+        Job::Read(request, range) => {
+            let datagrams = read_entries(&request, &range);
+            Done::Read(request, datagrams)
+        }
+        Job::CatchUp { to, first, last, range } => {
+            let values = records(&range).map(|found| {
+                let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
+                wanted.map(|(_, record)| record).collect()
+            });
+            Done::CatchUp { to, values }
+        }
+    }
+}
+
+/// The last record of each slot in the range: the one that was applied.
+fn records(range: &LogRange) -> Result<BTreeMap<Slot, (Header, Vec<u8>)>, LogError> {
+    let mut found = BTreeMap::new();
+    let mut reader = LogReader::open(Path::new(&range.dir))?;
+    for block in &range.blocks {
+        let wanted = block.first_slot..=block.last_slot;
+        reader.scan(block.start_pos, Some(block.end_pos), &mut |item| {
+            if let Item::Record(_, frame) = item {
+                let value = matches!(frame.header.kind, Kind::Accept | Kind::Learnt);
+                if value && wanted.contains(&frame.header.slot) {
+                    found.insert(frame.header.slot, (frame.header, frame.payload.to_vec()));
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(found)
+}
+
+fn read_entries(request: &ReadRequest, range: &LogRange) -> Result<Vec<Vec<u8>>, LogError> {
+    let found = records(range)?;
+    let mut datagrams = Vec::new();
+    let mut buffer = vec![0; range.max_datagram_bytes];
+    let mut writer = ReadWriter::new(request, range.tail);
+    let mut emit = |body: &[u8]| datagrams.push(body.to_vec());
+    if let Some(first) = range.blocks.first() {
+        let mut walker = Walker::new(first, &range.exceptions);
+        let last = range.blocks[range.blocks.len() - 1].last_slot;
+        for slot in (first.first_slot.0..=last.0).map(Slot) {
+            // A hole (damage not yet repaired on disk) ends the answer: what follows cannot be numbered.
+            let Some((_, payload)) = found.get(&slot) else { break };
+            let Ok(batch) = Batch::parse(payload) else { break };
+            let mut going = true;
+            walker.slot(slot, &batch, &mut |sequence, timestamp_ns, entry| {
+                going = writer.entry(sequence, timestamp_ns, entry, &mut buffer, &mut emit);
+                going
+            });
+            if !going {
+                break;
+            }
+        }
+    }
+    writer.finish(&mut buffer, &mut emit);
+    Ok(datagrams)
+}
+
+/// Slots that one catch-up job can cover.
+pub const MAX_JOB_SLOTS: u64 = MAX_JOB_BLOCKS as u64 * BLOCK_SLOTS;

@@ -1,0 +1,363 @@
+//! One group on one core: everything between completions and submissions.
+//!
+//! A turn (DESIGN, "One turn of a core"): reap a bounded batch of events, hand members' messages and log completions to
+//! the core, carry out what it says, then take clients' entries into the open batch, seal it, answer, and write the log
+//! once. The only wait is in [`Io::poll`]. Generic over [`Io`]: the simulator runs this same code.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `mod.rs` | the shard, its turn |
+//! | `outputs.rs` | carrying out what the core says |
+//! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
+//! | `reads.rs` | reads, catch-up, housekeeping's answers |
+//! | `status.rs` | counters and the status reply |
+//! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
+//! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
+//! | `jobs.rs` | what housekeeping does for a shard |
+//! | `recovery.rs` | from a directory to a shard |
+
+mod clients;
+mod codec;
+pub mod jobs;
+mod outbox;
+mod outputs;
+mod reads;
+mod recovery;
+mod reply;
+mod slots;
+mod status;
+
+pub use outbox::OUTBOX_BYTES;
+pub use recovery::{Recovered, recover};
+pub use reply::ReadRequest;
+pub use slots::RECENT_SLOTS;
+
+use crate::index::Index;
+use crate::sequencer::Sequencer;
+use crate::shard::clients::Admission;
+use crate::shard::outbox::Outbox;
+use crate::shard::reads::Waiters;
+use crate::shard::slots::Slots;
+use crate::shard::status::{Bad, Counters};
+use jobs::{Done, Job};
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
+use synod_ring::{Event, Io, IoError, RxBuf};
+use synod_wal::{Log, LogError};
+use synod_wire::client::Counter;
+use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
+use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
+
+/// What a shard is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// This node.
+    pub me: NodeId,
+    /// All members with their clients' addresses for this group, in the order of the reactor's peers' table.
+    pub members: Vec<(NodeId, SocketAddrV4)>,
+    /// The group's directory.
+    pub dir: PathBuf,
+    /// The largest batch; a datagram is one header larger.
+    pub max_batch_bytes: usize,
+    /// The core that the shard is pinned to, for the status.
+    pub core: Option<usize>,
+}
+
+impl Settings {
+    /// The largest datagram.
+    pub fn max_datagram_bytes(&self) -> usize {
+        HEADER_BYTES + self.max_batch_bytes
+    }
+}
+
+/// Why a shard ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The log cannot be trusted any more.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The reactor cannot go on.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The protocol forbids to go on.
+    #[error("{}", halt_text(.0))]
+    Halted(Halt),
+}
+
+fn halt_text(halt: &Halt) -> String {
+    match halt {
+        Halt::Behind { peer, counted, durable } => format!(
+            "this node's log ends at Lsn {durable}, but node {peer} counted records up to {counted}: the disk was rolled \
+             back or lost writes, and votes are forgotten. It must not vote. Restore nothing by hand; replace the node"
+        ),
+        Halt::FormattedAnew { peer } => format!(
+            "this directory was formatted after the group was founded (node {peer} knows this node under another \
+             incarnation): its earlier votes are lost. It must not vote. Put the old directory back, or replace the node"
+        ),
+    }
+}
+
+/// How a shard's run ended without a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It was told to stop.
+    Stopped,
+    /// Values that only the disk holds became deliverable: recover again, in this process.
+    Recover,
+}
+
+/// A datagram parked until the log has reached its Lsn.
+#[derive(Debug)]
+struct Parked {
+    after: Lsn,
+    to: NodeSet,
+    message: Message,
+}
+
+/// Parked messages; a promise of a full window has 43 parts, and there are at most 63 peers.
+const MAX_PARKED: usize = 4_096;
+
+/// See the module's documentation.
+pub struct Shard<I: Io<Job = Job, Done = Done>> {
+    settings: Settings,
+    io: I,
+    log: Log,
+    core: Replica,
+    machine: Sequencer,
+    index: Index,
+    slots: Slots,
+    outbox: Outbox,
+    parked: VecDeque<Parked>,
+    admission: Admission,
+    waiters: Waiters,
+    counters: Counters,
+    jobs_out: usize,
+    segment_asked: bool,
+    epoch: Epoch,
+    started_ns: u64,
+    last_commit_record: Option<synod_wal::Place>,
+    recover_again: bool,
+    events: Vec<Event<Done>>,
+    client_queue: Vec<(RxBuf, SocketAddrV4)>,
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// A shard over what [`recover`] found.
+    pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
+        let Recovered { mut log, core, machine, index, slots, epoch } = found;
+        log.attach_segments(&mut io)?;
+        let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
+        let now_ns = io.now_ns();
+        Ok(Shard {
+            outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
+            parked: VecDeque::with_capacity(64),
+            admission: Admission::new(),
+            waiters: Waiters::new(),
+            counters: Counters::default(),
+            jobs_out: 0,
+            segment_asked: false,
+            epoch,
+            started_ns: now_ns,
+            last_commit_record: None,
+            recover_again: false,
+            events: Vec::with_capacity(1024),
+            client_queue: Vec::with_capacity(1024),
+            settings,
+            io,
+            log,
+            core,
+            machine,
+            index,
+            slots,
+        })
+    }
+
+    /// Turns until told to stop, or something ends the shard.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<Exit, Fatal> {
+        while !stop.load(Ordering::Relaxed) {
+            if let Some(exit) = self.turn()? {
+                return Ok(exit);
+            }
+        }
+        Ok(Exit::Stopped)
+    }
+
+    /// One turn of the core.
+    pub fn turn(&mut self) -> Result<Option<Exit>, Fatal> {
+        let deadline_ns = self.core.poll_timeout().min(self.waiters.next_ns());
+        let mut events = std::mem::take(&mut self.events);
+        self.io.poll(deadline_ns, self.log.in_flight(), &mut events)?;
+        self.outbox.reset();
+        self.counters.add(Counter::Turns, 1);
+        for event in events.drain(..) {
+            self.on_event(event)?;
+        }
+        self.events = events;
+        // Without room a time-out waits for the log, which the turn after its completion has.
+        if self.io.now_ns() >= self.core.poll_timeout() && self.log.room() >= self.step_bytes() {
+            self.step(Input::Timeout, None)?;
+        }
+        self.take_clients()?;
+        self.answer_clients();
+        self.wake_waiters();
+        self.hand_on();
+        self.write_log()?;
+        Ok((self.recover_again && self.log.durable_lsn() == self.log.last_lsn()).then_some(Exit::Recover))
+    }
+
+    fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {
+        match event {
+            Event::Datagram { buf, from: None } => {
+                let result = self.on_peer_datagram(&buf);
+                self.io.release(buf);
+                result?;
+            }
+            Event::Datagram { buf, from: Some(from) } => self.client_queue.push((buf, from)),
+            Event::Written { token, result } => {
+                if let Some(durable) = self.log.written(&mut self.io, token, result)? {
+                    self.step(Input::Persisted { upto: durable }, None)?;
+                    self.send_parked(durable);
+                }
+            }
+            Event::Done(done) => self.on_done(done)?,
+            Event::Overrun(_) => self.counters.add(Counter::ReceiveOverruns, 1),
+            Event::SendFailed(_) => self.counters.add(Counter::SendErrors, 1),
+            Event::Woken => {}
+        }
+        Ok(())
+    }
+
+    /// Every frame of a member's datagram goes to the core; the rest of a bad one is dropped and counted.
+    fn on_peer_datagram(&mut self, buf: &RxBuf) -> Result<(), Fatal> {
+        self.counters.add(Counter::PeerDatagrams, 1);
+        if buf.cut || buf.len as usize > self.settings.max_datagram_bytes() {
+            self.counters.add(Counter::DroppedOversize, 1);
+            return Ok(());
+        }
+        let mut offset = 0;
+        loop {
+            // The frames are parsed one by one: the core's outputs copy a value out of the frame in between.
+            let datagram = self.io.datagram(buf);
+            let Some(frame) = datagram.get(offset..).and_then(|rest| Frames::new(rest).next()) else { return Ok(()) };
+            let parsed = frame.map_err(Bad::from).and_then(|frame| {
+                self.check_sender(&frame)?;
+                Ok((frame, codec::decode(&frame)?))
+            });
+            let (header, payload_crc, payload_bytes, message) = match parsed {
+                Ok((frame, message)) => (frame.header, frame.payload_crc, frame.payload.len(), message),
+                Err(error) => {
+                    self.count_bad_frame(error);
+                    return Ok(());
+                }
+            };
+            let value = Attached { buf, start: offset + HEADER_BYTES, bytes: payload_bytes, payload_crc };
+            offset += frame_bytes(payload_bytes);
+            if !self.has_room_for(&message) {
+                self.counters.add(Counter::DroppedNoRoom, 1);
+                continue;
+            }
+            if matches!(message, Message::Learn { .. }) {
+                self.counters.add(Counter::CatchUpLearnt, 1);
+            }
+            self.step(Input::Message { from: header.from, lsn: header.lsn, message }, Some(&value))?;
+        }
+    }
+
+    /// Bytes of log that one step of the core may fill at most: a burst of values and some small records.
+    fn step_bytes(&self) -> usize {
+        (BURST_SLOTS + 1) * frame_bytes(self.settings.max_batch_bytes) + (64 << 10)
+    }
+
+    /// New values need room for two steps, other messages for one and what they carry: catch-up, which frees room, is
+    /// never locked out by new values.
+    fn has_room_for(&self, message: &Message) -> bool {
+        let new_value = matches!(message, Message::Accept { .. });
+        let needed = if new_value { 2 * self.step_bytes() } else { self.step_bytes() };
+        self.log.room() >= needed + frame_bytes(self.settings.max_batch_bytes)
+    }
+
+    fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
+        let header = &frame.header;
+        let member = self.settings.members.iter().any(|(node, _)| *node == header.from);
+        if header.cluster != self.settings.cluster {
+            return Err(Bad::ForeignCluster);
+        }
+        if header.group != self.settings.group || !member || header.from == self.settings.me {
+            return Err(Bad::ForeignSender);
+        }
+        Ok(())
+    }
+
+    fn count_bad_frame(&mut self, bad: Bad) {
+        self.counters.add(status::dropped(bad), 1);
+    }
+
+    /// Feeds the core and carries out what it says. `value` is the payload that came with a message.
+    fn step(&mut self, input: Input, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
+        let role = self.core.role();
+        self.core.step(self.io.now_ns(), input);
+        while let Some(output) = self.core.poll_output() {
+            self.carry_out(output, value)?;
+        }
+        if role == Role::Leader && self.core.role() != Role::Leader {
+            self.admission.clear();
+        }
+        Ok(())
+    }
+
+    /// The turn's one log write; and the next segment, ahead of need.
+    fn write_log(&mut self) -> Result<(), Fatal> {
+        let hold = self.slots.lowest_open().unwrap_or(self.log.head_pos());
+        self.log.set_hold(hold);
+        self.log.flush(&mut self.io, self.core.promised());
+        if !self.segment_asked
+            && let Some(spec) = self.log.wants_segment()
+        {
+            match self.io.request(Job::PrepareSegment(spec)) {
+                Ok(()) => self.segment_asked = true,
+                Err(_) => self.counters.add(Counter::HousekeepingFull, 1),
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&self, kind: synod_wire::frame::Kind) -> Header {
+        Header {
+            kind,
+            flags: 0,
+            from: self.settings.me,
+            group: self.settings.group,
+            cluster: self.settings.cluster,
+            epoch: self.epoch,
+            slot: synod_wire::Slot::ZERO,
+            ballot: synod_wire::Ballot::ZERO,
+            promised: self.core.promised(),
+            lsn: self.log.durable_lsn(),
+        }
+    }
+
+    /// The reactor, for its end.
+    pub fn into_io(self) -> I {
+        self.io
+    }
+
+    /// The core, for inspection.
+    pub fn core(&self) -> &Replica {
+        &self.core
+    }
+}
+
+/// The payload of the message of this step, where it lies in a receive buffer.
+struct Attached<'a> {
+    buf: &'a RxBuf,
+    start: usize,
+    bytes: usize,
+    payload_crc: u32,
+}

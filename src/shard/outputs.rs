@@ -1,0 +1,210 @@
+//! Carrying out what the core says: log records, messages, deliveries.
+
+use super::jobs::{Done, Job};
+use super::{Attached, Fatal, MAX_PARKED, Parked, Shard, codec};
+use synod_paxos::{Message, Output, Record, Role, Source};
+use synod_ring::Io;
+use synod_wal::Place;
+use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
+use synod_wire::client::Counter;
+use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
+use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
+use synod_wire::{Lsn, NodeSet, Slot};
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    pub(super) fn carry_out(&mut self, output: Output, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
+        match output {
+            Output::Persist { lsn, promised, record } => {
+                let header = Header { promised, lsn, ..self.header(Kind::Promised) };
+                self.persist(header, record, value);
+            }
+            Output::Send { to, message, after } if after <= self.log.durable_lsn() => self.send(to, &message),
+            Output::Send { to, message, after } => {
+                if self.parked.len() == MAX_PARKED {
+                    // The oldest is the least useful; like a lost datagram, it is asked for again.
+                    self.parked.pop_front();
+                    self.counters.add(Counter::SendErrors, 1);
+                }
+                self.parked.push_back(Parked { after, to, message });
+            }
+            Output::Deliver { slot } => self.deliver(slot),
+            Output::ServeCatchUp { to, first, last } => self.serve_catch_up(to, first, last),
+            Output::Became { role, reason } => {
+                match (role, reason) {
+                    (Role::Candidate, _) => self.counters.add(Counter::ElectionsStarted, 1),
+                    (Role::Preparing, _) => self.counters.add(Counter::ElectionsWon, 1),
+                    _ => {}
+                }
+                let (group, ballot, slot) = (self.settings.group.0, self.core.promised(), self.core.prefix().0);
+                tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
+            }
+            Output::Repaired => {
+                tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
+            }
+            Output::Halt(halt) => return Err(Fatal::Halted(halt)),
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self, header: Header, record: Record, value: Option<&Attached<'_>>) {
+        match record {
+            Record::Accepted { slot, ballot, barrier, source } => {
+                let flags = if barrier { flags::BARRIER } else { 0 };
+                let header = Header { kind: Kind::Accept, flags, slot, ballot, ..header };
+                let place = self.persist_value(&header, source, value);
+                self.slots.put(slot, place);
+            }
+            Record::Learnt { slot, ballot, barrier } => {
+                let flags = if barrier { flags::BARRIER } else { 0 };
+                let header = Header { kind: Kind::Learnt, flags, slot, ballot, ..header };
+                let place = self.persist_value(&header, Source::Message, value);
+                self.slots.put(slot, place);
+            }
+            Record::Chosen(ranges) => {
+                let mut payload = [0; MAX_CHOSEN_RANGES * size_of::<ChosenRange>()];
+                let bytes = codec::encode_ranges(&ranges, &mut payload);
+                let place = self.append(&Header { kind: Kind::Chosen, ..header }, &payload[..bytes]);
+                self.last_commit_record = Some(place);
+            }
+            Record::Promised => {
+                self.append(&Header { kind: Kind::Promised, ..header }, &[]);
+            }
+            Record::Founded(members) => {
+                self.append(&Header { kind: Kind::Founded, ..header }, &codec::encode_founded(&members));
+            }
+            Record::PeerMarks(marks) => {
+                self.append(&Header { kind: Kind::PeerMarks, ..header }, &codec::encode_marks(&marks));
+            }
+            Record::Repaired(lsn) => {
+                self.append(&Header { kind: Kind::Repaired, slot: Slot(lsn.0), ..header }, &[]);
+            }
+        }
+    }
+
+    fn append(&mut self, header: &Header, payload: &[u8]) -> Place {
+        // Steps are taken only with room for all they may log (`has_room_for`).
+        self.log.append(header, payload, None).expect("room for a step was there before it")
+    }
+
+    fn persist_value(&mut self, header: &Header, source: Source, value: Option<&Attached<'_>>) -> Place {
+        match source {
+            Source::Message => {
+                let value = value.expect("a value came with the message of this step");
+                let payload = &self.io.datagram(value.buf)[value.start..value.start + value.bytes];
+                let place = self.log.append(header, payload, Some(value.payload_crc));
+                place.expect("room for a step was there before it")
+            }
+            Source::Proposal => {
+                let bytes = self.admission.batch_bytes();
+                self.log.close_batch(header, bytes)
+            }
+            Source::Held => {
+                let place = self.slots.place(header.slot).expect("the core holds a value at the slot");
+                self.log.reappend(header, place).expect("open values stay in the arena, and there is room for a step")
+            }
+            Source::Noop => {
+                let mut noop = [0; BATCH_HEADER_BYTES];
+                write_batch_header(&mut noop, 0, 0);
+                self.append(header, &noop)
+            }
+        }
+    }
+
+    /// Messages whose record is durable now go out.
+    pub(super) fn send_parked(&mut self, durable: Lsn) {
+        for _ in 0..self.parked.len() {
+            let Some(parked) = self.parked.pop_front() else { break };
+            if parked.after <= durable {
+                self.send(parked.to, &parked.message);
+            } else {
+                self.parked.push_back(parked);
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, to: NodeSet, message: &Message) {
+        if self.outbox.crowded() {
+            self.outbox.send(&mut self.io, &self.log);
+        }
+        match message {
+            Message::Accept { slot, .. } => {
+                if let Some(place) = self.slots.place(*slot) {
+                    self.outbox.push_record(to, place);
+                }
+            }
+            Message::Commit { .. } => {
+                if let Some(place) = self.last_commit_record {
+                    self.outbox.push_record(to, place);
+                }
+            }
+            Message::Value { slot, .. } => self.send_value(to, Kind::Value, *slot),
+            Message::Learn { slot, .. } => self.send_value(to, Kind::Learnt, *slot),
+            other => self.send_small(to, other),
+        }
+    }
+
+    fn send_small(&mut self, to: NodeSet, message: &Message) {
+        let base = self.header(Kind::Promised);
+        let Some(out) = self.outbox.room() else { return };
+        let (kind, head, bytes) = codec::encode(message, out);
+        let promised = head.promised.unwrap_or(base.promised);
+        let header = Header { kind, slot: head.slot, ballot: head.ballot, promised, ..base };
+        let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
+        write_header(out, &header, bytes, crc);
+        self.outbox.push(to, HEADER_BYTES + bytes);
+        if matches!(message, Message::Missing { .. }) {
+            self.counters.add(Counter::MissingSent, 1);
+        }
+    }
+
+    /// Sends what is held at a slot under another kind; false if its bytes are no longer in memory.
+    pub(super) fn send_held(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        let base = self.header(kind);
+        let Some(place) = self.slots.place(slot) else { return false };
+        let Some(record) = self.log.frame(place) else { return false };
+        let Ok((held, payload_crc, bytes)) = synod_wire::frame::parse_header(record.bytes()) else { return false };
+        let Some(out) = self.outbox.room() else { return true };
+        out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(&record.bytes()[HEADER_BYTES..HEADER_BYTES + bytes]);
+        let header = Header { slot, ballot: held.ballot, flags: held.flags, ..base };
+        write_header(out, &header, bytes, payload_crc);
+        self.outbox.push(to, HEADER_BYTES + bytes);
+        true
+    }
+
+    fn send_value(&mut self, to: NodeSet, kind: Kind, slot: Slot) {
+        if self.send_held(to, kind, slot) {
+            self.counters.add(Counter::CatchUpSent, 1);
+        }
+    }
+
+    /// Hands the queued datagrams of members to the reactor.
+    pub(super) fn hand_on(&mut self) {
+        self.outbox.send(&mut self.io, &self.log);
+    }
+
+    /// Applies the next slot, from the bytes where they lie.
+    fn deliver(&mut self, slot: Slot) {
+        if self.recover_again {
+            return;
+        }
+        let place = self.slots.place(slot);
+        let Some((place, payload)) = place.and_then(|place| self.log.payload(place).map(|bytes| (place, bytes))) else {
+            // Only the disk holds it: recovery applies it from there.
+            self.recover_again = true;
+            return;
+        };
+        let batch = Batch::parse(payload).expect("values are checked before they are logged");
+        let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
+        self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
+        self.slots.apply(slot, tail, timestamp_ns);
+        let leads = self.core.leads();
+        let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
+        self.machine.apply(slot, &batch, &mut |at, run, verdict| {
+            index.outcome(slot, at, run.len(), verdict);
+            counters.add(Counter::EntriesApplied, verdict.taken());
+            if leads {
+                admission.outcome(run, verdict);
+            }
+        });
+    }
+}

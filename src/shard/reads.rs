@@ -1,0 +1,233 @@
+//! Reads and catch-up: recent slots from the arena, older ones by housekeeping, readers at the tail held until it moves.
+
+use super::clients::put;
+use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOB_SLOTS, MAX_JOBS};
+use super::reply::{ReadRequest, ReadWriter};
+use super::{Fatal, Shard};
+use crate::index::{Block, Walker};
+use synod_ring::Io;
+use synod_wire::batch::Batch;
+use synod_wire::client::Counter;
+use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
+use synod_wire::{NodeId, NodeSet, Sequence, Slot};
+
+/// Reads held at the tail; one more is answered at once, with nothing.
+const MAX_WAITERS: usize = 256;
+/// The longest that a read is held, milliseconds.
+const MAX_WAIT_MS: u64 = 10_000;
+/// Datagrams of one read that are served from memory; the reader asks again for more.
+const MAX_READ_DATAGRAMS: u16 = 64;
+
+/// Reads that wait for the tail to move.
+#[derive(Debug)]
+pub(super) struct Waiters {
+    all: Vec<(u64, ReadRequest)>,
+    served_tail: Sequence,
+}
+
+impl Waiters {
+    pub(super) fn new() -> Waiters {
+        Waiters { all: Vec::with_capacity(MAX_WAITERS), served_tail: Sequence::ZERO }
+    }
+
+    /// When the first one must be answered.
+    pub(super) fn next_ns(&self) -> u64 {
+        self.all.iter().map(|(due, _)| *due).min().unwrap_or(u64::MAX)
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    pub(super) fn on_read(&mut self, mut request: ReadRequest) {
+        let datagrams = request.body.max_datagrams.get().clamp(1, MAX_READ_DATAGRAMS);
+        request.body.max_datagrams.set(datagrams);
+        let tail = self.machine.tail();
+        let wait_ms = u64::from(request.body.wait_ms.get()).min(MAX_WAIT_MS);
+        if request.from() == Sequence::ZERO || request.from() > tail {
+            if request.from() > tail && wait_ms > 0 && self.waiters.all.len() < MAX_WAITERS {
+                self.waiters.all.push((self.io.now_ns() + wait_ms * 1_000_000, request));
+            } else {
+                self.answer_empty(&request);
+            }
+            return;
+        }
+        self.serve(request);
+    }
+
+    fn answer_empty(&mut self, request: &ReadRequest) {
+        let mut writer = ReadWriter::new(request, self.machine.tail().0);
+        let mut body = [0; 128];
+        let mut bytes = 0;
+        let mut copy = [0; 128];
+        writer.finish(&mut body, &mut |built| bytes = put(built, &mut copy));
+        self.reply(request.to, Kind::ReadReply, |out| put(&copy[..bytes], out));
+    }
+
+    /// Answers the reads whose sequence exists now, and those that waited long enough.
+    pub(super) fn wake_waiters(&mut self) {
+        let (tail, now_ns) = (self.machine.tail(), self.io.now_ns());
+        if self.waiters.all.is_empty() || (tail == self.waiters.served_tail && now_ns < self.waiters.next_ns()) {
+            return;
+        }
+        self.waiters.served_tail = tail;
+        let mut at = 0;
+        while at < self.waiters.all.len() {
+            let (due, request) = self.waiters.all[at];
+            if request.from() <= tail {
+                self.waiters.all.swap_remove(at);
+                self.serve(request);
+            } else if due <= now_ns {
+                self.waiters.all.swap_remove(at);
+                self.answer_empty(&request);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn serve(&mut self, request: ReadRequest) {
+        if !self.serve_from_memory(&request) && !self.serve_from_log(request) {
+            // Housekeeping is busy: the reader asks again.
+            self.answer_empty(&request);
+        }
+    }
+
+    /// Serves a read from the arena; false if its first slot is not there any more.
+    fn serve_from_memory(&mut self, request: &ReadRequest) -> bool {
+        let Some(first) = self.slots.slot_of(request.from()) else { return false };
+        let Some(value) = self.slots.get(first) else { return false };
+        if self.log.payload(value.place).is_none() {
+            return false;
+        }
+        let applied = self.slots.applied();
+        let start = Block {
+            first_slot: first,
+            last_slot: applied,
+            tail_before: value.tail_before,
+            timestamp_before_ns: value.timestamp_before_ns,
+            start_pos: 0,
+            end_pos: 0,
+        };
+        let header = self.header(Kind::ReadReply);
+        let (io, outbox, log, slots) = (&mut self.io, &mut self.outbox, &self.log, &self.slots);
+        let mut emit = |body: &[u8]| {
+            let Some(out) = outbox.room() else { return };
+            put(body, &mut out[HEADER_BYTES..]);
+            write_header(out, &header, body.len(), checksum(body));
+            outbox.send_client(io, request.to, HEADER_BYTES + body.len());
+        };
+        let mut walker = Walker::new(&start, self.index.exceptions(first, applied));
+        let mut writer = ReadWriter::new(request, self.machine.tail().0);
+        let mut buffer = [0; 65_536];
+        let out = &mut buffer[..self.settings.max_datagram_bytes()];
+        for slot in (first.0..=applied.0).map(Slot) {
+            let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
+            let Ok(batch) = Batch::parse(payload) else { break };
+            let mut going = true;
+            walker.slot(slot, &batch, &mut |sequence, timestamp_ns, entry| {
+                going = writer.entry(sequence, timestamp_ns, entry, out, &mut emit);
+                going
+            });
+            if !going {
+                break;
+            }
+        }
+        writer.finish(out, &mut emit);
+        true
+    }
+
+    fn range(&self, first: usize) -> LogRange {
+        let blocks = self.index.blocks(first, MAX_JOB_BLOCKS).to_vec();
+        let slots = blocks.first().zip(blocks.last());
+        let exceptions = slots.map_or(&[][..], |(a, b)| self.index.exceptions(a.first_slot, b.last_slot)).to_vec();
+        LogRange {
+            dir: self.settings.dir.clone(),
+            blocks,
+            exceptions,
+            tail: self.machine.tail().0,
+            max_datagram_bytes: self.settings.max_datagram_bytes(),
+        }
+    }
+
+    fn serve_from_log(&mut self, request: ReadRequest) -> bool {
+        let Some(block) = self.index.block_of_sequence(request.from()) else { return false };
+        self.ask(Job::Read(request, self.range(block)))
+    }
+
+    /// Sends chosen values to a lagging peer.
+    pub(super) fn serve_catch_up(&mut self, to: NodeId, first: Slot, last: Slot) {
+        let peer: NodeSet = [to].into_iter().collect();
+        let mut slot = first;
+        while slot <= last && self.send_held(peer, Kind::Learnt, slot) {
+            self.counters.add(Counter::CatchUpSent, 1);
+            if self.outbox.crowded() {
+                self.hand_on();
+            }
+            slot = slot.next();
+        }
+        if slot > last {
+            return;
+        }
+        let last = last.min(Slot(slot.0 + MAX_JOB_SLOTS / 2));
+        if let Some(block) = self.index.block_of_slot(slot) {
+            self.ask(Job::CatchUp { to, first: slot, last, range: self.range(block) });
+        }
+    }
+
+    fn ask(&mut self, job: Job) -> bool {
+        if self.jobs_out >= MAX_JOBS - 1 || self.io.request(job).is_err() {
+            self.counters.add(Counter::HousekeepingFull, 1);
+            return false;
+        }
+        self.jobs_out += 1;
+        true
+    }
+
+    pub(super) fn on_done(&mut self, done: Done) -> Result<(), Fatal> {
+        let group = self.settings.group.0;
+        match done {
+            Done::Segment(Ok(segment)) => {
+                self.segment_asked = false;
+                self.log.segment_ready(&mut self.io, segment)?;
+            }
+            Done::Segment(Err(error)) => {
+                // The log goes on in the segment it has; the request is made again.
+                self.segment_asked = false;
+                tracing::error!(group, %error, "the next log segment cannot be prepared; appends stop when this one is full");
+            }
+            Done::Read(request, Ok(bodies)) => {
+                self.jobs_out -= 1;
+                for body in bodies {
+                    self.reply(request.to, Kind::ReadReply, |out| put(&body, out));
+                }
+            }
+            Done::Read(_, Err(error)) => {
+                self.jobs_out -= 1;
+                tracing::error!(group, %error, "a read of the log failed");
+            }
+            Done::CatchUp { to, values: Ok(values) } => {
+                self.jobs_out -= 1;
+                for (held, payload) in values {
+                    self.send_learnt(to, &held, &payload);
+                }
+            }
+            Done::CatchUp { values: Err(error), .. } => {
+                self.jobs_out -= 1;
+                tracing::error!(group, %error, "a read of the log for a lagging member failed");
+            }
+        }
+        Ok(())
+    }
+
+    fn send_learnt(&mut self, to: NodeId, held: &Header, payload: &[u8]) {
+        let base = self.header(Kind::Learnt);
+        if self.outbox.crowded() {
+            self.hand_on();
+        }
+        let Some(out) = self.outbox.room() else { return };
+        let bytes = put(payload, &mut out[HEADER_BYTES..]);
+        let header = Header { slot: held.slot, ballot: held.ballot, flags: held.flags, ..base };
+        write_header(out, &header, bytes, checksum(payload));
+        self.outbox.push([to].into_iter().collect(), HEADER_BYTES + bytes);
+        self.counters.add(Counter::CatchUpSent, 1);
+    }
+}

@@ -1,0 +1,262 @@
+//! From a directory to a shard: the log is read once, forward, and what it says is applied as it is known chosen.
+//!
+//! Nothing accepted is discarded. Slots whose records damage hides become unknown (DESIGN, "Damage"); chosen slots whose
+//! values are lost are fetched from peers once the shard runs.
+
+use crate::index::Index;
+use crate::sequencer::Sequencer;
+use crate::shard::codec::{decode_founded, decode_marks, decode_ranges};
+use crate::shard::slots::Slots;
+use std::collections::BTreeMap;
+use std::path::Path;
+use synod_paxos::{Held, Replica, Restart, Unknown};
+use synod_wal::{Damage, Expect, Log, LogError, LogReader, Place};
+use synod_wire::batch::Batch;
+use synod_wire::frame::{Frame, Kind, flags};
+use synod_wire::{Ballot, Epoch, Lsn, Slot};
+
+/// Payloads of slots not yet applied that are kept in memory while the log is read; more are read again when needed.
+const MAX_KEPT_PAYLOADS: usize = 8_192;
+/// Blocks of the index that it has room for before it must grow: 4 million slots.
+const INDEX_BLOCKS: usize = 1 << 16;
+
+/// A shard's state, as its log tells it.
+pub struct Recovered {
+    /// The log, ready to be appended to.
+    pub log: Log,
+    /// The protocol core.
+    pub core: Replica,
+    /// The state machine, with everything known chosen applied.
+    pub machine: Sequencer,
+    /// Where old entries lie.
+    pub index: Index,
+    pub(crate) slots: Slots,
+    /// The configuration's epoch.
+    pub epoch: Epoch,
+}
+
+struct Pending {
+    place: Place,
+    ballot: Ballot,
+    lsn: Lsn,
+    chosen: bool,
+    barrier: bool,
+    payload: Option<Vec<u8>>,
+}
+
+struct Replay {
+    machine: Sequencer,
+    index: Index,
+    slots: Slots,
+    pending: BTreeMap<Slot, Pending>,
+    kept: usize,
+    restart: Restart,
+    repaired: Lsn,
+    epoch: Epoch,
+    bad: Option<String>,
+}
+
+/// Reads the log in `dir` and makes the core from `paxos`, whose incarnation is taken from the directory.
+pub fn recover(
+    dir: &Path,
+    expect: &Expect,
+    wal: &synod_wal::Settings,
+    mut paxos: synod_paxos::Settings,
+    now_ns: u64,
+) -> Result<Recovered, LogError> {
+    let mut replay = Replay {
+        machine: Sequencer::new(),
+        index: Index::new(INDEX_BLOCKS),
+        slots: Slots::new(Slot::ZERO, paxos.window_slots),
+        pending: BTreeMap::new(),
+        kept: 0,
+        restart: Restart::default(),
+        repaired: Lsn::ZERO,
+        epoch: Epoch(1),
+        bad: None,
+    };
+    let found = synod_wal::recover(dir, expect, wal, &mut |place, frame| replay.record(place, frame))?;
+    if let Some(what) = replay.bad.take() {
+        return Err(LogError::Malformed { dir: dir.to_path_buf(), what });
+    }
+    replay.drain_from_disk(dir)?;
+    replay.restart.promised = found.promised;
+    replay.restart.last_lsn = found.last_lsn;
+    if let Some(torn) = &found.torn {
+        tracing::info!(dir = %dir.display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
+    }
+    replay.unknown(&found.damage);
+    let restart = replay.finish();
+    paxos.incarnation = found.identity.incarnation;
+    let core = Replica::new(paxos, restart, now_ns);
+    Ok(Recovered {
+        log: found.log,
+        core,
+        machine: replay.machine,
+        index: replay.index,
+        slots: replay.slots,
+        epoch: replay.epoch,
+    })
+}
+
+impl Replay {
+    fn record(&mut self, place: Place, frame: &Frame<'_>) {
+        let slot = frame.header.slot;
+        match frame.header.kind {
+            Kind::Accept | Kind::Learnt => self.value(place, frame),
+            Kind::Chosen => match decode_ranges(frame.payload) {
+                Ok(ranges) => {
+                    for range in ranges.as_slice() {
+                        self.chosen(range.first, range.last, range.ballot);
+                    }
+                }
+                Err(_) => self.bad = Some(format!("the chosen record with Lsn {} has a body of no use", frame.header.lsn)),
+            },
+            Kind::Configuration => self.epoch = frame.header.epoch,
+            Kind::Founded => self.restart.founded = decode_founded(frame.payload).ok(),
+            Kind::PeerMarks => self.restart.counted = decode_marks(frame.payload).unwrap_or_default(),
+            Kind::Repaired => self.repaired = self.repaired.max(Lsn(slot.0)),
+            _ => {}
+        }
+        self.apply_ready();
+    }
+
+    fn value(&mut self, place: Place, frame: &Frame<'_>) {
+        let header = &frame.header;
+        if header.slot <= self.slots.applied() {
+            return;
+        }
+        let before = self.pending.remove(&header.slot);
+        if before.as_ref().is_some_and(|before| before.payload.is_some()) {
+            self.kept -= 1;
+        }
+        let keep = self.kept < MAX_KEPT_PAYLOADS;
+        self.kept += usize::from(keep);
+        let value = Pending {
+            place,
+            ballot: header.ballot,
+            lsn: header.lsn,
+            chosen: header.kind == Kind::Learnt || before.is_some_and(|before| before.chosen),
+            barrier: header.flags & flags::BARRIER != 0,
+            payload: keep.then(|| frame.payload.to_vec()),
+        };
+        self.pending.insert(header.slot, value);
+    }
+
+    /// What is held in the ballot that chose it is chosen.
+    fn chosen(&mut self, first: Slot, last: Slot, ballot: Ballot) {
+        self.restart.chosen_upto = self.restart.chosen_upto.max(last);
+        for (_, value) in self.pending.range_mut(first..=last) {
+            value.chosen |= value.ballot == ballot;
+        }
+    }
+
+    fn apply_ready(&mut self) {
+        while let Some(entry) = self.pending.first_entry() {
+            let ready = *entry.key() == self.slots.applied().next() && entry.get().chosen;
+            if !ready || entry.get().payload.is_none() {
+                return;
+            }
+            let (slot, value) = entry.remove_entry();
+            self.kept -= 1;
+            let payload = value.payload.unwrap_or_default();
+            self.apply(slot, value.place, &payload);
+        }
+    }
+
+    /// Applies what became deliverable after its payload was let go: after a hole that was filled later in the log.
+    fn drain_from_disk(&mut self, dir: &Path) -> Result<(), LogError> {
+        let mut reader = LogReader::open(dir)?;
+        while let Some(entry) = self.pending.first_entry() {
+            if *entry.key() != self.slots.applied().next() || !entry.get().chosen {
+                break;
+            }
+            let (slot, value) = entry.remove_entry();
+            let payload = match value.payload {
+                Some(payload) => payload,
+                None => reader.record_at(value.place)?.1,
+            };
+            self.apply(slot, value.place, &payload);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, slot: Slot, place: Place, payload: &[u8]) {
+        let Ok(batch) = Batch::parse(payload) else {
+            self.bad = Some(format!("the value of slot {slot} is no batch"));
+            return;
+        };
+        let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
+        self.slots.put(slot, place);
+        self.slots.apply(slot, tail, timestamp_ns);
+        self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
+        let index = &mut self.index;
+        self.machine.apply(slot, &batch, &mut |at, run, verdict| index.outcome(slot, at, run.len(), verdict));
+    }
+
+    /// Turns damage into unknown slots: those without a valid record after it.
+    fn unknown(&mut self, damage: &[Damage]) {
+        let mut slots = Vec::new();
+        for damage in damage.iter().filter(|damage| damage.last_lsn > self.repaired) {
+            self.restart.damaged_upto = self.restart.damaged_upto.max(damage.last_lsn);
+            let after = |value: &Pending| value.lsn > damage.last_lsn;
+            let values = damage.named.iter().filter(|row| row.kind == Kind::Accept as u8 || row.kind == Kind::Learnt as u8);
+            let named: Vec<Slot> = values.map(|row| Slot(row.slot.get())).collect();
+            if damage.complete {
+                let open = named.iter().filter(|slot| **slot > self.slots.applied());
+                let lost = open.filter(|slot| !self.pending.get(*slot).is_some_and(after));
+                slots.extend(lost.copied());
+            } else {
+                self.restart.unknown = Unknown::All;
+                let hidden = self.pending.iter().filter(|(_, value)| !after(value));
+                slots.extend(hidden.map(|(slot, _)| *slot));
+            }
+            let hidden = if damage.complete { format!("{:?}", slot_ranges(&named)) } else { "any open slot".to_owned() };
+            tracing::warn!(
+                segment = %damage.segment.display(), position = damage.pos,
+                first_lsn = damage.first_lsn.0, last_lsn = damage.last_lsn.0, unknown_slots = hidden,
+                "the log is damaged; what it held there is unknown and is repaired from the peers"
+            );
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        if self.restart.unknown != Unknown::All && !slots.is_empty() {
+            self.restart.unknown = Unknown::Slots(slots.clone());
+        }
+        self.restart.held = self.held(&slots);
+    }
+
+    fn held(&self, unknown: &[Slot]) -> Vec<Held> {
+        let held = self.pending.iter().map(|(slot, value)| Held {
+            slot: *slot,
+            ballot: value.ballot,
+            chosen: value.chosen,
+            barrier: value.barrier,
+            unknown: !value.chosen && unknown.binary_search(slot).is_ok(),
+        });
+        held.collect()
+    }
+
+    fn finish(&mut self) -> Restart {
+        self.restart.applied = self.slots.applied();
+        for (slot, value) in &self.pending {
+            self.slots.put(*slot, value.place);
+        }
+        std::mem::take(&mut self.restart)
+    }
+}
+
+/// Slots as ranges, for people.
+fn slot_ranges(slots: &[Slot]) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let mut sorted: Vec<u64> = slots.iter().map(|slot| slot.0).collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    for slot in sorted {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == slot => *last = slot,
+            _ => ranges.push((slot, slot)),
+        }
+    }
+    ranges
+}

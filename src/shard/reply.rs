@@ -1,0 +1,142 @@
+//! Bodies of the replies to clients: acknowledgements and entries read.
+
+use crate::sequencer::{Answer, SESSION_CREDIT};
+use std::net::SocketAddrV4;
+use synod_wire::Sequence;
+use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, durability};
+use synod_wire::frame::HEADER_BYTES;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32, U64, U128};
+
+/// A read as it came, with the address to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest {
+    /// The kernel's source address of the request.
+    pub to: SocketAddrV4,
+    /// The request.
+    pub body: ReadBody,
+}
+
+impl ReadRequest {
+    /// The first sequence wanted.
+    pub fn from(&self) -> Sequence {
+        Sequence(self.body.from_sequence.get())
+    }
+}
+
+const REPLY_BYTES: usize = size_of::<ReadReplyBody>();
+const ENTRY_BYTES: usize = size_of::<ReadEntry>();
+
+/// Packs entries into datagrams of a read reply, up to what the request allows.
+#[derive(Debug)]
+pub(crate) struct ReadWriter {
+    request_id: u64,
+    next: Sequence,
+    first: Sequence,
+    tail: u64,
+    left: u32,
+    datagrams_left: u16,
+    entries: u16,
+    used: usize,
+}
+
+impl ReadWriter {
+    pub(crate) fn new(request: &ReadRequest, tail: u64) -> ReadWriter {
+        ReadWriter {
+            request_id: request.body.request_id.get(),
+            next: request.from(),
+            first: request.from(),
+            tail,
+            left: request.body.max_entries.get(),
+            datagrams_left: request.body.max_datagrams.get().max(1),
+            entries: 0,
+            used: REPLY_BYTES,
+        }
+    }
+
+    /// Adds an entry; those before the requested one are passed over. False: the request is satisfied. `emit` gets each
+    /// full body, built in `out`, which is as long as a datagram's payload may be.
+    pub(crate) fn entry(
+        &mut self,
+        sequence: Sequence,
+        timestamp_ns: u64,
+        entry: &[u8],
+        out: &mut [u8],
+        emit: &mut dyn FnMut(&[u8]),
+    ) -> bool {
+        if sequence < self.next {
+            return true;
+        }
+        assert_eq!(sequence, self.next, "entries are read in order");
+        if self.left == 0 {
+            return false;
+        }
+        if self.used + ENTRY_BYTES + entry.len() > out.len() - HEADER_BYTES {
+            if self.datagrams_left == 1 {
+                return false;
+            }
+            self.emit(false, out, emit);
+        }
+        let head = ReadEntry { timestamp_ns: U64::new(timestamp_ns), length: U16::new(entry.len() as u16) };
+        out[self.used..self.used + ENTRY_BYTES].copy_from_slice(head.as_bytes());
+        self.used += ENTRY_BYTES;
+        out[self.used..self.used + entry.len()].copy_from_slice(entry);
+        self.used += entry.len();
+        self.entries += 1;
+        self.left -= 1;
+        self.next = sequence.next();
+        true
+    }
+
+    /// The last datagram, which may be empty.
+    pub(crate) fn finish(&mut self, out: &mut [u8], emit: &mut dyn FnMut(&[u8])) {
+        self.emit(true, out, emit);
+    }
+
+    fn emit(&mut self, last: bool, out: &mut [u8], emit: &mut dyn FnMut(&[u8])) {
+        let head = ReadReplyBody {
+            request_id: U64::new(self.request_id),
+            first_sequence: U64::new(self.first.0),
+            tail: U64::new(self.tail),
+            entries: U16::new(self.entries),
+            last: u8::from(last),
+            reserved: [0; 5],
+        };
+        out[..REPLY_BYTES].copy_from_slice(head.as_bytes());
+        emit(&out[..self.used]);
+        self.datagrams_left = self.datagrams_left.saturating_sub(1);
+        self.entries = 0;
+        self.first = self.next;
+        self.used = REPLY_BYTES;
+    }
+}
+
+/// Writes the body of an acknowledgement; returns its bytes.
+pub(crate) fn write_acks(client_id: u128, answers: &[Answer], out: &mut [u8]) -> usize {
+    let head = AckHeader {
+        client_id: U128::new(client_id),
+        runs: U16::new(answers.len() as u16),
+        durability: durability::DISK,
+        reserved: 0,
+        credit: U32::new(SESSION_CREDIT as u32),
+    };
+    let mut used = size_of::<AckHeader>();
+    out[..used].copy_from_slice(head.as_bytes());
+    for answer in answers {
+        let run = AckRun {
+            first_seq: U64::new(answer.first_seq),
+            first_sequence: U64::new(answer.first_sequence.0),
+            timestamp_ns: U64::new(answer.timestamp_ns),
+            entries: U32::new(answer.entries as u32),
+            reserved: U32::ZERO,
+        };
+        out[used..used + size_of::<AckRun>()].copy_from_slice(run.as_bytes());
+        used += size_of::<AckRun>();
+    }
+    used
+}
+
+/// How many answers one acknowledgement holds in a datagram of this size.
+pub(crate) fn acks_per_datagram(max_datagram_bytes: usize) -> usize {
+    (max_datagram_bytes - HEADER_BYTES - size_of::<AckHeader>()) / size_of::<AckRun>()
+}

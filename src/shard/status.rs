@@ -1,0 +1,125 @@
+//! What a shard counts, and what it tells of itself.
+
+use super::clients::put;
+use super::jobs::{Done, Job};
+use super::Shard;
+use std::net::SocketAddrV4;
+use synod_paxos::Role;
+use synod_ring::Io;
+use synod_wire::client::{Counter, Refusal, StatusBody, role};
+use synod_wire::frame::{FrameError, Kind};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// Why a datagram, or the rest of it, is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// Not a frame, or a body that its kind does not allow.
+    Frame(FrameError),
+    /// Another cluster's.
+    ForeignCluster,
+    /// Another group's, or not a member's.
+    ForeignSender,
+}
+
+impl From<FrameError> for Bad {
+    fn from(error: FrameError) -> Bad {
+        Bad::Frame(error)
+    }
+}
+
+/// The counter of a dropped frame.
+pub(super) fn dropped(bad: Bad) -> Counter {
+    match bad {
+        Bad::ForeignCluster => Counter::DroppedCluster,
+        Bad::ForeignSender => Counter::DroppedSender,
+        Bad::Frame(FrameError::Truncated) => Counter::DroppedTruncated,
+        Bad::Frame(FrameError::Version(_)) => Counter::DroppedVersion,
+        Bad::Frame(FrameError::Kind(_)) => Counter::DroppedKind,
+        Bad::Frame(FrameError::Checksum) => Counter::DroppedChecksum,
+        Bad::Frame(FrameError::Body) => Counter::DroppedBody,
+    }
+}
+
+/// The counter of a refusal.
+pub(super) fn refused(refusal: Refusal) -> Counter {
+    match refusal {
+        Refusal::Busy => Counter::RefusedBusy,
+        Refusal::NotLeader | Refusal::NoLeader | Refusal::Recovering | Refusal::ManualIntervention => {
+            Counter::RefusedNotLeader
+        }
+        Refusal::TooLarge => Counter::RefusedTooLarge,
+        Refusal::QuorumUnavailable => Counter::RefusedQuorum,
+        Refusal::SessionEvicted | Refusal::ResendFrom => Counter::RefusedSession,
+    }
+}
+
+/// One number for each [`Counter`].
+#[derive(Debug)]
+pub(super) struct Counters([u64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters([0; Counter::ALL.len()])
+    }
+}
+
+impl Counters {
+    pub(super) fn add(&mut self, counter: Counter, count: u64) {
+        self.0[counter as usize] += count;
+    }
+
+    fn set(&mut self, counter: Counter, value: u64) {
+        self.0[counter as usize] = value;
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    pub(super) fn send_status(&mut self, to: SocketAddrV4, request_id: u64) {
+        self.counters.set(Counter::Flushes, self.log.writes());
+        self.counters.set(Counter::FlushedBytes, self.log.durable_pos());
+        self.counters.set(Counter::DatagramsSent, self.outbox.sent);
+        self.counters.set(Counter::Retransmitted, self.core.resent());
+        let body = self.status_body(request_id);
+        let counters = self.counters.0;
+        self.reply(to, Kind::StatusReply, |out| {
+            let mut used = put(body.as_bytes(), out);
+            for value in counters {
+                used += put(&value.to_le_bytes(), &mut out[used..]);
+            }
+            used
+        });
+    }
+
+    fn status_body(&self, request_id: u64) -> StatusBody {
+        let core = &self.core;
+        let role = match core.role() {
+            Role::Joining => role::JOINING,
+            Role::Follower => role::FOLLOWER,
+            Role::Candidate => role::CANDIDATE,
+            Role::Preparing => role::PREPARING,
+            Role::Leader => role::LEADER,
+            Role::Halted => role::HALTED,
+        };
+        let unknown = core.unknown_slots().map_or(u32::MAX, |count| count as u32);
+        StatusBody {
+            request_id: U64::new(request_id),
+            promised: U64::new(core.promised().pack()),
+            chosen: U64::new(core.prefix().0),
+            applied: U64::new(self.slots.applied().0),
+            accepted: U64::new(core.highest_held().0),
+            durable_lsn: U64::new(self.log.durable_lsn().0),
+            durable_bytes: U64::new(self.log.durable_pos()),
+            tail: U64::new(self.machine.tail().0),
+            sessions: U64::new(self.machine.sessions() as u64),
+            uptime_ns: U64::new(self.io.now_ns() - self.started_ns),
+            core: U32::new(self.settings.core.map_or(u32::MAX, |core| core as u32)),
+            role,
+            has_leader: u8::from(core.leader().is_some()),
+            leader: core.leader().map_or(0, |node| node.0),
+            counters: Counter::ALL.len() as u8,
+            unknown_slots: U32::new(unknown),
+            reserved: U32::ZERO,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `synod verify`: reads logs offline and checks that they tell one story.
+//!
+//! Within each log: checksums, dense Lsns, promises and votes that never regress, one value a slot and ballot, evidence
+//! with a quorum, every slot known chosen held, no damage that was not repaired. Between the logs of a group: one value a
+//! chosen slot, one a ballot, evidence that the named acceptors' logs bear out, one founding, one configuration an
+//! epoch, nobody behind what its peers counted. Over the chosen prefix: batches that parse, sequences without a gap.
+//!
+//! Memory is bounded ([`facts::WINDOW_SLOTS`]): longer logs are read once for each window of slots. Reads only. Called by
+//! the command line and the demo.
+
+mod compare;
+mod facts;
+mod log;
+mod replay;
+mod report;
+
+pub use report::{Fault, GroupSummary, LogSummary, MAX_PROBLEMS, Problem, Report};
+
+use compare::{Outcome, Side};
+use facts::{Facts, Fingerprint, SlotFacts, Window};
+use log::{LogFacts, Pass};
+use replay::Replay;
+use report::Problems;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use synod_wal::{Item, LogError, LogReader};
+use synod_wire::Slot;
+
+/// Logs that cannot be looked at at all.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A directory cannot be read.
+    #[error("cannot read {dir:?}: {source}. Name a node's directory or a group's")]
+    Directory {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A directory holds no log.
+    #[error("{0:?} holds no log: name a node's directory (with group-000 in it) or a group's (with .seg files)")]
+    NoLog(PathBuf),
+    /// A log cannot be read.
+    #[error("{dir:?}: {source}")]
+    Log {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        source: LogError,
+    },
+}
+
+/// Verifies the logs in `dirs`, which are nodes' directories or groups'.
+pub fn verify(dirs: &[PathBuf]) -> Result<Report, VerifyError> {
+    verify_in_windows(dirs, facts::WINDOW_SLOTS)
+}
+
+/// A group's logs: opened, and what was learnt of each.
+#[derive(Default)]
+struct Group {
+    readers: Vec<LogReader>,
+    files: Vec<Files>,
+    logs: Vec<LogFacts>,
+}
+
+fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, VerifyError> {
+    let mut groups: BTreeMap<(u32, u8), Group> = BTreeMap::new();
+    for dir in dirs {
+        for dir in log_dirs(dir)? {
+            let reader =
+                LogReader::open_offline(&dir).map_err(|source| VerifyError::Log { dir: dir.clone(), source })?;
+            let identity = *reader.identity();
+            let group = groups.entry((identity.cluster.0, identity.group.0)).or_default();
+            group.logs.push(LogFacts::new(&dir, identity));
+            group.files.push(Files::of(&dir)?);
+            group.readers.push(reader);
+        }
+    }
+    let mut problems = Problems::default();
+    let mut summaries = Vec::new();
+    for ((cluster, number), mut group) in groups {
+        summaries.push(group.verify(cluster, number, window_slots, &mut problems)?);
+    }
+    let Problems { kept, count } = problems;
+    Ok(Report { ok: count == 0, groups: summaries, problems: kept, problems_count: count })
+}
+
+/// The directories with segments: `dir` itself, or the groups' below a node's.
+fn log_dirs(dir: &Path) -> Result<Vec<PathBuf>, VerifyError> {
+    let unreadable = |source| VerifyError::Directory { dir: dir.into(), source };
+    let mut groups = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            return Ok(vec![dir.into()]);
+        }
+        let named = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("group-"));
+        if named && path.is_dir() {
+            groups.push(path);
+        }
+    }
+    groups.sort();
+    if groups.is_empty() { Err(VerifyError::NoLog(dir.into())) } else { Ok(groups) }
+}
+
+impl Group {
+    fn verify(
+        &mut self,
+        cluster: u32,
+        number: u8,
+        window_slots: u64,
+        problems: &mut Problems,
+    ) -> Result<GroupSummary, VerifyError> {
+        let mut replay = Replay::new();
+        let mut prefixes = vec![Slot::ZERO; self.logs.len()];
+        let mut chosen_above = 0;
+        let mut window = Window::number(0, window_slots);
+        loop {
+            let facts = self.pass(window, problems)?;
+            if window.first == Slot(1) {
+                compare::whole_logs(&self.logs, problems);
+            }
+            let last = self.logs.iter().map(|log| log.last_slot).max().unwrap_or_default();
+            let sides = sides(&self.logs, &facts, &self.files);
+            let quorum = self.quorum();
+            for slot in (window.first.0..=window.last().min(last).0).map(Slot) {
+                for (prefix, facts) in prefixes.iter_mut().zip(&facts) {
+                    if prefix.next() == slot && facts.get(slot).chosen() {
+                        *prefix = slot;
+                    }
+                }
+                match compare::slot(&sides, slot, quorum, problems) {
+                    Outcome::Chosen(holder) if replay.prefix.next() == slot => {
+                        let held = facts[holder].get(slot);
+                        apply(&mut replay, slot, held, &sides[holder], &mut self.readers[holder], problems)?;
+                    }
+                    Outcome::Chosen(_) => chosen_above += 1,
+                    Outcome::Open => {}
+                }
+            }
+            if window.last() >= last {
+                break;
+            }
+            window = Window { first: window.last().next(), ..window };
+        }
+        let logs = self.logs.iter().zip(prefixes).map(|(log, prefix)| summary(log, prefix)).collect();
+        Ok(GroupSummary {
+            cluster,
+            group: number,
+            logs,
+            chosen_prefix: replay.prefix.0,
+            chosen_above,
+            tail: replay.tail().0,
+            runs_without_effect: replay.runs_without_effect,
+        })
+    }
+
+    /// Reads every log once.
+    fn pass(&mut self, window: Window, problems: &mut Problems) -> Result<Vec<Facts>, VerifyError> {
+        let mut all = Vec::with_capacity(self.logs.len());
+        for ((log, reader), files) in self.logs.iter_mut().zip(&mut self.readers).zip(&self.files) {
+            let dir = log.dir.clone();
+            let mut pass = Pass::new(log, window, problems, files);
+            let scanned = reader.scan(0, None, &mut |item| {
+                match item {
+                    Item::Record(place, frame) => pass.record(place, &frame),
+                    Item::Trailer(_) => {}
+                    Item::Damage(damage) => pass.damage(&damage),
+                    Item::TornTail(tail) => pass.torn(&tail),
+                }
+                ControlFlow::Continue(())
+            });
+            scanned.map_err(|source| VerifyError::Log { dir, source })?;
+            all.push(pass.finish());
+        }
+        Ok(all)
+    }
+
+    /// The votes that choose a value, by the last configuration that any log names.
+    fn quorum(&self) -> usize {
+        let last =
+            self.logs.iter().filter_map(|log| log.configurations.last_key_value()).max_by_key(|(epoch, _)| **epoch);
+        last.map_or(0, |(_, membership)| usize::from(membership.phase2))
+    }
+}
+
+/// Applies the value that one log holds.
+fn apply(
+    replay: &mut Replay,
+    slot: Slot,
+    held: SlotFacts,
+    side: &Side<'_>,
+    reader: &mut LogReader,
+    problems: &mut Problems,
+) -> Result<(), VerifyError> {
+    let dir = &side.log.dir;
+    let (_, payload) =
+        reader.record_at(held.place()).map_err(|source| VerifyError::Log { dir: dir.clone(), source })?;
+    assert_eq!(Fingerprint::of(&payload), held.value, "a record reads the same twice");
+    if let Err(what) = replay.apply(slot, &payload) {
+        side.add(problems, Fault::Malformed, slot, &held, what);
+    }
+    Ok(())
+}
+
+fn sides<'a>(logs: &'a [LogFacts], facts: &'a [Facts], files: &'a [Files]) -> Vec<Side<'a>> {
+    let all = logs.iter().zip(facts).zip(files);
+    all.map(|((log, facts), files)| Side { log, facts, files }).collect()
+}
+
+/// Which file a position of a log lies in, for the places of problems.
+struct Files {
+    dir: PathBuf,
+    segment_bytes: u64,
+}
+
+impl Files {
+    /// Of the log in `dir`: every segment file is as long as the first.
+    fn of(dir: &Path) -> Result<Files, VerifyError> {
+        let first = dir.join(format!("{:016x}.seg", 0));
+        let unreadable = |source| VerifyError::Directory { dir: first.clone(), source };
+        let segment_bytes = std::fs::metadata(&first).map_err(unreadable)?.len().max(1);
+        Ok(Files { dir: dir.into(), segment_bytes })
+    }
+
+    fn at(&self, pos: u64) -> PathBuf {
+        self.dir.join(format!("{:016x}.seg", pos / self.segment_bytes))
+    }
+}
+
+fn summary(log: &LogFacts, prefix: Slot) -> LogSummary {
+    LogSummary {
+        dir: log.dir.clone(),
+        node: log.identity.node.0,
+        incarnation: log.identity.incarnation,
+        records: log.records,
+        last_lsn: log.last_lsn.0,
+        chosen_prefix: prefix.0,
+        repaired: log.repaired(),
+        torn_tail: log.torn_tail,
+    }
+}

@@ -1,0 +1,48 @@
+//! Runs the chosen values through the sequencer, as every replica did: each value is a batch, and the sequences of a
+//! group come out dense. Called by [`super`] in slot order.
+
+use crate::sequencer::{Sequencer, Verdict};
+use synod_wire::batch::Batch;
+use synod_wire::{Sequence, Slot};
+
+/// The state machine over the chosen prefix.
+#[derive(Debug)]
+pub(super) struct Replay {
+    machine: Sequencer,
+    pub(super) prefix: Slot,
+    pub(super) runs_without_effect: u64,
+}
+
+impl Replay {
+    pub(super) fn new() -> Replay {
+        Replay { machine: Sequencer::new(), prefix: Slot::ZERO, runs_without_effect: 0 }
+    }
+
+    pub(super) fn tail(&self) -> Sequence {
+        self.machine.tail()
+    }
+
+    /// Applies the value of the next slot; in words what is wrong with it.
+    pub(super) fn apply(&mut self, slot: Slot, payload: &[u8]) -> Result<(), String> {
+        assert_eq!(slot, self.prefix.next(), "slots are replayed in order");
+        self.prefix = slot;
+        let batch = Batch::parse(payload).map_err(|error| format!("the chosen value is no batch: {error:?}"))?;
+        let mut expected = self.machine.tail();
+        let (mut gap, mut idle) = (None, 0);
+        self.machine.apply(slot, &batch, &mut |_, _, verdict| match verdict {
+            Verdict::Sequenced { entries, first_sequence, .. } => {
+                if first_sequence != expected.next() {
+                    gap = Some((expected, first_sequence));
+                }
+                expected = Sequence(first_sequence.0 + entries - 1);
+            }
+            Verdict::Opened => {}
+            Verdict::Duplicate | Verdict::Gap { .. } | Verdict::UnknownSession => idle += 1,
+        });
+        self.runs_without_effect += idle;
+        match gap {
+            Some((before, after)) => Err(format!("sequence {after} follows {before}")),
+            None => Ok(()),
+        }
+    }
+}

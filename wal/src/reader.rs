@@ -1,0 +1,116 @@
+//! Reading a log from outside the shard: catch-up, archive, `inspect`, `verify`. Blocking, through maps, so for housekeeping
+//! threads and offline tools only; see "Reading through maps" at the crate's top.
+
+use crate::directory::DirLock;
+use crate::layout::stride_start;
+use crate::scan::Scanner;
+use crate::segment::Segments;
+use crate::window::is_ours;
+use crate::{Identity, Item, LogError, MIN_BLOCK_BYTES, Place, TornTail};
+use std::ops::ControlFlow;
+use std::path::Path;
+use synod_wire::frame::{HEADER_BYTES, Header};
+use synod_wire::{Ballot, Lsn};
+
+/// A reader of the log in a directory.
+#[derive(Debug)]
+pub struct LogReader {
+    segments: Segments,
+    lock: Option<DirLock>,
+}
+
+/// Where a scan ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanEnd {
+    /// The first position that was not taken in.
+    pub pos: u64,
+    /// The last Lsn that was accounted for, as a record or as damage; 0 if none.
+    pub last_lsn: Lsn,
+    /// The highest promise seen.
+    pub promised: Ballot,
+    /// Whether the visitor stopped it.
+    pub stopped: bool,
+}
+
+impl LogReader {
+    /// Opens a log that may be in use: it can be read up to a durable position of its writer.
+    pub fn open(dir: &Path) -> Result<LogReader, LogError> {
+        Ok(LogReader { segments: Segments::open(dir, true)?, lock: None })
+    }
+
+    /// Opens a log that is not in use, and keeps it so: it can be read to its end.
+    pub fn open_offline(dir: &Path) -> Result<LogReader, LogError> {
+        let lock = DirLock::take(dir)?;
+        Ok(LogReader { segments: Segments::open(dir, false)?, lock: Some(lock) })
+    }
+
+    /// Whose log it is.
+    pub fn identity(&self) -> &Identity {
+        &self.segments.identity
+    }
+
+    /// Where the first flush starts.
+    pub fn first_pos(&self) -> u64 {
+        self.segments.geometry.first(0)
+    }
+
+    /// Looks for segments that were added since.
+    pub fn refresh(&mut self) -> Result<(), LogError> {
+        self.segments = Segments::open(&self.segments.dir, self.lock.is_none())?;
+        Ok(())
+    }
+
+    /// Visits what lies from `from` (a record or the start of a flush) up to `to` (a durable position of the writer; None: to the
+    /// end, offline only) or until the visitor breaks. Changes nothing: a torn tail is told, not cut.
+    pub fn scan(
+        &mut self,
+        from: u64,
+        to: Option<u64>,
+        visit: &mut dyn FnMut(Item<'_>) -> ControlFlow<()>,
+    ) -> Result<ScanEnd, LogError> {
+        match to {
+            None if self.lock.is_none() => {
+                return Err(LogError::Unbounded { dir: self.segments.dir.clone() });
+            }
+            Some(to) if to > self.segments.end() => self.refresh()?,
+            _ => {}
+        }
+        let scanner = if from <= self.first_pos() {
+            Scanner::from_start(&self.segments, to)
+        } else {
+            Scanner::from_record(&self.segments, from, to)
+        };
+        let end = scanner.run(visit)?;
+        let mut stopped = end.stopped;
+        if to.is_none() && end.is_torn() {
+            let torn = TornTail { pos: end.at, kept: end.kept.len(), cut_bytes: 0 };
+            stopped = visit(Item::TornTail(torn)).is_break();
+        }
+        Ok(ScanEnd { pos: end.at, last_lsn: end.last_lsn, promised: end.promised, stopped })
+    }
+
+    /// The record at `place`, which must be durable, checked again.
+    pub fn record_at(&mut self, place: Place) -> Result<(Header, Vec<u8>), LogError> {
+        if !self.segments.holds(place.pos) {
+            self.refresh()?;
+        }
+        let missing = |segments: &Segments| LogError::NoRecord {
+            segment: crate::directory::segment_path(&segments.dir, segments.geometry.segment(place.pos)),
+            pos: place.pos,
+            bytes: place.bytes,
+        };
+        if !self.segments.holds(place.pos) {
+            return Err(missing(&self.segments));
+        }
+        let page = u64::from(MIN_BLOCK_BYTES);
+        let start = (place.pos / page * page).max(stride_start(place.pos));
+        let end = place.pos.saturating_add(u64::from(place.bytes)).checked_next_multiple_of(page);
+        let window = self.segments.window(start, end.unwrap_or(u64::MAX))?;
+        let frame = window.frame(place.pos).ok().filter(|frame| {
+            let bytes = HEADER_BYTES + frame.payload.len();
+            bytes == place.bytes as usize && is_ours(&frame.header, &self.segments.identity)
+        });
+        let frame = frame.ok_or_else(|| missing(&self.segments))?;
+        Ok((frame.header, frame.payload.to_vec()))
+    }
+}

@@ -1,0 +1,292 @@
+//! Recovery: from a directory to a [`Log`] that can be appended to. Scans, cuts a torn tail, fills the ring in memory. Called
+//! once, before the shard runs; blocking. The rules stand at the crate's top.
+
+use crate::directory::{DirLock, block_bytes, list, open_direct, sync_dir};
+use crate::layout::{Geometry, stride_end, stride_start, trailer_bytes};
+use crate::log::Start;
+use crate::scan::{End, Scanner};
+use crate::segment::{Segments, zero};
+use crate::trailer::{self, TrailerFields};
+use crate::window::{Page, search_start};
+use crate::{
+    Damage, Expect, Identity, Item, Log, LogError, Place, PreparedSegment, STRIDE_BYTES, SegmentSpec, Settings,
+    TornTail,
+};
+use rustix::fs::Advice;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use synod_ring::Arena;
+use synod_wire::frame::Frame;
+use synod_wire::{Ballot, Lsn};
+
+/// Segments at and behind the log's end that may exist: the current one and two ahead (after a cut). With the one that
+/// still has writes in flight that is [`synod_ring::FILE_SLOTS`].
+const SEGMENTS_AHEAD: u64 = synod_ring::FILE_SLOTS as u64 - 1;
+
+/// A recovered log, and what was found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The log, to be appended to after [`Log::attach_segments`].
+    pub log: Log,
+    /// Whose log it is.
+    pub identity: Identity,
+    /// The Lsn of the last record; all up to it is durable.
+    pub last_lsn: Lsn,
+    /// The highest promise in any whole record or trailer.
+    pub promised: Ballot,
+    /// What was durable once and cannot be read, in the order of the log.
+    pub damage: Vec<Damage>,
+    /// The torn tail that was cut.
+    pub torn: Option<TornTail>,
+    /// Whole records.
+    pub records: u64,
+    /// Their bytes, headers included.
+    pub bytes: u64,
+}
+
+/// Recovers the log in `dir`: takes its lock, syncs it, calls `visit` for each whole record in order, cuts a torn tail, and makes
+/// sure that the segment to append to exists. May be interrupted at any point and repeated.
+pub fn recover(
+    dir: &Path,
+    expect: &Expect,
+    settings: &Settings,
+    visit: &mut dyn FnMut(Place, &Frame<'_>),
+) -> Result<Recovered, LogError> {
+    settings.check()?;
+    if !dir.is_dir() {
+        return Err(LogError::NotFormatted { dir: dir.to_path_buf() });
+    }
+    let lock = DirLock::take(dir)?;
+    remove_leftovers(dir)?;
+    let segments = Segments::open(dir, false)?;
+    segments.check(expect, settings)?;
+    check_blocks(&segments)?;
+    sync(&segments)?;
+    let mut found = Found::default();
+    let end = Scanner::from_start(&segments, None).run(&mut |item| {
+        found.take(item, visit);
+        ControlFlow::Continue(())
+    })?;
+    if end.last_lsn == Lsn::ZERO {
+        return Err(LogError::NoFoundingRecord { path: segments.files[0].path.clone() });
+    }
+    let mut head = end.at;
+    let mut torn = None;
+    if end.is_torn() {
+        let cut = cut(&segments, &end)?;
+        (head, torn) = (cut.0, Some(cut.1));
+    }
+    let files = open_ahead(&segments, head)?;
+    let (arena, arena_floor) = fill_arena(&segments, head, settings)?;
+    forget_pages(&segments)?;
+    let start = Start {
+        lock,
+        dir: dir.to_path_buf(),
+        settings: *settings,
+        geometry: segments.geometry,
+        identity: segments.identity,
+        files,
+        arena,
+        arena_floor,
+        head,
+        last_lsn: end.last_lsn,
+        mark: if end.is_torn() { end.last_lsn } else { end.mark },
+        promised: end.promised,
+    };
+    Ok(Recovered {
+        log: Log::start(start),
+        identity: segments.identity,
+        last_lsn: end.last_lsn,
+        promised: end.promised,
+        damage: found.damage,
+        torn,
+        records: found.records,
+        bytes: found.bytes,
+    })
+}
+
+/// What the scan comes by.
+#[derive(Default)]
+struct Found {
+    damage: Vec<Damage>,
+    records: u64,
+    bytes: u64,
+}
+
+impl Found {
+    fn take(&mut self, item: Item<'_>, visit: &mut dyn FnMut(Place, &Frame<'_>)) {
+        match item {
+            Item::Record(place, frame) => {
+                self.records += 1;
+                self.bytes += u64::from(place.bytes);
+                visit(place, &frame);
+            }
+            Item::Damage(damage) => self.damage.push(damage),
+            Item::Trailer(_) | Item::TornTail(_) => {}
+        }
+    }
+}
+
+/// Interrupted preparations never were part of the log.
+fn remove_leftovers(dir: &Path) -> Result<(), LogError> {
+    let leftovers = list(dir)?.leftovers;
+    for path in &leftovers {
+        std::fs::remove_file(path).map_err(LogError::file("remove", path))?;
+    }
+    if leftovers.is_empty() { Ok(()) } else { sync_dir(dir) }
+}
+
+/// A log moved to a device with larger blocks could not be appended to.
+fn check_blocks(segments: &Segments) -> Result<(), LogError> {
+    let file = segments.files.last().expect("an opened log has a segment");
+    let device = u64::from(block_bytes(&file.file, &file.path)?);
+    if device <= segments.geometry.block_bytes {
+        return Ok(());
+    }
+    Err(LogError::Mismatch {
+        path: file.path.clone(),
+        field: "block_bytes",
+        found: segments.geometry.block_bytes,
+        expected: device,
+        mend: "The device writes larger blocks than the log was formatted for: move the log to a device like the old one",
+    })
+}
+
+/// What is read from here on is durable: writes that a killed process left in the device's cache, and names.
+fn sync(segments: &Segments) -> Result<(), LogError> {
+    for segment in &segments.files {
+        segment.file.sync_all().map_err(LogError::file("sync", &segment.path))?;
+    }
+    sync_dir(&segments.dir)
+}
+
+/// Cuts the torn tail at `end`, durably; where to append, and what was cut.
+fn cut(segments: &Segments, end: &End) -> Result<(u64, TornTail), LogError> {
+    let geometry = &segments.geometry;
+    let start = geometry.block_ceil(end.at);
+    let cut_bytes = zero_from(segments, start)?;
+    let bytes = geometry.block_ceil(trailer_bytes(end.kept.len()));
+    assert!(start + bytes <= stride_end(end.at), "every flush leaves room for a cut");
+    let next = geometry.next_start(start + bytes, stride_end(end.at));
+    let segment = segments.file_at(start);
+    let mut block = Arena::new(bytes as usize).map_err(LogError::file("map a buffer to write", &segment.path))?;
+    let fields =
+        TrailerFields { start: end.flush_start, next, lsn: end.last_lsn, mark: end.last_lsn, promised: end.promised };
+    trailer::write(block.get_mut(0, trailer_bytes(end.kept.len()) as usize), &segments.identity, &fields, &end.kept);
+    let file = open_direct(&segment.path, false)?;
+    file.write_all_at(block.get(0, bytes as usize), geometry.offset(start))
+        .and_then(|()| file.sync_all())
+        .map_err(LogError::file("write the cut of", &segment.path))?;
+    Ok((next, TornTail { pos: end.at, kept: end.kept.len(), cut_bytes }))
+}
+
+/// Zeroes every block from `from` on that is not zero, in all segments, and syncs; how many bytes.
+fn zero_from(segments: &Segments, from: u64) -> Result<u64, LogError> {
+    let geometry = &segments.geometry;
+    let mut zeroed = 0;
+    for index in geometry.segment(from)..segments.files.len() as u64 {
+        let path = &segments.files[index as usize].path;
+        let file = open_direct(path, false)?;
+        restore_length(&file, path, geometry)?;
+        let segment_start = index * geometry.segment_bytes;
+        for stride in (0..geometry.segment_bytes).step_by(STRIDE_BYTES as usize).map(|at| segment_start + at) {
+            if stride_end(stride) <= from {
+                continue;
+            }
+            for run in dirty_blocks(segments, search_start(geometry, stride, from))? {
+                zero(&file, path, geometry.offset(run), geometry.offset(run) + geometry.block_bytes)?;
+                zeroed += geometry.block_bytes;
+            }
+        }
+        file.sync_all().map_err(LogError::file("sync", path))?;
+    }
+    Ok(zeroed)
+}
+
+/// The blocks from `from` to its stride's end that hold anything but zeros, or cannot be read.
+fn dirty_blocks(segments: &Segments, from: u64) -> Result<Vec<u64>, LogError> {
+    let window = segments.window(stride_start(from), u64::MAX)?;
+    let block_bytes = segments.geometry.block_bytes;
+    let mut blocks = Vec::new();
+    let mut pos = from;
+    for page in window.pages(from) {
+        let (bytes, dirty) = match page {
+            Page::Bytes(_, bytes) => (bytes.len() as u64, bytes.iter().any(|byte| *byte != 0)),
+            Page::Unreadable => (u64::from(crate::MIN_BLOCK_BYTES), true),
+        };
+        let block = pos / block_bytes * block_bytes;
+        if dirty && blocks.last() != Some(&block) {
+            blocks.push(block);
+        }
+        pos += bytes;
+    }
+    Ok(blocks)
+}
+
+/// A shortened segment gets its length and its zeros back before anything is appended to it.
+fn restore_length(file: &File, path: &Path, geometry: &Geometry) -> Result<(), LogError> {
+    let bytes = file.metadata().map_err(LogError::file("stat", path))?.len();
+    if bytes >= geometry.segment_bytes {
+        return Ok(());
+    }
+    file.set_len(geometry.segment_bytes).map_err(LogError::file("restore the length of", path))?;
+    zero(file, path, geometry.block_ceil(bytes), geometry.segment_bytes)?;
+    file.sync_all().map_err(LogError::file("sync", path))
+}
+
+/// Opens the segment to append to, and those behind it, for direct writes; prepares the first if it does not exist.
+fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, LogError> {
+    let geometry = segments.geometry;
+    let current = geometry.segment(head);
+    let existing = segments.files.len() as u64;
+    if current == existing {
+        let spec = SegmentSpec { dir: segments.dir.clone(), index: current, geometry, identity: segments.identity };
+        return Ok(vec![spec.prepare()?]);
+    }
+    if existing > current + SEGMENTS_AHEAD {
+        let path = segments.files[(current + SEGMENTS_AHEAD) as usize].path.clone();
+        return Err(LogError::StraySegment { path });
+    }
+    let open = |index: u64| {
+        let path = segments.files[index as usize].path.clone();
+        let file = open_direct(&path, false)?;
+        restore_length(&file, &path, &geometry)?;
+        Ok(PreparedSegment { index, path, file })
+    };
+    (current..existing).map(open).collect()
+}
+
+/// Fills the ring with the last part of the log; also the first position that it holds.
+fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Arena, u64), LogError> {
+    let path = &segments.dir;
+    let arena_bytes = settings.arena_bytes as u64;
+    let mut arena = Arena::new(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
+    let mut floor = head.saturating_sub(arena_bytes);
+    let mut pos = floor;
+    while pos < head {
+        let end = stride_end(pos).min(head);
+        let target = arena.get_mut((pos % arena_bytes) as usize, (end - pos) as usize);
+        let segment = segments.file_at(pos);
+        if let Err(error) = segment.file.read_exact_at(target, segments.geometry.offset(pos)) {
+            match error.kind() {
+                // Damage was found there; what lies behind can still be served from memory, the rest from disk.
+                std::io::ErrorKind::UnexpectedEof => floor = end,
+                _ if error.raw_os_error() == Some(libc::EIO) => floor = end,
+                _ => return Err(LogError::file("read", &segment.path)(error)),
+            }
+        }
+        pos = end;
+    }
+    Ok((arena, floor))
+}
+
+/// The log is written around the page cache from now on; cached pages would only have to be dropped write by write.
+fn forget_pages(segments: &Segments) -> Result<(), LogError> {
+    for segment in &segments.files {
+        rustix::fs::fadvise(&segment.file, 0, None, Advice::DontNeed)
+            .map_err(|errno| LogError::file("drop the cached pages of", &segment.path)(errno.into()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,561 @@
+//! The scanner: one reading of a log for recovery, inspection and verification. It decides what is a record, what is damage and
+//! where the log ends, by the rules at the crate's top; it writes nothing.
+
+use crate::layout::{stride_end, stride_start};
+use crate::segment::Segments;
+use crate::trailer::{self, TrailerView};
+use crate::window::{Page, Window, is_ours, lines, search_start};
+use crate::{LogError, Place};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use synod_wire::frame::{Frame, HEADER_BYTES, Header, Kind, VERSION, frame_bytes};
+use synod_wire::record::TrailerEntry;
+use synod_wire::{Ballot, Lsn};
+
+/// Records that were durable once and cannot be read: one run of Lsns without gaps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub segment: PathBuf,
+    /// The first position that could not be read.
+    pub pos: u64,
+    /// The first Lsn that is lost.
+    pub first_lsn: Lsn,
+    /// The last Lsn that is lost; below `first_lsn` if no record is (a trailer or a segment's header was).
+    pub last_lsn: Lsn,
+    /// Those lost records that a trailer or their own header still names.
+    pub named: Vec<TrailerEntry>,
+    /// Whether `named` names every lost record.
+    pub complete: bool,
+}
+
+impl Damage {
+    /// How many records are lost.
+    pub fn lost(&self) -> u64 {
+        (self.last_lsn.0 + 1).saturating_sub(self.first_lsn.0)
+    }
+}
+
+/// The end of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushMark {
+    /// Where the trailer lies.
+    pub pos: u64,
+    /// Where its flush starts.
+    pub start: u64,
+    /// Where the next flush starts.
+    pub next: u64,
+    /// The last Lsn so far.
+    pub lsn: Lsn,
+    /// The durable Lsn when it was sealed.
+    pub mark: Lsn,
+    /// The promise when it was sealed.
+    pub promised: Ballot,
+    /// How many records it names.
+    pub records: usize,
+}
+
+/// Bytes of a flush that was never durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// Where the first byte lies that is not part of a whole record.
+    pub pos: u64,
+    /// Whole records of that flush before it; they are kept.
+    pub kept: usize,
+    /// Bytes that were zeroed (0 when only inspecting).
+    pub cut_bytes: u64,
+}
+
+/// What a scan comes by, in the order of the log.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// A whole record.
+    Record(Place, Frame<'a>),
+    /// A whole trailer; its records came before it.
+    Trailer(FlushMark),
+    /// Damage; whole records of the same flush came before it.
+    Damage(Damage),
+    /// The last item, if the log does not end cleanly.
+    TornTail(TornTail),
+}
+
+/// Receives items; may stop the scan.
+pub(crate) type Visit<'v> = dyn FnMut(Item<'_>) -> ControlFlow<()> + 'v;
+
+/// Where and how a scan ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// The first position without a whole record.
+    pub(crate) at: u64,
+    /// The start of the flush that holds it.
+    pub(crate) flush_start: u64,
+    /// Whole records of that flush.
+    pub(crate) kept: Vec<TrailerEntry>,
+    /// Whether anything but zeros follows.
+    pub(crate) dirty: bool,
+    /// Whether the visitor stopped the scan.
+    pub(crate) stopped: bool,
+    pub(crate) last_lsn: Lsn,
+    /// The highest promise of any whole record or trailer.
+    pub(crate) promised: Ballot,
+    /// The highest mark of any whole trailer.
+    pub(crate) mark: Lsn,
+}
+
+impl End {
+    /// Whether a cut is due.
+    pub(crate) fn is_torn(&self) -> bool {
+        !self.stopped && (self.dirty || !self.kept.is_empty())
+    }
+}
+
+/// A record that the walk found whole.
+struct Walked {
+    place: Place,
+    header: Header,
+    payload_crc: u32,
+    entry: TrailerEntry,
+}
+
+/// A later flush, where a scan may go on.
+#[derive(Clone, Copy)]
+struct Resume {
+    start: u64,
+    first_lsn: Lsn,
+}
+
+/// How a bad position was resolved.
+enum Verdict<'w> {
+    /// The trailer of the same flush was found.
+    Covered(TrailerView<'w>),
+    /// A later flush was found; whether a mark proves that the bad position was durable.
+    Later(Resume, bool),
+    /// Nothing; whether anything but zeros follows.
+    Nothing { dirty: bool },
+}
+
+/// One scan. See the module.
+pub(crate) struct Scanner<'s> {
+    segments: &'s Segments,
+    to: Option<u64>,
+    at: u64,
+    flush_start: Option<u64>,
+    next_lsn: Option<Lsn>,
+    walked: Vec<Walked>,
+    promised: Ballot,
+    mark: Lsn,
+}
+
+impl<'s> Scanner<'s> {
+    /// From the start of the log.
+    pub(crate) fn from_start(segments: &'s Segments, to: Option<u64>) -> Scanner<'s> {
+        let at = segments.geometry.first(0);
+        let mut scanner = Scanner::from_record(segments, at, to);
+        scanner.flush_start = Some(at);
+        scanner.next_lsn = Some(Lsn(1));
+        scanner
+    }
+
+    /// From a frame within the log. Below `to` everything was durable: what is bad there is damage.
+    pub(crate) fn from_record(segments: &'s Segments, at: u64, to: Option<u64>) -> Scanner<'s> {
+        let walked = Vec::with_capacity(synod_wire::record::MAX_FLUSH_RECORDS);
+        let (promised, mark) = (Ballot::ZERO, Lsn::ZERO);
+        Scanner { segments, to, at, flush_start: None, next_lsn: None, walked, promised, mark }
+    }
+
+    /// Runs to the end of the log, to `to`, or until the visitor breaks.
+    pub(crate) fn run(mut self, visit: &mut Visit<'_>) -> Result<End, LogError> {
+        let mut window: Option<Window> = None;
+        loop {
+            if self.to.is_some_and(|to| self.at >= to) || !self.segments.holds(self.at) {
+                self.walked.clear();
+                return Ok(self.end(false, false));
+            }
+            if window.as_ref().is_none_or(|window| !window.holds(self.at)) {
+                window = Some(self.segments.window(stride_start(self.at), self.limit())?);
+                if self.report_header(visit).is_break() {
+                    return Ok(self.end(false, true));
+                }
+            }
+            let window = window.as_ref().expect("mapped above");
+            if let Some(end) = self.flush(window, visit)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.to.unwrap_or(u64::MAX)
+    }
+
+    /// Reads one flush; `Some` at the end of the log.
+    fn flush(&mut self, window: &Window, visit: &mut Visit<'_>) -> Result<Option<End>, LogError> {
+        let before = self.at;
+        let closing = self.walk(window);
+        let verdict = match closing {
+            Some(trailer) if self.closes(&trailer) => Verdict::Covered(trailer),
+            _ => self.resolve(window)?,
+        };
+        let flow = match verdict {
+            Verdict::Covered(trailer) => self.take_covered(window, &trailer, visit),
+            Verdict::Later(resume, proven) => self.take_up_to(window, resume, proven, visit),
+            Verdict::Nothing { dirty } => return Ok(Some(self.finish(window, dirty, visit))),
+        };
+        if flow.is_break() {
+            self.walked.clear();
+            return Ok(Some(self.end(false, true)));
+        }
+        assert!(self.at > before, "a scan goes forward");
+        Ok(None)
+    }
+
+    /// Follows whole records from `self.at`, into `self.walked`; stops behind the last. The trailer there, if one is.
+    fn walk<'w>(&mut self, window: &'w Window) -> Option<TrailerView<'w>> {
+        self.walked.clear();
+        let stride_end = stride_end(self.at);
+        let mut expected = self.next_lsn;
+        loop {
+            let frame = window.frame(self.at).ok().filter(|frame| is_ours(&frame.header, &self.segments.identity))?;
+            if frame.header.kind == Kind::Trailer {
+                return TrailerView::read(&frame, self.at, &self.segments.geometry);
+            }
+            let place = Place { pos: self.at, bytes: (HEADER_BYTES + frame.payload.len()) as u32 };
+            let fits = self.segments.geometry.fits(place.end(), self.walked.len() + 1, stride_end);
+            if !is_record(&frame.header) || !fits || expected.is_some_and(|lsn| lsn != frame.header.lsn) {
+                return None;
+            }
+            let entry = trailer::entry(&frame.header, window.header_crc(self.at), frame.payload.len());
+            self.walked.push(Walked { place, header: frame.header, payload_crc: frame.payload_crc, entry });
+            expected = Some(frame.header.lsn.next());
+            self.at = place.end();
+        }
+    }
+
+    /// Whether `trailer` is that of the flush being read: it starts where the flush does, and is not behind the flush before.
+    /// It may name fewer records than were walked: one that a cut gave up (its page was unreadable then) stays in its block.
+    fn closes(&self, trailer: &TrailerView<'_>) -> bool {
+        let start = trailer.fields.start;
+        let same = self.flush_start.map_or(start <= self.at, |own| own == start);
+        same && self.next_lsn.is_none_or(|next| trailer.fields.lsn.0 + 1 >= next.0)
+    }
+
+    /// Searches forward from the bad position `self.at`.
+    fn resolve<'w>(&self, window: &'w Window) -> Result<Verdict<'w>, LogError> {
+        let next_lsn = self.walked.last().map(|last| last.header.lsn.next()).or(self.next_lsn);
+        let mut search = Search { resume: None, proven: self.to.is_some(), dirty: false, bad: self.at, next_lsn };
+        let here = search_start(&self.segments.geometry, stride_start(self.at), self.at);
+        let mut covering = None;
+        search.window(self.segments, window, here, &mut |trailer| {
+            covering = Some(trailer).filter(|trailer| self.closes(trailer));
+            covering.is_some()
+        });
+        if let Some(trailer) = covering {
+            return Ok(Verdict::Covered(trailer));
+        }
+        let mut stride = stride_end(self.at);
+        while !search.is_decided() && stride < self.segments.end().min(self.limit()) {
+            let window = self.segments.window(stride, self.limit())?;
+            let from = search_start(&self.segments.geometry, stride, stride);
+            search.window(self.segments, &window, from, &mut |_| false);
+            stride += crate::STRIDE_BYTES;
+        }
+        Ok(search.verdict())
+    }
+
+    /// A flush whose trailer is whole: takes what is whole and as the trailer names it; the rest is damage.
+    fn take_covered(&mut self, window: &Window, trailer: &TrailerView<'_>, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let from = self.walked.first().map_or(self.at, |first| first.place.pos);
+        let mut losses = Losses::new(self.segments, self.at);
+        let mut walked = std::mem::take(&mut self.walked).into_iter().peekable();
+        let mut pos = trailer.fields.start;
+        let mut next = self.next_lsn.unwrap_or_else(|| match walked.peek() {
+            Some(first) => first.header.lsn,
+            None => trailer
+                .entries
+                .iter()
+                .zip(positions(trailer))
+                .find(|(_, pos)| *pos >= from)
+                .map_or(trailer.fields.lsn.next(), |(entry, _)| Lsn(entry.lsn.get())),
+        });
+        for entry in trailer.entries {
+            let lsn = Lsn(entry.lsn.get());
+            if lsn >= next {
+                losses.unnamed(next, lsn);
+                next = lsn.next();
+                match self.named_record(window, walked.next_if(|it| it.entry == *entry), pos, trailer.pos, entry) {
+                    Some((place, frame)) => self.record(place, frame, visit)?,
+                    None => losses.named(*entry),
+                }
+            }
+            pos += frame_bytes(usize::from(entry.length.get())) as u64;
+        }
+        losses.unnamed(next, trailer.fields.lsn.next());
+        self.walked.clear();
+        losses.report(visit)?;
+        self.trailer(trailer, visit)
+    }
+
+    /// The record that `entry` names at `pos`: as walked, or read now if a bad one stopped the walk before it.
+    fn named_record<'w>(
+        &self,
+        window: &'w Window,
+        walked: Option<Walked>,
+        pos: u64,
+        limit: u64,
+        entry: &TrailerEntry,
+    ) -> Option<(Place, Frame<'w>)> {
+        if let Some(walked) = walked {
+            return Some((walked.place, walked.frame(window)));
+        }
+        let place = Place { pos, bytes: (HEADER_BYTES + usize::from(entry.length.get())) as u32 };
+        let frame = window.frame(pos).ok().filter(|_| place.end() <= limit)?;
+        let same = trailer::entry(&frame.header, window.header_crc(pos), frame.payload.len()) == *entry;
+        (same && is_record(&frame.header) && is_ours(&frame.header, &self.segments.identity)).then_some((place, frame))
+    }
+
+    /// A later flush goes on: takes the walked records, then what whole headers lead to; the Lsns up to the flush are lost.
+    fn take_up_to(&mut self, window: &Window, resume: Resume, proven: bool, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let bad = self.at;
+        let mut losses = Losses::new(self.segments, bad);
+        for walked in std::mem::take(&mut self.walked) {
+            self.record(walked.place, walked.frame(window), visit)?;
+        }
+        let mut next = self.next_lsn.unwrap_or(resume.first_lsn);
+        let mut pos = bad;
+        while next < resume.first_lsn
+            && let Some((place, header)) = self.header_with(window, pos, next, resume.start)
+        {
+            match window.frame(pos) {
+                Ok(frame) => self.record(place, frame, visit)?,
+                Err(_) => {
+                    let payload_bytes = place.bytes as usize - HEADER_BYTES;
+                    losses.named(trailer::entry(&header, window.header_crc(pos), payload_bytes));
+                }
+            }
+            next = next.next();
+            pos = place.end();
+        }
+        losses.unnamed(next, resume.first_lsn);
+        if proven && losses.runs.is_empty() {
+            losses.nothing(next);
+        }
+        self.next_lsn = Some(resume.first_lsn);
+        self.at = resume.start;
+        self.flush_start = Some(resume.start);
+        losses.report(visit)
+    }
+
+    fn header_with(&self, window: &Window, pos: u64, lsn: Lsn, limit: u64) -> Option<(Place, Header)> {
+        let (header, _, payload_bytes) = window.header(pos).ok()?;
+        let place = Place { pos, bytes: (HEADER_BYTES + payload_bytes) as u32 };
+        let fits = place.end() <= stride_end(pos).min(limit);
+        (is_record(&header) && is_ours(&header, &self.segments.identity) && header.lsn == lsn && fits)
+            .then_some((place, header))
+    }
+
+    /// The end of the log: takes the walked records, which need no trailer to be kept.
+    fn finish(&mut self, window: &Window, dirty: bool, visit: &mut Visit<'_>) -> End {
+        let walked = std::mem::take(&mut self.walked);
+        for walked in &walked {
+            if self.record(walked.place, walked.frame(window), visit).is_break() {
+                return self.end(false, true);
+            }
+        }
+        self.walked = walked;
+        let mut stopped = false;
+        if self.to.is_some() {
+            // Up to `to` all was durable: what is missing is damage, of at least one record or trailer.
+            let next = self.next_lsn.unwrap_or(Lsn(1));
+            let mut losses = Losses::new(self.segments, self.at);
+            losses.unnamed(next, next.next());
+            stopped = losses.report(visit).is_break();
+        }
+        self.end(dirty, stopped)
+    }
+
+    fn record(&mut self, place: Place, frame: Frame<'_>, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        self.promised = self.promised.max(frame.header.promised);
+        self.next_lsn = Some(frame.header.lsn.next());
+        visit(Item::Record(place, frame))
+    }
+
+    fn trailer(&mut self, trailer: &TrailerView<'_>, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let fields = trailer.fields;
+        self.promised = self.promised.max(fields.promised);
+        self.mark = self.mark.max(fields.mark);
+        self.next_lsn = Some(fields.lsn.next());
+        self.at = fields.next;
+        self.flush_start = Some(fields.next);
+        visit(Item::Trailer(FlushMark {
+            pos: trailer.pos,
+            start: fields.start,
+            next: fields.next,
+            lsn: fields.lsn,
+            mark: fields.mark,
+            promised: fields.promised,
+            records: trailer.entries.len(),
+        }))
+    }
+
+    /// On entering a segment: its header may be damaged, which loses no record.
+    fn report_header(&self, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let start = stride_start(self.at);
+        if self.segments.geometry.offset(start) != 0 || self.segments.file_at(start).header_is_whole {
+            return ControlFlow::Continue(());
+        }
+        let mut losses = Losses::new(self.segments, start);
+        losses.nothing(self.next_lsn.unwrap_or(Lsn(1)));
+        losses.report(visit)
+    }
+
+    fn end(&self, dirty: bool, stopped: bool) -> End {
+        End {
+            at: self.at,
+            flush_start: self.flush_start.unwrap_or(self.at),
+            kept: self.walked.iter().map(|walked| walked.entry).collect(),
+            dirty,
+            stopped,
+            last_lsn: self.next_lsn.map_or(Lsn::ZERO, |next| Lsn(next.0 - 1)),
+            promised: self.promised,
+            mark: self.mark,
+        }
+    }
+}
+
+impl Walked {
+    /// The frame again; its checksums were verified when it was walked, and the map did not change since.
+    fn frame<'w>(&self, window: &'w Window) -> Frame<'w> {
+        let payload_bytes = self.place.bytes as usize - HEADER_BYTES;
+        let payload = window.bytes(self.place.pos + HEADER_BYTES as u64, payload_bytes).expect("walked before");
+        Frame { header: self.header, payload_crc: self.payload_crc, payload }
+    }
+}
+
+/// Whether a whole frame is one that takes an Lsn.
+fn is_record(header: &Header) -> bool {
+    (header.kind as u8) < 32
+        && !matches!(header.kind, Kind::Trailer | Kind::Segment)
+        && (1..trailer::LSN_LIMIT).contains(&header.lsn.0)
+}
+
+/// Where the records that a trailer names lie.
+fn positions(trailer: &TrailerView<'_>) -> impl Iterator<Item = u64> {
+    trailer.entries.iter().scan(trailer.fields.start, |pos, entry| {
+        let here = *pos;
+        *pos += frame_bytes(usize::from(entry.length.get())) as u64;
+        Some(here)
+    })
+}
+
+/// A search forward from a bad position.
+struct Search {
+    resume: Option<Resume>,
+    proven: bool,
+    dirty: bool,
+    bad: u64,
+    next_lsn: Option<Lsn>,
+}
+
+impl Search {
+    /// Looks through one window from `from`. `covers` tells of each trailer whether it ends the search by itself.
+    fn window<'w>(
+        &mut self,
+        segments: &Segments,
+        window: &'w Window,
+        from: u64,
+        covers: &mut dyn FnMut(TrailerView<'w>) -> bool,
+    ) {
+        for page in window.pages(from) {
+            let Page::Bytes(page_pos, bytes) = page else {
+                self.dirty = true;
+                continue;
+            };
+            if bytes.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            self.dirty = true;
+            for (pos, line) in lines(page_pos, bytes) {
+                if line[16] != VERSION || line[17] != Kind::Trailer as u8 {
+                    continue;
+                }
+                let frame = window.frame(pos).ok().filter(|frame| is_ours(&frame.header, &segments.identity));
+                let trailer = frame.and_then(|frame| TrailerView::read(&frame, pos, &segments.geometry));
+                let Some(trailer) = trailer else { continue };
+                if covers(trailer) || self.consider(&trailer) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Weighs a trailer of another flush; tells whether the search is over.
+    fn consider(&mut self, trailer: &TrailerView<'_>) -> bool {
+        let is_later = trailer.fields.start > self.bad;
+        let is_stale = self.next_lsn.is_some_and(|next| trailer.first_lsn() < next);
+        if !is_later || is_stale {
+            return false;
+        }
+        let found = Resume { start: trailer.fields.start, first_lsn: trailer.first_lsn() };
+        self.resume.get_or_insert(found);
+        self.proven |= self.next_lsn.is_none_or(|next| trailer.fields.mark >= next);
+        self.is_decided()
+    }
+
+    fn is_decided(&self) -> bool {
+        self.resume.is_some_and(|resume| self.proven || Some(resume.first_lsn) == self.next_lsn)
+    }
+
+    fn verdict<'w>(self) -> Verdict<'w> {
+        match self.resume {
+            Some(resume) if self.is_decided() => Verdict::Later(resume, self.proven),
+            _ => Verdict::Nothing { dirty: self.dirty },
+        }
+    }
+}
+
+/// Collects lost records into runs.
+struct Losses<'a> {
+    segment: &'a Path,
+    pos: u64,
+    runs: Vec<Damage>,
+}
+
+impl<'a> Losses<'a> {
+    fn new(segments: &'a Segments, pos: u64) -> Losses<'a> {
+        Losses { segment: &segments.file_at(pos).path, pos, runs: Vec::new() }
+    }
+
+    /// The run that ends before `lsn`, or a new one that starts there.
+    fn run(&mut self, lsn: Lsn) -> &mut Damage {
+        if self.runs.last().is_none_or(|run| run.last_lsn.next() != lsn) {
+            self.nothing(lsn);
+        }
+        self.runs.last_mut().expect("there is one now")
+    }
+
+    /// Damage that loses no record, before `lsn`.
+    fn nothing(&mut self, lsn: Lsn) {
+        let last_lsn = Lsn(lsn.0 - 1);
+        let segment = self.segment.to_path_buf();
+        self.runs.push(Damage { segment, pos: self.pos, first_lsn: lsn, last_lsn, named: Vec::new(), complete: true });
+    }
+
+    fn named(&mut self, entry: TrailerEntry) {
+        let run = self.run(Lsn(entry.lsn.get()));
+        run.last_lsn = run.last_lsn.next();
+        run.named.push(entry);
+    }
+
+    /// The Lsns from `first` up to, not including, `end`.
+    fn unnamed(&mut self, first: Lsn, end: Lsn) {
+        if first < end {
+            let run = self.run(first);
+            run.last_lsn = Lsn(end.0 - 1);
+            run.complete = false;
+        }
+    }
+
+    fn report(self, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        self.runs.into_iter().try_for_each(|damage| visit(Item::Damage(damage)))
+    }
+}

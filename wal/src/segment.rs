@@ -1,0 +1,363 @@
+//! Segment files: making them (housekeeping, blocking), naming their owner, and the set of them that readers scan.
+
+use crate::directory::{DirLock, block_bytes, list, open_direct, preparation_path, segment_path, sync_dir};
+use crate::layout::{Geometry, trailer_bytes};
+use crate::trailer::{self, TrailerFields};
+use crate::window::Window;
+use crate::{Expect, Identity, LogError, MAX_BLOCK_BYTES, MAX_SEGMENT_BYTES, MIN_BLOCK_BYTES, STRIDE_BYTES, Settings};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use synod_ring::Arena;
+use synod_wire::frame::{self, FrameError, HEADER_BYTES, Header, Kind};
+use synod_wire::record::SegmentHeader;
+use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Zeros are written in pieces of this size: large enough for the disk, small enough that log writes get in between.
+const ZERO_BYTES: usize = 256 << 10;
+
+/// A segment to be prepared: hand it to a housekeeping thread.
+#[derive(Clone, Debug)]
+pub struct SegmentSpec {
+    pub(crate) dir: PathBuf,
+    pub(crate) index: u64,
+    pub(crate) geometry: Geometry,
+    pub(crate) identity: Identity,
+}
+
+/// A segment that is whole on disk and open for direct writes: hand it to [`Log::segment_ready`](crate::Log::segment_ready).
+#[derive(Debug)]
+pub struct PreparedSegment {
+    pub(crate) index: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+}
+
+impl SegmentSpec {
+    /// Creates, zeroes and names the segment, all synced. Blocks for as long as the disk needs. After an error it may be tried
+    /// again; what the failed attempt left is removed or overwritten.
+    pub fn prepare(&self) -> Result<PreparedSegment, LogError> {
+        self.prepare_with(&[])
+    }
+
+    /// As [`SegmentSpec::prepare`], with `flush` (whole blocks) behind the header block.
+    fn prepare_with(&self, flush: &[u8]) -> Result<PreparedSegment, LogError> {
+        let path = segment_path(&self.dir, self.index);
+        let preparation = preparation_path(&self.dir, self.index);
+        let file = open_direct(&preparation, true)?;
+        let filled = self.fill(&file, &preparation, flush).map_err(|error| self.out_of_space(error));
+        if let Err(error) = filled {
+            // The first error is the one to report; a file that cannot be removed is overwritten by the next attempt.
+            let _removed: bool = std::fs::remove_file(&preparation).is_ok();
+            return Err(error);
+        }
+        // NOREPLACE: no mistake of ours may put zeros in the place of a log.
+        rustix::fs::renameat_with(CWD, &preparation, CWD, &path, RenameFlags::NOREPLACE)
+            .map_err(|errno| LogError::file("name the prepared segment", &path)(errno.into()))?;
+        sync_dir(&self.dir)?;
+        Ok(PreparedSegment { index: self.index, path, file })
+    }
+
+    fn fill(&self, file: &File, path: &Path, flush: &[u8]) -> Result<(), LogError> {
+        let bytes = self.geometry.segment_bytes;
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            // Without fallocate the zeros below take the space.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(LogError::file("allocate", path)(errno.into())),
+        }
+        zero(file, path, 0, bytes)?;
+        let mut head = Arena::new(self.geometry.block_bytes as usize + flush.len())
+            .map_err(LogError::file("map a buffer to write", path))?;
+        let head_bytes = self.geometry.block_bytes as usize + flush.len();
+        write_header(head.get_mut(0, self.geometry.block_bytes as usize), self);
+        head.get_mut(self.geometry.block_bytes as usize, flush.len()).copy_from_slice(flush);
+        file.write_all_at(head.get(0, head_bytes), 0).map_err(LogError::file("write the header of", path))?;
+        file.sync_all().map_err(LogError::file("sync", path))
+    }
+
+    fn out_of_space(&self, error: LogError) -> LogError {
+        match error {
+            LogError::File { path, source, .. }
+                if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) =>
+            {
+                LogError::NoSpace { path, bytes: self.geometry.segment_bytes }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Writes zeros over `[from, to)` of a file opened for direct writes, both block boundaries. Does not sync.
+pub(crate) fn zero(file: &File, path: &Path, from: u64, to: u64) -> Result<(), LogError> {
+    let zeros = Arena::new(ZERO_BYTES).map_err(LogError::file("map a buffer to zero", path))?;
+    let mut at = from;
+    while at < to {
+        let bytes = ((to - at) as usize).min(ZERO_BYTES);
+        file.write_all_at(zeros.get(0, bytes), at).map_err(LogError::file("zero", path))?;
+        at += bytes as u64;
+    }
+    Ok(())
+}
+
+fn write_header(block: &mut [u8], spec: &SegmentSpec) {
+    let body = SegmentHeader {
+        index: spec.index.into(),
+        segment_bytes: spec.geometry.segment_bytes.into(),
+        stride_bytes: STRIDE_BYTES.into(),
+        block_bytes: (spec.geometry.block_bytes as u32).into(),
+        node: spec.identity.node.0,
+        reserved: [0; 3],
+        incarnation: spec.identity.incarnation.into(),
+    };
+    let header = Header {
+        kind: Kind::Segment,
+        flags: 0,
+        from: spec.identity.node,
+        group: spec.identity.group,
+        cluster: spec.identity.cluster,
+        epoch: Epoch(0),
+        slot: Slot(0),
+        ballot: Ballot::ZERO,
+        promised: Ballot::ZERO,
+        lsn: Lsn(0),
+    };
+    let used = frame::write_frame(block, &header, body.as_bytes());
+    block[used..].fill(0);
+}
+
+/// Makes the log of a new node in `dir`: the lock, segment 0, and in it `first_record` (the founding configuration, Lsn 1), all
+/// synced, names included. Refuses a directory that holds a log. If it is interrupted, it can be run again.
+pub fn format(
+    dir: &Path,
+    identity: &Identity,
+    first_record: (&Header, &[u8]),
+    settings: &Settings,
+) -> Result<(), LogError> {
+    settings.check()?;
+    let (header, payload) = first_record;
+    assert_eq!(header.lsn, Lsn(1), "the first record has Lsn 1");
+    assert!(header.cluster == identity.cluster && header.group == identity.group, "the first record is of another log");
+    std::fs::create_dir_all(dir).map_err(LogError::file("create", dir))?;
+    let _lock = DirLock::take(dir)?;
+    if let Some((_, found)) = list(dir)?.segments.into_iter().next() {
+        return Err(LogError::Formatted { dir: dir.to_path_buf(), found });
+    }
+    let dir_file = File::open(dir).map_err(LogError::file("open", dir))?;
+    let block_bytes = format_block_bytes(dir, &dir_file)?;
+    let geometry = Geometry { segment_bytes: settings.segment_bytes, block_bytes: u64::from(block_bytes) };
+    let spec = SegmentSpec { dir: dir.to_path_buf(), index: 0, geometry, identity: *identity };
+    spec.prepare_with(&first_flush(&geometry, identity, header, payload))?;
+    let parent = dir.canonicalize().map_err(LogError::file("resolve", dir))?;
+    parent.parent().map_or(Ok(()), sync_dir)
+}
+
+/// statx tells the alignment of direct I/O for files only, so a probe is opened under the lock's protection.
+fn format_block_bytes(dir: &Path, dir_file: &File) -> Result<u32, LogError> {
+    let probe = preparation_path(dir, 0);
+    let file = open_direct(&probe, true)?;
+    let bytes = block_bytes(&file, &probe)?;
+    std::fs::remove_file(&probe).map_err(LogError::file("remove", &probe))?;
+    dir_file.sync_all().map_err(LogError::file("sync the directory", dir))?;
+    Ok(bytes)
+}
+
+fn first_flush(geometry: &Geometry, identity: &Identity, header: &Header, payload: &[u8]) -> Vec<u8> {
+    let start = geometry.first(0);
+    let record_bytes = frame::frame_bytes(payload.len());
+    let end = geometry.sealed_end(start + record_bytes as u64, 1);
+    let mut flush = vec![0; (end - start) as usize];
+    frame::write_frame(&mut flush, header, payload);
+    let header_crc = u32::from_le_bytes([flush[0], flush[1], flush[2], flush[3]]);
+    let fields = TrailerFields {
+        start,
+        next: geometry.next_start(end, STRIDE_BYTES),
+        lsn: header.lsn,
+        // Segment 0 gets its name only after this flush was synced: whoever reads the mark reads the truth.
+        mark: header.lsn,
+        promised: header.promised,
+    };
+    let entry = trailer::entry(header, header_crc, payload.len());
+    let trailer_end = record_bytes + trailer_bytes(1) as usize;
+    trailer::write(&mut flush[record_bytes..trailer_end], identity, &fields, &[entry]);
+    flush
+}
+
+/// One segment file, open to be read.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    /// Whether its header is whole. A damaged one loses nothing: the others say the same.
+    pub(crate) header_is_whole: bool,
+}
+
+/// All segments of a directory, from 0 on.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    pub(crate) dir: PathBuf,
+    pub(crate) files: Vec<SegmentFile>,
+    pub(crate) geometry: Geometry,
+    pub(crate) identity: Identity,
+    /// Whether a process may be appending: then nothing at or above the durable position is to be touched.
+    pub(crate) live: bool,
+}
+
+impl Segments {
+    /// Opens the segments in `dir` and checks that they belong together.
+    pub(crate) fn open(dir: &Path, live: bool) -> Result<Segments, LogError> {
+        let mut files = Vec::new();
+        let mut first: Option<(Geometry, Identity)> = None;
+        for (expected_index, (index, path)) in list(dir)?.segments.into_iter().enumerate() {
+            if index != expected_index as u64 {
+                return Err(LogError::MissingSegment { path: segment_path(dir, expected_index as u64) });
+            }
+            let file = File::open(&path).map_err(LogError::file("open", &path))?;
+            if live {
+                // Reading the header must not read ahead into what the log is about to write directly.
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)
+                    .map_err(|errno| LogError::file("fadvise", &path)(errno.into()))?;
+            }
+            let header = read_header(&file, &path)?;
+            if let Some((frame_header, body)) = &header {
+                let found = check_header(&path, index, frame_header, body)?;
+                same_log(&path, &found, first.get_or_insert(found))?;
+            }
+            files.push(SegmentFile { path, file, header_is_whole: header.is_some() });
+        }
+        if files.is_empty() {
+            return Err(LogError::NotFormatted { dir: dir.to_path_buf() });
+        }
+        let (geometry, identity) = first.ok_or_else(|| LogError::NoHeader { dir: dir.to_path_buf() })?;
+        for segment in &files {
+            let bytes = segment.file.metadata().map_err(LogError::file("stat", &segment.path))?.len();
+            if bytes > geometry.segment_bytes {
+                let mend = "It is longer than this program makes it: restore the file";
+                return mismatch(&segment.path, "bytes", bytes, geometry.segment_bytes, mend);
+            }
+        }
+        Ok(Segments { dir: dir.to_path_buf(), files, geometry, identity, live })
+    }
+
+    /// Checks that the log is the expected one.
+    pub(crate) fn check(&self, expect: &Expect, settings: &Settings) -> Result<(), LogError> {
+        let path = &self.files[0].path;
+        let foreign = "The directory belongs to another log: mend the configuration, or mount the right disk";
+        let pairs = [
+            ("cluster", u64::from(self.identity.cluster.0), u64::from(expect.cluster.0)),
+            ("group", u64::from(self.identity.group.0), u64::from(expect.group.0)),
+            ("node", u64::from(self.identity.node.0), u64::from(expect.node.0)),
+        ];
+        for (field, found, expected) in pairs {
+            if found != expected {
+                return mismatch(path, field, found, expected, foreign);
+            }
+        }
+        if self.geometry.segment_bytes != settings.segment_bytes {
+            let mend = "The size is fixed when a log is formatted: set segment_bytes to what the file has";
+            return mismatch(path, "segment_bytes", self.geometry.segment_bytes, settings.segment_bytes, mend);
+        }
+        Ok(())
+    }
+
+    /// Whether the segment of `pos` exists.
+    pub(crate) fn holds(&self, pos: u64) -> bool {
+        self.geometry.segment(pos) < self.files.len() as u64
+    }
+
+    /// The file of the segment of `pos`, which must exist.
+    pub(crate) fn file_at(&self, pos: u64) -> &SegmentFile {
+        &self.files[self.geometry.segment(pos) as usize]
+    }
+
+    /// The end of the last segment.
+    pub(crate) fn end(&self) -> u64 {
+        self.files.len() as u64 * self.geometry.segment_bytes
+    }
+
+    /// Maps from `start` (a page boundary) to the end of its stride, or to `to`. The segment must exist.
+    pub(crate) fn window(&self, start: u64, to: u64) -> Result<Window, LogError> {
+        let segment = self.file_at(start);
+        let segment_start = start - self.geometry.offset(start);
+        Window::map(&segment.file, &segment.path, segment_start, start, to, self.live)
+    }
+}
+
+/// The header frame of a segment, if it is whole. Another format version that is whole in its own right is an error.
+fn read_header(file: &File, path: &Path) -> Result<Option<(Header, SegmentHeader)>, LogError> {
+    let mut bytes = [0; HEADER_BYTES + size_of::<SegmentHeader>()];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {}
+        // Too short or unreadable: damage of a header, which the scanner reports.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
+        Err(error) => return Err(LogError::file("read", path)(error)),
+    }
+    let parsed = match frame::parse(&bytes) {
+        Ok(parsed) => parsed,
+        Err(FrameError::Version(found)) if header_crc_holds(&bytes) => {
+            return Err(LogError::Version { path: path.to_path_buf(), found });
+        }
+        Err(_) => return Ok(None),
+    };
+    let body = SegmentHeader::read_from_bytes(parsed.payload).ok();
+    Ok(body.filter(|_| parsed.header.kind == Kind::Segment).map(|body| (parsed.header, body)))
+}
+
+/// Every version keeps the first four bytes as the checksum of the rest of the header: so a bit flip in the version byte is
+/// not taken for another version.
+fn header_crc_holds(bytes: &[u8]) -> bool {
+    frame::checksum(&bytes[4..HEADER_BYTES]).to_le_bytes() == bytes[..4]
+}
+
+fn check_header(
+    path: &Path,
+    index: u64,
+    header: &Header,
+    body: &SegmentHeader,
+) -> Result<(Geometry, Identity), LogError> {
+    let mend = "The file was renamed, or is of no release of this program: restore it";
+    if body.index.get() != index {
+        return mismatch(path, "index", body.index.get(), index, mend);
+    }
+    if body.stride_bytes.get() != STRIDE_BYTES {
+        return mismatch(path, "stride_bytes", body.stride_bytes.get(), STRIDE_BYTES, mend);
+    }
+    let segment_bytes = body.segment_bytes.get();
+    if segment_bytes == 0 || !segment_bytes.is_multiple_of(STRIDE_BYTES) || segment_bytes > MAX_SEGMENT_BYTES {
+        return mismatch(path, "segment_bytes", segment_bytes, STRIDE_BYTES, mend);
+    }
+    let block_bytes = body.block_bytes.get();
+    if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block_bytes) {
+        return mismatch(path, "block_bytes", u64::from(block_bytes), u64::from(MIN_BLOCK_BYTES), mend);
+    }
+    let identity = Identity {
+        cluster: ClusterId(header.cluster.0),
+        group: GroupId(header.group.0),
+        node: NodeId(body.node),
+        incarnation: body.incarnation.get(),
+    };
+    Ok((Geometry { segment_bytes, block_bytes: u64::from(block_bytes) }, identity))
+}
+
+fn same_log(path: &Path, found: &(Geometry, Identity), first: &(Geometry, Identity)) -> Result<(), LogError> {
+    let mend = "Files of two logs are mixed in this directory: restore the right ones";
+    let pairs = [
+        ("cluster", u64::from(found.1.cluster.0), u64::from(first.1.cluster.0)),
+        ("group", u64::from(found.1.group.0), u64::from(first.1.group.0)),
+        ("node", u64::from(found.1.node.0), u64::from(first.1.node.0)),
+        ("incarnation", found.1.incarnation, first.1.incarnation),
+        ("segment_bytes", found.0.segment_bytes, first.0.segment_bytes),
+        ("block_bytes", found.0.block_bytes, first.0.block_bytes),
+    ];
+    match pairs.into_iter().find(|(_, found, first)| found != first) {
+        Some((field, found, expected)) => mismatch(path, field, found, expected, mend),
+        None => Ok(()),
+    }
+}
+
+fn mismatch<T>(path: &Path, field: &'static str, found: u64, expected: u64, mend: &'static str) -> Result<T, LogError> {
+    Err(LogError::Mismatch { path: path.to_path_buf(), field, found, expected, mend })
+}

@@ -1,0 +1,320 @@
+//! Crashes at any point, of the log and of its recovery: what was durable stays, what is kept is what was appended, and a
+//! crash alone is never taken for damage of anything durable.
+
+mod common;
+
+use common::*;
+use proptest::prelude::*;
+use std::path::Path;
+use synod_wal::{Log, LogReader, STRIDE_BYTES, Settings};
+use synod_wire::frame::Kind;
+use synod_wire::{Ballot, Lsn};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(usize),
+    Batch(usize),
+    Flush,
+    Complete(usize),
+    IdleMark,
+    Crash(Vec<Fate>),
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        Just(Fate::Dropped),
+        Just(Fate::Applied),
+        prop::collection::vec(any::<bool>(), 1..40).prop_map(Fate::Torn),
+        // All but one sector, and one sector alone: the narrow cases.
+        (0..40usize).prop_map(|lost| Fate::Torn((0..40).map(|sector| sector != lost).collect())),
+        (0..40usize).prop_map(|kept| Fate::Torn((0..40).map(|sector| sector == kept).collect())),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let size = prop_oneof![4 => 0..2_000usize, 1 => 2_000..60_000usize, 1 => Just(65_472)];
+    prop_oneof![
+        8 => size.prop_map(Step::Append),
+        2 => (0..1_400usize).prop_map(Step::Batch),
+        6 => Just(Step::Flush),
+        6 => any::<usize>().prop_map(Step::Complete),
+        1 => Just(Step::IdleMark),
+        2 => prop::collection::vec(fate(), 1..4).prop_map(Step::Crash),
+    ]
+}
+
+/// What a log should hold. `None`: reported as damage (a crash left a whole trailer over a torn record).
+struct Model {
+    records: Vec<Option<Kept>>,
+    /// Makes each record's bytes differ from those of any earlier life with the same Lsn.
+    serial: u64,
+}
+
+impl Model {
+    fn append(&mut self, log: &mut Log, bytes: usize, in_place: bool) {
+        self.serial += 1;
+        let lsn = self.records.len() as u64 + 1;
+        let record = Kept { header: header(Kind::Accept, lsn, self.serial), payload: payload(self.serial, bytes) };
+        if in_place {
+            let Some(area) = log.open_batch(bytes + 100) else { return };
+            area[..bytes].copy_from_slice(&record.payload);
+            log.close_batch(&record.header, bytes);
+        } else if log.append(&record.header, &record.payload, None).is_none() {
+            return;
+        }
+        self.records.push(Some(record));
+    }
+
+    /// Recovers and compares; then whatever was kept counts as durable.
+    fn recover(&mut self, dir: &Path, settings: &Settings, durable: Lsn) -> (Log, TestDisk) {
+        let (recovered, records) = recover_dir(dir, settings).unwrap();
+        account(&recovered, &records);
+        assert!(recovered.last_lsn >= durable, "durable records are gone: {:?} < {durable:?}", recovered.last_lsn);
+        assert!(recovered.last_lsn.0 <= self.records.len() as u64, "records that were never appended");
+        self.records.truncate(recovered.last_lsn.0 as usize);
+        let mut found: Vec<Option<Kept>> = vec![None; self.records.len()];
+        for (_, kept) in records {
+            let index = kept.header.lsn.0 as usize - 1;
+            found[index] = Some(kept);
+        }
+        for (index, found) in found.iter().enumerate() {
+            let lsn = index as u64 + 1;
+            if found.is_none() {
+                let known = self.records[index].is_none();
+                assert!(known || lsn > durable.0, "Lsn {lsn} was durable and became damage by a crash");
+                let named =
+                    recovered.damage.iter().any(|it| it.complete && it.named.iter().any(|e| e.lsn.get() == lsn));
+                assert!(named, "only a whole trailer makes a crash look like damage, and it names its records");
+                self.records[index] = None;
+            }
+        }
+        assert_eq!(found, self.records);
+        let promised = self.records.iter().flatten().map(|kept| kept.header.promised).max().unwrap();
+        assert!(recovered.promised >= promised, "a promise was lost");
+        attached(recovered)
+    }
+}
+
+fn run(steps: Vec<Step>, settings: &Settings) {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), settings);
+    let mut model = Model { records: vec![Some(founding())], serial: 1 };
+    for step in steps {
+        housekeep(&mut log, &mut disk);
+        match step {
+            Step::Append(bytes) => model.append(&mut log, bytes, false),
+            Step::Batch(bytes) => model.append(&mut log, bytes, true),
+            Step::Flush => log.flush(&mut disk, Ballot::ZERO),
+            Step::IdleMark => log.idle_mark(&mut disk, Ballot::ZERO),
+            Step::Complete(index) if !disk.pending.is_empty() => {
+                let (token, result) = disk.complete(index % disk.pending.len());
+                log.written(&mut disk, token, result).unwrap();
+            }
+            Step::Complete(_) => {}
+            Step::Crash(fates) => {
+                let durable = log.durable_lsn();
+                drop(log);
+                disk.crash(&fates);
+                (log, disk) = model.recover(dir.path(), settings, durable);
+            }
+        }
+    }
+    settle(&mut log, &mut disk);
+    drop(log);
+    let durable = Lsn(model.records.len() as u64);
+    model.recover(dir.path(), settings, durable);
+    let durable = Lsn(model.records.len() as u64);
+    model.recover(dir.path(), settings, durable);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_durable_is_lost(steps in prop::collection::vec(step(), 1..120)) {
+        run(steps, &settings());
+    }
+
+    #[test]
+    fn nothing_durable_is_lost_with_several_writes_in_flight(steps in prop::collection::vec(step(), 1..120)) {
+        run(steps, &Settings { max_in_flight: 3, max_flush_bytes: 128 << 10, ..settings() });
+    }
+
+    #[test]
+    fn a_recovery_that_is_interrupted_is_repeated_without_loss(
+        sizes in prop::collection::vec(0..3_000usize, 1..40),
+        per_flush in 1..12usize,
+        fates in prop::collection::vec(fate(), 3),
+        interruptions in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<bool>(), 1..30)), 1..4),
+    ) {
+        interrupted(&sizes, per_flush, &fates, &interruptions);
+    }
+}
+
+fn images(dir: &Path) -> Vec<Vec<u8>> {
+    segments(dir).iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+/// The disk as a crash within a recovery from `before` to `after` can leave it: some sectors of the zeroing alone, or all of it
+/// and some sectors of the cut's trailer.
+fn interrupt(before: &[Vec<u8>], after: &[Vec<u8>], sealing: bool, mask: &[bool]) -> Vec<Vec<u8>> {
+    let mut disk = before.to_vec();
+    let mut sector = 0;
+    for (disk, after) in disk.iter_mut().zip(after) {
+        for (old, new) in disk.chunks_mut(SECTOR_BYTES).zip(after.chunks(SECTOR_BYTES)) {
+            if old == new {
+                continue;
+            }
+            sector += 1;
+            let reached = mask[sector % mask.len()];
+            match (new.iter().all(|byte| *byte == 0), sealing) {
+                (true, true) => old.fill(0),
+                (true, false) | (false, true) if reached => old.copy_from_slice(new),
+                // Before the cut's trailer is written, what it will replace is zeroed, or not yet.
+                (false, false) if reached => old.fill(0),
+                (false, true) => old.fill(0),
+                _ => {}
+            }
+        }
+    }
+    disk
+}
+
+fn interrupted(sizes: &[usize], per_flush: usize, fates: &[Fate], interruptions: &[(bool, Vec<bool>)]) {
+    let settings = Settings { max_in_flight: 2, ..settings() };
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings);
+    let mut model = Model { records: vec![Some(founding())], serial: 1 };
+    for chunk in sizes.chunks(per_flush) {
+        for bytes in chunk {
+            model.append(&mut log, *bytes, false);
+        }
+        log.flush(&mut disk, Ballot::ZERO);
+        if disk.pending.len() == 2 && log.last_lsn().0 % 2 == 0 {
+            complete_one(&mut log, &mut disk);
+        }
+    }
+    let durable = log.durable_lsn();
+    drop(log);
+    disk.crash(fates);
+    let before = images(dir.path());
+    drop(model.recover(dir.path(), &settings, durable));
+    let kept = model.records.clone();
+    let durable = Lsn(kept.len() as u64);
+    let after = images(dir.path());
+    for (sealing, mask) in interruptions {
+        for (path, image) in segments(dir.path()).iter().zip(interrupt(&before, &after, *sealing, mask)) {
+            std::fs::write(path, image).unwrap();
+        }
+        let (mut log, mut disk) = model.recover(dir.path(), &settings, durable);
+        assert_eq!(model.records, kept, "an interrupted recovery kept other records");
+        // And what is appended afterwards stays, above what any stale byte could say.
+        for bytes in [10, 5_000, 10] {
+            model.append(&mut log, bytes, false);
+            settle(&mut log, &mut disk);
+        }
+        drop(log);
+        let again = Lsn(model.records.len() as u64);
+        drop(model.recover(dir.path(), &settings, again));
+        assert_eq!(model.records.len(), kept.len() + 3);
+        model.records = kept.clone();
+    }
+}
+
+/// Mutant 10 of the list of faults: append after a torn tail, and the next recovery drops acknowledged data.
+#[test]
+fn what_is_appended_behind_a_torn_tail_survives_the_next_recovery() {
+    for torn_sectors in 0..24 {
+        let dir = tempdir();
+        let (mut log, mut disk) = fresh(dir.path(), &settings());
+        let mut model = Model { records: vec![Some(founding())], serial: 1 };
+        for bytes in [900, 900, 4_000, 900, 2_000] {
+            model.append(&mut log, bytes, false);
+        }
+        log.flush(&mut disk, Ballot::ZERO);
+        drop(log);
+        let mask = (0..40).map(|sector| sector < torn_sectors).collect();
+        disk.crash(&[Fate::Torn(mask)]);
+        for _ in 0..3 {
+            let before = Lsn(1);
+            let (mut log, mut disk) = model.recover(dir.path(), &settings(), before);
+            model.append(&mut log, 700, false);
+            settle(&mut log, &mut disk);
+            drop(log);
+            let durable = Lsn(model.records.len() as u64);
+            let (mut log, mut disk) = model.recover(dir.path(), &settings(), durable);
+            model.append(&mut log, 300, false);
+            log.flush(&mut disk, Ballot::ZERO);
+            drop(log);
+            disk.crash(&[Fate::Torn(vec![true, false])]);
+            drop(model.recover(dir.path(), &settings(), durable));
+        }
+    }
+}
+
+#[test]
+fn a_torn_tail_is_told_and_cut_once() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    for _ in 0..3 {
+        push(&mut log, &mut kept, 3_000);
+    }
+    log.flush(&mut disk, Ballot::ZERO);
+    let flush_pos = disk.pending[0].offset;
+    drop(log);
+    // The first of three records is whole; the second is torn.
+    disk.crash(&[Fate::Torn([[true; 8], [false; 8], [false; 8], [false; 8]].concat())]);
+    let mut torn = None;
+    let mut reader = LogReader::open_offline(dir.path()).unwrap();
+    let visit = &mut |item: synod_wal::Item<'_>| {
+        if let synod_wal::Item::TornTail(tail) = item {
+            torn = Some(tail);
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    reader.scan(0, None, visit).unwrap();
+    drop(reader);
+    let torn = torn.expect("inspection tells of the torn tail");
+    assert_eq!((torn.kept, torn.cut_bytes), (1, 0));
+    assert_eq!(torn.pos, flush_pos + 3_072 + 0, "behind the first record");
+    let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
+    let cut = recovered.torn.expect("recovery cuts it");
+    assert_eq!((cut.pos, cut.kept), (torn.pos, 1));
+    assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept[..2]);
+    assert_eq!(recovered.log.durable_lsn(), Lsn(2));
+    drop(recovered);
+    let image = images(dir.path());
+    let (recovered, _) = recover_dir(dir.path(), &settings()).unwrap();
+    assert!(recovered.torn.is_none() && recovered.damage.is_empty(), "a cut is not cut again: {recovered:?}");
+    drop(recovered);
+    assert!(image == images(dir.path()), "a clean recovery writes nothing");
+}
+
+#[test]
+fn stale_flushes_behind_a_torn_one_are_zeroed_in_all_segments() {
+    let dir = tempdir();
+    let settings = Settings { max_in_flight: 3, ..settings() };
+    let (mut log, mut disk) = fresh(dir.path(), &settings);
+    let mut kept = vec![founding()];
+    housekeep(&mut log, &mut disk);
+    while log.head_pos() + (400 << 10) < STRIDE_BYTES {
+        push(&mut log, &mut kept, 60_000);
+        settle(&mut log, &mut disk);
+    }
+    let durable = log.durable_lsn();
+    // Flushes up to and into the next segment, all in flight.
+    while log.head_pos() < STRIDE_BYTES + 10_000 {
+        push(&mut log, &mut kept, 60_000);
+    }
+    log.flush(&mut disk, Ballot::ZERO);
+    assert!(disk.pending.len() >= 2 && disk.pending.iter().any(|write| write.slot == 1));
+    drop(log);
+    disk.crash(&[Fate::Dropped, Fate::Applied, Fate::Applied]);
+    let (recovered, records) = recover_dir(dir.path(), &settings).unwrap();
+    assert_eq!((recovered.last_lsn, records.len() as u64), (durable, durable.0));
+    assert!(recovered.damage.is_empty());
+    assert!(recovered.torn.unwrap().cut_bytes > 0);
+    let second = std::fs::read(&segments(dir.path())[1]).unwrap();
+    assert!(second[4_096..].iter().all(|byte| *byte == 0), "a stale flush stayed in the next segment");
+}

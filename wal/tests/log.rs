@@ -1,0 +1,296 @@
+//! The log in memory and its writes, completed in order.
+
+mod common;
+
+use common::*;
+use synod_wal::{Log, LogError, Place, STRIDE_BYTES, Settings, TURN_BYTES};
+use synod_wire::frame::{self, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES};
+use synod_wire::{Ballot, Lsn, NodeId};
+
+#[test]
+fn what_is_appended_comes_back() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    for bytes in [0, 1, 63, 64, 1_400, MAX_PAYLOAD_BYTES] {
+        let place = push(&mut log, &mut kept, bytes);
+        assert_eq!(place.bytes as usize, HEADER_BYTES + bytes);
+        let slice = log.frame(place).unwrap().bytes();
+        assert_eq!(frame::parse(slice).unwrap().payload, kept.last().unwrap().payload);
+        assert_eq!(log.durable_lsn(), Lsn(1), "nothing is durable before its write ended");
+    }
+    settle(&mut log, &mut disk);
+    log.idle_mark(&mut disk, Ballot::ZERO);
+    assert_eq!(complete_one(&mut log, &mut disk), None, "a mark makes no record durable");
+    log.idle_mark(&mut disk, Ballot::ZERO);
+    assert!(disk.pending.is_empty(), "one mark is enough");
+    drop(log);
+    let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert!(recovered.damage.is_empty() && recovered.torn.is_none());
+    assert_eq!(recovered.promised, Ballot { round: 7, node: NodeId(1) });
+    assert_eq!(recovered.identity, IDENTITY);
+    assert_eq!(recovered.records, 7);
+    for (place, record) in &records {
+        let frame = recovered.log.payload(*place).expect("recent records are in memory after recovery");
+        assert_eq!(frame, record.payload);
+    }
+    assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn records_gather_while_a_write_is_in_flight() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![];
+    push(&mut log, &mut kept, 100);
+    log.flush(&mut disk, Ballot::ZERO);
+    for _ in 0..5 {
+        push(&mut log, &mut kept, 100);
+        log.flush(&mut disk, Ballot::ZERO);
+    }
+    assert_eq!(disk.pending.len(), 1);
+    assert_eq!(complete_one(&mut log, &mut disk), Some(Lsn(2)));
+    log.flush(&mut disk, Ballot::ZERO);
+    assert_eq!(disk.pending.len(), 1, "the five go in one write");
+    assert_eq!(complete_one(&mut log, &mut disk), Some(Lsn(7)));
+    assert_eq!(log.durable_lsn(), log.last_lsn());
+}
+
+#[test]
+fn durable_advances_in_order_only() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &Settings { max_in_flight: 3, ..settings() });
+    let mut kept = vec![];
+    for _ in 0..3 {
+        push(&mut log, &mut kept, 100);
+        log.flush(&mut disk, Ballot::ZERO);
+    }
+    assert_eq!(disk.pending.len(), 3);
+    let before = log.durable_pos();
+    for _ in 0..2 {
+        let (token, result) = disk.complete(1);
+        assert_eq!(log.written(&mut disk, token, result).unwrap(), None);
+        assert_eq!((log.durable_lsn(), log.durable_pos()), (Lsn(1), before));
+    }
+    assert_eq!(complete_one(&mut log, &mut disk), Some(Lsn(4)));
+    assert!(log.durable_pos() > before);
+}
+
+#[test]
+fn a_short_write_is_continued_and_any_error_is_final() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    push(&mut log, &mut kept, 20_000);
+    log.flush(&mut disk, Ballot::ZERO);
+    let (token, result) = disk.complete_part(0, 8_192);
+    assert_eq!(log.written(&mut disk, token, result).unwrap(), None);
+    assert_eq!(disk.pending.len(), 1);
+    assert_eq!(complete_one(&mut log, &mut disk), Some(Lsn(2)));
+    push(&mut log, &mut kept, 20_000);
+    log.flush(&mut disk, Ballot::ZERO);
+    let (token, _) = disk.complete(0);
+    let error = log.written(&mut disk, token, Err(5)).unwrap_err();
+    assert!(matches!(error, LogError::WriteFailed { .. }), "{error}");
+    push(&mut log, &mut kept, 10);
+    log.flush(&mut disk, Ballot::ZERO);
+    log.idle_mark(&mut disk, Ballot::ZERO);
+    assert!(disk.pending.is_empty(), "a failed log writes nothing more");
+    assert_eq!(log.durable_lsn(), Lsn(2));
+}
+
+#[test]
+fn a_short_write_inside_a_block_is_an_error() {
+    for bytes in [0, 100, 4_095] {
+        let dir = tempdir();
+        let (mut log, mut disk) = fresh(dir.path(), &settings());
+        push(&mut log, &mut vec![], 20_000);
+        log.flush(&mut disk, Ballot::ZERO);
+        let (token, result) = disk.complete_part(0, bytes);
+        assert!(matches!(log.written(&mut disk, token, result), Err(LogError::WriteFailed { .. })), "{bytes}");
+    }
+}
+
+#[test]
+fn batches_are_filled_in_place() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    log.open_batch(1_400).unwrap().fill(9);
+    log.abandon_batch();
+    let area = log.open_batch(1_400).unwrap();
+    assert_eq!(area.len(), 1_400);
+    area[..3].copy_from_slice(b"abc");
+    let place = log.close_batch(&header(Kind::Accept, 2, 4), 3);
+    assert_eq!(log.payload(place), Some(&b"abc"[..]));
+    let again = log.reappend(&header(Kind::Learnt, 3, 4), place).unwrap();
+    let (first, second) = (log.frame(place).unwrap().bytes(), log.frame(again).unwrap().bytes());
+    assert_eq!(first[4..8], second[4..8], "the same checksum of the payload");
+    assert_eq!(frame::parse(second).unwrap().payload, b"abc");
+    let both = log.contiguous(place, again).unwrap().bytes();
+    assert_eq!(frame::Frames::new(both).map(|frame| frame.unwrap().header.lsn.0).collect::<Vec<_>>(), [2, 3]);
+    settle(&mut log, &mut disk);
+    let third = log.append(&header(Kind::Accept, 4, 4), b"x", None).unwrap();
+    assert!(log.contiguous(again, third).is_none(), "a trailer lies between them");
+    assert!(log.contiguous(third, again).is_none());
+    assert!(log.contiguous(third, third).is_some());
+}
+
+#[test]
+#[should_panic(expected = "a batch is open")]
+fn appending_under_an_open_batch_is_a_bug() {
+    let dir = tempdir();
+    let (mut log, _disk) = fresh(dir.path(), &settings());
+    log.open_batch(10).unwrap();
+    push(&mut log, &mut vec![], 10);
+}
+
+#[test]
+#[should_panic(expected = "Lsns are dense")]
+fn a_skipped_lsn_is_a_bug() {
+    let dir = tempdir();
+    let (mut log, _disk) = fresh(dir.path(), &settings());
+    log.append(&header(Kind::Accept, 3, 1), b"", None);
+}
+
+#[test]
+fn the_log_crosses_strides_and_segments() {
+    let dir = tempdir();
+    let settings = Settings { segment_bytes: 2 * STRIDE_BYTES, ..settings() };
+    synod_wal::format(dir.path(), &IDENTITY, (&founding().header, FOUNDING), &settings).unwrap();
+    let (mut log, mut disk) = attached(recover_dir(dir.path(), &settings).unwrap().0);
+    let mut kept = vec![founding()];
+    let sizes = [MAX_PAYLOAD_BYTES, 1, 30_000, 4_000, 0, 50_000, 64];
+    while log.head_pos() < 5 * STRIDE_BYTES {
+        for bytes in sizes.into_iter().cycle().take(1 + kept.len() % 9) {
+            push(&mut log, &mut kept, bytes);
+        }
+        settle(&mut log, &mut disk);
+    }
+    assert_eq!(segments(dir.path()).len(), 4, "one ahead of the third");
+    drop(log);
+    let (recovered, records) = recover_dir(dir.path(), &settings).unwrap();
+    assert!(recovered.damage.is_empty() && recovered.torn.is_none(), "{recovered:?}");
+    assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn small_records_fill_a_flush_to_its_most() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    for _ in 0..3_000 {
+        push(&mut log, &mut kept, 0);
+    }
+    settle(&mut log, &mut disk);
+    drop(log);
+    let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+/// Appends until there is no room; how many times `room` promised enough.
+fn fill(log: &mut Log, kept: &mut Vec<Kept>, bytes: usize) -> usize {
+    let need = frame::frame_bytes(bytes);
+    let mut promised = 0;
+    loop {
+        let sure = log.room() >= need;
+        let lsn = log.last_lsn().0 + 1;
+        let record = Kept { header: header(Kind::Accept, lsn, lsn), payload: payload(lsn, bytes) };
+        match log.append(&record.header, &record.payload, None) {
+            Some(_) => kept.push(record),
+            None => {
+                assert!(!sure, "room() promised what append refused");
+                return promised;
+            }
+        }
+        promised += usize::from(sure);
+    }
+}
+
+#[test]
+fn a_turn_has_a_bound_and_bytes_in_flight_are_never_overwritten() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    housekeep(&mut log, &mut disk);
+    let mut kept = vec![founding()];
+    let start = log.head_pos();
+    assert!(fill(&mut log, &mut kept, 10_000) > 100);
+    assert!(log.head_pos() - start <= TURN_BYTES, "a turn appended more than its bound");
+    for _ in 0..20 {
+        log.flush(&mut disk, Ballot::ZERO);
+        housekeep(&mut log, &mut disk);
+        fill(&mut log, &mut kept, 10_000);
+    }
+    assert_eq!(disk.pending.len(), 1);
+    assert!(log.head_pos() - start <= 2 * STRIDE_BYTES, "the ring was overrun");
+    while log.durable_lsn() < log.last_lsn() {
+        complete_one(&mut log, &mut disk);
+        log.flush(&mut disk, Ballot::ZERO);
+    }
+    assert!(fill(&mut log, &mut kept, 10_000) > 100, "durable bytes make room");
+    settle(&mut log, &mut disk);
+    drop(log);
+    let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert!(recovered.damage.is_empty());
+    assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn a_hold_keeps_frames_in_memory_until_it_moves() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    let held = push(&mut log, &mut kept, 500);
+    log.set_hold(held.pos);
+    for _ in 0..40 {
+        fill(&mut log, &mut kept, 40_000);
+        settle(&mut log, &mut disk);
+        assert_eq!(log.payload(held), Some(&kept[1].payload[..]), "a held frame was given up");
+    }
+    assert_eq!(fill(&mut log, &mut kept, 10_000), 0, "there is room in spite of the hold");
+    assert_eq!(log.room(), 0);
+    log.set_hold(log.head_pos());
+    assert!(log.payload(held).is_some(), "a hold moves at the end of the turn");
+    settle(&mut log, &mut disk);
+    assert!(log.room() > 1 << 20);
+    fill(&mut log, &mut kept, 40_000);
+    settle(&mut log, &mut disk);
+    assert_eq!(log.frame(held).map(|slice| slice.bytes().len()), None, "its bytes may be overwritten");
+    log.set_hold(held.pos);
+    settle(&mut log, &mut disk);
+    assert!(log.room() > 1 << 20, "a hold on what is gone must not stop the log");
+}
+
+#[test]
+fn without_a_next_segment_the_log_fills_its_last_one() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    let spec = log.wants_segment().expect("the log has entered its last segment");
+    assert!(log.wants_segment().is_none(), "asked once");
+    for _ in 0..10 {
+        fill(&mut log, &mut kept, 30_000);
+        log.flush(&mut disk, Ballot::ZERO);
+        while !disk.pending.is_empty() {
+            complete_one(&mut log, &mut disk);
+            log.flush(&mut disk, Ballot::ZERO);
+        }
+    }
+    assert_eq!(log.durable_lsn(), log.last_lsn(), "all that was taken is durable");
+    assert!(log.head_pos() > STRIDE_BYTES - (256 << 10), "the segment was not used up");
+    log.segment_failed();
+    assert!(log.wants_segment().is_some(), "asked again after a failure");
+    log.segment_ready(&mut disk, spec.prepare().unwrap()).unwrap();
+    log.flush(&mut disk, Ballot::ZERO);
+    push(&mut log, &mut kept, 30_000);
+    settle(&mut log, &mut disk);
+    drop(log);
+    let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn a_place_outside_of_the_log_is_no_frame() {
+    let dir = tempdir();
+    let (log, _disk) = fresh(dir.path(), &settings());
+    assert!(log.frame(Place { pos: log.head_pos(), bytes: 64 }).is_none());
+}
