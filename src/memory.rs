@@ -19,6 +19,8 @@ const SLOT_STATE_BYTES: usize = 96;
 const SLOT_PLACE_BYTES: usize = 64;
 /// A session without its answers, in the state machine and at admission, rounded up.
 const SESSION_BYTES: usize = 256;
+/// Submissions of one turn before the reactor must submit early.
+const SUBMISSIONS: usize = 1_024;
 /// A submission (with its index) and a completion of the ring.
 const SUBMISSION_BYTES: usize = 64 + 4;
 const COMPLETION_BYTES: usize = 16;
@@ -115,9 +117,8 @@ fn buffers(config: &Config, pools: &mut Pools) {
         client_buffer,
         "net.rx_buffers_clients x (address + frame header + net.max_batch_bytes + 1)",
     );
-    let submissions = config.ring_submissions() as usize;
-    pools.add("ring, submissions", submissions, SUBMISSION_BYTES, "fixed");
-    let completions = config.ring_completions() as usize;
+    pools.add("ring, submissions", SUBMISSIONS, SUBMISSION_BYTES, "fixed");
+    let completions = (peers + clients + SUBMISSIONS + synod_ring::WRITES_MAX + 1).next_power_of_two();
     pools.add(
         "ring, completions",
         completions,

@@ -25,7 +25,7 @@ pub struct Measured {
     pub latency_us: Histogram<u64>,
     /// Entries acknowledged.
     pub entries: u64,
-    /// Their bytes are not known here; the caller counts those.
+    /// When measuring began.
     pub started: Instant,
     /// The last acknowledgement, or the start.
     pub last_ack: Instant,
@@ -33,7 +33,7 @@ pub struct Measured {
     pub longest_gap: Duration,
 }
 
-/// The same in numbers, to be printed.
+/// How much was done, and how fast.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Entries acknowledged.
@@ -42,7 +42,15 @@ pub struct Summary {
     pub seconds: f64,
     /// Entries a second.
     pub entries_per_second: f64,
-    /// Median latency from offer to acknowledgement.
+    /// How long they took.
+    #[serde(flatten)]
+    pub latency: Latency,
+}
+
+/// From offer to acknowledgement.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// The median.
     pub p50_us: u64,
     /// The 99th percentile.
     pub p99_us: u64,
@@ -68,19 +76,25 @@ impl Measured {
         self.last_ack = now;
     }
 
+    /// Adds what was measured in another phase, which came later.
+    pub fn absorb(&mut self, later: &Measured) {
+        self.latency_us.add(&later.latency_us).expect("all histograms have the same bounds");
+        self.entries += later.entries;
+        self.last_ack = later.last_ack;
+        self.longest_gap = self.longest_gap.max(later.longest_gap);
+    }
+
     /// The numbers.
     pub fn summary(&self) -> Summary {
         let seconds = self.last_ack.saturating_duration_since(self.started).as_secs_f64();
+        let entries_per_second = if seconds > 0.0 { self.entries as f64 / seconds } else { 0.0 };
+        Summary { entries: self.entries, seconds, entries_per_second, latency: self.latency() }
+    }
+
+    /// The latency alone.
+    pub fn latency(&self) -> Latency {
         let at = |quantile| self.latency_us.value_at_quantile(quantile);
-        Summary {
-            entries: self.entries,
-            seconds,
-            entries_per_second: if seconds > 0.0 { self.entries as f64 / seconds } else { 0.0 },
-            p50_us: at(0.5),
-            p99_us: at(0.99),
-            p999_us: at(0.999),
-            max_us: self.latency_us.max(),
-        }
+        Latency { p50_us: at(0.5), p99_us: at(0.99), p999_us: at(0.999), max_us: self.latency_us.max() }
     }
 }
 
@@ -100,9 +114,11 @@ impl Pipeline {
         &self.measured
     }
 
-    /// Starts measuring anew; gives what was measured until now.
+    /// Starts measuring anew; gives what was measured until now. A wait for an acknowledgement that spans the two counts
+    /// whole in the second.
     pub fn measure_anew(&mut self) -> Measured {
-        std::mem::replace(&mut self.measured, Measured::new())
+        let last_ack = self.measured.last_ack;
+        std::mem::replace(&mut self.measured, Measured { last_ack, ..Measured::new() })
     }
 
     /// Entries without an acknowledgement.
@@ -162,6 +178,6 @@ mod tests {
         assert_eq!(measured.longest_gap, Duration::from_millis(88));
         let summary = measured.summary();
         assert_eq!((summary.entries, summary.seconds), (3, 0.59));
-        assert!(summary.max_us >= 89_000 && summary.p50_us <= 2_001);
+        assert!(summary.latency.max_us >= 89_000 && summary.latency.p50_us <= 2_001);
     }
 }

@@ -113,6 +113,9 @@ fn the_next_request_fetches_ahead_while_there_is_room() {
     assert_eq!(core.poll_timeout(), None, "and nothing is due until some are taken");
     assert_eq!(taken(&mut core), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(range(asked(&mut core, 3)), (A, 9, 92));
+    core.handle(4, address(A), &reply(3, 9, 10, 1_000, true));
+    assert_eq!(taken(&mut core), [9, 10], "what was handed out makes room");
+    assert_eq!(core.counters().overruns, 0);
 }
 
 #[test]

@@ -124,8 +124,8 @@ impl Replica {
         self.highest_in_ballot = seen.max(slot);
     }
 
-    /// Tells the leader what is durable here. The reply waits for the highest Lsn that it asserts, which is durable
-    /// already: slots that are not are left out.
+    /// Tells the leader what is durable here. Open slots that are not durable are left out; what was delivered before it
+    /// was durable cannot be, so the reply waits for it.
     pub(crate) fn send_accepted(&mut self) {
         let Some(leader) = self.leader.filter(|leader| *leader != self.settings.me) else { return };
         let mut after = Lsn::ZERO;
@@ -150,8 +150,8 @@ impl Replica {
                 bits[(bit / 64) as usize] |= 1 << (bit % 64);
             }
         }
-        // The ballot itself is asserted too.
-        let after = after.max(self.promise_lsn);
+        // The ballot and the delivered prefix are asserted too.
+        let after = after.max(self.promise_lsn).max(self.prefix_lsn);
         self.send_to(leader, Message::Accepted { ballot: self.promised, upto, bits }, after);
     }
 

@@ -90,6 +90,7 @@ impl Replica {
         while let Some((slot, state)) = self.window.pop_chosen() {
             self.prefix = slot;
             self.out.push_back(Output::Deliver { slot });
+            self.prefix_lsn = self.prefix_lsn.max(state.accepted.map_or(Lsn::ZERO, |held| held.lsn));
             let barrier = state.accepted.filter(|held| held.barrier);
             if barrier.is_some_and(|held| held.ballot > self.recovered_promise) {
                 // Phase 1 of that ballot found all that could be chosen without what damage hides here, and this node

@@ -32,6 +32,8 @@ pub struct Replica {
     // The log.
     pub(crate) window: Window,
     pub(crate) prefix: Slot,
+    /// The highest Lsn of what was delivered: a reply that asserts the prefix waits for it.
+    pub(crate) prefix_lsn: Lsn,
     /// The highest slot accepted in the promised ballot: a higher accept with a hole below it shows a loss.
     pub(crate) highest_in_ballot: Slot,
     /// The highest slot that anyone called chosen.
@@ -88,6 +90,7 @@ impl Replica {
             undurable: VecDeque::with_capacity(2 * settings.window_slots as usize),
             window: Window::new(restart.applied, 2 * settings.window_slots as usize + 2),
             prefix: restart.applied,
+            prefix_lsn: restart.last_lsn,
             highest_in_ballot: restart.applied,
             known_chosen: restart.chosen_upto.max(restart.applied),
             fetch: None,
@@ -123,7 +126,7 @@ impl Replica {
             let state = self.window.entry(value.slot);
             state.accepted = Some(Accepted { ballot: value.ballot, lsn: self.durable, barrier: value.barrier });
             state.chosen = value.chosen;
-            state.unknown = value.unknown;
+            state.unknown = value.unknown && !value.chosen;
         }
         if unknown != Unknown::Nothing {
             self.damaged_upto = Some(damaged_upto);

@@ -207,11 +207,12 @@ fn told(stop: Stop, pipeline: &Pipeline, input: &Path) -> Failure {
 
 fn summary(pipeline: &Pipeline, style: Style) -> Outcome {
     let s = pipeline.measured().summary();
+    let l = &s.latency;
     match style {
         Style::Json => print_json(&s),
         Style::Text => print(&format!(
             "{} entries in {:.3} s, {:.0} a second; latency p50 {} us, p99 {} us, p99.9 {} us, max {} us\n",
-            s.entries, s.seconds, s.entries_per_second, s.p50_us, s.p99_us, s.p999_us, s.max_us
+            s.entries, s.seconds, s.entries_per_second, l.p50_us, l.p99_us, l.p999_us, l.max_us
         )),
     }
 }

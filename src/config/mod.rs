@@ -306,19 +306,6 @@ impl Config {
         Quorums { phase1: self.quorum.phase1.of(members), phase2: self.quorum.phase2.of(members) }
     }
 
-    /// Entries of each reactor's submission queue: a turn's sends to every member and many clients. More are submitted
-    /// early, which costs a system call and nothing else.
-    pub fn ring_submissions(&self) -> u32 {
-        1_024
-    }
-
-    /// Entries of each reactor's completion queue, so that it cannot overflow: one for each receive buffer, submission
-    /// and write, and some for wake-ups.
-    pub fn ring_completions(&self) -> u32 {
-        let receives = u32::from(self.net.rx_buffers_peers) + u32::from(self.net.rx_buffers_clients);
-        (receives + self.ring_submissions() + 2 * synod_ring::WRITES_MAX as u32).next_power_of_two()
-    }
-
     /// How cores wait, as the reactor takes it.
     pub fn wait_mode(&self) -> WaitMode {
         // Within the checked range, far below what 32 bits hold.

@@ -56,7 +56,8 @@ enum Outcome {
 #[derive(Debug)]
 pub(super) struct Admission {
     sessions: HashMap<u128, Admitted>,
-    outcomes: Vec<(u128, Outcome)>,
+    /// (client, order, what): sorted by client before they are told, each client's in order.
+    outcomes: Vec<(u128, u32, Outcome)>,
     answers: Vec<Answer>,
     batch: Option<OpenBatch>,
 }
@@ -87,6 +88,10 @@ impl Admission {
         self.batch.take().expect("a batch is open when it is proposed").used
     }
 
+    fn push(&mut self, client_id: u128, outcome: Outcome) {
+        self.outcomes.push((client_id, self.outcomes.len() as u32, outcome));
+    }
+
     /// Notes what apply did with a run.
     pub(super) fn outcome(&mut self, run: &Run<'_>, verdict: Verdict) {
         let outcome = match verdict {
@@ -98,7 +103,7 @@ impl Admission {
             Verdict::Gap { expected } => Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected),
             Verdict::UnknownSession => Outcome::Refused(Refusal::SessionEvicted, run.first_seq(), 0),
         };
-        self.outcomes.push((run.client_id(), outcome));
+        self.push(run.client_id(), outcome);
     }
 }
 
@@ -249,8 +254,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn answer_again(&mut self, client_id: u128, first_seq: u64, entries: u64) {
         self.counters.add(Counter::DuplicatesAnswered, 1);
-        let answers = self.machine.answers(client_id, first_seq, entries);
-        self.admission.outcomes.extend(answers.map(|answer| (client_id, Outcome::Answer(answer))));
+        for answer in self.machine.answers(client_id, first_seq, entries) {
+            self.admission.push(client_id, Outcome::Answer(answer));
+        }
     }
 
     /// Opens a batch at the log's tail; false if the window or the log has no room.
@@ -275,13 +281,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Tells clients what became of their runs.
     pub(super) fn answer_clients(&mut self) {
         let mut outcomes = std::mem::take(&mut self.admission.outcomes);
-        // Stable by client: the answers of one client go out in order, in as few datagrams as they fit.
-        outcomes.sort_by_key(|(client_id, _)| *client_id);
+        // The answers of one client go out in order, in as few datagrams as they fit.
+        outcomes.sort_unstable_by_key(|(client_id, order, _)| (*client_id, *order));
         let mut answers = std::mem::take(&mut self.admission.answers);
         for chunk in outcomes.chunk_by(|a, b| a.0 == b.0) {
             let client_id = chunk[0].0;
             let Some(to) = self.admission.sessions.get(&client_id).map(|session| session.address) else { continue };
-            for (_, outcome) in chunk {
+            for (_, _, outcome) in chunk {
                 match *outcome {
                     Outcome::Answer(answer) => answers.push(answer),
                     Outcome::Opened => self.send_opened(to, client_id),

@@ -124,6 +124,10 @@ struct Parked {
 /// Parked messages; a promise of a full window has 43 parts, and there are at most 63 peers.
 const MAX_PARKED: usize = 4_096;
 
+/// A log that stays idle for this long notes its durable Lsn on disk, so that damage of its last flush can be told from
+/// a torn tail.
+const IDLE_MARK_NS: u64 = 50_000_000;
+
 /// See the module's documentation.
 pub struct Shard<I: Io<Job = Job, Done = Done>> {
     settings: Settings,
@@ -144,6 +148,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     started_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
     recover_again: bool,
+    /// When the durable Lsn goes to disk by itself, if no flush carries it before.
+    idle_mark_at_ns: u64,
     events: Vec<Event<Done>>,
     client_queue: Vec<(RxBuf, SocketAddrV4)>,
 }
@@ -167,6 +173,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             started_ns: now_ns,
             last_commit_record: None,
             recover_again: false,
+            idle_mark_at_ns: u64::MAX,
             events: Vec::with_capacity(1024),
             client_queue: Vec::with_capacity(1024),
             settings,
@@ -191,7 +198,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// One turn of the core.
     pub fn turn(&mut self) -> Result<Option<Exit>, Fatal> {
-        let deadline_ns = self.core.poll_timeout().min(self.waiters.next_ns());
+        let deadline_ns = self.core.poll_timeout().min(self.waiters.next_ns()).min(self.idle_mark_at_ns);
         let mut events = std::mem::take(&mut self.events);
         self.io.poll(deadline_ns, self.log.in_flight(), &mut events)?;
         self.outbox.reset();
@@ -201,7 +208,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.events = events;
         // Without room a time-out waits for the log, which the turn after its completion has.
-        if self.io.now_ns() >= self.core.poll_timeout() && self.log.room() >= self.step_bytes() {
+        let due = self.io.now_ns() >= self.core.poll_timeout() && !self.recover_again;
+        if due && self.log.room() >= self.step_bytes() {
             self.step(Input::Timeout, None)?;
         }
         self.take_clients()?;
@@ -214,6 +222,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {
         match event {
+            // The state in memory has come to its end; only the log still has to.
+            Event::Datagram { buf, .. } if self.recover_again => self.io.release(buf),
             Event::Datagram { buf, from: None } => {
                 let result = self.on_peer_datagram(&buf);
                 self.io.release(buf);
@@ -222,6 +232,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Event::Datagram { buf, from: Some(from) } => self.client_queue.push((buf, from)),
             Event::Written { token, result } => {
                 if let Some(durable) = self.log.written(&mut self.io, token, result)? {
+                    self.idle_mark_at_ns = self.io.now_ns() + IDLE_MARK_NS;
                     self.step(Input::Persisted { upto: durable }, None)?;
                     self.send_parked(durable);
                 }
@@ -317,6 +328,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let hold = self.slots.lowest_open().unwrap_or(self.log.head_pos());
         self.log.set_hold(hold);
         self.log.flush(&mut self.io, self.core.promised());
+        if self.io.now_ns() >= self.idle_mark_at_ns {
+            self.idle_mark_at_ns = u64::MAX;
+            self.log.idle_mark(&mut self.io, self.core.promised());
+        }
         if !self.segment_asked
             && let Some(spec) = self.log.wants_segment()
         {

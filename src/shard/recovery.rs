@@ -13,7 +13,9 @@ use synod_paxos::{Held, Replica, Restart, Unknown};
 use synod_wal::{Damage, Expect, Log, LogError, LogReader, Place};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind, flags};
-use synod_wire::{Ballot, Epoch, Lsn, Slot};
+use synod_wire::record::Configuration;
+use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
+use zerocopy::FromBytes;
 
 /// Payloads of slots not yet applied that are kept in memory while the log is read; more are read again when needed.
 const MAX_KEPT_PAYLOADS: usize = 8_192;
@@ -53,6 +55,8 @@ struct Replay {
     restart: Restart,
     repaired: Lsn,
     epoch: Epoch,
+    members: Vec<u8>,
+    quorums: Quorums,
     bad: Option<String>,
 }
 
@@ -73,6 +77,8 @@ pub fn recover(
         restart: Restart::default(),
         repaired: Lsn::ZERO,
         epoch: Epoch(1),
+        members: paxos.members.iter().map(|node| node.0).collect(),
+        quorums: paxos.quorums,
         bad: None,
     };
     let found = synod_wal::recover(dir, expect, wal, &mut |place, frame| replay.record(place, frame))?;
@@ -112,13 +118,33 @@ impl Replay {
                 }
                 Err(_) => self.bad = Some(format!("the chosen record with Lsn {} has a body of no use", frame.header.lsn)),
             },
-            Kind::Configuration => self.epoch = frame.header.epoch,
+            Kind::Configuration => {
+                self.epoch = frame.header.epoch;
+                self.check_configuration(frame.payload);
+            }
             Kind::Founded => self.restart.founded = decode_founded(frame.payload).ok(),
             Kind::PeerMarks => self.restart.counted = decode_marks(frame.payload).unwrap_or_default(),
             Kind::Repaired => self.repaired = self.repaired.max(Lsn(slot.0)),
             _ => {}
         }
         self.apply_ready();
+    }
+
+    /// Members and quorums are the log's; a configuration file that says otherwise would make quorums that do not meet.
+    fn check_configuration(&mut self, payload: &[u8]) {
+        let Ok((body, rest)) = Configuration::read_from_prefix(payload) else {
+            self.bad = Some("its configuration record has a body of no use".to_owned());
+            return;
+        };
+        let members: Vec<u8> = rest.iter().take(body.members.into()).copied().collect();
+        let quorums = (usize::from(body.phase1), usize::from(body.phase2));
+        let (wanted, wanted_quorums) = (&self.members, (self.quorums.phase1, self.quorums.phase2));
+        if &members != wanted || quorums != wanted_quorums {
+            self.bad = Some(format!(
+                "it was formatted for the members {members:?} with quorums {quorums:?}, but the configuration file names \
+                 {wanted:?} with {wanted_quorums:?}; give the file the members and quorums of the log"
+            ));
+        }
     }
 
     fn value(&mut self, place: Place, frame: &Frame<'_>) {

@@ -7,7 +7,7 @@ use crate::log::Start;
 use crate::scan::{End, Scanner};
 use crate::segment::{Segments, zero};
 use crate::trailer::{self, TrailerFields};
-use crate::window::{Page, search_start};
+use crate::window::{Page, is_zero, search_start};
 use crate::{
     Damage, Expect, Identity, Item, Log, LogError, Place, PreparedSegment, STRIDE_BYTES, SegmentSpec, Settings,
     TornTail,
@@ -72,6 +72,7 @@ pub fn recover(
     if end.last_lsn == Lsn::ZERO {
         return Err(LogError::NoFoundingRecord { path: segments.files[0].path.clone() });
     }
+    check_lsn(&segments, end.last_lsn)?;
     let mut head = end.at;
     let mut torn = None;
     if end.is_torn() {
@@ -154,6 +155,20 @@ fn check_blocks(segments: &Segments) -> Result<(), LogError> {
     })
 }
 
+/// No log gets that far by appending; one that claims to could not be appended to.
+fn check_lsn(segments: &Segments, last_lsn: Lsn) -> Result<(), LogError> {
+    if last_lsn.next().0 < trailer::LSN_LIMIT {
+        return Ok(());
+    }
+    Err(LogError::Mismatch {
+        path: segments.files[0].path.clone(),
+        field: "a last Lsn of",
+        found: last_lsn.0,
+        expected: trailer::LSN_LIMIT,
+        mend: "No log is that long: run `synod verify`; this node must rejoin under a new incarnation",
+    })
+}
+
 /// What is read from here on is durable: writes that a killed process left in the device's cache, and names.
 fn sync(segments: &Segments) -> Result<(), LogError> {
     for segment in &segments.files {
@@ -213,7 +228,7 @@ fn dirty_blocks(segments: &Segments, from: u64) -> Result<Vec<u64>, LogError> {
     let mut pos = from;
     for page in window.pages(from) {
         let (bytes, dirty) = match page {
-            Page::Bytes(_, bytes) => (bytes.len() as u64, bytes.iter().any(|byte| *byte != 0)),
+            Page::Bytes(_, bytes) => (bytes.len() as u64, !is_zero(bytes)),
             Page::Unreadable => (u64::from(crate::MIN_BLOCK_BYTES), true),
         };
         let block = pos / block_bytes * block_bytes;

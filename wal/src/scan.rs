@@ -4,7 +4,7 @@
 use crate::layout::{stride_end, stride_start};
 use crate::segment::Segments;
 use crate::trailer::{self, TrailerView};
-use crate::window::{Page, Window, is_ours, lines, search_start};
+use crate::window::{Page, Window, is_ours, is_zero, lines, search_start};
 use crate::{LogError, Place};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -242,7 +242,9 @@ impl<'s> Scanner<'s> {
     /// Searches forward from the bad position `self.at`.
     fn resolve<'w>(&self, window: &'w Window) -> Result<Verdict<'w>, LogError> {
         let next_lsn = self.walked.last().map(|last| last.header.lsn.next()).or(self.next_lsn);
-        let mut search = Search { resume: None, proven: self.to.is_some(), dirty: false, bad: self.at, next_lsn };
+        let walked = !self.walked.is_empty();
+        let mut search =
+            Search { resume: None, proven: self.to.is_some(), dirty: false, bad: self.at, next_lsn, walked };
         let here = search_start(&self.segments.geometry, stride_start(self.at), self.at);
         let mut covering = None;
         search.window(self.segments, window, here, &mut |trailer| {
@@ -453,7 +455,10 @@ struct Search {
     proven: bool,
     dirty: bool,
     bad: u64,
+    /// The first Lsn that was not read.
     next_lsn: Option<Lsn>,
+    /// Whether whole records of the same flush lie before the bad position.
+    walked: bool,
 }
 
 impl Search {
@@ -470,7 +475,7 @@ impl Search {
                 self.dirty = true;
                 continue;
             };
-            if bytes.iter().all(|byte| *byte == 0) {
+            if is_zero(bytes) {
                 continue;
             }
             self.dirty = true;
@@ -496,8 +501,13 @@ impl Search {
             return false;
         }
         let found = Resume { start: trailer.fields.start, first_lsn: trailer.first_lsn() };
-        self.resume.get_or_insert(found);
-        self.proven |= self.next_lsn.is_none_or(|next| trailer.fields.mark >= next);
+        let resume = *self.resume.get_or_insert(found);
+        let mark = trailer.fields.mark;
+        self.proven |= self.next_lsn.is_none_or(|next| {
+            // Flushes become durable whole: a mark at the last whole record proves the trailer that should follow it, too.
+            let trailer_alone = self.walked && resume.first_lsn == next && mark.next() >= next;
+            mark >= next || trailer_alone
+        });
         self.is_decided()
     }
 

@@ -136,6 +136,12 @@ fn is_readable(result: std::io::Result<()>) -> std::io::Result<bool> {
     }
 }
 
+/// Whether a page, or a part of one, holds nothing but zeros.
+pub(crate) fn is_zero(page: &[u8]) -> bool {
+    static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+    page == &ZEROS[..page.len()]
+}
+
 /// Whether a frame is of this log.
 pub(crate) fn is_ours(header: &Header, identity: &Identity) -> bool {
     header.cluster == identity.cluster && header.group == identity.group

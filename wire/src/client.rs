@@ -336,6 +336,8 @@ counters! {
     HousekeepingFull = "housekeeping_queue_full",
     /// Duplicate runs answered from the session table.
     DuplicatesAnswered = "duplicates_answered",
+    /// Datagrams not built because one turn had filled the outbox.
+    OutboxFull = "outbox_full",
 }
 
 #[cfg(test)]

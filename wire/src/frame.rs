@@ -110,6 +110,17 @@ pub enum Kind {
     StatusReply = 84,
 }
 
+/// The kinds by number: parsing looks one up for every frame.
+const KINDS: [Option<Kind>; 256] = {
+    let mut kinds = [None; 256];
+    let mut i = 0;
+    while i < Kind::ALL.len() {
+        kinds[Kind::ALL[i] as usize] = Some(Kind::ALL[i]);
+        i += 1;
+    }
+    kinds
+};
+
 impl Kind {
     /// Every kind, for tables and tests.
     pub const ALL: [Kind; 35] = [
@@ -152,7 +163,7 @@ impl Kind {
 
     /// The kind with this number.
     pub fn from_u8(byte: u8) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+        KINDS[usize::from(byte)]
     }
 }
 

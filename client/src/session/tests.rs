@@ -133,12 +133,15 @@ fn nodes_without_a_leader_are_tried_in_turn_then_paused_for() {
 #[test]
 fn silence_is_answered_by_the_next_member() {
     let mut core = core_with(Options::default());
-    let mut asked = Vec::new();
-    for _ in 0..6 {
+    let (mut asked, mut waits_ms, mut last_ns) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..10 {
         let now_ns = core.poll_timeout().unwrap();
         asked.extend(firsts(&sent(&mut core, now_ns)));
+        waits_ms.push((now_ns - last_ns) / MS);
+        last_ns = now_ns;
     }
-    assert_eq!(asked, [A, B, C, A, B, C].map(|port| (port, 0)));
+    assert_eq!(asked, [A, B, C, A, B, C, A, B, C, A].map(|port| (port, 0)));
+    assert_eq!(waits_ms, [0, 25, 25, 25, 25, 50, 50, 50, 50, 100], "a round in vain doubles the wait");
 }
 
 #[test]
@@ -167,6 +170,20 @@ fn a_gap_is_closed_at_once_and_once_in_a_round_trip() {
     core.handle(5 * MS, address(A), &appended(&[(1, 1, 1, 4)], 100));
     core.handle(5 * MS, address(A), &gap(3));
     assert!(sent(&mut core, 5 * MS).is_empty(), "what is acknowledged is not sent again");
+}
+
+#[test]
+fn what_is_acknowledged_is_left_out_when_the_rest_goes_again() {
+    let mut core = open_core(Options::default(), 100);
+    for entry in [b"1", b"2", b"3", b"4"] {
+        core.offer(entry, MS).unwrap();
+    }
+    assert_eq!(sent(&mut core, MS), [(A, append(1, &[b"1", b"2", b"3", b"4"]))]);
+    core.handle(2 * MS, address(A), &appended(&[(2, 20, 1, 2)], 100));
+    let gap = Refuse { reference: 1, detail: 1, ..Refuse::with(Refusal::ResendFrom) };
+    core.handle(2 * MS, address(A), &gap.datagram());
+    assert_eq!(sent(&mut core, 2 * MS), [(A, append(1, &[b"1"])), (A, append(4, &[b"4"]))]);
+    assert_eq!(core.counters().entries_resent, 2);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use super::disk::{Damage, Disk};
 use super::node::{Node, Packet};
 use super::random::Random;
 use super::{MS, settings};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{Input, Replica, Role};
 use synod_wire::{Lsn, NodeId, Quorums, Slot};
@@ -72,13 +71,15 @@ enum Event {
 
 /// One run.
 pub(crate) struct Chaos {
+    /// What the seed drew, for the report of a failure.
+    pub(crate) drawn: String,
     random: Random,
     faults: Faults,
     calm: bool,
     now_ns: u64,
     nodes: Vec<Node>,
     checks: Checks,
-    events: BTreeMap<Reverse<(u64, u64)>, Event>,
+    events: BTreeMap<(u64, u64), Event>,
     scheduled: u64,
     syncing: BTreeSet<NodeId>,
     cuts: BTreeSet<(NodeId, NodeId)>,
@@ -86,7 +87,19 @@ pub(crate) struct Chaos {
     /// The one node whose disk may be damaged, if the others suffice.
     fragile: Option<NodeId>,
     proposed: u64,
+    /// The first slot that may be chosen after the last fault.
+    fresh_slot: Slot,
     steps: u64,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) steps: u64,
+    pub(crate) chosen: u64,
+    pub(crate) simulated_ns: u64,
+    /// From the last fault to convergence.
+    pub(crate) calm_ns: u64,
 }
 
 impl Chaos {
@@ -98,13 +111,14 @@ impl Chaos {
         let read_heavy = Quorums { phase1: majority.phase1 + 1, phase2: majority.phase2 - 1 };
         let quorums = random.pick(&[majority, majority, majority, read_heavy]);
         let window_slots = random.pick(&[2, 8, 64]);
+        let fetch_slots = random.pick(&[4, 16]);
         let fresh = random.chance(20);
-        let mut checks = Checks::new(quorums.phase2);
+        let checks = Checks::new(quorums.phase2);
         let nodes = (1..=size).map(|me| {
             let mut settings = settings(me, size);
             settings.quorums = quorums;
             settings.window_slots = window_slots;
-            settings.fetch_slots = random.pick(&[4, 16]);
+            settings.fetch_slots = fetch_slots;
             settings.seed = random.word();
             let disk = if fresh { Disk::default() } else { Node::founded_disk(&settings) };
             let mut node = Node::new(settings, disk);
@@ -115,8 +129,9 @@ impl Chaos {
         let spare = usize::from(size) > quorums.phase1.max(quorums.phase2);
         let fragile = Some(NodeId(random.between(1, size.into()) as u8)).filter(|_| spare);
         let faults = Faults::draw(&mut random);
-        checks.describe(format!("seed {seed}: {size} nodes, {quorums:?}, window {window_slots}, {faults:?}"));
+        let drawn = format!("{size} nodes, {quorums:?}, window {window_slots}, fetch {fetch_slots}, fresh {fresh}, {faults:?}");
         let mut chaos = Chaos {
+            drawn,
             random,
             faults,
             calm: false,
@@ -130,6 +145,7 @@ impl Chaos {
             frozen_until_ns: BTreeMap::new(),
             fragile,
             proposed: 0,
+            fresh_slot: Slot(u64::MAX),
             steps: 0,
         };
         chaos.schedule(MS, Event::Propose);
@@ -139,28 +155,44 @@ impl Chaos {
         chaos
     }
 
-    /// Runs both phases; returns the steps taken.
-    pub(crate) fn run(mut self) -> u64 {
+    /// Runs both phases.
+    pub(crate) fn run(mut self) -> Summary {
         self.advance(CHAOS_NS, |_| false);
         self.become_calm();
-        let target = self.proposed + 1;
-        let end = self.now_ns + CALM_NS;
-        self.advance(end, |chaos| chaos.proposed >= target && chaos.converged());
-        assert!(self.converged(), "no convergence {CALM_NS} ns after the last fault: {}", self.describe());
-        self.steps
+        let calm_since_ns = self.now_ns;
+        self.advance(calm_since_ns + CALM_NS, Chaos::converged);
+        assert!(self.converged(), "no convergence within {} ms of the last fault:\n{}", CALM_NS / MS, self.describe());
+        Summary {
+            steps: self.steps,
+            chosen: self.checks.last_chosen().0,
+            simulated_ns: self.now_ns,
+            calm_ns: self.now_ns - calm_since_ns,
+        }
     }
 
     fn describe(&self) -> String {
-        let nodes = self.nodes.iter().map(|node| match &node.replica {
-            Some(replica) => format!("{replica:#?}\n"),
-            None => format!("node {} is down\n", node.settings.me),
+        let nodes = self.nodes.iter().map(|node| {
+            let core = node.core();
+            format!(
+                "node {}: {:?} in {}, leader {:?}, prefix {}, known chosen {}, held up to {}, unknown {:?} {:?}, {:?}\n",
+                node.settings.me,
+                core.role(),
+                core.promised(),
+                core.leader(),
+                core.prefix(),
+                core.known_chosen(),
+                core.highest_held(),
+                core.unknown_slots(),
+                core.unknown(),
+                core.halted(),
+            )
         });
         nodes.collect()
     }
 
     fn schedule(&mut self, after_ns: u64, event: Event) {
         self.scheduled += 1;
-        self.events.insert(Reverse((self.now_ns + after_ns, self.scheduled)), event);
+        self.events.insert((self.now_ns + after_ns, self.scheduled), event);
     }
 
     /// Schedules a fault that comes about every `every_ns`, while there is chaos.
@@ -174,7 +206,7 @@ impl Chaos {
     /// Runs events and timers up to `end`, or until `done`.
     fn advance(&mut self, end: u64, done: impl Fn(&Chaos) -> bool) {
         while !done(self) {
-            let event = self.events.last_key_value().map_or(u64::MAX, |(Reverse((at, _)), _)| *at);
+            let event = self.events.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
             let timer = self.next_timer();
             let timer_at = timer.map_or(u64::MAX, |(at, _)| at);
             if event.min(timer_at) > end {
@@ -184,14 +216,13 @@ impl Chaos {
             match timer {
                 Some((at, node)) if at < event => self.step(node, Input::Timeout, None),
                 _ => {
-                    let (_, event) = self.events.pop_last().expect("an event is due");
+                    let (_, event) = self.events.pop_first().expect("an event is due");
                     self.happen(event);
                 }
             }
             self.steps += 1;
             assert!(self.steps < MAX_EVENTS, "{MAX_EVENTS} events without an end");
         }
-        self.now_ns = self.now_ns.max(end.min(self.now_ns));
     }
 
     fn next_timer(&self) -> Option<(u64, NodeId)> {
@@ -351,8 +382,9 @@ impl Chaos {
 
     /// Every node that may proposes a few values.
     fn propose(&mut self) {
+        let burst = if self.calm { 1 } else { self.faults.burst };
         for id in (1..=self.nodes.len() as u8).map(NodeId) {
-            for _ in 0..self.faults.burst {
+            for _ in 0..burst {
                 let frozen = self.frozen_until_ns.get(&id).is_some_and(|until| *until > self.now_ns);
                 let may = |node: &Node| node.replica.as_ref().is_some_and(Replica::can_propose);
                 if frozen || !may(self.node(id)) {
@@ -363,13 +395,14 @@ impl Chaos {
                 self.step(id, Input::Propose, Some(value));
             }
         }
-        let after = self.faults.propose_every_ns;
+        let after = if self.calm { 50 * MS } else { self.faults.propose_every_ns };
         self.schedule(after, Event::Propose);
     }
 
     /// No more faults; whoever is down is started.
     fn become_calm(&mut self) {
         self.calm = true;
+        self.fresh_slot = self.checks.last_chosen().next();
         self.cuts.clear();
         self.frozen_until_ns.clear();
         for id in (1..=self.nodes.len() as u8).map(NodeId) {
@@ -377,11 +410,12 @@ impl Chaos {
         }
     }
 
-    /// All values ever chosen are delivered everywhere, one node leads, and something new was chosen since the calm.
+    /// Something new was chosen since the last fault, one node leads, and all that was chosen is delivered everywhere.
     fn converged(&self) -> bool {
-        let leaders = self.nodes.iter().filter(|node| node.replica.as_ref().is_some_and(|r| r.role() == Role::Leader));
-        let Some((last, _)) = self.checks.chosen().last() else { return false };
-        let recent = self.calm_since.is_some_and(|before| last > before);
-        leaders.count() == 1 && recent && self.nodes.iter().all(|node| node.applied.len() as u64 >= last.0)
+        let last = self.checks.last_chosen();
+        let leads = |node: &&Node| node.replica.as_ref().is_some_and(|replica| replica.role() == Role::Leader);
+        last >= self.fresh_slot
+            && self.nodes.iter().all(|node| node.applied.len() as u64 >= last.0)
+            && self.nodes.iter().filter(leads).count() == 1
     }
 }

@@ -39,8 +39,8 @@ pub(crate) struct Copy {
 pub(crate) struct Disk {
     records: Vec<Logged>,
     synced: usize,
-    /// The last synced copy of each slot: what the node may vouch for.
-    stable: BTreeMap<Slot, Copy>,
+    /// Every copy that was ever synced: what the node may vouch for.
+    stable: BTreeMap<(Slot, Ballot), Value>,
     stable_promise: Ballot,
 }
 
@@ -66,9 +66,16 @@ impl Disk {
         self.stable_promise
     }
 
-    /// The last synced copy of the value at `slot`.
-    pub(crate) fn stable(&self, slot: Slot) -> Option<&Copy> {
-        self.stable.get(&slot)
+    /// The synced copies of the value at `slot`, by ballot.
+    pub(crate) fn stable(&self, slot: Slot) -> impl DoubleEndedIterator<Item = (Ballot, &Value)> {
+        let highest = Ballot { round: u64::MAX, node: NodeId(u8::MAX) };
+        let copies = self.stable.range((slot, Ballot::ZERO)..=(slot, highest));
+        copies.map(|((_, ballot), value)| (*ballot, value))
+    }
+
+    /// Whether a copy of `slot` in `ballot` was synced.
+    pub(crate) fn is_stable(&self, slot: Slot, ballot: Ballot) -> bool {
+        self.stable.contains_key(&(slot, ballot))
     }
 
     pub(crate) fn append(&mut self, lsn: Lsn, logged: Logged) {
@@ -85,7 +92,7 @@ impl Disk {
         for logged in &fresh {
             self.stable_promise = self.stable_promise.max(logged.promised);
             if let Some((slot, copy)) = copy_of(logged) {
-                self.stable.insert(slot, copy);
+                self.stable.insert((slot, copy.ballot), copy.value);
             }
         }
         fresh
@@ -105,7 +112,9 @@ impl Disk {
 
     /// The slots whose values are in the synced log.
     pub(crate) fn slots(&self) -> Vec<Slot> {
-        self.stable.keys().copied().collect()
+        let mut slots: Vec<Slot> = self.stable.keys().map(|(slot, _)| *slot).collect();
+        slots.dedup();
+        slots
     }
 
     /// What recovery finds (DESIGN, "Damage").

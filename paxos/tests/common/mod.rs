@@ -4,6 +4,7 @@
 //! waits for the log, and runs the invariants and every checker after every step.
 #![allow(dead_code)] // each test crate uses its own part of this
 
+pub(crate) mod chaos;
 pub(crate) mod checks;
 pub(crate) mod cluster;
 pub(crate) mod disk;

@@ -123,7 +123,10 @@ impl Io for TestDisk {
 
     fn write(&mut self, slot: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
         let bytes = bytes.bytes().to_vec();
-        assert!(offset % 4096 == 0 && bytes.len() % 4096 == 0, "a direct write must be of whole blocks");
+        assert!(
+            offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096),
+            "a direct write must be of whole blocks"
+        );
         assert!(offset / STRIDE_BYTES == (offset + bytes.len() as u64 - 1) / STRIDE_BYTES, "a write crosses a stride");
         self.pending.push(Pending { token, slot: usize::from(slot.0), offset, bytes });
     }

@@ -68,7 +68,7 @@ impl Agreement {
         self.chosen.get(&slot).is_some_and(|(_, chosen)| chosen == value)
     }
 
-    pub(super) fn chosen(&self) -> impl Iterator<Item = (Slot, &Value)> {
-        self.chosen.iter().map(|(slot, (_, value))| (*slot, value))
+    pub(super) fn last_chosen(&self) -> Slot {
+        self.chosen.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot)
     }
 }

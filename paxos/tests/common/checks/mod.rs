@@ -41,8 +41,8 @@ impl Checks {
         check_reply(node, message, disk, &self.agreement);
     }
 
-    /// The values that were chosen, by slot.
-    pub(crate) fn chosen(&self) -> impl Iterator<Item = (Slot, &Value)> {
-        self.agreement.chosen()
+    /// The highest slot in which a value was chosen.
+    pub(crate) fn last_chosen(&self) -> Slot {
+        self.agreement.last_chosen()
     }
 }
