@@ -94,12 +94,10 @@ pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
     let threads: Vec<_> = group_ids(config)
         .map(|group| {
             let pipeline = Pipeline { config: config.clone(), node, group, stop: stop.clone(), wakers: wakers.clone() };
-            let handle = handle.clone();
+            let ends_node = EndsNode(handle.clone());
             thread::Builder::new().name(format!("synod-group-{group}")).spawn(move || {
-                let result = pipeline.run();
-                // One group that ends, ends the node: its operator must look.
-                handle.close();
-                result
+                let _ends_node = ends_node;
+                pipeline.run()
             })
         })
         .collect::<Result<_, _>>()
@@ -118,6 +116,15 @@ pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
         result = result.and(ended);
     }
     result
+}
+
+/// One group that ends, or panics, ends the node: its operator must look.
+struct EndsNode(signal_hook::iterator::Handle);
+
+impl Drop for EndsNode {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// What a pipeline's thread needs.
@@ -162,7 +169,9 @@ impl Pipeline {
         if let Some(core) = core {
             let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
             if !pinned {
-                return Err(anyhow!("cannot pin to core {core}: it does not exist or may not be used. Change group.core"));
+                return Err(anyhow!(
+                    "cannot pin to core {core}: it does not exist or may not be used. Change group.core"
+                ));
             }
         }
         let settings = self.shard_settings(core);

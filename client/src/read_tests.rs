@@ -136,6 +136,19 @@ fn what_is_furthest_ahead_gives_way() {
 }
 
 #[test]
+fn datagrams_that_overlap_do_not_fill_the_buffer_for_good() {
+    let mut core = reader_with(ReadOptions { max_datagrams: 1, ..ReadOptions::default() });
+    core.read(Sequence(1), 100, 0);
+    asked(&mut core, 0).unwrap();
+    core.handle(1, address(A), &reply(1, 2, 3, 1_000, false));
+    core.handle(1, address(A), &reply(1, 1, 3, 1_000, true));
+    assert_eq!(taken(&mut core), [1, 2, 3]);
+    assert_eq!(range(asked(&mut core, 1)), (A, 4, 97));
+    core.handle(2, address(A), &reply(2, 4, 5, 1_000, true));
+    assert_eq!((taken(&mut core), core.counters().overruns), (vec![4, 5], 0));
+}
+
+#[test]
 fn silence_goes_to_the_next_member_the_second_time_and_an_answer_that_breaks_off_does_not() {
     let mut core = reader_with(ReadOptions::default());
     core.read(Sequence(1), 10, 0);

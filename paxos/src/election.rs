@@ -52,7 +52,7 @@ pub(crate) enum Plan {
 
 impl Replica {
     /// Stands for election in a ballot above all seen. The prepare waits until the own promise is durable.
-    pub(crate) fn stand(&mut self) {
+    pub(crate) fn stand(&mut self, reason: Reason) {
         let ballot = self.promised.max(self.highest_seen).next_for(self.settings.me);
         if self.role == Role::Candidate {
             self.lost_elections += 1;
@@ -60,7 +60,7 @@ impl Replica {
         self.promised = ballot;
         self.highest_seen = ballot;
         self.highest_in_ballot = self.prefix;
-        self.become_role(Role::Candidate, Reason::ElectionTimeout);
+        self.become_role(Role::Candidate, reason);
         self.promise_lsn = self.persist(Record::Promised);
         self.send_prepare();
     }
@@ -196,6 +196,7 @@ impl Replica {
         let wanted = self.leading.plan.get(&slot).copied();
         if matches!(wanted, Some(Plan::Fetch(planned, _)) if planned == ballot) {
             self.leading.plan.remove(&slot);
+            self.leading.plan_moved_ns = self.now_ns;
             self.offer(slot, false, Source::Message);
         }
     }

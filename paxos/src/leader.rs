@@ -3,7 +3,7 @@
 use crate::election::Plan;
 use crate::replica::Replica;
 use crate::types::*;
-use crate::window::Accepted;
+use crate::window::{Accepted, SlotState};
 use alloc::collections::BTreeMap;
 use synod_wire::peer::ACCEPTED_BITS;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
@@ -22,6 +22,8 @@ pub(crate) struct Leading {
     pub(crate) barrier: Slot,
     /// What phase 1 found and is not proposed yet.
     pub(crate) plan: BTreeMap<Slot, Plan>,
+    /// When a value that the plan waited for came last.
+    pub(crate) plan_moved_ns: u64,
     pub(crate) heartbeat_at_ns: u64,
     /// When each peer last answered in this ballot.
     pub(crate) answered_ns: BTreeMap<NodeId, u64>,
@@ -41,6 +43,7 @@ impl Replica {
             next_slot: barrier.next(),
             barrier,
             plan,
+            plan_moved_ns: self.now_ns,
             heartbeat_at_ns: self.now_ns,
             answered_ns: self.peers.iter().map(|peer| (peer, self.now_ns)).collect(),
         };
@@ -148,7 +151,7 @@ impl Replica {
         if !self.leads() || ballot != self.promised || first > last {
             return;
         }
-        if first <= self.prefix {
+        if first >= Slot(1) && first <= self.prefix {
             let upto = last.min(self.prefix).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
             self.out.push_back(Output::ServeCatchUp { to: from, first, last: upto });
         }
@@ -171,15 +174,28 @@ impl Replica {
 
     /// The timed retransmission: the oldest open slots, to those that have not voted.
     pub(crate) fn resend_open(&mut self) {
+        if self.plan_is_stuck() {
+            return self.stand(Reason::QuorumLost);
+        }
         self.fetch_planned();
         self.adopt_some();
         let (now_ns, peers) = (self.now_ns, self.peers);
-        let due = self.window.iter().filter(|(_, state)| !state.chosen && state.resend_at_ns <= now_ns);
+        let ballot = self.promised;
+        let proposed = |state: &SlotState| state.accepted.is_some_and(|held| held.ballot == ballot);
+        let open = self.window.iter().filter(|(_, state)| !state.chosen && proposed(state));
+        let due = open.filter(|(_, state)| state.resend_at_ns <= now_ns);
         let due = due.map(|(slot, state)| (slot, NodeSet(peers.0 & !state.votes.0))).take(BURST_SLOTS);
         let due: alloc::vec::Vec<_> = due.collect();
         for (slot, to) in due {
             self.resend(slot, to);
         }
+    }
+
+    /// The member that reported a value no longer hands it out, while the heartbeats keep all others waiting: phase 1
+    /// again, with those that answer.
+    fn plan_is_stuck(&self) -> bool {
+        let waits = self.leading.plan.values().any(|plan| matches!(plan, Plan::Fetch(..)));
+        waits && self.leading.plan_moved_ns + self.settings.election_max_ns <= self.now_ns
     }
 
     /// A heartbeat to all; steps down if too few have answered for the longest election time-out.

@@ -111,6 +111,7 @@ impl Replica {
             Role::Preparing if self.prefix >= self.leading.barrier => {
                 self.become_role(Role::Leader, Reason::BarrierChosen);
             }
+            Role::Preparing => self.adopt_some(),
             _ => {}
         }
     }
@@ -128,7 +129,7 @@ impl Replica {
             return;
         }
         let first = self.prefix.next();
-        let last = upto.min(Slot(self.prefix.0 + self.settings.fetch_slots));
+        let last = upto.min(Slot(self.prefix.0 + self.settings.fetch_slots)).min(self.limit());
         let retry_at_ns = self.now_ns + self.settings.retransmit_ns;
         self.fetch = Some(Fetch { peer, last, retry_at_ns });
         self.tick_at_ns = self.tick_at_ns.min(retry_at_ns).max(self.now_ns);
@@ -155,7 +156,9 @@ impl Replica {
         if slot <= self.prefix || slot > self.limit() {
             return;
         }
-        self.leading.plan.remove(&slot);
+        if self.leading.plan.remove(&slot).is_some() {
+            self.leading.plan_moved_ns = self.now_ns;
+        }
         self.known_chosen = self.known_chosen.max(slot);
         let state = self.window.entry(slot);
         if state.chosen {

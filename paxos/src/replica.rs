@@ -184,7 +184,8 @@ impl Replica {
     fn ticking(&self) -> bool {
         match self.role {
             Role::Joining | Role::Candidate => true,
-            Role::Preparing | Role::Leader => self.window.last() > self.prefix || self.fetch.is_some(),
+            Role::Preparing => true,
+            Role::Leader => self.window.last() > self.prefix || self.fetch.is_some(),
             Role::Follower => self.fetch.is_some(),
             Role::Halted => false,
         }
@@ -283,7 +284,7 @@ impl Replica {
             self.beat();
         }
         if self.now_ns >= self.election_at_ns {
-            self.stand();
+            self.stand(Reason::ElectionTimeout);
         }
     }
 
@@ -300,6 +301,7 @@ impl Replica {
             }
             Role::Candidate => {
                 self.leader = None;
+                self.leading.reset();
                 self.promises.clear();
                 self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
                 self.expect_leader();

@@ -6,6 +6,7 @@ use crate::IoError;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A bound socket and what the kernel granted.
 #[derive(Debug)]
@@ -37,13 +38,33 @@ pub(crate) fn open(
         set_option(&fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
             .map_err(|source| IoError::System { call: "setsockopt(IP_MTU_DISCOVER)", source })?;
     }
-    let raw = sockaddr(address);
-    // SAFETY: reads one sockaddr_in from a live local.
-    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const raw).cast(), ADDRESS_BYTES) };
-    if result != 0 {
-        return Err(listen_error(address, std::io::Error::last_os_error()));
-    }
+    bind(&fd, address)?;
     Ok(UdpSocket { address: bound_to(&fd)?, receive_buffer_bytes: receive_buffer_bytes(&fd)?, fd })
+}
+
+/// How long a port may stay taken that no process holds, and how often to try. The kernel takes a ring apart after its
+/// process has ended, in steps of 50 ms, and the sockets registered with it go last: a node that is restarted at once
+/// would find its own ports taken.
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
+const RELEASE_LOOK: Duration = Duration::from_millis(2);
+
+/// Binds; waits for a port that only an ended process holds.
+fn bind(fd: &OwnedFd, address: SocketAddrV4) -> Result<(), IoError> {
+    let raw = sockaddr(address);
+    let since = Instant::now();
+    loop {
+        // SAFETY: reads one sockaddr_in from a live local.
+        let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const raw).cast(), ADDRESS_BYTES) };
+        if result == 0 {
+            return Ok(());
+        }
+        let source = std::io::Error::last_os_error();
+        let taken = source.raw_os_error() == Some(libc::EADDRINUSE);
+        if !taken || since.elapsed() >= RELEASE_WAIT || holder(address).is_some() {
+            return Err(listen_error(address, source));
+        }
+        std::thread::sleep(RELEASE_LOOK);
+    }
 }
 
 /// Bytes of the one form of address that the reactor speaks.

@@ -11,9 +11,10 @@ mod report;
 
 pub use report::{Failover, InputReport, ReadBack, Report};
 
+use crate::config::Config;
 use crate::pipeline::{Measured, Pipeline};
 use crate::verify;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cluster::Cluster;
 use disk::Disk;
 use feed::{Feed, Input};
@@ -38,7 +39,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const FIRST_LEADER: Duration = Duration::from_secs(2);
 const FIRST_LEADER_TRIES: usize = 10;
 /// How long a node may take to catch up and be read back.
-const READ_BACK: Duration = Duration::from_secs(30);
+const READ_BACK: Duration = Duration::from_secs(40);
+/// Datagrams of one reply: as many as a node gives.
+const READ_DATAGRAMS: u16 = 64;
 const GROUP: GroupId = GroupId(0);
 
 /// What to do.
@@ -276,25 +279,37 @@ fn in_order(acknowledged: &mut u64, ack: Ack) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until each node has all entries, and compares them with the input.
+/// Waits until each node has all entries, and compares them with the input; all nodes at once.
 fn read_back(
     cluster: &mut Cluster,
     input: &Input,
     entries: u64,
     progress: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<ReadBack>> {
-    let mut all = Vec::new();
-    for node in cluster.config.members() {
-        progress(&format!("reading back {entries} entries from node {node}"));
-        cluster.check_running()?;
-        let address = cluster.config.client_address(node, GROUP);
-        let options = ReadOptions { deadline: READ_BACK, ..ReadOptions::default() };
-        let mut reader = Reader::new(cluster.config.cluster_id(), GROUP, vec![address], options)?;
-        let mut read = 0;
-        let problem = compare(&mut reader, input, entries, &mut read).err().map(|error| format!("{error:#}"));
-        all.push(ReadBack { node: node.0, entries: read, identical: problem.is_none(), problem });
-    }
-    Ok(all)
+    progress(&format!("reading back {entries} entries from each node"));
+    cluster.check_running()?;
+    let config = &cluster.config;
+    std::thread::scope(|scope| {
+        let start = |node: NodeId| {
+            let thread = std::thread::Builder::new().name(format!("read-{node}"));
+            thread.spawn_scoped(scope, move || read_node(config, node, input, entries)).context("cannot start a thread")
+        };
+        let threads: Vec<_> = config.members().into_iter().map(start).collect::<Result<_, _>>()?;
+        let join =
+            |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().map_err(|_| anyhow!("a reader panicked"));
+        threads.into_iter().map(join).collect()
+    })
+}
+
+fn read_node(config: &Config, node: NodeId, input: &Input, entries: u64) -> ReadBack {
+    let mut read = 0;
+    let address = config.client_address(node, GROUP);
+    let options = ReadOptions { deadline: READ_BACK, max_datagrams: READ_DATAGRAMS, ..ReadOptions::default() };
+    let compared = Reader::new(config.cluster_id(), GROUP, vec![address], options)
+        .map_err(anyhow::Error::new)
+        .and_then(|mut reader| compare(&mut reader, input, entries, &mut read));
+    let problem = compared.err().map(|error| format!("{error:#}"));
+    ReadBack { node: node.0, entries: read, identical: problem.is_none(), problem }
 }
 
 /// Follows one node's log to the last entry: a node that lags is waited for, as long as it makes progress in time.

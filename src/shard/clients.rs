@@ -88,6 +88,13 @@ impl Admission {
         self.batch.take().expect("a batch is open when it is proposed").used
     }
 
+    /// What was admitted of a session had no effect: this client sequence comes next.
+    fn expect(&mut self, client_id: u128, next_seq: u64) {
+        if let Some(session) = self.sessions.get_mut(&client_id) {
+            session.next_seq = next_seq;
+        }
+    }
+
     fn push(&mut self, client_id: u128, outcome: Outcome) {
         self.outcomes.push((client_id, self.outcomes.len() as u32, outcome));
     }
@@ -100,8 +107,14 @@ impl Admission {
                 Outcome::Answer(Answer { first_seq: run.first_seq() + skip, entries, first_sequence, timestamp_ns })
             }
             Verdict::Duplicate => return,
-            Verdict::Gap { expected } => Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected),
-            Verdict::UnknownSession => Outcome::Refused(Refusal::SessionEvicted, run.first_seq(), 0),
+            Verdict::Gap { expected } => {
+                self.expect(run.client_id(), expected);
+                Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected)
+            }
+            Verdict::UnknownSession => {
+                self.expect(run.client_id(), 1);
+                Outcome::Refused(Refusal::SessionEvicted, run.first_seq(), 0)
+            }
         };
         self.push(run.client_id(), outcome);
     }
@@ -167,12 +180,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Copies the run of a request into the open batch, or says why not. This is the one copy of a payload between
     /// socket and disk.
-    fn append_run(
-        &mut self,
-        buf: &RxBuf,
-        run: Request,
-        from: SocketAddrV4,
-    ) -> Result<Option<(Refusal, u64)>, Fatal> {
+    fn append_run(&mut self, buf: &RxBuf, run: Request, from: SocketAddrV4) -> Result<Option<(Refusal, u64)>, Fatal> {
         if let Some(refusal) = self.not_serving() {
             return Ok(Some((refusal, 0)));
         }
@@ -221,7 +229,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.remember_session(run.client_id, from, committed.unwrap_or(0) + 1);
             return None;
         }
-        let Some(committed) = committed else { return Some(Some((Refusal::SessionEvicted, 0))) };
+        let Some(committed) = committed else {
+            // Only apply may say that the session is gone: a leader that was deposed and does not know it yet may lack a
+            // session that is alive. What it logs is never chosen, so it never answers.
+            self.remember_session(run.client_id, from, 1);
+            return None;
+        };
         let next = self.remember_session(run.client_id, from, committed + 1);
         let last = run.first_seq + run.entries - 1;
         if run.first_seq > next {

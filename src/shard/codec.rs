@@ -94,12 +94,8 @@ pub(crate) fn decode_ranges(payload: &[u8]) -> Result<Ranges, FrameError> {
     let mut ranges = Ranges::default();
     for row in rows::<ChosenRange>(payload)? {
         let (first, last) = (Slot(row.first.get()), Slot(row.last.get()));
-        let range = Evidence {
-            first,
-            last,
-            ballot: Ballot::unpack(row.ballot.get()),
-            acceptors: NodeSet(row.acceptors.get()),
-        };
+        let range =
+            Evidence { first, last, ballot: Ballot::unpack(row.ballot.get()), acceptors: NodeSet(row.acceptors.get()) };
         if first == Slot::ZERO || first > last || last.0 > 1 << 62 || !ranges.push(range) {
             return Err(FrameError::Body);
         }
@@ -142,14 +138,7 @@ fn decode_promise(frame: &Frame<'_>) -> Result<Message, FrameError> {
         reports.push(Report { slot: Slot(row.slot.get()), state });
     }
     let unknown_all = body.unknown == 1;
-    Ok(Message::Promise {
-        ballot: frame.header.ballot,
-        prefix: frame.header.slot,
-        part,
-        parts,
-        unknown_all,
-        reports,
-    })
+    Ok(Message::Promise { ballot: frame.header.ballot, prefix: frame.header.slot, part, parts, unknown_all, reports })
 }
 
 /// What of a message goes into the frame's header.
@@ -178,9 +167,7 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             let head = Head { slot: *prefix, ballot: *ballot, promised: None };
             (Kind::Promise, head, encode_promise(body, (*part, *parts), *unknown_all, reports))
         }
-        Message::Refused { promised } => {
-            (Kind::Refused, Head { promised: Some(*promised), ..Head::default() }, 0)
-        }
+        Message::Refused { promised } => (Kind::Refused, Head { promised: Some(*promised), ..Head::default() }, 0),
         Message::Accepted { ballot, upto, bits } => {
             let bytes = put(AcceptedBody { bits: bits.map(U64::new) }.as_bytes(), body);
             (Kind::Accepted, Head { slot: *upto, ballot: *ballot, promised: None }, bytes)
@@ -204,8 +191,7 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             (Kind::FetchValue, Head { slot: *slot, ballot: *ballot, promised: None }, 0)
         }
         Message::Hello { incarnation, fresh } => {
-            let hello =
-                HelloBody { incarnation: U64::new(*incarnation), fresh: u8::from(*fresh), reserved: [0; 7] };
+            let hello = HelloBody { incarnation: U64::new(*incarnation), fresh: u8::from(*fresh), reserved: [0; 7] };
             (Kind::Hello, Head::default(), put(hello.as_bytes(), body))
         }
         Message::HelloAck { incarnation, to_incarnation, founded_with, counted } => {
@@ -239,12 +225,8 @@ fn encode_promise(body: &mut [u8], (part, parts): (u16, u16), unknown_all: bool,
             ReportState::Chosen(ballot) => (report_state::CHOSEN, ballot),
             ReportState::Unknown => (report_state::UNKNOWN, Ballot::ZERO),
         };
-        let row = PromiseReport {
-            slot: U64::new(report.slot.0),
-            ballot: U64::new(ballot.pack()),
-            state,
-            reserved: [0; 7],
-        };
+        let row =
+            PromiseReport { slot: U64::new(report.slot.0), ballot: U64::new(ballot.pack()), state, reserved: [0; 7] };
         let end = used + size_of::<PromiseReport>();
         body[used..end].copy_from_slice(row.as_bytes());
         used = end;

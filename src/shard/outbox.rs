@@ -40,15 +40,7 @@ impl Outbox {
         for (at, node) in peers.iter().enumerate() {
             index[usize::from(node.0)] = Some(at as u8);
         }
-        Outbox {
-            arena,
-            used: 0,
-            queued: Vec::with_capacity(MAX_QUEUED),
-            max_datagram_bytes,
-            index,
-            sent: 0,
-            full: 0,
-        }
+        Outbox { arena, used: 0, queued: Vec::with_capacity(MAX_QUEUED), max_datagram_bytes, index, sent: 0, full: 0 }
     }
 
     /// A new turn: the last one's bytes are no longer needed.
@@ -83,9 +75,10 @@ impl Outbox {
     /// A frame of the log goes to these members.
     pub(crate) fn push_record(&mut self, to: NodeSet, place: Place) {
         if let Some((set, Bytes::Log(first))) = self.queued.last_mut() {
-            let joined = place.pos + u64::from(place.bytes) - first.pos;
+            // What is sent again may lie below what was queued before it.
             let follows = first.pos + aligned(first.bytes as usize) as u64 == place.pos;
-            if *set == to && follows && joined <= self.max_datagram_bytes as u64 {
+            let joined = aligned(first.bytes as usize) + place.bytes as usize;
+            if *set == to && follows && joined <= self.max_datagram_bytes {
                 first.bytes = joined as u32;
                 return;
             }

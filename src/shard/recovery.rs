@@ -116,7 +116,9 @@ impl Replay {
                         self.chosen(range.first, range.last, range.ballot);
                     }
                 }
-                Err(_) => self.bad = Some(format!("the chosen record with Lsn {} has a body of no use", frame.header.lsn)),
+                Err(_) => {
+                    self.bad = Some(format!("the chosen record with Lsn {} has a body of no use", frame.header.lsn))
+                }
             },
             Kind::Configuration => {
                 self.epoch = frame.header.epoch;
@@ -226,7 +228,8 @@ impl Replay {
         for damage in damage.iter().filter(|damage| damage.last_lsn > self.repaired) {
             self.restart.damaged_upto = self.restart.damaged_upto.max(damage.last_lsn);
             let after = |value: &Pending| value.lsn > damage.last_lsn;
-            let values = damage.named.iter().filter(|row| row.kind == Kind::Accept as u8 || row.kind == Kind::Learnt as u8);
+            let values =
+                damage.named.iter().filter(|row| row.kind == Kind::Accept as u8 || row.kind == Kind::Learnt as u8);
             let named: Vec<Slot> = values.map(|row| Slot(row.slot.get())).collect();
             if damage.complete {
                 let open = named.iter().filter(|slot| **slot > self.slots.applied());
@@ -237,7 +240,8 @@ impl Replay {
                 let hidden = self.pending.iter().filter(|(_, value)| !after(value));
                 slots.extend(hidden.map(|(slot, _)| *slot));
             }
-            let hidden = if damage.complete { format!("{:?}", slot_ranges(&named)) } else { "any open slot".to_owned() };
+            let hidden =
+                if damage.complete { format!("{:?}", slot_ranges(&named)) } else { "any open slot".to_owned() };
             tracing::warn!(
                 segment = %damage.segment.display(), position = damage.pos,
                 first_lsn = damage.first_lsn.0, last_lsn = damage.last_lsn.0, unknown_slots = hidden,

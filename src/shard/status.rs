@@ -1,8 +1,8 @@
 //! What a shard counts, and what it tells of itself.
 
+use super::Shard;
 use super::clients::put;
 use super::jobs::{Done, Job};
-use super::Shard;
 use std::net::SocketAddrV4;
 use synod_paxos::Role;
 use synod_ring::Io;

@@ -74,6 +74,12 @@ impl LogFacts {
         self.damage.iter().filter(|damage| self.is_repaired(damage)).count() as u64
     }
 
+    /// Whether a record so far into the log can speak of `slot`: each slot up to the prefix has a record before it, and
+    /// the window above the prefix is bounded. Keeps a wild slot number from costing a pass for every window below it.
+    fn can_reach(&self, slot: Slot) -> bool {
+        slot.0 <= self.last_lsn.0 + WINDOW_LIMIT_SLOTS
+    }
+
     fn is_repaired(&self, damage: &Damage) -> bool {
         damage.last_lsn <= self.repaired_upto
     }
@@ -106,6 +112,13 @@ impl<'a> Pass<'a> {
         problem.file = self.files.at(place.pos);
         (problem.pos, problem.lsn, problem.slot) = (Some(place.pos), lsn.map(|l| l.0), slot.map(|s| s.0));
         self.problems.add(problem);
+    }
+
+    /// A problem of a record that every pass comes by, told by the first.
+    fn add_once(&mut self, fault: Fault, place: Place, lsn: Option<Lsn>, slot: Option<Slot>, what: String) {
+        if self.first {
+            self.add(fault, place, lsn, slot, what);
+        }
     }
 
     /// Takes one record.
@@ -184,6 +197,10 @@ impl<'a> Pass<'a> {
 
     fn value(&mut self, place: Place, frame: &Frame<'_>) {
         let header = &frame.header;
+        if header.slot.0 == 0 || !self.log.can_reach(header.slot) {
+            let what = "no log of this length reaches this slot".to_string();
+            return self.add_once(Fault::Malformed, place, Some(header.lsn), Some(header.slot), what);
+        }
         self.log.last_slot = self.log.last_slot.max(header.slot);
         if self.facts.entry(header.slot).is_none() {
             return;
@@ -214,15 +231,15 @@ impl<'a> Pass<'a> {
         let header = &frame.header;
         let Some(ranges) = read_all::<ChosenRange>(frame.payload) else {
             let what = "the payload of a chosen record does not have its form".to_string();
-            return self.add(Fault::Malformed, place, Some(header.lsn), None, what);
+            return self.add_once(Fault::Malformed, place, Some(header.lsn), None, what);
         };
         for range in ranges {
             let (first, last) = (Slot(range.first.get()), Slot(range.last.get()));
             let ballot = Ballot::unpack(range.ballot.get());
             let acceptors = NodeSet(range.acceptors.get());
-            if first.0 == 0 || last < first || last.0 - first.0 > MAX_RANGE_SLOTS {
+            if first.0 == 0 || last < first || !self.log.can_reach(last) {
                 let what = format!("a chosen record covers the slots {first} to {last}");
-                self.add(Fault::Malformed, place, Some(header.lsn), Some(first), what);
+                self.add_once(Fault::Malformed, place, Some(header.lsn), Some(first), what);
                 continue;
             }
             if self.first {
@@ -301,8 +318,8 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// More slots than one chosen record can cover: a leader's window is smaller by far.
-const MAX_RANGE_SLOTS: u64 = 1 << 20;
+/// More slots than any configuration opens at once above the prefix.
+const WINDOW_LIMIT_SLOTS: u64 = 1 << 20;
 
 /// The payload as a list of `T`, if it is one.
 fn read_all<T: zerocopy::FromBytes + zerocopy::KnownLayout + zerocopy::Immutable + zerocopy::Unaligned>(

@@ -64,7 +64,8 @@ struct Group {
     logs: Vec<LogFacts>,
 }
 
-fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, VerifyError> {
+/// The same with `window_slots` slots a pass: fewer take less memory and more passes.
+pub fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, VerifyError> {
     let mut groups: BTreeMap<(u32, u8), Group> = BTreeMap::new();
     for dir in dirs {
         for dir in log_dirs(dir)? {

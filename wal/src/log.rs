@@ -8,7 +8,7 @@
 //! where completions or a new hold set bytes free in the middle of the turn.
 
 use crate::directory::{DirLock, segment_path};
-use crate::layout::{Geometry, stride_end};
+use crate::layout::{Geometry, stride_end, trailer_bytes};
 use crate::trailer::{self, TrailerFields};
 use crate::{Identity, LogError, MIN_FLUSH_BYTES, Place, PreparedSegment, STRIDE_BYTES, SegmentSpec, Settings};
 use std::collections::VecDeque;
@@ -275,12 +275,18 @@ impl Log {
         self.frame(place).map(|slice| &slice.bytes()[HEADER_BYTES..])
     }
 
-    /// Bytes that one [`Log::append`] or [`Log::open_batch`] is sure to find room for now, frame header included (a lower bound:
-    /// the ends of strides are not counted). 0 while only less than a whole record's room is left.
+    /// Appends whose frames ([`frame_bytes`]) add up to no more than this, and that are at most [`MAX_FLUSH_RECORDS`], are sure to
+    /// find room this turn, whatever their order: a lower bound, which leaves what trailers, padding and skipped ends of
+    /// strides may take.
     pub fn room(&self) -> usize {
-        let spare = 2 * MIN_FLUSH_BYTES;
-        let prepared = (self.prepared_end * self.geometry.segment_bytes).saturating_sub(self.open.head + spare);
-        (self.limit.saturating_sub(self.open.head + spare)).min(prepared) as usize
+        let prepared = self.prepared_end * self.geometry.segment_bytes;
+        let left = self.limit.min(prepared).saturating_sub(self.open.head);
+        // A flush is closed because it is large (then two together exceed the limit), because it has many records (once, with
+        // those that it had), or at the end of a stride (twice at most, as a turn's limit is a stride).
+        let seals = 2 * left / self.settings.max_flush_bytes as u64 + 4;
+        let entries = 2 * trailer_bytes(MAX_FLUSH_RECORDS);
+        let overhead = seals * (self.geometry.block_bytes + trailer_bytes(0)) + entries + 2 * MIN_FLUSH_BYTES;
+        left.saturating_sub(overhead) as usize
     }
 
     /// From `pos` on (the record of the oldest open slot) bytes stay in the ring; appends fail rather than overwrite them. Takes

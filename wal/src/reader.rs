@@ -60,8 +60,10 @@ impl LogReader {
         Ok(())
     }
 
-    /// Visits what lies from `from` (a record or the start of a flush) up to `to` (a durable position of the writer; None: to the
-    /// end, offline only) or until the visitor breaks. Changes nothing: a torn tail is told, not cut.
+    /// Visits what lies from `from` (a record or the start of a flush) up to `to` or until the visitor breaks. `to` is where a flush or
+    /// a record ends, at or below a durable position of the writer ([`Log::durable_pos`](crate::Log::durable_pos)): reading
+    /// what is being written would get in the log's way. None: to the end, offline only. Changes nothing: a torn tail is
+    /// told, not cut.
     pub fn scan(
         &mut self,
         from: u64,

@@ -156,7 +156,7 @@ impl<'s> Scanner<'s> {
         scanner
     }
 
-    /// From a frame within the log. Below `to` everything was durable: what is bad there is damage.
+    /// From a frame within the log. Below `to` (where a flush or a record ends) all was durable: what is bad there is damage.
     pub(crate) fn from_record(segments: &'s Segments, at: u64, to: Option<u64>) -> Scanner<'s> {
         let walked = Vec::with_capacity(synod_wire::record::MAX_FLUSH_RECORDS);
         let (promised, mark) = (Ballot::ZERO, Lsn::ZERO);
@@ -168,7 +168,6 @@ impl<'s> Scanner<'s> {
         let mut window: Option<Window> = None;
         loop {
             if self.to.is_some_and(|to| self.at >= to) || !self.segments.holds(self.at) {
-                self.walked.clear();
                 return Ok(self.end(false, false));
             }
             if window.as_ref().is_none_or(|window| !window.holds(self.at)) {
@@ -194,6 +193,8 @@ impl<'s> Scanner<'s> {
         let closing = self.walk(window);
         let verdict = match closing {
             Some(trailer) if self.closes(&trailer) => Verdict::Covered(trailer),
+            // Whole up to the bound, which lies within a flush.
+            None if self.to.is_some_and(|to| self.at >= to) => Verdict::Nothing { dirty: false },
             _ => self.resolve(window)?,
         };
         let flow = match verdict {
@@ -202,7 +203,6 @@ impl<'s> Scanner<'s> {
             Verdict::Nothing { dirty } => return Ok(Some(self.finish(window, dirty, visit))),
         };
         if flow.is_break() {
-            self.walked.clear();
             return Ok(Some(self.end(false, true)));
         }
         assert!(self.at > before, "a scan goes forward");
@@ -317,26 +317,10 @@ impl<'s> Scanner<'s> {
 
     /// A later flush goes on: takes the walked records, then what whole headers lead to; the Lsns up to the flush are lost.
     fn take_up_to(&mut self, window: &Window, resume: Resume, proven: bool, visit: &mut Visit<'_>) -> ControlFlow<()> {
-        let bad = self.at;
-        let mut losses = Losses::new(self.segments, bad);
-        for walked in std::mem::take(&mut self.walked) {
-            self.record(walked.place, walked.frame(window), visit)?;
-        }
-        let mut next = self.next_lsn.unwrap_or(resume.first_lsn);
-        let mut pos = bad;
-        while next < resume.first_lsn
-            && let Some((place, header)) = self.header_with(window, pos, next, resume.start)
-        {
-            match window.frame(pos) {
-                Ok(frame) => self.record(place, frame, visit)?,
-                Err(_) => {
-                    let payload_bytes = place.bytes as usize - HEADER_BYTES;
-                    losses.named(trailer::entry(&header, window.header_crc(pos), payload_bytes));
-                }
-            }
-            next = next.next();
-            pos = place.end();
-        }
+        let mut losses = Losses::new(self.segments, self.at);
+        self.take_walked(window, visit)?;
+        self.salvage(window, resume.start, resume.first_lsn, &mut losses, visit)?;
+        let next = self.next_lsn.unwrap_or(resume.first_lsn);
         losses.unnamed(next, resume.first_lsn);
         if proven && losses.runs.is_empty() {
             losses.nothing(next);
@@ -347,32 +331,66 @@ impl<'s> Scanner<'s> {
         losses.report(visit)
     }
 
-    fn header_with(&self, window: &Window, pos: u64, lsn: Lsn, limit: u64) -> Option<(Place, Header)> {
-        let (header, _, payload_bytes) = window.header(pos).ok()?;
-        let place = Place { pos, bytes: (HEADER_BYTES + payload_bytes) as u32 };
-        let fits = place.end() <= stride_end(pos).min(limit);
-        (is_record(&header) && is_ours(&header, &self.segments.identity) && header.lsn == lsn && fits)
-            .then_some((place, header))
+    fn take_walked(&mut self, window: &Window, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let walked = std::mem::take(&mut self.walked);
+        walked.iter().try_for_each(|walked| self.record(walked.place, walked.frame(window), visit))
+    }
+
+    /// From the bad position on, as far as whole headers with the next Lsns lead, up to position `limit` and Lsn `end`: takes what
+    /// is whole and names the rest.
+    fn salvage(
+        &mut self,
+        window: &Window,
+        limit: u64,
+        end: Lsn,
+        losses: &mut Losses<'_>,
+        visit: &mut Visit<'_>,
+    ) -> ControlFlow<()> {
+        while self.at < limit
+            && self.next_lsn.is_none_or(|next| next < end)
+            && let Some((place, header)) = self.header_below(window, limit)
+        {
+            match window.frame(self.at) {
+                Ok(frame) => self.record(place, frame, visit)?,
+                Err(_) => {
+                    let payload_bytes = place.bytes as usize - HEADER_BYTES;
+                    losses.named(trailer::entry(&header, window.header_crc(self.at), payload_bytes));
+                    self.next_lsn = Some(header.lsn.next());
+                }
+            }
+            self.at = place.end();
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The whole header of a record with the next Lsn, if the record ends by `limit`.
+    fn header_below(&self, window: &Window, limit: u64) -> Option<(Place, Header)> {
+        let (header, _, payload_bytes) = window.header(self.at).ok()?;
+        let place = Place { pos: self.at, bytes: (HEADER_BYTES + payload_bytes) as u32 };
+        let fits = place.end() <= stride_end(self.at) && place.pos + u64::from(place.bytes) <= limit;
+        let next = self.next_lsn.is_none_or(|next| header.lsn == next);
+        (fits && next && is_record(&header) && is_ours(&header, &self.segments.identity)).then_some((place, header))
     }
 
     /// The end of the log: takes the walked records, which need no trailer to be kept.
     fn finish(&mut self, window: &Window, dirty: bool, visit: &mut Visit<'_>) -> End {
-        let walked = std::mem::take(&mut self.walked);
-        for walked in &walked {
-            if self.record(walked.place, walked.frame(window), visit).is_break() {
-                return self.end(false, true);
-            }
+        let kept = self.walked.iter().map(|walked| walked.entry).collect();
+        let mut flow = self.take_walked(window, visit);
+        if let Some(to) = self.to.filter(|_| flow.is_continue()) {
+            flow = self.finish_bounded(window, to, visit);
         }
-        self.walked = walked;
-        let mut stopped = false;
-        if self.to.is_some() {
-            // Up to `to` all was durable: what is missing is damage, of at least one record or trailer.
+        End { kept, ..self.end(dirty, flow.is_break()) }
+    }
+
+    /// Up to `to` all was durable: what is missing is damage, of at least one record or trailer if headers do not lead there.
+    fn finish_bounded(&mut self, window: &Window, to: u64, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let mut losses = Losses::new(self.segments, self.at);
+        self.salvage(window, to, Lsn(trailer::LSN_LIMIT), &mut losses, visit)?;
+        if self.at < to {
             let next = self.next_lsn.unwrap_or(Lsn(1));
-            let mut losses = Losses::new(self.segments, self.at);
             losses.unnamed(next, next.next());
-            stopped = losses.report(visit).is_break();
         }
-        self.end(dirty, stopped)
+        losses.report(visit)
     }
 
     fn record(&mut self, place: Place, frame: Frame<'_>, visit: &mut Visit<'_>) -> ControlFlow<()> {
@@ -414,7 +432,7 @@ impl<'s> Scanner<'s> {
         End {
             at: self.at,
             flush_start: self.flush_start.unwrap_or(self.at),
-            kept: self.walked.iter().map(|walked| walked.entry).collect(),
+            kept: Vec::new(),
             dirty,
             stopped,
             last_lsn: self.next_lsn.map_or(Lsn::ZERO, |next| Lsn(next.0 - 1)),

@@ -242,6 +242,36 @@ fn up_to_a_durable_position_all_that_is_bad_is_damage() {
     assert_eq!(damaged, [(4, false)]);
 }
 
+#[test]
+fn a_scan_may_end_within_a_flush() {
+    let dir = tempdir();
+    let (records, _) = written(dir.path(), 2, &[500, 600, 700, 800]);
+    let mut reader = LogReader::open(dir.path()).unwrap();
+    let mut scan = |from: usize, to: u64| {
+        let (mut lsns, mut damaged) = (Vec::new(), Vec::new());
+        let end = reader.scan(records[from].0.pos, Some(to), &mut |item| {
+            match item {
+                Item::Record(_, frame) => lsns.push(frame.header.lsn.0),
+                Item::Damage(damage) => damaged.push((damage.first_lsn.0, damage.last_lsn.0, damage.complete)),
+                Item::Trailer(_) => {}
+                Item::TornTail(torn) => panic!("{torn:?}"),
+            }
+            ControlFlow::Continue(())
+        });
+        end.unwrap();
+        (lsns, damaged)
+    };
+    let end = |index: usize| records[index].0.end();
+    assert_eq!(scan(2, end(3)), (vec![3, 4], vec![]));
+    assert_eq!(scan(3, end(7)), (vec![4, 5, 6, 7, 8], vec![]));
+    flip(dir.path(), records[6].0.pos + 200, 1);
+    assert_eq!(scan(3, end(7)), (vec![4, 5, 6, 8], vec![(7, 7, true)]), "its header leads on");
+    assert_eq!(scan(6, end(7)), (vec![8], vec![(7, 7, true)]));
+    flip(dir.path(), records[6].0.pos + 50, 1);
+    assert_eq!(scan(3, end(7)), (vec![4, 5, 6], vec![(7, 7, false)]), "nothing leads on");
+    assert_eq!(scan(3, end(5)), (vec![4, 5, 6], vec![]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 100, ..ProptestConfig::default() })]
 

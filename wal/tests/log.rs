@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use proptest::prelude::*;
 use synod_wal::{Log, LogError, Place, STRIDE_BYTES, Settings, TURN_BYTES};
 use synod_wire::frame::{self, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES};
 use synod_wire::{Ballot, Lsn, NodeId};
@@ -286,6 +287,43 @@ fn without_a_next_segment_the_log_fills_its_last_one() {
     drop(log);
     let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
     assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn room_is_room_for_any_run_of_records(
+        runs in prop::collection::vec((prop::collection::vec(0..=MAX_PAYLOAD_BYTES, 1..40), 1..400usize, any::<u8>()), 1..30),
+    ) {
+        let dir = tempdir();
+        let (mut log, mut disk) = fresh(dir.path(), &Settings { max_flush_bytes: 128 << 10, ..settings() });
+        housekeep(&mut log, &mut disk);
+        let mut appended = 0;
+        for (sizes, times, after) in runs {
+            // As many as room() allows, small or large: not one may be refused.
+            let mut left = log.room();
+            let small = after % 3 == 0;
+            let sizes = sizes.iter().map(|bytes| if small { bytes % 100 } else { *bytes });
+            for bytes in sizes.cycle().take(times) {
+                let need = frame::frame_bytes(bytes);
+                if need > left {
+                    break;
+                }
+                left -= need;
+                appended += 1;
+                let lsn = log.last_lsn().0 + 1;
+                let place = log.append(&header(Kind::Accept, lsn, 1), &vec![after; bytes], None);
+                prop_assert!(place.is_some(), "refused {} with {} of the room left", bytes, left);
+            }
+            match after % 4 {
+                0 => {}
+                1 => log.flush(&mut disk, Ballot::ZERO),
+                _ => settle(&mut log, &mut disk),
+            }
+        }
+        prop_assert!(appended > 0);
+    }
 }
 
 #[test]

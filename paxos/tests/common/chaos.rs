@@ -18,6 +18,9 @@ const CHAOS_NS: u64 = 3_000 * MS;
 /// How long the group may take to converge afterwards. A candidate's time-out has backed off to eight times the longest one
 /// at most, and the election that it then starts may be lost once.
 const CALM_NS: u64 = 12 * 300 * MS;
+/// Values proposed at most while there is chaos: what a quiet run commits teaches nothing new after a while, and what one
+/// node slept through has to be caught up within `CALM_NS`.
+const MAX_PROPOSALS: u64 = 1_000;
 /// Events that no run needs: the group talks without end.
 const MAX_EVENTS: u64 = 2_000_000;
 
@@ -86,6 +89,12 @@ pub(crate) struct Chaos {
     frozen_until_ns: BTreeMap<NodeId, u64>,
     /// The one node whose disk may be damaged, if the others suffice.
     fragile: Option<NodeId>,
+    /// How many nodes either quorum can do without.
+    spare: usize,
+    /// Whether the group can be expected to go on without the spare ones.
+    quorum_suffices: bool,
+    /// Nodes that stay down when all is calm.
+    absent: BTreeSet<NodeId>,
     proposed: u64,
     /// The first slot that may be chosen after the last fault.
     fresh_slot: Slot,
@@ -126,9 +135,10 @@ impl Chaos {
             node
         });
         let nodes: Vec<Node> = nodes.collect();
-        let spare = usize::from(size) > quorums.phase1.max(quorums.phase2);
-        let fragile = Some(NodeId(random.between(1, size.into()) as u8)).filter(|_| spare);
+        let spare = usize::from(size) - quorums.phase1.max(quorums.phase2);
+        let fragile = Some(NodeId(random.between(1, size.into()) as u8)).filter(|_| spare > 0);
         let faults = Faults::draw(&mut random);
+        let quorum_suffices = !fresh && faults.damage_percent == 0;
         let drawn = format!("{size} nodes, {quorums:?}, window {window_slots}, fetch {fetch_slots}, fresh {fresh}, {faults:?}");
         let mut chaos = Chaos {
             drawn,
@@ -144,6 +154,9 @@ impl Chaos {
             cuts: BTreeSet::new(),
             frozen_until_ns: BTreeMap::new(),
             fragile,
+            spare,
+            quorum_suffices,
+            absent: BTreeSet::new(),
             proposed: 0,
             fresh_slot: Slot(u64::MAX),
             steps: 0,
@@ -171,7 +184,7 @@ impl Chaos {
     }
 
     fn describe(&self) -> String {
-        let nodes = self.nodes.iter().map(|node| {
+        let nodes = self.nodes.iter().filter(|node| node.replica.is_some()).map(|node| {
             let core = node.core();
             format!(
                 "node {}: {:?} in {}, leader {:?}, prefix {}, known chosen {}, held up to {}, unknown {:?} {:?}, {:?}\n",
@@ -333,15 +346,19 @@ impl Chaos {
         if self.node(id).replica.is_none() {
             return;
         }
-        let node = &mut self.nodes[usize::from(id.0) - 1];
-        let survive = Lsn(self.random.between(node.disk.durable().0, node.disk.last().0));
-        node.crash(survive, &mut self.checks);
-        self.syncing.remove(&id);
+        self.stop(id);
         if self.fragile == Some(id) && self.random.chance(self.faults.damage_percent) {
             self.damage(id);
         }
         let after = self.random.between(MS, 400 * MS);
         self.schedule(after, Event::Start(id));
+    }
+
+    fn stop(&mut self, id: NodeId) {
+        let node = &mut self.nodes[usize::from(id.0) - 1];
+        let survive = Lsn(self.random.between(node.disk.durable().0, node.disk.last().0));
+        node.crash(survive, &mut self.checks);
+        self.syncing.remove(&id);
     }
 
     fn damage(&mut self, id: NodeId) {
@@ -358,7 +375,7 @@ impl Chaos {
 
     fn start(&mut self, id: NodeId) {
         let now_ns = self.now_ns;
-        if self.node(id).replica.is_none() {
+        if self.node(id).replica.is_none() && !self.absent.contains(&id) {
             self.node(id).start(now_ns);
         }
     }
@@ -387,7 +404,8 @@ impl Chaos {
             for _ in 0..burst {
                 let frozen = self.frozen_until_ns.get(&id).is_some_and(|until| *until > self.now_ns);
                 let may = |node: &Node| node.replica.as_ref().is_some_and(Replica::can_propose);
-                if frozen || !may(self.node(id)) {
+                let enough = !self.calm && self.proposed >= MAX_PROPOSALS;
+                if frozen || enough || !may(self.node(id)) {
                     break;
                 }
                 self.proposed += 1;
@@ -399,15 +417,26 @@ impl Chaos {
         self.schedule(after, Event::Propose);
     }
 
-    /// No more faults; whoever is down is started.
+    /// No more faults. Whoever is down is started, but where a quorum suffices (nothing is damaged, and the group is
+    /// founded) some runs leave as many nodes down as they can spare.
     fn become_calm(&mut self) {
         self.calm = true;
         self.fresh_slot = self.checks.last_chosen().next();
         self.cuts.clear();
         self.frozen_until_ns.clear();
-        for id in (1..=self.nodes.len() as u8).map(NodeId) {
-            self.start(id);
+        let spare = if self.quorum_suffices && self.random.chance(50) { self.spare } else { 0 };
+        let mut absent = BTreeSet::new();
+        while absent.len() < spare {
+            absent.insert(self.any_node());
         }
+        for id in (1..=self.nodes.len() as u8).map(NodeId) {
+            if absent.contains(&id) {
+                self.stop(id);
+            } else {
+                self.start(id);
+            }
+        }
+        self.absent = absent;
     }
 
     /// Something new was chosen since the last fault, one node leads, and all that was chosen is delivered everywhere.
@@ -415,7 +444,7 @@ impl Chaos {
         let last = self.checks.last_chosen();
         let leads = |node: &&Node| node.replica.as_ref().is_some_and(|replica| replica.role() == Role::Leader);
         last >= self.fresh_slot
-            && self.nodes.iter().all(|node| node.applied.len() as u64 >= last.0)
+            && self.nodes.iter().all(|node| node.replica.is_none() || node.applied.len() as u64 >= last.0)
             && self.nodes.iter().filter(leads).count() == 1
     }
 }

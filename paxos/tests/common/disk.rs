@@ -42,6 +42,8 @@ pub(crate) struct Disk {
     /// Every copy that was ever synced: what the node may vouch for.
     stable: BTreeMap<(Slot, Ballot), Value>,
     stable_promise: Ballot,
+    /// Up to here every slot has a synced copy of the value that was chosen (a checker's note).
+    pub(crate) vouched: Slot,
 }
 
 /// What recovery read.

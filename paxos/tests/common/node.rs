@@ -188,7 +188,7 @@ impl Node {
     }
 
     fn release(&mut self, send: Parked, checks: &mut Checks, sent: &mut Vec<Packet>) {
-        checks.on_send(self.settings.me, self.life, &send.message, &self.disk);
+        checks.on_send(self.settings.me, self.life, &send.message, &mut self.disk);
         for to in send.to.iter() {
             sent.push(Packet {
                 from: self.settings.me,

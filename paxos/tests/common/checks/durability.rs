@@ -9,7 +9,10 @@ use synod_paxos::{Message, ReportState};
 use synod_wire::{Ballot, NodeId, Slot};
 
 /// Checks what `node` says against its synced log.
-pub(super) fn check_reply(node: NodeId, message: &Message, disk: &Disk, agreement: &Agreement) {
+pub(super) fn check_reply(node: NodeId, message: &Message, disk: &mut Disk, agreement: &Agreement) {
+    let good = |slot: Slot| disk.stable(slot).next_back().is_some_and(|(_, value)| agreement.is_chosen(slot, value));
+    disk.vouched = (disk.vouched.0 + 1..).map(Slot).take_while(|slot| good(*slot)).last().unwrap_or(disk.vouched);
+    let disk = &*disk;
     let promised = |ballot: Ballot| {
         assert!(disk.stable_promise() >= ballot, "node {node} answers in ballot {ballot} before that is on its disk");
     };
@@ -18,7 +21,7 @@ pub(super) fn check_reply(node: NodeId, message: &Message, disk: &Disk, agreemen
         Message::Refused { promised: ballot } => promised(*ballot),
         Message::Promise { ballot, prefix, reports, .. } => {
             promised(*ballot);
-            check_slots(node, *ballot, Slot(1), *prefix, disk, agreement);
+            check_slots(node, *ballot, disk.vouched.next(), *prefix, disk, agreement);
             for report in reports {
                 if let ReportState::Accepted(held) | ReportState::Chosen(held) = report.state {
                     assert!(disk.is_stable(report.slot, held), "node {node}: {report:?} is not on its disk");
@@ -27,7 +30,7 @@ pub(super) fn check_reply(node: NodeId, message: &Message, disk: &Disk, agreemen
         }
         Message::Accepted { ballot, upto, bits } => {
             promised(*ballot);
-            check_slots(node, *ballot, Slot(1), *upto, disk, agreement);
+            check_slots(node, *ballot, disk.vouched.next(), *upto, disk, agreement);
             for bit in (0..256).filter(|bit| bits[bit / 64] & (1 << (bit % 64)) != 0) {
                 let slot = Slot(upto.0 + 1 + bit as u64);
                 check_slots(node, *ballot, slot, slot, disk, agreement);

@@ -36,7 +36,7 @@ impl Checks {
         self.agreement.on_deliver(node, slot, value);
     }
 
-    pub(crate) fn on_send(&mut self, node: NodeId, life: u32, message: &Message, disk: &Disk) {
+    pub(crate) fn on_send(&mut self, node: NodeId, life: u32, message: &Message, disk: &mut Disk) {
         self.ballots.on_send(node, life, message);
         check_reply(node, message, disk, &self.agreement);
     }

@@ -1,0 +1,128 @@
+//! Latencies as histograms, and what is told of them. Pure.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::time::Duration;
+
+/// The longest latency told apart, nanoseconds: a minute, beyond every deadline here.
+const LONGEST_NS: u64 = 60_000_000_000;
+
+/// What one measurement gave.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// From (intended) start to acknowledgement, nanoseconds.
+    pub(crate) latency_ns: Histogram<u64>,
+    /// Operations that ended within the measured time.
+    pub(crate) ended: u64,
+    /// The measured time.
+    pub(crate) elapsed: Duration,
+    /// Why an open loop did not keep its rate.
+    pub(crate) missed: Option<String>,
+}
+
+impl Measured {
+    /// Nothing yet.
+    pub(crate) fn new() -> Measured {
+        let latency_ns = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are valid");
+        Measured { latency_ns, ended: 0, elapsed: Duration::ZERO, missed: None }
+    }
+
+    /// Takes one latency in.
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.latency_ns.saturating_record((latency.as_nanos() as u64).max(1));
+    }
+
+    /// Adds another round of the same thing.
+    pub(crate) fn add(&mut self, other: &Measured) {
+        self.latency_ns += &other.latency_ns;
+        self.ended += other.ended;
+        self.elapsed += other.elapsed;
+        self.missed = self.missed.take().or_else(|| other.missed.clone());
+    }
+
+    /// The numbers.
+    pub(crate) fn summary(&self) -> Summary {
+        let at = |quantile| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
+        Summary {
+            operations: self.latency_ns.len(),
+            per_second: self.ended as f64 / self.elapsed.as_secs_f64().max(1e-9),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: self.latency_ns.max() as f64 / 1e3,
+            missed: self.missed.clone(),
+        }
+    }
+}
+
+/// A measurement in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Summary {
+    /// Operations whose latency was taken.
+    pub(crate) operations: u64,
+    /// Operations a second.
+    pub(crate) per_second: f64,
+    /// Median latency.
+    pub(crate) p50_us: f64,
+    /// The 99th percentile.
+    pub(crate) p99_us: f64,
+    /// The 99.9th percentile.
+    pub(crate) p999_us: f64,
+    /// The longest.
+    pub(crate) max_us: f64,
+    /// Why an open loop did not keep its rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) missed: Option<String>,
+}
+
+/// How far the rounds lie apart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    /// The least.
+    pub(crate) min: f64,
+    /// The middle one (the mean of the two middle ones of an even number).
+    pub(crate) median: f64,
+    /// The greatest.
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let mut sorted: Vec<f64> = values.into_iter().collect();
+        assert!(!sorted.is_empty(), "the spread of nothing");
+        sorted.sort_by(f64::total_cmp);
+        let upper = sorted.len() / 2;
+        let lower = (sorted.len() - 1) / 2;
+        Spread { min: sorted[0], median: (sorted[lower] + sorted[upper]) / 2.0, max: sorted[sorted.len() - 1] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_middle_two() {
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]), Spread { min: 1.0, median: 3.0, max: 8.0 });
+        assert_eq!(Spread::of([5.0]), Spread { min: 5.0, median: 5.0, max: 5.0 });
+    }
+
+    #[test]
+    fn rounds_add_up_to_one_distribution() {
+        let mut all = Measured::new();
+        for micros in [100, 300] {
+            let mut round = Measured::new();
+            (0..10).for_each(|_| round.record(Duration::from_micros(micros)));
+            round.ended = 10;
+            round.elapsed = Duration::from_secs(1);
+            all.add(&round);
+        }
+        let summary = all.summary();
+        assert_eq!((summary.operations, summary.per_second), (20, 10.0));
+        assert!((99.0..101.0).contains(&summary.p50_us) && (299.0..301.0).contains(&summary.p99_us), "{summary:?}");
+    }
+}
