@@ -126,6 +126,11 @@ impl Pipeline {
         self.offered.len()
     }
 
+    /// Whether the session goes on after an error.
+    pub fn is_open(&self) -> bool {
+        self.appender.client().core().closed().is_none()
+    }
+
     /// Offers an entry; waits only while the window is full.
     pub fn push(&mut self, entry: &[u8], on_ack: &mut dyn FnMut(Ack)) -> Result<u64, ClientError> {
         let Pipeline { appender, offered, measured } = self;

@@ -73,6 +73,7 @@ impl Replica {
     pub(crate) fn propose(&mut self) {
         assert!(self.can_propose(), "proposed without leave");
         let slot = self.leading.next_slot;
+        assert!(slot > self.prefix && self.window.get(slot).is_none(), "another leader's value in the next free slot");
         self.leading.next_slot = slot.next();
         self.offer(slot, false, Source::Proposal);
         if !self.chosen_pending.is_empty() {

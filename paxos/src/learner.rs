@@ -156,6 +156,12 @@ impl Replica {
         if slot <= self.prefix || slot > self.limit() {
             return;
         }
+        self.highest_seen = self.highest_seen.max(ballot);
+        if self.leads() && slot >= self.leading.next_slot {
+            // Only the leader of a higher ballot can have proposed where this one has not.
+            self.leader = None;
+            self.become_role(Role::Follower, Reason::HigherBallot);
+        }
         if self.leading.plan.remove(&slot).is_some() {
             self.leading.plan_moved_ns = self.now_ns;
         }

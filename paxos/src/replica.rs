@@ -183,8 +183,8 @@ impl Replica {
     /// Whether something is outstanding that may have to be sent again.
     fn ticking(&self) -> bool {
         match self.role {
-            Role::Joining | Role::Candidate => true,
-            Role::Preparing => true,
+            // A plan may hold more than one burst, or wait for a value, with nothing open in the window.
+            Role::Joining | Role::Candidate | Role::Preparing => true,
             Role::Leader => self.window.last() > self.prefix || self.fetch.is_some(),
             Role::Follower => self.fetch.is_some(),
             Role::Halted => false,

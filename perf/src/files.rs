@@ -20,7 +20,10 @@ pub(crate) fn directory(parent: Option<&Path>) -> anyhow::Result<TempDir> {
         None => std::env::var_os("TMPDIR").map_or("/var/tmp".into(), PathBuf::from),
     };
     if lies_in_memory(&parent)? {
-        bail!("{} lies in memory: its figures would say nothing. Name a directory on a disk with --dir", parent.display());
+        bail!(
+            "{} lies in memory: its figures would say nothing. Name a directory on a disk with --dir",
+            parent.display()
+        );
     }
     let dir = tempfile::Builder::new().prefix("synod-perf-").tempdir_in(&parent);
     dir.with_context(|| format!("cannot make a directory in {}; name another with --dir", parent.display()))

@@ -19,7 +19,8 @@ pub(crate) struct Host {
 impl Host {
     /// This one.
     pub(crate) fn here() -> anyhow::Result<Host> {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+        let kernel =
+            std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
         let processors = std::thread::available_parallelism().context("cannot count the processors")?.get();
         Ok(Host { kernel: kernel.trim().into(), processors })
     }

@@ -61,7 +61,8 @@ impl WaitArgs {
     pub(crate) fn to_arguments(self) -> Vec<String> {
         let wait = self.wait.to_possible_value().expect("no variant is skipped").get_name().to_string();
         let budget = |name: &str, us: u32| [name.to_string(), us.to_string()];
-        let budgets = [budget("--yield-idle-us", self.yield_idle_us), budget("--yield-durable-us", self.yield_durable_us)];
+        let budgets =
+            [budget("--yield-idle-us", self.yield_idle_us), budget("--yield-durable-us", self.yield_durable_us)];
         [vec!["--wait".to_string(), wait], budgets.concat()].concat()
     }
 }
@@ -89,10 +90,7 @@ impl ShapeArgs {
             "--datagram-bytes is {datagram_bytes}: choose a multiple of {ALIGN} from 256 to 65472"
         );
         let longest = max_entry_bytes(self.max_batch_bytes());
-        ensure!(
-            (1..=longest).contains(&size),
-            "--size is {size}: choose 1 to {longest}, or a larger --datagram-bytes"
-        );
+        ensure!((1..=longest).contains(&size), "--size is {size}: choose 1 to {longest}, or a larger --datagram-bytes");
         let most = self.most_per_datagram();
         let asked = self.entries_per_datagram.unwrap_or(1);
         ensure!(

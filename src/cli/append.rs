@@ -162,10 +162,23 @@ fn run(pipeline: &mut Pipeline, chunks: &Receiver<Chunk>, printer: &mut Printer)
             },
         };
         for entry in chunk.entries() {
-            pipeline.push(entry, &mut |ack| printer.ack(ack))?;
+            match pipeline.push(entry, &mut |ack| printer.ack(ack)) {
+                Ok(_) => {}
+                Err(error @ ClientError::TooLarge { .. }) if pipeline.is_open() => {
+                    // The entry was not taken; those before it are, and are waited for.
+                    settle(pipeline, printer)?;
+                    return Err(Stop::Session(error));
+                }
+                Err(error) => return Err(Stop::Session(error)),
+            }
         }
         printer.check().map_err(Stop::Output)?;
     }
+    settle(pipeline, printer)
+}
+
+/// Waits for every acknowledgement and prints it.
+fn settle(pipeline: &mut Pipeline, printer: &mut Printer) -> Result<(), Stop> {
     pipeline.drain(&mut |ack| printer.ack(ack))?;
     printer.flush();
     printer.check().map_err(Stop::Output)
@@ -193,7 +206,7 @@ fn told(stop: Stop, pipeline: &Pipeline, input: &Path) -> Failure {
     let acknowledged = pipeline.measured().entries;
     let next = pipeline.appender().client().core().next_client_seq();
     let place = match &error {
-        ClientError::TooLarge { .. } | ClientError::EmptyEntry => format!("{}: entry {next}", input.display()),
+        ClientError::TooLarge { .. } => format!("{}: entry {next}; all before it is appended", input.display()),
         _ => format!(
             "{}: {acknowledged} entries acknowledged, {} without an answer",
             input.display(),

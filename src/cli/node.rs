@@ -4,6 +4,7 @@ use super::NodeArgs;
 use super::output::{Failure, Outcome, print};
 use crate::memory::Memory;
 use crate::node;
+use std::io::IsTerminal;
 
 /// Prepares a node's directory.
 pub(super) fn format(args: &NodeArgs) -> Outcome {
@@ -21,6 +22,8 @@ pub(super) fn start(args: &NodeArgs) -> Outcome {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::from(config.log.level))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init()
         .map_err(|error| Failure::Failed(anyhow::anyhow!("cannot set up logging: {error}")))?;
     node::run(&config, id)?;

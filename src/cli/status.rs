@@ -88,8 +88,9 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
     if names.is_empty() {
         return Ok(());
     }
-    let reason = anyhow!("group {}: no leader, or too few nodes answer", names.join(", "));
-    Err(Failure::Unavailable(reason.context("start the nodes that are unreachable")))
+    let groups = names.join(", ");
+    let reason = anyhow!("group {groups}: no leader, or too few nodes answer. Start the nodes that are unreachable");
+    Err(Failure::Unavailable(reason))
 }
 
 /// A node, a group, where it was asked, and what it said.

@@ -1,4 +1,4 @@
-//! Reads a configuration: the file, then the environment's overrides, then [`super::check`].
+//! Reads a configuration: the file, then the environment's overrides, then [`super::check()`].
 //!
 //! Every problem is collected, not only the first, and each says where it stands: the file and line, or the variable.
 //! Touches the one file it is given and the environment. Called by the command line.

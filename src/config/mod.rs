@@ -1,6 +1,6 @@
 //! The configuration: one TOML file for the whole cluster, overridden by the environment.
 //!
-//! This module holds the sections and their defaults, [`load`] reads and merges, [`check`] refuses what cannot work.
+//! This module holds the sections and their defaults, [`load`] reads and merges, [`check()`] refuses what cannot work.
 //! Touches the file system and the environment in [`load`] only. Called by the command line; the shards get a
 //! [`Config`] that was checked.
 
@@ -320,7 +320,7 @@ impl Config {
     }
 }
 
-/// `base` with its port moved up by the group's number; [`check`] made sure that it does not overflow.
+/// `base` with its port moved up by the group's number; [`check()`] made sure that it does not overflow.
 fn shifted(base: SocketAddrV4, group: GroupId) -> SocketAddrV4 {
     SocketAddrV4::new(*base.ip(), base.port() + u16::from(group.0))
 }

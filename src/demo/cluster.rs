@@ -65,6 +65,8 @@ impl Cluster {
         let mut command = Command::new(&program);
         command.arg("start").arg("--config").arg(&self.config_file).args(["--node", &node.to_string()]);
         command.stdin(Stdio::null()).stdout(self.log_file(node, "out")?).stderr(self.log_file(node, "log")?);
+        // A group of its own: Ctrl-C is for the demo, which then ends its nodes itself.
+        command.process_group(0);
         let parent = rustix::process::getpid();
         // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid), and nothing is allocated:
         // errors are made from the errno.

@@ -18,7 +18,10 @@ use anyhow::{Context, anyhow, bail};
 use cluster::Cluster;
 use disk::Disk;
 use feed::{Feed, Input};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use synod_client::{Ack, Appender, ClientError, Options as SessionOptions, ReadOptions, Reader};
 use synod_wire::{GroupId, NodeId, Sequence};
@@ -55,18 +58,44 @@ pub struct Settings {
     pub keep: bool,
 }
 
-/// Runs the demo; `progress` is told what happens, in words.
+/// Runs the demo; `progress` is told what happens, in words. SIGINT and SIGTERM end it early, and it tidies up.
 pub fn run(settings: &Settings, progress: &dyn Fn(&str)) -> anyhow::Result<Report> {
+    let stop = Stop::on_signals()?;
     let input = Input::new(settings.input.as_deref())?;
     let (mut dir, disk) = disk::directory()?;
-    // What went wrong stands in the logs there: they go only after a run in which all held.
-    dir.disable_cleanup(true);
     let path = dir.path().to_path_buf();
-    let mut report = in_directory(&path, disk, &input, settings, progress)
-        .with_context(|| format!("the nodes' logs are kept in {}", path.display()))?;
-    dir.disable_cleanup(settings.keep || !report.ok);
-    report.kept = (settings.keep || !report.ok).then_some(path);
-    Ok(report)
+    let outcome = in_directory(&path, disk, &input, settings, &stop, progress);
+    // What went wrong stands in the logs there: they go only if all held, or nobody waits for the outcome.
+    let held = outcome.as_ref().is_ok_and(|report| report.ok);
+    let keep = settings.keep || !(held || stop.asked());
+    dir.disable_cleanup(keep);
+    match outcome {
+        Ok(report) => Ok(Report { kept: keep.then_some(path), ..report }),
+        Err(error) if keep => Err(error.context(format!("the nodes' logs are kept in {}", path.display()))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a signal asked for an early end.
+#[derive(Clone, Debug)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn on_signals() -> anyhow::Result<Stop> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, flag.clone()).context("cannot listen for signals")?;
+        }
+        Ok(Stop(flag))
+    }
+
+    fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.asked() { Err(anyhow!("interrupted")) } else { Ok(()) }
+    }
 }
 
 fn in_directory(
@@ -74,6 +103,7 @@ fn in_directory(
     disk: Disk,
     input: &Input,
     settings: &Settings,
+    stop: &Stop,
     progress: &dyn Fn(&str),
 ) -> anyhow::Result<Report> {
     progress(&format!("formatting {} nodes in {}", settings.nodes, dir.display()));
@@ -82,13 +112,14 @@ fn in_directory(
     for node in cluster.config.members() {
         cluster.start(node)?;
     }
-    let pipeline = connect(&mut cluster)?;
+    let pipeline = connect(&mut cluster, stop)?;
     let flushes_before = disk.flushes();
-    let load = Load::new(cluster, pipeline, input.feed()?).run(progress)?;
+    let load = Load::new(cluster, pipeline, input.feed()?).run(stop, progress)?;
     let disk_flushes = disk.flushes().zip(flushes_before).map(|(after, before)| after.saturating_sub(before));
     let Load { mut cluster, steady, overall, bytes, killed, .. } = load;
     let entries = overall.entries;
-    let read_back = read_back(&mut cluster, input, entries, progress)?;
+    let read_back = read_back(&mut cluster, input, entries, stop, progress)?;
+    stop.check()?;
     progress("stopping the nodes");
     cluster.stop()?;
     progress("verifying the logs");
@@ -129,7 +160,7 @@ fn input_report(input: &Input, entries: u64, max_batch_bytes: usize) -> InputRep
 
 /// Opens the session; that it opens shows that a leader serves. The first session is only to find that out, with short
 /// tries between which the nodes are looked after; the second resumes it with the deadline of a failover.
-fn connect(cluster: &mut Cluster) -> anyhow::Result<Pipeline> {
+fn connect(cluster: &mut Cluster, stop: &Stop) -> anyhow::Result<Pipeline> {
     let config = &cluster.config;
     let datagram = synod_wire::frame::HEADER_BYTES + config.net.max_batch_bytes;
     let (id, members) = (config.cluster_id(), config.client_addresses(GROUP));
@@ -141,6 +172,7 @@ fn connect(cluster: &mut Cluster) -> anyhow::Result<Pipeline> {
         ..SessionOptions::default()
     };
     for attempt in 1..=FIRST_LEADER_TRIES {
+        stop.check()?;
         match Appender::connect(id, GROUP, members.clone(), u128::from(std::process::id()), options.clone()) {
             // The leader is there: from now on an entry has the time of a failover.
             Ok(_) if options.deadline == FIRST_LEADER => options.deadline = DEADLINE,
@@ -177,7 +209,7 @@ impl<'a> Load<'a> {
         Load { cluster, pipeline, feed, overall, steady, bytes: 0, acknowledged: 0, killed: None, restarted: false }
     }
 
-    fn run(mut self, progress: &dyn Fn(&str)) -> anyhow::Result<Load<'a>> {
+    fn run(mut self, stop: &Stop, progress: &dyn Fn(&str)) -> anyhow::Result<Load<'a>> {
         let started = Instant::now();
         let mut killed_at = started;
         progress("sequencing");
@@ -187,6 +219,7 @@ impl<'a> Load<'a> {
             if elapsed >= LOAD && whole && self.restarted {
                 break;
             }
+            stop.check()?;
             self.push()?;
             if self.killed.is_none() && elapsed >= KILL_AFTER {
                 self.kill(progress)?;
@@ -284,6 +317,7 @@ fn read_back(
     cluster: &mut Cluster,
     input: &Input,
     entries: u64,
+    stop: &Stop,
     progress: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<ReadBack>> {
     progress(&format!("reading back {entries} entries from each node"));
@@ -292,7 +326,9 @@ fn read_back(
     std::thread::scope(|scope| {
         let start = |node: NodeId| {
             let thread = std::thread::Builder::new().name(format!("read-{node}"));
-            thread.spawn_scoped(scope, move || read_node(config, node, input, entries)).context("cannot start a thread")
+            thread
+                .spawn_scoped(scope, move || read_node(config, node, input, entries, stop))
+                .context("cannot start a thread")
         };
         let threads: Vec<_> = config.members().into_iter().map(start).collect::<Result<_, _>>()?;
         let join =
@@ -301,23 +337,24 @@ fn read_back(
     })
 }
 
-fn read_node(config: &Config, node: NodeId, input: &Input, entries: u64) -> ReadBack {
+fn read_node(config: &Config, node: NodeId, input: &Input, entries: u64, stop: &Stop) -> ReadBack {
     let mut read = 0;
     let address = config.client_address(node, GROUP);
     let options = ReadOptions { deadline: READ_BACK, max_datagrams: READ_DATAGRAMS, ..ReadOptions::default() };
     let compared = Reader::new(config.cluster_id(), GROUP, vec![address], options)
         .map_err(anyhow::Error::new)
-        .and_then(|mut reader| compare(&mut reader, input, entries, &mut read));
+        .and_then(|mut reader| compare(&mut reader, input, entries, stop, &mut read));
     let problem = compared.err().map(|error| format!("{error:#}"));
     ReadBack { node: node.0, entries: read, identical: problem.is_none(), problem }
 }
 
 /// Follows one node's log to the last entry: a node that lags is waited for, as long as it makes progress in time.
-fn compare(reader: &mut Reader, input: &Input, entries: u64, read: &mut u64) -> anyhow::Result<()> {
+fn compare(reader: &mut Reader, input: &Input, entries: u64, stop: &Stop, read: &mut u64) -> anyhow::Result<()> {
     let until = Instant::now() + READ_BACK;
     let mut feed = input.feed()?;
     reader.tail(Sequence(1), Duration::from_millis(500));
     while *read < entries {
+        stop.check()?;
         if Instant::now() >= until {
             bail!("only {read} of {entries} entries came within {} s", READ_BACK.as_secs());
         }

@@ -93,12 +93,8 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { input, steady_latency: steady, failover, disk, .. } = self;
-        let label = if input.generated { " (generated)" } else { "" };
-        writeln!(
-            f,
-            "input        {}{label}, {:.1} times, longest entry {} bytes",
-            input.source, input.passes, input.longest_entry_bytes
-        )?;
+        let label = if input.generated { "generated".into() } else { format!("{:.1} times", input.passes) };
+        writeln!(f, "input        {}, {label}, longest entry {} bytes", input.source, input.longest_entry_bytes)?;
         writeln!(f, "cluster      {} nodes on loopback, batches up to {} bytes", self.nodes, input.max_batch_bytes)?;
         let mib = self.bytes as f64 / f64::from(1 << 20);
         writeln!(f, "entries      {} acknowledged ({mib:.1} MiB) in {:.2} s", self.entries, self.seconds)?;

@@ -128,6 +128,9 @@ const MAX_PARKED: usize = 4_096;
 /// a torn tail.
 const IDLE_MARK_NS: u64 = 50_000_000;
 
+/// How long after a failure the next segment is tried again: a full disk is not mended faster, and each try is logged.
+const SEGMENT_RETRY_NS: u64 = 1_000_000_000;
+
 /// See the module's documentation.
 pub struct Shard<I: Io<Job = Job, Done = Done>> {
     settings: Settings,
@@ -143,7 +146,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     waiters: Waiters,
     counters: Counters,
     jobs_out: usize,
-    segment_asked: bool,
+    /// After a segment could not be prepared, the next attempt is not made before this.
+    segment_retry_ns: u64,
     epoch: Epoch,
     started_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
@@ -168,7 +172,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             waiters: Waiters::new(),
             counters: Counters::default(),
             jobs_out: 0,
-            segment_asked: false,
+            segment_retry_ns: 0,
             epoch,
             started_ns: now_ns,
             last_commit_record: None,
@@ -332,13 +336,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.idle_mark_at_ns = u64::MAX;
             self.log.idle_mark(&mut self.io, self.core.promised());
         }
-        if !self.segment_asked
+        if self.io.now_ns() >= self.segment_retry_ns
             && let Some(spec) = self.log.wants_segment()
+            && self.io.request(Job::PrepareSegment(spec)).is_err()
         {
-            match self.io.request(Job::PrepareSegment(spec)) {
-                Ok(()) => self.segment_asked = true,
-                Err(_) => self.counters.add(Counter::HousekeepingFull, 1),
-            }
+            self.log.segment_failed();
+            self.counters.add(Counter::HousekeepingFull, 1);
         }
         Ok(())
     }

@@ -185,13 +185,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn on_done(&mut self, done: Done) -> Result<(), Fatal> {
         let group = self.settings.group.0;
         match done {
-            Done::Segment(Ok(segment)) => {
-                self.segment_asked = false;
-                self.log.segment_ready(&mut self.io, segment)?;
-            }
+            Done::Segment(Ok(segment)) => self.log.segment_ready(&mut self.io, segment)?,
             Done::Segment(Err(error)) => {
-                // The log goes on in the segment it has; the request is made again.
-                self.segment_asked = false;
+                // The log goes on in the segment it has; any turn after the pause asks again.
+                self.log.segment_failed();
+                self.segment_retry_ns = self.io.now_ns() + super::SEGMENT_RETRY_NS;
                 tracing::error!(group, %error, "the next log segment cannot be prepared; appends stop when this one is full");
             }
             Done::Read(request, Ok(bodies)) => {

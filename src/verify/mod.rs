@@ -5,7 +5,7 @@
 //! chosen slot, one a ballot, evidence that the named acceptors' logs bear out, one founding, one configuration an
 //! epoch, nobody behind what its peers counted. Over the chosen prefix: batches that parse, sequences without a gap.
 //!
-//! Memory is bounded ([`facts::WINDOW_SLOTS`]): longer logs are read once for each window of slots. Reads only. Called by
+//! Memory is bounded (`facts::WINDOW_SLOTS`): longer logs are read once for each window of slots. Reads only. Called by
 //! the command line and the demo.
 
 mod compare;

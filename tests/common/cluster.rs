@@ -256,6 +256,16 @@ impl Cluster {
         });
     }
 
+    /// Waits until every node has come as far as the furthest was, while the load goes on.
+    pub fn await_converged_under_load(&self, group: GroupId) {
+        let furthest = self.members().into_iter().filter_map(|node| self.status(node, group)).map(|s| s.applied).max();
+        for node in self.members() {
+            await_until(SOON, "every node catches up", || {
+                (self.status(node, group).map(|status| status.applied) >= furthest).then_some(())
+            });
+        }
+    }
+
     /// Options of a session that fits this cluster's datagrams.
     pub fn options(&self) -> Options {
         let max_datagram_bytes = synod_wire::frame::HEADER_BYTES + self.config.net.max_batch_bytes;

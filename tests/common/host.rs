@@ -90,6 +90,15 @@ impl LoopDisk {
         LoopDisk { mount, device, _cleanup: cleanup }
     }
 
+    /// Fills it with a file until `left_bytes` are left.
+    pub fn fill_up_to(&self, left_bytes: u64) -> PathBuf {
+        let state = rustix::fs::statvfs(&self.mount).expect("statvfs");
+        let bytes = (state.f_bavail * state.f_frsize).saturating_sub(left_bytes);
+        let ballast = self.mount.join("ballast");
+        run("fallocate", &["-l", &bytes.to_string(), text(&ballast)]);
+        ballast
+    }
+
     /// From now on no write to it ends.
     pub fn freeze(&self) -> Frozen<'_> {
         run("fsfreeze", &["-f", text(&self.mount)]);

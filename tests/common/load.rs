@@ -13,15 +13,15 @@ use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// Bytes at the start of every entry: the session and the client sequence.
 pub const TAG_BYTES: usize = 24;
-/// Most entries are at most this long.
-const USUAL_BYTES: u64 = 300;
+/// Most entries of a session with an even number, and of one with an odd number, are at most this long.
+const USUAL_BYTES: [u64; 2] = [1_000, 300];
 /// How long the last entries of a load may take.
 const LAST_ENTRIES: Duration = Duration::from_secs(30);
 
 /// The entry that session `client_id` appends under `client_seq`; one in 64 is as long as allowed.
 pub fn entry(client_id: u128, client_seq: u64, max_bytes: usize, out: &mut Vec<u8>) {
     let mut rng = Rng(client_seq ^ client_id as u64);
-    let usual = TAG_BYTES as u64 + rng.below(USUAL_BYTES - TAG_BYTES as u64);
+    let usual = TAG_BYTES as u64 + rng.below(USUAL_BYTES[client_id as usize % 2] - TAG_BYTES as u64);
     let bytes = if rng.below(64) == 0 { max_bytes } else { (usual as usize).min(max_bytes) };
     out.clear();
     out.extend_from_slice(&client_id.to_le_bytes());

@@ -103,6 +103,22 @@ mod tests {
     }
 
     #[test]
+    fn whatever_fits_can_be_sealed_and_cut_within_its_stride() {
+        for block_bytes in [MIN_BLOCK_BYTES, MAX_BLOCK_BYTES].map(u64::from) {
+            let geometry = Geometry { segment_bytes: STRIDE_BYTES, block_bytes };
+            for records in [1, 2, 100, MAX_FLUSH_RECORDS] {
+                for records_end in (STRIDE_BYTES - 2 * MIN_FLUSH_BYTES..=STRIDE_BYTES).step_by(64) {
+                    if geometry.fits(records_end, records, STRIDE_BYTES) {
+                        assert!(geometry.sealed_end(records_end, records) <= STRIDE_BYTES);
+                        assert!(geometry.sealed_end(geometry.block_ceil(records_end), records) <= STRIDE_BYTES);
+                    }
+                }
+            }
+            assert!(!geometry.fits(4096, MAX_FLUSH_RECORDS + 1, STRIDE_BYTES));
+        }
+    }
+
+    #[test]
     fn strides_in_the_middle_of_a_segment_have_no_header() {
         let geometry = Geometry { segment_bytes: 2 * STRIDE_BYTES, block_bytes: 4096 };
         assert_eq!(geometry.first(0), 4096);

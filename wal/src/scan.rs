@@ -117,11 +117,16 @@ struct Walked {
     entry: TrailerEntry,
 }
 
-/// A later flush, where a scan may go on.
+/// A later flush, where a scan may go on. From its start on its trailer is the authority: it names the place of each of its
+/// records, so what was walked with the same Lsns before it is a misdirected copy.
 #[derive(Clone, Copy)]
 struct Resume {
     start: u64,
     first_lsn: Lsn,
+    /// How many of the walked records stay.
+    kept: usize,
+    /// The first Lsn that was not read.
+    next_lsn: Lsn,
 }
 
 /// How a bad position was resolved.
@@ -139,6 +144,9 @@ pub(crate) struct Scanner<'s> {
     segments: &'s Segments,
     to: Option<u64>,
     at: u64,
+    /// Where reading of the current flush began.
+    begun: u64,
+    /// Where the current flush starts, if it was not entered in its middle.
     flush_start: Option<u64>,
     next_lsn: Option<Lsn>,
     walked: Vec<Walked>,
@@ -160,7 +168,7 @@ impl<'s> Scanner<'s> {
     pub(crate) fn from_record(segments: &'s Segments, at: u64, to: Option<u64>) -> Scanner<'s> {
         let walked = Vec::with_capacity(synod_wire::record::MAX_FLUSH_RECORDS);
         let (promised, mark) = (Ballot::ZERO, Lsn::ZERO);
-        Scanner { segments, to, at, flush_start: None, next_lsn: None, walked, promised, mark }
+        Scanner { segments, to, at, begun: at, flush_start: None, next_lsn: None, walked, promised, mark }
     }
 
     /// Runs to the end of the log, to `to`, or until the visitor breaks.
@@ -189,7 +197,7 @@ impl<'s> Scanner<'s> {
 
     /// Reads one flush; `Some` at the end of the log.
     fn flush(&mut self, window: &Window, visit: &mut Visit<'_>) -> Result<Option<End>, LogError> {
-        let before = self.at;
+        self.begun = self.at;
         let closing = self.walk(window);
         let verdict = match closing {
             Some(trailer) if self.closes(&trailer) => Verdict::Covered(trailer),
@@ -205,7 +213,7 @@ impl<'s> Scanner<'s> {
         if flow.is_break() {
             return Ok(Some(self.end(false, true)));
         }
-        assert!(self.at > before, "a scan goes forward");
+        assert!(self.at > self.begun, "a scan goes forward");
         Ok(None)
     }
 
@@ -235,16 +243,14 @@ impl<'s> Scanner<'s> {
     /// It may name fewer records than were walked: one that a cut gave up (its page was unreadable then) stays in its block.
     fn closes(&self, trailer: &TrailerView<'_>) -> bool {
         let start = trailer.fields.start;
-        let same = self.flush_start.map_or(start <= self.at, |own| own == start);
+        let same = self.flush_start.map_or(start <= self.begun, |own| own == start);
         same && self.next_lsn.is_none_or(|next| trailer.fields.lsn.0 + 1 >= next.0)
     }
 
     /// Searches forward from the bad position `self.at`.
     fn resolve<'w>(&self, window: &'w Window) -> Result<Verdict<'w>, LogError> {
-        let next_lsn = self.walked.last().map(|last| last.header.lsn.next()).or(self.next_lsn);
-        let walked = !self.walked.is_empty();
-        let mut search =
-            Search { resume: None, proven: self.to.is_some(), dirty: false, bad: self.at, next_lsn, walked };
+        let (proven, floor) = (self.to.is_some(), self.next_lsn);
+        let mut search = Search { resume: None, proven, dirty: false, begun: self.begun, floor, walked: &self.walked };
         let here = search_start(&self.segments.geometry, stride_start(self.at), self.at);
         let mut covering = None;
         search.window(self.segments, window, here, &mut |trailer| {
@@ -317,6 +323,8 @@ impl<'s> Scanner<'s> {
 
     /// A later flush goes on: takes the walked records, then what whole headers lead to; the Lsns up to the flush are lost.
     fn take_up_to(&mut self, window: &Window, resume: Resume, proven: bool, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        self.walked.truncate(resume.kept);
+        self.at = self.walked.last().map_or(self.begun, |last| last.place.end());
         let mut losses = Losses::new(self.segments, self.at);
         self.take_walked(window, visit)?;
         self.salvage(window, resume.start, resume.first_lsn, &mut losses, visit)?;
@@ -442,6 +450,13 @@ impl<'s> Scanner<'s> {
     }
 }
 
+impl Resume {
+    /// Whether no Lsn is missing before the later flush.
+    fn follows(&self) -> bool {
+        self.first_lsn == self.next_lsn
+    }
+}
+
 impl Walked {
     /// The frame again; its checksums were verified when it was walked, and the map did not change since.
     fn frame<'w>(&self, window: &'w Window) -> Frame<'w> {
@@ -468,18 +483,18 @@ fn positions(trailer: &TrailerView<'_>) -> impl Iterator<Item = u64> {
 }
 
 /// A search forward from a bad position.
-struct Search {
+struct Search<'a> {
     resume: Option<Resume>,
     proven: bool,
     dirty: bool,
-    bad: u64,
-    /// The first Lsn that was not read.
-    next_lsn: Option<Lsn>,
-    /// Whether whole records of the same flush lie before the bad position.
-    walked: bool,
+    /// Where the flush with the bad position starts, and the Lsn that it should start with.
+    begun: u64,
+    floor: Option<Lsn>,
+    /// Its whole records before the bad position.
+    walked: &'a [Walked],
 }
 
-impl Search {
+impl Search<'_> {
     /// Looks through one window from `from`. `covers` tells of each trailer whether it ends the search by itself.
     fn window<'w>(
         &mut self,
@@ -513,24 +528,26 @@ impl Search {
 
     /// Weighs a trailer of another flush; tells whether the search is over.
     fn consider(&mut self, trailer: &TrailerView<'_>) -> bool {
-        let is_later = trailer.fields.start > self.bad;
-        let is_stale = self.next_lsn.is_some_and(|next| trailer.first_lsn() < next);
-        if !is_later || is_stale {
+        let (start, first_lsn) = (trailer.fields.start, trailer.first_lsn());
+        if start <= self.begun || self.floor.is_some_and(|floor| first_lsn < floor) {
             return false;
         }
-        let found = Resume { start: trailer.fields.start, first_lsn: trailer.first_lsn() };
-        let resume = *self.resume.get_or_insert(found);
-        let mark = trailer.fields.mark;
-        self.proven |= self.next_lsn.is_none_or(|next| {
-            // Flushes become durable whole: a mark at the last whole record proves the trailer that should follow it, too.
-            let trailer_alone = self.walked && resume.first_lsn == next && mark.next() >= next;
-            mark >= next || trailer_alone
+        let resume = self.resume.unwrap_or_else(|| {
+            let before = |walked: &Walked| walked.place.pos < start && walked.header.lsn < first_lsn;
+            let kept = self.walked.iter().take_while(|walked| before(walked)).count();
+            let last = kept.checked_sub(1).map(|last| self.walked[last].header.lsn.next());
+            Resume { start, first_lsn, kept, next_lsn: last.or(self.floor).unwrap_or(first_lsn) }
         });
+        self.resume = Some(resume);
+        // Flushes become durable whole: a mark at the last whole record proves the trailer that should follow it, too.
+        let mark = trailer.fields.mark;
+        let trailer_alone = resume.kept > 0 && resume.follows() && mark.next() >= resume.next_lsn;
+        self.proven |= mark >= resume.next_lsn || trailer_alone;
         self.is_decided()
     }
 
     fn is_decided(&self) -> bool {
-        self.resume.is_some_and(|resume| self.proven || Some(resume.first_lsn) == self.next_lsn)
+        self.resume.is_some_and(|resume| self.proven || resume.follows())
     }
 
     fn verdict<'w>(self) -> Verdict<'w> {

@@ -128,7 +128,7 @@ fn run(steps: Vec<Step>, settings: &Settings) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(96), max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_durable_is_lost(steps in prop::collection::vec(step(), 1..120)) {
@@ -317,4 +317,63 @@ fn stale_flushes_behind_a_torn_one_are_zeroed_in_all_segments() {
     assert!(recovered.torn.unwrap().cut_bytes > 0);
     let second = std::fs::read(&segments(dir.path())[1]).unwrap();
     assert!(second[4_096..].iter().all(|byte| *byte == 0), "a stale flush stayed in the next segment");
+}
+
+#[test]
+fn a_flush_at_the_end_of_its_stride_leaves_room_for_a_cut() {
+    let mut kept = 0;
+    for left_over in [512, 2_048, 3_584, 4_096, 4_608, 7_680, 8_192] {
+        for lost_sectors in [left_over / SECTOR_BYTES, 8] {
+            kept += usize::from(cut_at_the_end_of_a_stride(left_over, lost_sectors));
+        }
+    }
+    assert!(kept >= 7, "only {kept} cases tore a trailer off");
+}
+
+/// Records up to `left_over` bytes before the stride's end, if the log takes them there; the flush loses its last sectors.
+/// Tells whether that left records to keep.
+fn cut_at_the_end_of_a_stride(left_over: usize, lost_sectors: usize) -> bool {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    housekeep(&mut log, &mut disk);
+    while log.head_pos() + (192 << 10) < STRIDE_BYTES {
+        push(&mut log, &mut kept, 40_000);
+        settle(&mut log, &mut disk);
+    }
+    let durable = log.durable_lsn();
+    let mut left = (STRIDE_BYTES - log.head_pos()) as usize - left_over;
+    while left > 0 {
+        let frame_bytes = if left > 100_000 { 50_048 } else { left.min(65_536) };
+        push(&mut log, &mut kept, frame_bytes - 64);
+        left -= frame_bytes;
+    }
+    log.flush(&mut disk, Ballot::ZERO);
+    let sectors = disk.pending[0].bytes.len() / SECTOR_BYTES;
+    drop(log);
+    disk.crash(&[Fate::Torn((0..sectors).map(|sector| sector + lost_sectors < sectors).collect()), Fate::Dropped]);
+    let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert!(recovered.damage.is_empty() && recovered.last_lsn > durable, "{left_over}: {recovered:?}");
+    assert_eq!(records.len() as u64, recovered.last_lsn.0);
+    recovered.torn.is_some_and(|torn| torn.kept > 0)
+}
+
+#[test]
+fn a_foreign_frame_at_the_end_is_cut_though_its_lsn_fits() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut kept = vec![founding()];
+    push(&mut log, &mut kept, 100);
+    settle(&mut log, &mut disk);
+    let head = log.head_pos();
+    drop(log);
+    let mut foreign = header(Kind::Accept, 3, 3);
+    foreign.cluster = synod_wire::ClusterId(1);
+    let write = |bytes: &mut Vec<u8>| {
+        synod_wire::frame::write_frame(bytes, &foreign, b"of another cluster");
+    };
+    poke(&segments(dir.path())[0], head, write, 128);
+    let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert_eq!((recovered.last_lsn, records.len()), (Lsn(2), 2), "a foreign record was taken in");
+    assert_eq!(recovered.torn.unwrap().kept, 0);
 }

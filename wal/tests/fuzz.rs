@@ -106,7 +106,7 @@ fn hostile_frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(150), max_shrink_iters: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes_over_a_log(

@@ -290,7 +290,7 @@ fn without_a_next_segment_the_log_fills_its_last_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(48), ..ProptestConfig::default() })]
 
     #[test]
     fn room_is_room_for_any_run_of_records(

@@ -117,6 +117,7 @@ impl Script {
     /// | `1 role Leader` | the role |
     /// | `1 leader 2`, `1 leader none` | whom it follows |
     /// | `1 log - a b` | what it delivered, from slot 1; `-` is a no-op |
+    /// | `1 delivered a` | it delivered this value, once |
     /// | `1 promised 2.1` | its promise: round.node |
     /// | `1 held 3 1.1`, `1 held 3 none` | the ballot of what it holds above its prefix |
     /// | `1 unknown none`, `… all`, `… 3 4` | what damage hides |
@@ -124,6 +125,7 @@ impl Script {
     /// | `1 proposes yes`, `… no` | whether a batch may be proposed |
     /// | `sent 1->2 Accept slot=3` | such a datagram is under way |
     /// | `silent 1->2 Accept slot=3` | none is |
+    /// | `one Leader` | exactly one node has this role |
     fn expect(&mut self, words: &[&str]) -> Outcome {
         let cluster = self.cluster()?;
         match words {
@@ -132,6 +134,13 @@ impl Script {
                 let count = cluster.net.iter().filter(|packet| filter.matches(packet)).count();
                 let wanted = words[0] == "sent";
                 if (count > 0) == wanted { Ok(()) } else { Err(format!("{count} such datagrams are under way")) }
+            }
+            ["one", role] => {
+                let up = cluster.nodes.iter().filter_map(|node| node.replica.as_ref());
+                match up.filter(|core| format!("{:?}", core.role()) == *role).count() {
+                    1 => Ok(()),
+                    count => Err(format!("{count} nodes have this role")),
+                }
             }
             ["all", what, rest @ ..] => {
                 let up = cluster.nodes.iter().filter(|node| node.replica.is_some());
@@ -152,6 +161,11 @@ fn expect_node(node: &Node, what: &str, wanted: &[&str]) -> Outcome {
         "role" => format!("{:?}", core.role()),
         "leader" => core.leader().map_or("none".into(), |leader| leader.to_string()),
         "log" => node.applied.iter().map(|copy| copy.value.to_string()).collect::<Vec<_>>().join(" "),
+        "delivered" => {
+            let value = *wanted.first().ok_or("which value?")?;
+            let count = node.applied.iter().filter(|copy| &*copy.value == value).count();
+            if count == 1 { value.into() } else { format!("{value} {count} times") }
+        }
         "promised" => core.promised().to_string(),
         "held" => {
             let slot = Slot(number(wanted.first().ok_or("which slot?")?)?);

@@ -49,6 +49,11 @@ impl SkeletonClient {
         })
     }
 
+    /// Where the replies go.
+    pub(super) fn address(&self) -> SocketAddrV4 {
+        self.io.peers_address()
+    }
+
     /// What its reactor did.
     pub(crate) fn work(&self) -> super::Work {
         self.io.stats().into()

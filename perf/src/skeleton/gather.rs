@@ -81,11 +81,6 @@ impl Gather {
         io.attach(FILE, crate::files::open_log(path)?).context("cannot register the log file")
     }
 
-    /// Behind the last entry gathered.
-    pub(super) fn next(&self) -> u64 {
-        self.next
-    }
-
     /// Behind the last durable entry.
     pub(super) fn durable_upto(&self) -> u64 {
         self.durable_upto
@@ -98,7 +93,7 @@ impl Gather {
 
     /// Whether a flush would do something.
     pub(super) fn is_due(&self) -> bool {
-        self.writing.is_none() && self.used > 0
+        self.writing.is_none() && (self.used > 0 || self.open.is_some())
     }
 
     /// The leader's way: an entry joins the datagram that is being filled.
@@ -190,5 +185,138 @@ impl Gather {
         write_head(head, Kind::Forward, 0, open.first, open.entries, self.entry_bytes);
         self.images.push(Image { start: open.start, len });
         self.used = open.start + len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::parse;
+    use super::*;
+    use std::net::SocketAddrV4;
+    use synod_ring::{Event, IoError, RxBuf};
+
+    const ENTRY: usize = 100;
+    const DATAGRAM: usize = HEAD_BYTES + 2 * ENTRY;
+
+    /// Notes what is asked of it.
+    #[derive(Default)]
+    struct Noted {
+        sent: Vec<Vec<u8>>,
+        /// Offset, bytes, token.
+        written: Vec<(u64, Vec<u8>, u64)>,
+    }
+
+    impl Io for Noted {
+        type Job = ();
+        type Done = ();
+
+        fn poll(&mut self, _: u64, _: bool, _: &mut Vec<Event<()>>) -> Result<(), IoError> {
+            unreachable!("the log never waits")
+        }
+        fn now_ns(&self) -> u64 {
+            0
+        }
+        fn wall_ns(&self) -> u64 {
+            0
+        }
+        fn datagram(&self, _: &RxBuf) -> &[u8] {
+            unreachable!("the log receives nothing")
+        }
+        fn release(&mut self, _: RxBuf) {}
+        fn send_peer(&mut self, _: usize, bytes: Slice<'_>) {
+            self.sent.push(bytes.bytes().to_vec());
+        }
+        fn send_client(&mut self, _: SocketAddrV4, _: Slice<'_>) {
+            unreachable!("the log knows no client")
+        }
+        fn attach(&mut self, _: FileSlot, _: std::fs::File) -> Result<(), IoError> {
+            Ok(())
+        }
+        fn write(&mut self, _: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
+            self.written.push((offset, bytes.bytes().to_vec(), token));
+        }
+        fn request(&mut self, (): ()) -> Result<(), ()> {
+            Err(())
+        }
+    }
+
+    fn gather(durable: bool) -> Gather {
+        Gather::new(Arena::new(Gather::arena_bytes()).unwrap(), durable, ENTRY, DATAGRAM)
+    }
+
+    fn flush(gather: &mut Gather, io: &mut Noted) {
+        gather.flush(io, |io, datagram| io.send_peer(1, datagram));
+    }
+
+    #[test]
+    fn what_comes_during_a_write_is_covered_by_the_next() {
+        let (mut gather, mut io) = (gather(true), Noted::default());
+        gather.push_entry(&[1; ENTRY]).unwrap();
+        flush(&mut gather, &mut io);
+        assert_eq!((io.sent.len(), io.written.len()), (1, 1));
+        for byte in 2..=4 {
+            gather.push_entry(&[byte; ENTRY]).unwrap();
+            assert!(!gather.is_due(), "a write is in flight");
+        }
+        assert_eq!(io.written[0].1.len(), BLOCK_BYTES);
+        gather.written(1, Ok(BLOCK_BYTES)).unwrap();
+        assert_eq!(gather.durable_upto(), 1);
+        flush(&mut gather, &mut io);
+        let datagrams: Vec<(u64, usize)> =
+            io.sent.iter().map(|sent| parse(sent).unwrap()).map(|message| (message.first, message.entries)).collect();
+        assert_eq!(datagrams, [(0, 1), (1, 2), (3, 1)]);
+        let (offset, bytes, upto) = &io.written[1];
+        assert_eq!((*offset, *upto), (BLOCK_BYTES as u64, 4));
+        assert!(bytes.windows(ENTRY).any(|run| run == [4; ENTRY]), "the last entry is written");
+        assert_eq!(gather.durable_upto(), 1, "not before its write ended");
+        gather.written(4, Ok(BLOCK_BYTES)).unwrap();
+        assert_eq!(gather.durable_upto(), 4);
+        assert!(!gather.is_due());
+    }
+
+    #[test]
+    fn a_follower_writes_the_datagrams_as_they_came_and_notices_a_loss() {
+        let (mut leader, mut follower, mut io) = (gather(true), gather(true), Noted::default());
+        (1..=3).for_each(|byte| leader.push_entry(&[byte; ENTRY]).unwrap());
+        flush(&mut leader, &mut io);
+        for sent in &io.sent {
+            let message = parse(sent).unwrap();
+            follower.push_datagram(sent, message.first, message.entries).unwrap();
+        }
+        flush(&mut follower, &mut io);
+        assert_eq!(io.written[0].1, io.written[1].1, "leader and follower write the same bytes");
+        let error = follower.push_datagram(&io.sent[1], 4, 1).unwrap_err();
+        assert!(error.to_string().contains("entry 4 came where 3 was next"), "{error}");
+    }
+
+    #[test]
+    fn without_a_log_a_flush_is_done_at_once() {
+        let (mut gather, mut io) = (gather(false), Noted::default());
+        gather.push_entry(&[1; ENTRY]).unwrap();
+        flush(&mut gather, &mut io);
+        assert_eq!((gather.durable_upto(), io.sent.len(), io.written.len()), (1, 1, 0));
+    }
+
+    #[test]
+    fn an_error_or_a_short_write_is_not_durable() {
+        for result in [Err(libc::EIO), Ok(512)] {
+            let (mut gather, mut io) = (gather(true), Noted::default());
+            gather.push_entry(&[1; ENTRY]).unwrap();
+            flush(&mut gather, &mut io);
+            gather.written(1, result).unwrap_err();
+            assert_eq!(gather.durable_upto(), 0);
+        }
+    }
+
+    #[test]
+    fn the_file_is_written_round_and_round() {
+        let (mut gather, mut io) = (gather(true), Noted::default());
+        for entry in 1..=LOG_BYTES / BLOCK_BYTES as u64 + 1 {
+            gather.push_entry(&[1; ENTRY]).unwrap();
+            gather.flush(&mut io, |_, _| {});
+            gather.written(entry, Ok(BLOCK_BYTES)).unwrap();
+            let (offset, _, _) = io.written.pop().unwrap();
+            assert_eq!(offset, (entry - 1) * BLOCK_BYTES as u64 % LOG_BYTES);
+        }
     }
 }

@@ -35,6 +35,8 @@ use synod_ring::{Settings, Stats, WaitMode};
 /// Submissions and receive buffers of every reactor here: the product's defaults.
 const SQ_ENTRIES: u32 = 1_024;
 const RX_BUFFERS: u16 = 512;
+/// Of the clients' socket, which nobody here sends to.
+const UNUSED_BUFFERS: u16 = 2;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const MAX_EVENTS: usize = 256;
 
@@ -111,25 +113,27 @@ pub(crate) struct Skeleton {
 impl Skeleton {
     /// Starts leader and followers, and the client in this process.
     pub(crate) fn start(setup: &Setup, logs: &Logs) -> anyhow::Result<(Skeleton, SkeletonClient)> {
-        ensure!(!setup.durable || logs.files.len() >= setup.nodes, "{} log files for {} nodes", logs.files.len(), setup.nodes);
+        ensure!(
+            !setup.durable || logs.files.len() >= setup.nodes,
+            "{} log files for {} nodes",
+            logs.files.len(),
+            setup.nodes
+        );
         let mut nodes = Vec::new();
         for index in 0..setup.nodes {
             let file = logs.files.get(index).filter(|_| setup.durable);
             nodes.push(NodeProcess::start(setup, index, file)?);
         }
-        let peers: Vec<String> = nodes.iter().map(|node| node.peers.to_string()).collect();
+        let client = SkeletonClient::connect(setup, nodes[0].address)?;
+        // The client is the leader's last peer: its datagrams are received in the cheapest way.
+        let addresses = nodes.iter().map(|node| node.address).chain([client.address()]);
+        let peers: Vec<String> = addresses.map(|address| address.to_string()).collect();
         for node in &mut nodes {
             node.tell(&peers.join(","))?;
             let ready = node.hear()?;
             ensure!(ready == "ready", "node {} said {ready:?} where it should be ready", node.index);
         }
-        let client = SkeletonClient::connect(setup, nodes[0].clients)?;
         Ok((Skeleton { nodes }, client))
-    }
-
-    /// The processes' ids.
-    pub(crate) fn processes(&self) -> Vec<u32> {
-        self.nodes.iter().map(|node| node.child.id()).collect()
     }
 
     /// Ends the processes and tells what each did, the leader first.
@@ -146,8 +150,7 @@ struct NodeProcess {
     /// Closed: the node ends.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    peers: SocketAddrV4,
-    clients: SocketAddrV4,
+    address: SocketAddrV4,
 }
 
 impl NodeProcess {
@@ -167,10 +170,9 @@ impl NodeProcess {
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("a child without stdout")?);
         let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let mut node = NodeProcess { index, child, input, output, peers: nowhere, clients: nowhere };
-        let addresses = node.hear()?;
-        let both = addresses.split_once(' ').and_then(|(peers, clients)| Some((peers.parse().ok()?, clients.parse().ok()?)));
-        (node.peers, node.clients) = both.with_context(|| format!("node {index} said {addresses:?}, not its addresses"))?;
+        let mut node = NodeProcess { index, child, input, output, address: nowhere };
+        let address = node.hear()?;
+        node.address = address.parse().with_context(|| format!("node {index} said {address:?}, not its address"))?;
         Ok(node)
     }
 
@@ -215,7 +217,7 @@ fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode
         clients_listen: any,
         peers,
         rx_buffers_peers: RX_BUFFERS,
-        rx_buffers_clients: RX_BUFFERS,
+        rx_buffers_clients: UNUSED_BUFFERS,
         rx_buffer_bytes: datagram_bytes,
         sq_entries: SQ_ENTRIES,
         cq_entries: 0,

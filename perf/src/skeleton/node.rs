@@ -1,5 +1,5 @@
 //! Leader and follower: one reactor each, no protocol. A process of its own, started by [`super::Skeleton`], with which it
-//! talks over stdin and stdout: its addresses, the followers' addresses, "ready"; it ends when stdin closes, and tells what
+//! talks over stdin and stdout: its address, everybody's addresses (the client's is the last), "ready"; it ends when stdin closes, and tells what
 //! its reactor did.
 
 use super::gather::Gather;
@@ -13,7 +13,7 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use synod_ring::{Arena, Event, Io, RxBuf, Socket, UringIo, Waker, port};
+use synod_ring::{Arena, Event, Io, RxBuf, UringIo, Waker, port};
 
 /// Bytes for the small datagrams of one turn.
 const SEND_BYTES: usize = 1 << 20;
@@ -49,7 +49,7 @@ pub(crate) fn run_node(args: &NodeArgs) -> anyhow::Result<()> {
     let (core, _house) = port(1)?;
     let settings = ring_settings(Vec::new(), args.datagram_bytes, args.wait.mode());
     let mut io = UringIo::new(settings, &log_arena, &send_arena, core)?;
-    say(&format!("{} {}", io.peers_address(), io.clients_address()))?;
+    say(&io.peers_address().to_string())?;
     io.set_peers(&hear_peers()?)?;
     let gather = Gather::new(log_arena, args.log.is_some(), args.size, args.datagram_bytes);
     if let Some(path) = &args.log {
@@ -59,7 +59,7 @@ pub(crate) fn run_node(args: &NodeArgs) -> anyhow::Result<()> {
     say("ready")?;
     let mut node = Node { io, gather, send: Outgoing { arena: send_arena, used: 0 }, index: args.index };
     if args.index == 0 {
-        let replies = Replies { client: None, per_datagram: args.replies_per_datagram, answered: 0 };
+        let replies = Replies { client: args.nodes, per_datagram: args.replies_per_datagram, answered: 0 };
         let leader = Leader { durable: vec![0; args.nodes], sorted: vec![0; args.nodes], replies };
         node.lead(leader, &stop)?;
     } else {
@@ -116,7 +116,8 @@ struct Leader {
 
 /// What the client was told.
 struct Replies {
-    client: Option<SocketAddrV4>,
+    /// The client's place among the peers.
+    client: usize,
     per_datagram: usize,
     answered: u64,
 }
@@ -151,7 +152,8 @@ impl Node {
             self.reply(&mut leader)?;
             if self.gather.is_due() {
                 let nodes = leader.durable.len();
-                self.gather.flush(&mut self.io, |io, datagram| (1..nodes).for_each(|peer| io.send_peer(peer, datagram)));
+                self.gather
+                    .flush(&mut self.io, |io, datagram| (1..nodes).for_each(|peer| io.send_peer(peer, datagram)));
                 // Without a log the own vote needs no completion.
                 self.reply(&mut leader)?;
             }
@@ -161,8 +163,8 @@ impl Node {
 
     fn leader_event(&mut self, leader: &mut Leader, event: Event<()>) -> anyhow::Result<()> {
         match event {
-            Event::Datagram { buf, from } => {
-                let result = self.leader_datagram(leader, &buf, from);
+            Event::Datagram { buf, .. } => {
+                let result = self.leader_datagram(leader, &buf);
                 self.io.release(buf);
                 result
             }
@@ -170,11 +172,10 @@ impl Node {
         }
     }
 
-    fn leader_datagram(&mut self, leader: &mut Leader, buf: &RxBuf, from: Option<SocketAddrV4>) -> anyhow::Result<()> {
+    fn leader_datagram(&mut self, leader: &mut Leader, buf: &RxBuf) -> anyhow::Result<()> {
         let message = parse(self.io.datagram(buf))?;
         match message {
             Message { kind: Kind::Request, entries, payload, .. } => {
-                leader.replies.client = from;
                 for entry in payload.chunks_exact(payload.len() / entries.max(1)) {
                     self.gather.push_entry(entry)?;
                 }
@@ -198,9 +199,8 @@ impl Node {
         let Replies { client, per_datagram, answered } = &mut leader.replies;
         while *answered < committed {
             let entries = (committed - *answered).min(*per_datagram as u64);
-            let to = client.context("entries without a client")?;
             let start = self.send.build(Kind::Reply, 0, *answered, entries as usize)?;
-            self.io.send_client(to, self.send.arena.slice(start, HEAD_BYTES));
+            self.io.send_peer(*client, self.send.arena.slice(start, HEAD_BYTES));
             *answered += entries;
         }
         Ok(())
@@ -250,8 +250,7 @@ impl Node {
         match event {
             Event::Written { token, result } => self.gather.written(token, result),
             Event::Woken | Event::Done(()) => Ok(()),
-            Event::Overrun(Socket::Peers) => bail!("the receive buffers for peers ran out"),
-            Event::Overrun(Socket::Clients) => bail!("the receive buffers for clients ran out: choose fewer in flight"),
+            Event::Overrun(_) => bail!("the receive buffers ran out: choose fewer entries in flight"),
             Event::SendFailed(errno) => Err(std::io::Error::from_raw_os_error(errno)).context("a datagram was refused"),
             Event::Datagram { .. } => unreachable!("leader and follower take their datagrams themselves"),
         }

@@ -165,6 +165,11 @@ pub fn header(kind: Kind, lsn: u64, round: u64) -> Header {
     }
 }
 
+/// Cases of a property test: as many as PROPTEST_CASES says (for nights), or `by_default`.
+pub fn cases(by_default: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().map_or(by_default, |text| text.parse().expect("PROPTEST_CASES is a number"))
+}
+
 /// In memory if the host has such a place: a test recovers many times.
 pub fn tempdir() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");

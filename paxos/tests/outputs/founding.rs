@@ -1,0 +1,111 @@
+//! Who may vote: founding, restarts, lost and rolled-back disks.
+
+use super::*;
+
+/// A directory fresh from `format`: its configuration record has Lsn 1.
+fn fresh() -> Bench {
+    Bench::new(settings(1, 3), Restart { last_lsn: Lsn(1), ..Restart::default() })
+}
+
+fn hello(incarnation: u64, fresh: bool) -> Message {
+    Message::Hello { incarnation, fresh }
+}
+
+#[test]
+fn a_fresh_node_founds_the_group_once_every_member_has_confirmed_that_it_is_new() {
+    let mut bench = fresh();
+    assert_eq!(bench.timer(), [send(&[TWO, THREE], hello(101, true), Lsn::ZERO)]);
+    assert_eq!(bench.hear(TWO, hello_ack(TWO, 0, Lsn::ZERO)), []);
+    assert_eq!(bench.hear(TWO, hello_ack(TWO, 0, Lsn::ZERO)), [], "the same member twice is one member");
+    let members = vec![(ME, 101), (TWO, 102), (THREE, 103)];
+    let founded = persist(2, Ballot::ZERO, Record::Founded(members));
+    assert_eq!(bench.hear(THREE, hello_ack(THREE, 0, Lsn::ZERO)), [founded]);
+    assert_eq!(bench.core.role(), Role::Joining, "the founding record is not durable yet");
+    assert_eq!(bench.sync(), [became(Role::Follower, Reason::Joined)]);
+}
+
+#[test]
+fn a_fresh_node_that_misses_one_confirmation_keeps_asking() {
+    let mut bench = fresh();
+    bench.timer();
+    bench.hear(TWO, hello_ack(TWO, 0, Lsn::ZERO));
+    for _ in 0..3 {
+        assert_eq!(bench.after(10), [send(&[TWO, THREE], hello(101, true), Lsn::ZERO)]);
+    }
+}
+
+#[test]
+fn a_founding_record_confirms_nothing_before_it_is_durable() {
+    let mut bench = fresh();
+    let ack = |founded_with| Message::HelloAck { incarnation: 101, to_incarnation: 103, founded_with, counted: Lsn(0) };
+    assert_eq!(bench.hear(THREE, hello(103, true)), [send(&[THREE], ack(0), Lsn::ZERO)]);
+    bench.hear(TWO, hello_ack(TWO, 0, Lsn::ZERO));
+    bench.hear(THREE, hello_ack(THREE, 0, Lsn::ZERO));
+    assert_eq!(bench.hear(THREE, hello(103, true)), [send(&[THREE], ack(103), Lsn(2))]);
+}
+
+#[test]
+fn a_restarted_node_joins_once_a_quorum_has_had_its_say() {
+    let mut bench = Bench::new(settings(1, 3), founded());
+    assert_eq!(bench.timer(), [send(&[TWO, THREE], hello(101, false), Lsn::ZERO)]);
+    let joined = bench.hear(TWO, hello_ack(TWO, 101, FOUNDED_LSN));
+    assert_eq!(joined, [became(Role::Follower, Reason::Joined)], "what was counted is on its disk");
+}
+
+#[test]
+fn the_larger_quorum_decides_how_many_have_their_say() {
+    let quorums = Quorums { phase1: 3, phase2: 1 };
+    let mut bench = Bench::new(Settings { quorums, ..settings(1, 3) }, founded());
+    assert_eq!(bench.hear(TWO, hello_ack(TWO, 101, Lsn::ZERO)), []);
+    assert_eq!(bench.hear(THREE, hello_ack(THREE, 101, Lsn::ZERO)), [became(Role::Follower, Reason::Joined)]);
+}
+
+#[test]
+fn a_node_behind_what_a_peer_counted_halts() {
+    let halt = Halt::Behind { peer: TWO, counted: Lsn(3), durable: FOUNDED_LSN };
+    let mut bench = Bench::new(settings(1, 3), founded());
+    let outputs = bench.hear(TWO, hello_ack(TWO, 101, Lsn(3)));
+    assert_eq!(outputs, [became(Role::Halted, Reason::Halted), Output::Halt(halt)]);
+    assert_eq!((bench.core.halted(), bench.core.poll_timeout()), (Some(halt), u64::MAX));
+    assert_eq!(bench.hear(TWO, prepare(ballot(1, 2))), [], "a halted node says nothing");
+}
+
+#[test]
+fn a_peer_that_answers_late_still_halts_a_node_that_is_behind() {
+    let mut bench = Bench::follower();
+    let outputs = bench.hear(THREE, hello_ack(THREE, 101, Lsn(9)));
+    let halt = Halt::Behind { peer: THREE, counted: Lsn(9), durable: FOUNDED_LSN };
+    assert_eq!(outputs, [became(Role::Halted, Reason::Halted), Output::Halt(halt)]);
+}
+
+#[test]
+fn a_node_formatted_after_the_founding_halts() {
+    let mut bench = fresh();
+    let outputs = bench.hear(TWO, hello_ack(TWO, 77, Lsn::ZERO));
+    let halt = Halt::FormattedAnew { peer: TWO };
+    assert_eq!(outputs, [became(Role::Halted, Reason::Halted), Output::Halt(halt)]);
+}
+
+#[test]
+fn an_answer_to_another_incarnation_counts_for_nothing() {
+    let mut bench = Bench::new(settings(1, 3), founded());
+    let stray = Message::HelloAck { incarnation: 102, to_incarnation: 1, founded_with: 1, counted: Lsn(900) };
+    assert_eq!(bench.hear(TWO, stray), []);
+    assert_eq!(bench.core.role(), Role::Joining);
+}
+
+#[test]
+fn a_joining_node_neither_promises_nor_votes_nor_follows() {
+    let mut bench = Bench::new(settings(1, 3), founded());
+    assert_eq!(bench.hear(TWO, prepare(ballot(1, 2))), []);
+    assert_eq!(bench.hear(TWO, accept(ballot(1, 2), 1)), []);
+    assert_eq!(bench.hear(TWO, heartbeat(ballot(1, 2), 0, 0)), []);
+    assert_eq!(bench.core.promised(), Ballot::ZERO);
+}
+
+#[test]
+fn a_stranger_is_not_heard() {
+    let mut bench = Bench::follower();
+    assert_eq!(bench.hear(NodeId(4), prepare(ballot(1, 4))), []);
+    assert_eq!(bench.hear(ME, prepare(ballot(1, 1))), []);
+}

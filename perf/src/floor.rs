@@ -1,0 +1,235 @@
+//! The command `floor`: what this machine can do at best, from a datagram to a replicated durable append. Everything runs
+//! on the product's reactor and waits as the product does.
+
+use crate::files::{self, BLOCK_BYTES, LOG_BYTES};
+use crate::host::Host;
+use crate::load::{self, Pace, Plan, Target};
+use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
+use crate::report;
+use crate::skeleton::{Logs, Setup, Skeleton, Work};
+use crate::stats::{Measured, Spread, Summary};
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+use std::path::Path;
+use std::time::Duration;
+use synod_ring::{Arena, Event, FileSlot, Io, Settings, UringIo, port};
+
+/// Arguments of `floor`.
+#[derive(Args, Debug)]
+pub(crate) struct FloorArgs {
+    #[command(flatten)]
+    rounds: RoundArgs,
+    #[command(flatten)]
+    shape: ShapeArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+    /// Leader and followers of the skeleton.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
+    nodes: u8,
+}
+
+/// One thing that is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Item {
+    /// Client to leader and back.
+    RoundTrip,
+    /// One write of a block at a time.
+    Write,
+    /// The skeleton, with or without writes.
+    Skeleton { outstanding: usize, durable: bool },
+}
+
+impl Item {
+    fn name(self) -> String {
+        match self {
+            Item::RoundTrip => "datagram round trip".into(),
+            Item::Write => format!("durable write of {BLOCK_BYTES} bytes"),
+            Item::Skeleton { outstanding, durable: true } => format!("skeleton, {outstanding} outstanding"),
+            Item::Skeleton { outstanding, durable: false } => {
+                format!("skeleton without writes, {outstanding} outstanding")
+            }
+        }
+    }
+}
+
+/// What was measured of one thing.
+#[derive(Debug, Serialize)]
+struct Row {
+    what: String,
+    outstanding: usize,
+    rounds: Vec<Summary>,
+    overall: Summary,
+    /// Of the rounds' medians.
+    p50_us: Spread,
+    /// What the processes did in the last round, the client first, the leader next.
+    work: Vec<Work>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    host: Host,
+    wait: String,
+    size: usize,
+    entries_per_datagram: usize,
+    nodes: u8,
+    rows: Vec<Row>,
+}
+
+/// Measures and prints.
+pub(crate) fn run(args: &FloorArgs) -> anyhow::Result<()> {
+    args.rounds.check()?;
+    args.shape.check()?;
+    let dir = files::directory(args.rounds.dir.as_deref())?;
+    let logs = Logs::prepare(dir.path(), usize::from(args.nodes))?;
+    let skeletons = args
+        .rounds
+        .outstanding
+        .iter()
+        .flat_map(|outstanding| [false, true].map(|durable| Item::Skeleton { outstanding: *outstanding, durable }));
+    let items: Vec<Item> = [Item::RoundTrip, Item::Write].into_iter().chain(skeletons).collect();
+    let mut found: Vec<(Vec<Measured>, Vec<Work>)> = items.iter().map(|_| (Vec::new(), Vec::new())).collect();
+    for round in 0..args.rounds.rounds {
+        for (item, (rounds, work)) in items.iter().zip(&mut found) {
+            let (measured, did) = measure(*item, args, dir.path(), &logs).with_context(|| item.name())?;
+            if args.rounds.output == Style::Text {
+                eprintln!("round {}: {}", round + 1, report::line(&item.name(), &measured.summary()));
+            }
+            rounds.push(measured);
+            *work = did;
+        }
+    }
+    let rows = items.iter().zip(found).map(|(item, (rounds, work))| row(*item, &rounds, work)).collect();
+    let report = Report {
+        host: Host::here()?,
+        wait: format!("{:?}", args.wait.mode()),
+        size: args.shape.size,
+        entries_per_datagram: args.shape.per_datagram(),
+        nodes: args.nodes,
+        rows,
+    };
+    print(&report, args.rounds.output)
+}
+
+fn measure(item: Item, args: &FloorArgs, dir: &Path, logs: &Logs) -> anyhow::Result<(Measured, Vec<Work>)> {
+    let outstanding = if let Item::Skeleton { outstanding, .. } = item { outstanding } else { 1 };
+    let plan =
+        Plan { pace: Pace::Closed { outstanding }, warm_up: args.rounds.warm_up(), measure: args.rounds.measure() };
+    let (nodes, durable) = match item {
+        Item::Write => {
+            let mut disk = Disk::open(dir, args.wait)?;
+            let measured = load::run(&mut disk, &plan)?;
+            return Ok((measured, vec![disk.io.stats().into()]));
+        }
+        Item::RoundTrip => (1, false),
+        Item::Skeleton { durable, .. } => (usize::from(args.nodes), durable),
+    };
+    run_skeleton(&Setup { nodes, durable, shape: args.shape, wait: args.wait }, logs, &plan)
+}
+
+/// Starts a skeleton, measures it, ends it; tells what its processes did, the client first.
+pub(crate) fn run_skeleton(setup: &Setup, logs: &Logs, plan: &Plan) -> anyhow::Result<(Measured, Vec<Work>)> {
+    let (skeleton, mut client) = Skeleton::start(setup, logs)?;
+    let measured = load::run(&mut client, plan)?;
+    let mut work = vec![client.work()];
+    work.extend(skeleton.stop()?);
+    Ok((measured, work))
+}
+
+fn row(item: Item, rounds: &[Measured], work: Vec<Work>) -> Row {
+    let mut all = Measured::new();
+    rounds.iter().for_each(|round| all.add(round));
+    let rounds: Vec<Summary> = rounds.iter().map(Measured::summary).collect();
+    Row {
+        what: item.name(),
+        outstanding: if let Item::Skeleton { outstanding, .. } = item { outstanding } else { 1 },
+        p50_us: Spread::of(rounds.iter().map(|round| round.p50_us)),
+        overall: all.summary(),
+        rounds,
+        work,
+    }
+}
+
+fn print(report: &Report, style: Style) -> anyhow::Result<()> {
+    if style == Style::Json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    let Report { host, wait, size, entries_per_datagram, nodes, rows } = report;
+    println!("kernel {}, {} processors; {wait}", host.kernel, host.processors);
+    println!("entries of {size} bytes, up to {entries_per_datagram} a datagram; {nodes} nodes, a majority durable\n");
+    println!("{}   p50 of the rounds", report::heading(""));
+    for row in rows {
+        let Spread { min, max, .. } = row.p50_us;
+        println!("{}   {min:.1} to {max:.1}", report::line(&row.what, &row.overall));
+    }
+    Ok(())
+}
+
+/// A disk as a target of load: each entry is one durable write of one block.
+struct Disk {
+    io: UringIo<(), ()>,
+    arena: Arena,
+    offset: u64,
+    queued: bool,
+}
+
+impl Disk {
+    fn open(dir: &Path, wait: WaitArgs) -> anyhow::Result<Disk> {
+        let path = dir.join("write.log");
+        if !path.exists() {
+            files::prepare_log(&path)?;
+        }
+        let (log, send) = (Arena::new(BLOCK_BYTES)?, Arena::new(BLOCK_BYTES)?);
+        let (core, _house) = port(1)?;
+        let any = "127.0.0.1:0".parse()?;
+        let mut settings = Settings {
+            peers_listen: any,
+            clients_listen: any,
+            peers: Vec::new(),
+            rx_buffers_peers: 16,
+            rx_buffers_clients: 16,
+            rx_buffer_bytes: 64,
+            sq_entries: 16,
+            cq_entries: 0,
+            socket_buffer_bytes: 1 << 16,
+            wait: wait.mode(),
+            dont_fragment: false,
+            max_events: 16,
+        };
+        settings.cq_entries = settings.cq_entries_min();
+        let mut io = UringIo::new(settings, &log, &send, core)?;
+        io.attach(FileSlot(0), files::open_log(&path)?)?;
+        Ok(Disk { io, arena: log, offset: 0, queued: false })
+    }
+}
+
+impl Target for Disk {
+    fn offer(&mut self) -> anyhow::Result<bool> {
+        if self.queued {
+            return Ok(false);
+        }
+        self.io.write(FileSlot(0), self.offset, self.arena.slice(0, BLOCK_BYTES), self.offset);
+        self.offset = (self.offset + BLOCK_BYTES as u64) % LOG_BYTES;
+        self.queued = true;
+        Ok(true)
+    }
+
+    fn poll(&mut self, max_wait: Duration) -> anyhow::Result<u64> {
+        let mut events = Vec::new();
+        self.io.poll(self.io.now_ns() + max_wait.as_nanos() as u64, true, &mut events)?;
+        let mut ended = 0;
+        for event in events {
+            match event {
+                Event::Written { result: Ok(BLOCK_BYTES), .. } => ended += 1,
+                Event::Written { result: Ok(bytes), .. } => bail!("a write ended after {bytes} bytes"),
+                Event::Written { result: Err(errno), .. } => {
+                    return Err(std::io::Error::from_raw_os_error(errno)).context("a write failed");
+                }
+                other => bail!("a reactor that only writes says {other:?}"),
+            }
+        }
+        self.queued &= ended == 0;
+        Ok(ended)
+    }
+}

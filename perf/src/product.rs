@@ -1,0 +1,125 @@
+//! The product's client as a target of load: the client library as an application uses it, nothing else.
+
+use crate::cluster::Cluster;
+use crate::load::Target;
+use crate::options::ShapeArgs;
+use anyhow::{Context, bail};
+use std::fs::File;
+use std::io::Read;
+use std::time::{Duration, Instant};
+use synod_client::{Client, Event, OfferError, Options};
+
+/// How long an entry may take, and how long a cluster may take to elect a leader.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// How often a node's death is looked for while waiting for the leader.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How the client behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientSetup {
+    /// Entries and datagrams.
+    pub(crate) shape: ShapeArgs,
+    /// The most entries in flight.
+    pub(crate) window: usize,
+    /// How long it polls and yields before it blocks.
+    pub(crate) spin: Duration,
+}
+
+/// A session under load.
+pub(crate) struct ProductClient {
+    client: Client,
+    entry: Vec<u8>,
+    offered: u64,
+    /// Entries after which a datagram is sent off, where fewer than fit were asked for.
+    per_datagram: Option<usize>,
+    since_sent: usize,
+    /// Acknowledged by a poll that only sent.
+    acknowledged: u64,
+}
+
+impl ProductClient {
+    /// Opens a new session; waits for a leader.
+    pub(crate) fn connect(cluster: &mut Cluster, setup: &ClientSetup) -> anyhow::Result<ProductClient> {
+        let shape = setup.shape;
+        let datagram = shape.datagram_bytes;
+        let options = Options {
+            window_entries: setup.window,
+            window_bytes: (setup.window * shape.size).max(datagram),
+            deadline: DEADLINE,
+            max_datagram_bytes: datagram,
+            spin: setup.spin,
+            ..Options::default()
+        };
+        let client = Client::connect(cluster.id, cluster.group, cluster.members.clone(), random_id()?, options)?;
+        let mut product = ProductClient {
+            client,
+            entry: vec![0; shape.size],
+            offered: 0,
+            per_datagram: shape.entries_per_datagram,
+            since_sent: 0,
+            acknowledged: 0,
+        };
+        let until = Instant::now() + DEADLINE;
+        while !product.client.core().is_open() {
+            product.take(LOOK)?;
+            cluster.check()?;
+            if Instant::now() > until {
+                bail!("no session could be opened: {}", product.client.unavailable(0));
+            }
+        }
+        Ok(product)
+    }
+
+    /// Datagrams that the session sent, and entries that it sent again.
+    pub(crate) fn sent(&self) -> (u64, u64) {
+        let counters = self.client.core().counters();
+        (counters.datagrams_sent, counters.entries_resent)
+    }
+
+    /// Polls and keeps count of what was acknowledged.
+    fn take(&mut self, max_wait: Duration) -> anyhow::Result<()> {
+        let mut entries_acked = 0;
+        let mut bad = None;
+        self.client.poll(max_wait, &mut |event| match event {
+            Event::Acked { entries, .. } => entries_acked += u64::from(entries),
+            Event::Opened { .. } => {}
+            other => bad = bad.or(Some(other)),
+        })?;
+        self.acknowledged += entries_acked;
+        match bad {
+            None => Ok(()),
+            Some(event) => bail!("the session ended: {event:?}; {}", self.client.unavailable(0)),
+        }
+    }
+}
+
+impl Target for ProductClient {
+    fn offer(&mut self) -> anyhow::Result<bool> {
+        self.entry.fill(self.offered as u8);
+        match self.client.offer(&self.entry) {
+            Ok(_) => {}
+            Err(OfferError::Full) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.offered += 1;
+        self.since_sent += 1;
+        if self.per_datagram == Some(self.since_sent) {
+            self.since_sent = 0;
+            self.take(Duration::ZERO)?;
+        }
+        Ok(true)
+    }
+
+    fn poll(&mut self, max_wait: Duration) -> anyhow::Result<u64> {
+        self.since_sent = 0;
+        self.take(if self.acknowledged > 0 { Duration::ZERO } else { max_wait })?;
+        Ok(std::mem::take(&mut self.acknowledged))
+    }
+}
+
+fn random_id() -> anyhow::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
+    // Zero stands for "no session".
+    Ok(u128::from_le_bytes(bytes).max(1))
+}

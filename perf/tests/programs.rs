@@ -1,0 +1,76 @@
+//! The programs as they are run: real processes, a real disk, short rounds. What is checked is that they measure and say
+//! so; figures depend on the machine.
+
+use std::process::{Command, Output};
+
+fn perf(arguments: &[&str]) -> Output {
+    let ran = Command::new(env!("CARGO_BIN_EXE_synod-perf")).args(arguments).output();
+    ran.expect("the program under test was built")
+}
+
+fn json(ran: &Output) -> serde_json::Value {
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    serde_json::from_slice(&ran.stdout).unwrap()
+}
+
+const SHORT: [&str; 8] = ["--rounds", "2", "--seconds", "0.2", "--warm-up-ms", "50", "-o", "json"];
+
+#[test]
+fn the_floor_measures_every_layer_with_the_writes_and_datagrams_it_claims() {
+    let ran = perf(&[&["floor", "--outstanding", "1,16"], &SHORT[..]].concat());
+    let report = json(&ran);
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["what"].as_str().unwrap()).collect();
+    let expected = [
+        "datagram round trip",
+        "durable write of 4096 bytes",
+        "skeleton without writes, 1 outstanding",
+        "skeleton, 1 outstanding",
+        "skeleton without writes, 16 outstanding",
+        "skeleton, 16 outstanding",
+    ];
+    assert_eq!(names, expected);
+    for row in rows {
+        assert_eq!(row["rounds"].as_array().unwrap().len(), 2);
+        assert!(row["overall"]["operations"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["overall"]["p50_us"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    // Leader and followers write, each for itself; without writes none does.
+    let writes =
+        |row: usize| rows[row]["work"].as_array().unwrap()[1..].iter().map(|work| work["writes"].as_u64().unwrap());
+    assert!(writes(2).all(|count| count == 0) && writes(3).all(|count| count > 0));
+    assert_eq!(writes(3).count(), 3);
+    // One entry in flight: each is a write of its own on the leader, and a datagram to each follower and to the client.
+    let leader = &rows[3]["work"][1];
+    let [sent, written] = ["sent", "writes"].map(|name| leader[name].as_u64().unwrap());
+    assert_eq!(sent, 3 * written, "{leader}");
+}
+
+#[test]
+fn five_nodes_replicate_too() {
+    let ran = perf(&[&["floor", "--nodes", "5", "--outstanding", "4"], &SHORT[..]].concat());
+    assert_eq!(json(&ran)["rows"][3]["work"].as_array().unwrap().len(), 6, "a client and five nodes");
+}
+
+#[test]
+fn bad_arguments_are_refused_with_the_bound() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["floor", "--size", "0"], "--size"),
+        (&["floor", "--entries-per-datagram", "6"], "5 entries of 256 bytes"),
+        (&["floor", "--seconds", "0"], "--seconds"),
+        (&["floor", "--dir", "/no/such/place"], "/no/such/place"),
+        (&["bench", "--rate", "5"], "--mode open"),
+    ];
+    for (arguments, told) in cases {
+        let ran = perf(arguments);
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert!(!ran.status.success() && errors.contains(told), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_program_that_is_no_skeleton_is_an_error() {
+    let ran = perf(&["against", "--skel", "/bin/true", "--rounds", "1", "--milliseconds", "200"]);
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success() && errors.contains("/bin/true"), "{errors}");
+}

@@ -1,0 +1,126 @@
+//! The commands that talk to nodes, against three real ones: what goes in comes out, byte for byte.
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::Cluster;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Output, Stdio};
+
+fn stdout(output: &Output) -> &[u8] {
+    assert!(output.status.success(), "{output:?}");
+    &output.stdout
+}
+
+/// Appends `input` through stdin.
+fn append(cluster: &Cluster, input: &[u8], arguments: &[&str]) -> Output {
+    let mut command = cluster.command(&[&["append"], arguments].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// The sequences of an append's output, and that its timestamps never run backwards.
+fn sequences(output: &Output) -> Vec<u64> {
+    let text = String::from_utf8(stdout(output).to_vec()).unwrap();
+    let mut last = 0;
+    text.lines()
+        .map(|line| {
+            let (sequence, timestamp_ns) = line.split_once('\t').unwrap();
+            let timestamp_ns: u64 = timestamp_ns.parse().unwrap();
+            assert!(timestamp_ns >= last);
+            last = timestamp_ns;
+            sequence.parse().unwrap()
+        })
+        .collect()
+}
+
+const LINES: &[u8] = b"first\r\n\n  third \xff\x00\nlast without an end";
+
+#[test]
+fn what_is_appended_is_read_back_in_every_format_from_every_node() {
+    let cluster = Cluster::start();
+    assert_eq!(sequences(&append(&cluster, LINES, &[])), [1, 2, 3, 4]);
+    for node in ["0", "1", "2"] {
+        // A bounded read of a replica that lags fails rather than waits; following waits.
+        let mut tail = cluster.command(&["tail", "--from", "1", "--node", node]);
+        let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
+        let mut read = vec![0; LINES.len()];
+        tail.stdout.as_mut().unwrap().read_exact(&mut read).unwrap();
+        assert_eq!(read, LINES, "node {node}");
+        let pid = rustix::process::Pid::from_child(&tail);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert!(tail.wait().unwrap().success());
+        assert_eq!(stdout(&cluster.run(&["read", "--from", "1", "--node", node])), LINES);
+    }
+    let binary = cluster.run(&["read", "--from", "1", "--format", "binaryfile"]);
+    let again = append(&cluster, stdout(&binary), &["--format", "binaryfile"]);
+    assert_eq!(sequences(&again), [5, 6, 7, 8]);
+    let read = |arguments: &[&str]| stdout(&cluster.run(&[&["read", "--from"], arguments].concat())).to_vec();
+    assert_eq!(read(&["5", "--format", "raw"]), LINES);
+    // The fourth entry has no LF: as lines, one is put between it and the next; raw, none.
+    assert_eq!(read(&["4", "--count", "2"]), b"last without an end\nfirst\r\n");
+    assert_eq!(read(&["4", "--count", "2", "--format", "raw"]), b"last without an endfirst\r\n");
+    let short = cluster.run(&["read", "--from", "8", "--count", "2"]);
+    assert_eq!(short.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&short.stderr).contains("only 1 of 2 entries"), "{short:?}");
+    assert_eq!(stdout(&cluster.run(&["check-tail"])), b"8\n");
+}
+
+#[test]
+fn acknowledgements_come_while_the_input_pauses() {
+    let cluster = Cluster::start();
+    let mut command = cluster.command(&["append"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for sequence in 1..=3 {
+        writeln!(input, "entry {sequence}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert!(line.starts_with(&format!("{sequence}\t")), "{line}");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn an_entry_that_is_too_large_is_named_and_all_before_it_is_kept() {
+    let cluster = Cluster::start();
+    let input = [b"one\ntwo\n", &vec![b'x'; 1_359][..]].concat();
+    let output = append(&cluster, &input, &[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), 2, "{output:?}");
+    assert!(error.contains("entry 3") && error.contains("1358 bytes") && error.contains("max_batch_bytes"), "{error}");
+    let output = append(&cluster, &[b'y'; 1_358], &["--quiet", "-o", "json"]);
+    let summary: serde_json::Value = serde_json::from_slice(stdout(&output)).unwrap();
+    assert!(summary["entries"] == 1 && summary["p50_us"].as_u64().unwrap() > 0, "{summary}");
+    let expected = [b"one\ntwo\n", &[b'y'; 1_358][..]].concat();
+    assert_eq!(stdout(&cluster.run(&["read", "--from", "1"])), expected);
+}
+
+#[test]
+fn status_shows_roles_and_a_cluster_that_ends_cleanly_verifies() {
+    let mut cluster = Cluster::start();
+    let many: Vec<u8> = (0..5_000).flat_map(|i| format!("line {i}\n").into_bytes()).collect();
+    assert_eq!(sequences(&append(&cluster, &many, &[])), (1..=5_000).collect::<Vec<u64>>());
+    assert_eq!(stdout(&cluster.run(&["read", "--from", "1"])), many);
+    let output = cluster.run(&["status", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(stdout(&output)).unwrap();
+    let states: Vec<_> = rows.as_array().unwrap().iter().map(|row| &row["state"]).collect();
+    assert_eq!(states.iter().filter(|state| state["role"] == "leader").count(), 1, "{rows}");
+    assert!(states.iter().all(|state| state["counters"]["turns"].as_u64().unwrap() > 0), "{rows}");
+    assert_eq!(states.iter().filter_map(|state| state["tail"].as_u64()).max(), Some(5_000));
+    let dirs: Vec<String> = (0..3).map(|node| cluster.node_dir(node).display().to_string()).collect();
+    let verify = || nodes::synod().arg("verify").args(&dirs).output().unwrap();
+    let in_use = verify();
+    assert!(
+        in_use.status.code() == Some(1) && String::from_utf8_lossy(&in_use.stderr).contains("in use"),
+        "{in_use:?}"
+    );
+    for node in 0..3 {
+        assert!(cluster.stop_node(node).success(), "node {node}");
+    }
+    let report = String::from_utf8(stdout(&verify()).to_vec()).unwrap();
+    assert!(report.contains("sequences 1 to 5000 without a gap") && report.contains("no problem found"), "{report}");
+}
