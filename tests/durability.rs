@@ -5,7 +5,7 @@ mod common;
 
 use common::check::check_everything;
 use common::cluster::{Cluster, GROUP, SOON};
-use common::host::{LoopDisk, flushes, privileged};
+use common::host::{flushes, privileged};
 use common::load::Load;
 use common::{await_until, say, serial};
 use std::time::{Duration, Instant};
@@ -18,24 +18,17 @@ const DISK_BYTES: u64 = 96 << 20;
 const PROGRAMS: &[&str] = &["mkfs.ext4", "losetup", "mount", "umount", "fsfreeze", "setsid"];
 
 /// Nodes on disks of their own.
-fn cluster_on_loops(name: &str) -> (Cluster, Vec<LoopDisk>) {
-    let mut disks = Vec::new();
+fn cluster_on_loops(name: &str) -> Cluster {
     let mut cluster = Cluster::unformatted(name, |config| {
-        config.wal.segment_bytes = 8 << 20;
         // A frozen disk must not cost the leader its office while the test looks.
         config.consensus.election_timeout_min_us = 1_000_000;
         config.consensus.election_timeout_max_us = 2_000_000;
     });
     for node in cluster.members() {
-        let disk = LoopDisk::new(cluster.dir(), &format!("disk-{node}"), DISK_BYTES);
-        cluster.config.nodes[usize::from(node.0)].dir = disk.mount.join("node");
-        disks.push(disk);
-    }
-    cluster.write_config();
-    for node in cluster.members() {
+        cluster.put_on_disk(node, DISK_BYTES);
         assert!(cluster.format(node).status.success(), "format");
     }
-    (cluster, disks)
+    cluster
 }
 
 fn events(client: &mut Client, wait: Duration) -> u64 {
@@ -59,8 +52,7 @@ fn nothing_is_acknowledged_while_two_of_three_disks_withhold_their_syncs() {
     if !privileged("nothing_is_acknowledged_while_two_of_three_disks_withhold_their_syncs", PROGRAMS) {
         return;
     }
-    // Declared first, dropped last: the nodes must be gone before their disks are.
-    let (mut cluster, disks) = cluster_on_loops("durability");
+    let mut cluster = cluster_on_loops("durability");
     cluster.start_all();
     cluster.await_leader(GROUP);
     let options = Options { deadline: SOON, ..cluster.options() };
@@ -69,24 +61,24 @@ fn nothing_is_acknowledged_while_two_of_three_disks_withhold_their_syncs() {
     client.offer(b"before").expect("room");
     await_ack(&mut client);
     for spared in cluster.members() {
-        withhold_all_but(&cluster, &disks, spared, &mut client);
+        withhold_all_but(&cluster, spared, &mut client);
     }
     // One withheld disk delays nothing: the other two are a quorum.
-    let frozen = disks[usize::from(cluster.others(cluster.await_leader(GROUP))[0].0)].freeze();
+    let follower = cluster.others(cluster.await_leader(GROUP))[0];
+    let frozen = cluster.disk(follower).freeze();
     client.offer(b"two of three").expect("room");
     await_ack(&mut client);
     drop(frozen);
     cluster.await_converged(GROUP);
     cluster.stop_all();
     assert_eq!(cluster.verify()["groups"][0]["tail"], 5);
-    drop(cluster);
 }
 
-fn withhold_all_but(cluster: &Cluster, disks: &[LoopDisk], spared: NodeId, client: &mut Client) {
+fn withhold_all_but(cluster: &Cluster, spared: NodeId, client: &mut Client) {
     let accepted = |node| cluster.status(node, GROUP).map(|status| status.accepted);
     let leader = cluster.await_leader(GROUP);
     let before = accepted(leader).expect("the leader answers");
-    let frozen: Vec<_> = cluster.others(spared).into_iter().map(|node| disks[usize::from(node.0)].freeze()).collect();
+    let frozen: Vec<_> = cluster.others(spared).into_iter().map(|node| cluster.disk(node).freeze()).collect();
     client.offer(b"withheld").expect("room");
     // Every node has it, and the spared one has it on disk.
     let since = Instant::now();
@@ -113,12 +105,12 @@ fn every_group_commit_flushes_the_disk() {
     if !privileged("every_group_commit_flushes_the_disk", PROGRAMS) {
         return;
     }
-    let (mut cluster, disks) = cluster_on_loops("flushes");
+    let mut cluster = cluster_on_loops("flushes");
     cluster.start_all();
     cluster.await_leader(GROUP);
     let counted = |cluster: &Cluster| -> Vec<(u64, u64)> {
         let node = |node: NodeId| cluster.counter(node, GROUP, Counter::Flushes);
-        cluster.members().into_iter().map(|id| (node(id), disks[usize::from(id.0)].flushes())).collect()
+        cluster.members().into_iter().map(|id| (node(id), cluster.disk(id).flushes())).collect()
     };
     let before = counted(&cluster);
     let load = Load::start(&cluster, GROUP, 2, 16);
@@ -132,7 +124,6 @@ fn every_group_commit_flushes_the_disk() {
         assert!(flushes >= commits, "{commits} group commits, but only {flushes} flushes of the disk");
     }
     check_everything(&mut cluster, GROUP, &told);
-    drop(cluster);
 }
 
 /// The real disk, which others share: it flushes at least as often as the nodes on it commit. Needs no privilege, but a disk

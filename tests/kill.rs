@@ -39,7 +39,9 @@ fn nothing_acknowledged_is_lost_while_random_nodes_are_killed() {
         // The faults come by the clock, whatever the cluster makes of them.
         std::thread::sleep((EVERY * kills).saturating_sub(since.elapsed()));
     }
+    eprintln!("T run {:?}", since.elapsed());
     let told = load.finish();
+    eprintln!("T finish {:?}", since.elapsed());
     let changes = leader_changes(&cluster);
     let acked = acknowledged(&told);
     let entries = check_everything(&mut cluster, GROUP, &told);

@@ -7,15 +7,36 @@ use std::process::Command;
 
 /// What the protocol must not name.
 const FORBIDDEN: &[&str] = &[
-    "std::", "extern crate std", "unsafe", "Instant", "SystemTime", "Duration", "thread", "Mutex", "Atomic", "RefCell",
-    "Rc<", "Arc", "random()", "getrandom", "HashMap", "HashSet", "println", "format!", "env!", "include_", "extern \"",
-    "f32", "f64", "as *const", "as *mut",
+    "std::",
+    "extern crate std",
+    "unsafe",
+    "Instant",
+    "SystemTime",
+    "Duration",
+    "thread",
+    "Mutex",
+    "Atomic",
+    "RefCell",
+    "Rc<",
+    "Arc",
+    "random()",
+    "getrandom",
+    "HashMap",
+    "HashSet",
+    "println",
+    "format!",
+    "env!",
+    "include_",
+    "extern \"",
+    "f32",
+    "f64",
+    "as *const",
+    "as *mut",
 ];
 
 /// All that the core may depend on. The derive macro's own dependencies run at compile time.
-const DEPENDENCIES: &[&str] = &[
-    "synod-paxos", "synod-wire", "zerocopy", "zerocopy-derive", "proc-macro2", "quote", "syn", "unicode-ident",
-];
+const DEPENDENCIES: &[&str] =
+    &["synod-paxos", "synod-wire", "zerocopy", "zerocopy-derive", "proc-macro2", "quote", "syn", "unicode-ident"];
 
 /// A source without its comments and without the attribute that forbids unsafe code.
 fn code_of(source: &str) -> String {
@@ -41,7 +62,8 @@ fn the_sources_name_no_clock_no_thread_and_no_std() {
 
 #[test]
 fn the_check_of_the_sources_finds_what_it_looks_for() {
-    let code = code_of("// std::time in a comment\n#![forbid(unsafe_code)]\nlet now = std::time::Instant::now(); // now\n");
+    let code =
+        code_of("// std::time in a comment\n#![forbid(unsafe_code)]\nlet now = std::time::Instant::now(); // now\n");
     let found: Vec<_> = FORBIDDEN.iter().filter(|word| code.contains(*word)).collect();
     assert_eq!(found, [&"std::", &"Instant"]);
 }

@@ -18,6 +18,7 @@ fn scripts() -> Vec<PathBuf> {
 fn every_scenario_ends_as_its_script_expects() {
     let scripts = scripts();
     assert!(scripts.len() >= 20, "only {} scripts were found", scripts.len());
-    let failed: Vec<_> = scripts.iter().filter(|path| std::panic::catch_unwind(|| common::script::run(path)).is_err()).collect();
+    let failed: Vec<_> =
+        scripts.iter().filter(|path| std::panic::catch_unwind(|| common::script::run(path)).is_err()).collect();
     assert!(failed.is_empty(), "failed: {failed:#?}");
 }

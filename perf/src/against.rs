@@ -75,6 +75,8 @@ struct Row {
     p50_ratio: Spread,
     /// Likewise.
     rate_ratio: Spread,
+    /// Of the least p50 of each, waiting alike: what foreign load disturbs least.
+    best_p50_ratio: f64,
     /// Ours waiting as the product does, divided by the other's.
     p50_ratio_waiting_as_the_product: Spread,
 }
@@ -159,7 +161,9 @@ fn run_ours(args: &AgainstArgs, logs: &Logs, shape: (usize, usize), wait: WaitAr
 
 fn row(outstanding: usize, entries_per_datagram: usize, rounds: Vec<Round>) -> Row {
     let ratio = |of: fn(&Round) -> f64| Spread::of(rounds.iter().map(of));
+    let best_p50_ratio = ratio(|round| round.ours.p50_us).min / ratio(|round| round.other.p50_us).min;
     Row {
+        best_p50_ratio,
         outstanding,
         entries_per_datagram,
         p50_ratio: ratio(|round| round.ours.p50_us / round.other.p50_us),
@@ -181,7 +185,8 @@ fn round_line(outstanding: usize, per_datagram: usize, round: &Round) -> String 
 
 fn print_row(row: &Row) {
     println!("{} outstanding, {} entries a datagram", row.outstanding, row.entries_per_datagram);
-    println!("{}", crate::report::spread("  p50, ours / other, waiting alike", &row.p50_ratio));
+    let p50 = crate::report::spread("  p50, ours / other, waiting alike", &row.p50_ratio);
+    println!("{p50}, best rounds {:.2}", row.best_p50_ratio);
     println!("{}", crate::report::spread("  rate, ours / other, waiting alike", &row.rate_ratio));
     let waiting = &row.p50_ratio_waiting_as_the_product;
     println!("{}", crate::report::spread("  p50, ours waiting as the product / other", waiting));

@@ -91,6 +91,8 @@ struct Ratios {
     p50: Spread,
     p99: Spread,
     rate: Spread,
+    /// Of the least p50 of each: what foreign load disturbs least.
+    best_p50: f64,
 }
 
 /// Counters of one node, for each entry that was acknowledged meanwhile.
@@ -314,11 +316,17 @@ impl Bench<'_> {
 }
 
 fn ratios(rounds: &[Round]) -> Option<Ratios> {
-    let of = |value: fn(&Summary) -> f64| {
-        let each = rounds.iter().map(|round| Some(value(&round.product) / value(round.skeleton.as_ref()?)));
-        each.collect::<Option<Vec<f64>>>().map(Spread::of)
-    };
-    Some(Ratios { p50: of(|side| side.p50_us)?, p99: of(|side| side.p99_us)?, rate: of(|side| side.per_second)? })
+    let pairs: Vec<(&Summary, &Summary)> =
+        rounds.iter().map(|round| Some((&round.product, round.skeleton.as_ref()?))).collect::<Option<_>>()?;
+    let of = |value: fn(&Summary) -> f64| Spread::of(pairs.iter().map(|(ours, floor)| value(ours) / value(floor)));
+    let product = Spread::of(pairs.iter().map(|(ours, _)| ours.p50_us));
+    let skeleton = Spread::of(pairs.iter().map(|(_, floor)| floor.p50_us));
+    Some(Ratios {
+        p50: of(|side| side.p50_us),
+        p99: of(|side| side.p99_us),
+        rate: of(|side| side.per_second),
+        best_p50: product.min / skeleton.min,
+    })
 }
 
 /// The tail that the nodes agree to have reached at least once.
@@ -375,7 +383,11 @@ fn print(report: &Report, counters: bool) {
         println!("{}", report::line(&format!("{name}, product"), &level.product));
         if let (Some(skeleton), Some(ratios)) = (&level.skeleton, &level.ratios) {
             println!("{}", report::line(&format!("{name}, skeleton"), skeleton));
-            println!("{}", report::spread("  product / skeleton, p50", &ratios.p50));
+            println!(
+                "{}, best rounds {:.2}",
+                report::spread("  product / skeleton, p50", &ratios.p50),
+                ratios.best_p50
+            );
             println!("{}", report::spread("  product / skeleton, p99", &ratios.p99));
             println!("{}", report::spread("  product / skeleton, rate", &ratios.rate));
         }

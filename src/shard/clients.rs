@@ -15,7 +15,7 @@ use synod_paxos::{Input, Role};
 use synod_ring::{Io, RxBuf};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
 use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
-use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, frame_bytes, parse, write_header};
+use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, parse, write_header};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -274,7 +274,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Opens a batch at the log's tail; false if the window or the log has no room.
     fn open_batch(&mut self) -> bool {
-        let room = self.log.room() >= 2 * self.step_bytes() + frame_bytes(self.settings.max_batch_bytes);
+        let room = self.has_room_for_value();
         if !room || !self.core.can_propose() || self.log.open_batch(self.settings.max_batch_bytes).is_none() {
             return false;
         }

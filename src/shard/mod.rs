@@ -146,7 +146,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     waiters: Waiters,
     counters: Counters,
     jobs_out: usize,
-    /// After a segment could not be prepared, the next attempt is not made before this.
+    /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
     segment_retry_ns: u64,
     epoch: Epoch,
     started_ns: u64,
@@ -202,7 +202,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// One turn of the core.
     pub fn turn(&mut self) -> Result<Option<Exit>, Fatal> {
-        let deadline_ns = self.core.poll_timeout().min(self.waiters.next_ns()).min(self.idle_mark_at_ns);
+        let deadline_ns = self.deadline_ns();
         let mut events = std::mem::take(&mut self.events);
         self.io.poll(deadline_ns, self.log.in_flight(), &mut events)?;
         self.outbox.reset();
@@ -213,7 +213,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.events = events;
         // Without room a time-out waits for the log, which the turn after its completion has.
         let due = self.io.now_ns() >= self.core.poll_timeout() && !self.recover_again;
-        if due && self.log.room() >= self.step_bytes() {
+        if due && self.log.room() >= self.step_bytes() && !self.is_full() {
             self.step(Input::Timeout, None)?;
         }
         self.take_clients()?;
@@ -290,12 +290,24 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         (BURST_SLOTS + 1) * frame_bytes(self.settings.max_batch_bytes) + (64 << 10)
     }
 
+    /// Whether the disk has no room for another segment, and the last one none for another value. Such a node goes on to
+    /// promise and to answer, but shows no sign of life as a leader and does not stand for election: the group needs a
+    /// leader that can log.
+    fn is_full(&self) -> bool {
+        self.segment_retry_ns > 0 && !self.has_room_for_value()
+    }
+
+    fn has_room_for_value(&self) -> bool {
+        self.log.room() >= 2 * self.step_bytes() + frame_bytes(self.settings.max_batch_bytes)
+    }
+
     /// New values need room for two steps, other messages for one and what they carry: catch-up, which frees room, is
     /// never locked out by new values.
     fn has_room_for(&self, message: &Message) -> bool {
-        let new_value = matches!(message, Message::Accept { .. });
-        let needed = if new_value { 2 * self.step_bytes() } else { self.step_bytes() };
-        self.log.room() >= needed + frame_bytes(self.settings.max_batch_bytes)
+        match message {
+            Message::Accept { .. } => self.has_room_for_value(),
+            _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
+        }
     }
 
     fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
@@ -366,9 +378,35 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.io
     }
 
+    /// When the next turn is due if nothing happens before: what [`Shard::turn`] waits for.
+    pub fn deadline_ns(&self) -> u64 {
+        let core_ns = if self.is_full() { self.segment_retry_ns } else { self.core.poll_timeout() };
+        core_ns.min(self.waiters.next_ns()).min(self.idle_mark_at_ns)
+    }
+
     /// The core, for inspection.
     pub fn core(&self) -> &Replica {
         &self.core
+    }
+
+    /// The log, for inspection.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The state machine, for inspection.
+    pub fn machine(&self) -> &Sequencer {
+        &self.machine
+    }
+
+    /// The last slot applied, for inspection.
+    pub fn applied(&self) -> synod_wire::Slot {
+        self.slots.applied()
+    }
+
+    /// The value held at a recent slot, while its bytes are in memory; for inspection.
+    pub fn value(&self, slot: synod_wire::Slot) -> Option<&[u8]> {
+        self.slots.place(slot).and_then(|place| self.log.payload(place))
     }
 }
 

@@ -136,7 +136,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn range(&self, first: usize) -> LogRange {
-        let blocks = self.index.blocks(first, MAX_JOB_BLOCKS).to_vec();
+        // What is applied but not durable here yet is not on disk yet; it is young enough to be served from memory.
+        let durable = self.log.durable_pos();
+        let blocks = self.index.blocks(first, MAX_JOB_BLOCKS).iter();
+        let blocks = blocks.map(|block| Block { end_pos: block.end_pos.min(durable), ..*block });
+        let blocks: Vec<Block> = blocks.filter(|block| block.start_pos < block.end_pos).collect();
         let slots = blocks.first().zip(blocks.last());
         let exceptions = slots.map_or(&[][..], |(a, b)| self.index.exceptions(a.first_slot, b.last_slot)).to_vec();
         LogRange {
@@ -185,7 +189,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn on_done(&mut self, done: Done) -> Result<(), Fatal> {
         let group = self.settings.group.0;
         match done {
-            Done::Segment(Ok(segment)) => self.log.segment_ready(&mut self.io, segment)?,
+            Done::Segment(Ok(segment)) => {
+                self.segment_retry_ns = 0;
+                self.log.segment_ready(&mut self.io, segment)?;
+            }
             Done::Segment(Err(error)) => {
                 // The log goes on in the segment it has; any turn after the pause asks again.
                 self.log.segment_failed();

@@ -1,5 +1,6 @@
 //! A cluster of real processes on a loopback address of its own, with logs on the real disk.
 
+use super::host::LoopDisk;
 use super::{await_until, say};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
@@ -33,7 +34,9 @@ pub struct Cluster {
     config_file: PathBuf,
     nodes: Vec<Option<Child>>,
     namespaces: Vec<Option<File>>,
-    environment: Vec<(&'static str, &'static str)>,
+    environment: Vec<(NodeId, String, String)>,
+    /// Given back after the nodes have gone and before the directory goes: fields are dropped in this order.
+    disks: Vec<(NodeId, LoopDisk)>,
     dir: Option<TempDir>,
 }
 
@@ -66,7 +69,7 @@ impl Cluster {
         let config_file = dir.path().join("synod.toml");
         let nodes = config.nodes.iter().map(|_| None).collect();
         let namespaces = config.nodes.iter().map(|_| None).collect();
-        let cluster = Cluster { config, config_file, nodes, namespaces, environment: Vec::new(), dir: Some(dir) };
+        let cluster = Cluster { config, config_file, nodes, namespaces, environment: Vec::new(), disks: Vec::new(), dir: Some(dir) };
         cluster.write_config();
         cluster
     }
@@ -80,6 +83,25 @@ impl Cluster {
     /// Runs node `index` in a network namespace from now on.
     pub fn put_into_namespace(&mut self, node: NodeId, namespace: File) {
         self.namespaces[usize::from(node.0)] = Some(namespace);
+    }
+
+    /// Puts a node that is not formatted on a disk of its own. Needs privileges.
+    pub fn put_on_disk(&mut self, node: NodeId, bytes: u64) {
+        let disk = LoopDisk::new(self.dir(), &format!("disk-{node}"), bytes);
+        self.config.nodes[usize::from(node.0)].dir = disk.mount.join("node");
+        self.write_config();
+        self.disks.push((node, disk));
+    }
+
+    /// The disk that a node was put on.
+    pub fn disk(&self, node: NodeId) -> &LoopDisk {
+        let disk = self.disks.iter().find(|(whose, _)| *whose == node);
+        &disk.expect("the node was put on a disk").1
+    }
+
+    /// Starts a node with an override of its configuration from now on.
+    pub fn set_env(&mut self, node: NodeId, key: &str, value: &str) {
+        self.environment.push((node, key.to_owned(), value.to_owned()));
     }
 
     /// The members' numbers.
@@ -118,6 +140,8 @@ impl Cluster {
         let mut command = Command::new(SYNOD);
         command.arg("start").arg("--config").arg(&self.config_file).args(["--node", &node.to_string()]);
         command.env("NO_COLOR", "1").stdin(Stdio::null());
+        let own = self.environment.iter().filter(|(whose, ..)| *whose == node);
+        command.envs(own.map(|(_, key, value)| (key, value)));
         let parent = rustix::process::getpid();
         let namespace = self.namespaces[usize::from(node.0)].as_ref().map(AsRawFd::as_raw_fd);
         // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid, setns), and nothing is

@@ -116,7 +116,13 @@ pub struct Frozen<'a>(&'a LoopDisk);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        run("fsfreeze", &["-u", text(&self.0.mount)]);
+        let mount = text(&self.0.mount);
+        if std::thread::panicking() {
+            // A second panic would abort; the disk's own clean-up tries again.
+            let _thawed: bool = Command::new("fsfreeze").args(["-u", mount]).status().is_ok();
+        } else {
+            run("fsfreeze", &["-u", mount]);
+        }
     }
 }
 

@@ -39,7 +39,8 @@
 //! cluster and group, and has exactly the next Lsn. A trailer there that names this start and these records closes the flush.
 //! Anything else at position `p` is resolved by searching forward, line by line, to the end of the last segment, for whole
 //! trailers. A trailer counts only at the place that it names, so a copy of it elsewhere (misdirected, or inside a payload) is
-//! nothing.
+//! nothing. From its flush's start on it is the authority: records walked before that with the same Lsns are misdirected
+//! copies, and are read at their own place instead.
 //!
 //! | found | meaning | then |
 //! |---|---|---|

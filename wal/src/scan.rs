@@ -4,7 +4,7 @@
 use crate::layout::{stride_end, stride_start};
 use crate::segment::Segments;
 use crate::trailer::{self, TrailerView};
-use crate::window::{Page, Window, is_ours, is_zero, lines, search_start};
+use crate::window::{PAGE_BYTES, Page, Window, is_ours, is_zero, lines, search_start};
 use crate::{LogError, Place};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -179,7 +179,7 @@ impl<'s> Scanner<'s> {
                 return Ok(self.end(false, false));
             }
             if window.as_ref().is_none_or(|window| !window.holds(self.at)) {
-                window = Some(self.segments.window(stride_start(self.at), self.limit())?);
+                window = Some(self.segments.window(self.window_start(), self.limit())?);
                 if self.report_header(visit).is_break() {
                     return Ok(self.end(false, true));
                 }
@@ -189,6 +189,13 @@ impl<'s> Scanner<'s> {
                 return Ok(end);
             }
         }
+    }
+
+    /// Where the window for `self.at` starts. A bounded scan reads a short stretch from the middle of a stride, over and over:
+    /// it maps no more than that. An unbounded one wants the whole stride, to explain damage.
+    fn window_start(&self) -> u64 {
+        let page = self.at / PAGE_BYTES * PAGE_BYTES;
+        if self.to.is_some() { page.max(stride_start(self.at)) } else { stride_start(self.at) }
     }
 
     fn limit(&self) -> u64 {

@@ -63,6 +63,11 @@ impl SegmentSpec {
 
     fn fill(&self, file: &File, path: &Path, flush: &[u8]) -> Result<(), LogError> {
         let bytes = self.geometry.segment_bytes;
+        // Asked first: an allocation that must fail would take all that is left from others for a while.
+        let space = rustix::fs::fstatvfs(file).map_err(|errno| LogError::file("statvfs", path)(errno.into()))?;
+        if space.f_bavail.saturating_mul(space.f_frsize) < bytes {
+            return Err(LogError::NoSpace { path: path.to_path_buf(), bytes });
+        }
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
             // Without fallocate the zeros below take the space.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
@@ -360,4 +365,21 @@ fn same_log(path: &Path, found: &(Geometry, Identity), first: &(Geometry, Identi
 
 fn mismatch<T>(path: &Path, field: &'static str, found: u64, expected: u64, mend: &'static str) -> Result<T, LogError> {
     Err(LogError::Mismatch { path: path.to_path_buf(), field, found, expected, mend })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_what_is_needed() {
+        let identity = Identity { cluster: ClusterId(1), group: GroupId(0), node: NodeId(0), incarnation: 1 };
+        let geometry = Geometry { segment_bytes: STRIDE_BYTES, block_bytes: 4096 };
+        let spec = SegmentSpec { dir: PathBuf::from("/wal"), index: 3, geometry, identity };
+        for (errno, full) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
+            let error = LogError::file("allocate", Path::new("/wal/3"))(io::Error::from_raw_os_error(errno));
+            let told = spec.out_of_space(error);
+            assert_eq!(matches!(told, LogError::NoSpace { bytes: STRIDE_BYTES, .. }), full, "{told}");
+        }
+    }
 }

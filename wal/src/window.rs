@@ -10,7 +10,8 @@ use std::path::Path;
 use synod_wire::frame::{self, Frame, FrameError, HEADER_BYTES, Header};
 
 /// Pages are the unit of what can be unreadable.
-const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: u64 = 4096;
+const PAGE: usize = PAGE_BYTES as usize;
 
 /// Part of one stride.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Window {
         to: u64,
         live: bool,
     ) -> Result<Window, LogError> {
-        assert!(start.is_multiple_of(PAGE_BYTES as u64) && stride_end(start) - start <= STRIDE_BYTES);
+        assert!(start.is_multiple_of(PAGE_BYTES) && stride_end(start) - start <= STRIDE_BYTES);
         let file_bytes = file.metadata().map_err(LogError::file("stat", path))?.len();
         let end = stride_end(start).min(to).min(segment_start + file_bytes);
         if end <= start {
@@ -53,6 +54,8 @@ impl Window {
         // Reading ahead beyond `to` would put pages into the page cache that the log is about to write directly.
         let advice = if live { Advice::Random } else { Advice::Sequential };
         map.advise(advice).map_err(LogError::file("madvise", path))?;
+        // One request for the whole stretch: populating by itself reads page by page where reading ahead is off.
+        map.advise(Advice::WillNeed).map_err(LogError::file("madvise", path))?;
         let unreadable = populate(&map).map_err(LogError::file("read", path))?;
         if unreadable.is_empty() {
             // Refused where RLIMIT_MEMLOCK is lower than a stride: then eviction stays possible, as the crate's top says.
@@ -102,7 +105,7 @@ impl Window {
             if at >= len {
                 return None;
             }
-            let end = (at / PAGE_BYTES + 1).saturating_mul(PAGE_BYTES).min(len);
+            let end = (at / PAGE + 1).saturating_mul(PAGE).min(len);
             let pos = self.start + at as u64;
             let page = self.bytes(pos, end - at).map_or(Page::Unreadable, |bytes| Page::Bytes(pos, bytes));
             at = end;
@@ -117,8 +120,8 @@ fn populate(map: &Mmap) -> std::io::Result<Vec<Range<usize>>> {
         return Ok(Vec::new());
     }
     let mut unreadable = Vec::new();
-    for start in (0..map.len()).step_by(PAGE_BYTES) {
-        let len = PAGE_BYTES.min(map.len() - start);
+    for start in (0..map.len()).step_by(PAGE) {
+        let len = PAGE.min(map.len() - start);
         if !is_readable(map.advise_range(Advice::PopulateRead, start, len))? {
             unreadable.push(start..start + len);
         }
@@ -138,7 +141,7 @@ fn is_readable(result: std::io::Result<()>) -> std::io::Result<bool> {
 
 /// Whether a page, or a part of one, holds nothing but zeros.
 pub(crate) fn is_zero(page: &[u8]) -> bool {
-    static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+    static ZEROS: [u8; PAGE] = [0; PAGE];
     page == &ZEROS[..page.len()]
 }
 

@@ -139,7 +139,8 @@ impl Chaos {
         let fragile = Some(NodeId(random.between(1, size.into()) as u8)).filter(|_| spare > 0);
         let faults = Faults::draw(&mut random);
         let quorum_suffices = !fresh && faults.damage_percent == 0;
-        let drawn = format!("{size} nodes, {quorums:?}, window {window_slots}, fetch {fetch_slots}, fresh {fresh}, {faults:?}");
+        let drawn =
+            format!("{size} nodes, {quorums:?}, window {window_slots}, fetch {fetch_slots}, fresh {fresh}, {faults:?}");
         let mut chaos = Chaos {
             drawn,
             random,

@@ -137,7 +137,9 @@ impl Node {
             }
             Output::Send { to, message, after } => {
                 let value = match message {
-                    Message::Accept { slot, .. } | Message::Value { slot, .. } => Some(self.copies[&slot].value.clone()),
+                    Message::Accept { slot, .. } | Message::Value { slot, .. } => {
+                        Some(self.copies[&slot].value.clone())
+                    }
                     _ => None,
                 };
                 assert!(!to.contains(self.settings.me), "a message to itself");

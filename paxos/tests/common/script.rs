@@ -143,8 +143,8 @@ impl Script {
                 }
             }
             ["all", what, rest @ ..] => {
-                let up = cluster.nodes.iter().filter(|node| node.replica.is_some());
-                up.map(|node| expect_node(node, what, rest)).collect()
+                let mut up = cluster.nodes.iter().filter(|node| node.replica.is_some());
+                up.try_for_each(|node| expect_node(node, what, rest))
             }
             [id, what, rest @ ..] => {
                 let id = node(id)?;

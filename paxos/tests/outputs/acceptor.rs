@@ -93,8 +93,7 @@ fn an_accept_below_the_promise_is_refused() {
 fn an_accept_above_the_promise_is_a_promise_too() {
     let mut bench = Bench::led();
     let (b, lsn) = (ballot(2, 3), bench.lsn().0);
-    let logged =
-        [persist(lsn + 1, b, Record::Promised), persist(lsn + 2, b, record_of(2, b, Source::Message))];
+    let logged = [persist(lsn + 1, b, Record::Promised), persist(lsn + 2, b, record_of(2, b, Source::Message))];
     assert_eq!(bench.hear(THREE, accept(b, 2)), logged);
     assert_eq!(bench.core.leader(), Some(THREE));
 }

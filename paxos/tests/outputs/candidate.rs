@@ -71,7 +71,8 @@ fn promises_of_another_ballot_or_another_time_do_not_count() {
     let mut bench = Bench::candidate(founded());
     assert_eq!(bench.hear(TWO, promise(ballot(0, 1), 0, vec![])), []);
     assert_eq!(bench.hear(TWO, promise(ballot(2, 1), 0, vec![])), []);
-    let impossible = Message::Promise { ballot: B, prefix: Slot(0), part: 2, parts: 2, unknown_all: false, reports: vec![] };
+    let impossible =
+        Message::Promise { ballot: B, prefix: Slot(0), part: 2, parts: 2, unknown_all: false, reports: vec![] };
     assert_eq!(bench.hear(TWO, impossible), []);
     let mut follower = Bench::follower();
     assert_eq!(follower.hear(TWO, promise(B, 0, vec![])), []);
@@ -79,7 +80,8 @@ fn promises_of_another_ballot_or_another_time_do_not_count() {
 
 #[test]
 fn a_promise_counts_when_all_its_parts_have_come() {
-    let part = |part, reports| Message::Promise { ballot: B, prefix: Slot(0), part, parts: 2, unknown_all: false, reports };
+    let part =
+        |part, reports| Message::Promise { ballot: B, prefix: Slot(0), part, parts: 2, unknown_all: false, reports };
     let mut bench = Bench::candidate(founded());
     let last = vec![report(50, ReportState::Accepted(ballot(0, 2)))];
     assert_eq!(bench.hear(TWO, part(1, last.clone())), []);
@@ -102,7 +104,8 @@ fn what_is_held_in_the_highest_ballot_reported_is_proposed_again() {
     let mut bench = Bench::candidate(restart(ballot(4, 1), 0, vec![held(1, ballot(4, 1))]));
     let b = ballot(5, 1);
     let outputs = bench.hear(TWO, promise(b, 0, vec![report(1, ReportState::Accepted(ballot(3, 3)))]));
-    let wanted = [vec![elected(), beat(&bench, b, 0)], offer(22, b, 1, Source::Held).to_vec(), barrier(23, b, 2).to_vec()];
+    let wanted =
+        [vec![elected(), beat(&bench, b, 0)], offer(22, b, 1, Source::Held).to_vec(), barrier(23, b, 2).to_vec()];
     assert_eq!(outputs, wanted.concat());
 }
 
@@ -152,10 +155,8 @@ fn a_prefix_reported_as_chosen_is_fetched_before_anything_is_proposed() {
     let outputs = bench.hear(TWO, learn(2, ballot(0, 2)));
     let asked = send(&[TWO], fetch_value(3, ballot(0, 2)), Lsn::ZERO);
     let learnt = Record::Learnt { slot: Slot(2), ballot: ballot(0, 2), barrier: false };
-    let wanted = [
-        vec![persist(5, B, learnt), deliver(2), elected(), beat(&bench, B, 2), asked],
-        barrier(6, B, 4).to_vec(),
-    ];
+    let wanted =
+        [vec![persist(5, B, learnt), deliver(2), elected(), beat(&bench, B, 2), asked], barrier(6, B, 4).to_vec()];
     assert_eq!(outputs, wanted.concat(), "slots 1 and 2 are not holes");
 }
 
@@ -245,7 +246,7 @@ fn lost_elections_back_off_up_to_eight_times_the_time_out() {
         bench.election();
         let waited = bench.now_ns - since;
         let shift = lost.min(3);
-        assert!((150 * MS << shift..=300 * MS << shift).contains(&waited), "after {lost} lost: {waited} ns");
+        assert!(((150 * MS) << shift..=(300 * MS) << shift).contains(&waited), "after {lost} lost: {waited} ns");
         longest = longest.max(waited);
     }
     assert!(longest > 300 * MS);

@@ -170,10 +170,11 @@ pub fn cases(by_default: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().map_or(by_default, |text| text.parse().expect("PROPTEST_CASES is a number"))
 }
 
-/// In memory if the host has such a place: a test recovers many times.
+/// Where SYNOD_TEST_DIR says (a real disk), or in memory if the host has such a place: a test recovers many times.
 pub fn tempdir() -> tempfile::TempDir {
-    let shm = Path::new("/dev/shm");
-    if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap()
+    let chosen = std::env::var_os("SYNOD_TEST_DIR").map(PathBuf::from);
+    let place = chosen.unwrap_or_else(|| PathBuf::from("/dev/shm"));
+    if place.is_dir() { tempfile::tempdir_in(place) } else { tempfile::tempdir() }.unwrap()
 }
 
 /// A record as a test remembers it.

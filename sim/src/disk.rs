@@ -1,0 +1,217 @@
+//! One node's disk: what is in flight, what a lying cache holds, and what a crash makes of both. The files are real
+//! (on tmpfs), so that the production recovery reads what is left; when and whether bytes reach them is decided here.
+
+use crate::fault::Fault;
+use crate::plan::Plan;
+use crate::rng::Rng;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use synod_wire::frame::{HEADER_BYTES, Header, Kind, frame_bytes, parse_header};
+use synod_wire::record::Trailer;
+use synod_wire::{Lsn, Slot};
+use zerocopy::FromBytes;
+
+/// What a disk tears writes into.
+pub(crate) const SECTOR_BYTES: usize = 512;
+/// What the log writes in.
+pub(crate) const BLOCK_BYTES: usize = 4096;
+
+/// A log write that the disk has not finished.
+pub(crate) struct InFlight {
+    pub(crate) file: Rc<File>,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) token: u64,
+}
+
+/// A record that a write put on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Logged {
+    pub(crate) header: Header,
+    pub(crate) payload_crc: u32,
+}
+
+/// A flush that is on disk, as far as placing damage needs to know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Flush {
+    pub(crate) start: u64,
+    pub(crate) bytes: u64,
+    pub(crate) last_lsn: Lsn,
+    pub(crate) mark: Lsn,
+    pub(crate) records: Vec<(Kind, Slot, u64, usize)>,
+    pub(crate) damaged: bool,
+}
+
+struct Undo {
+    file: Rc<File>,
+    offset: u64,
+    before: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Disk {
+    pub(crate) in_flight: BTreeMap<u64, InFlight>,
+    next_id: u64,
+    /// Parts of flushes whose rest is still to be written.
+    partial: Vec<(Rc<File>, u64, Vec<u8>)>,
+    /// Since the lies began: what was there before, the oldest first.
+    lies: Vec<Undo>,
+    /// Syncs are lies: a power cut undoes all since.
+    pub(crate) lying: bool,
+    /// Nothing completes before this.
+    pub(crate) stalled_until_ns: u64,
+    /// Multiplies every write's time.
+    pub(crate) slow: u64,
+    pub(crate) no_space_until_ns: u64,
+    pub(crate) fail_next: bool,
+    /// Records on disk that the node has not heard of yet.
+    pub(crate) unreported: Vec<Logged>,
+    /// In the order of the log.
+    pub(crate) flushes: Vec<Flush>,
+}
+
+/// What is left of the writes in flight after a crash, for the counters.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct CrashTally {
+    pub(crate) torn: usize,
+    pub(crate) lost: usize,
+    pub(crate) whole: usize,
+    pub(crate) undone: usize,
+}
+
+impl Disk {
+    pub(crate) fn begin(&mut self, write: InFlight) -> u64 {
+        self.next_id += 1;
+        self.in_flight.insert(self.next_id, write);
+        self.next_id
+    }
+
+    /// The write reaches the disk, its first `bytes` at least; gives the records that are whole on disk by it.
+    pub(crate) fn complete(&mut self, write: InFlight, bytes: usize) -> io::Result<()> {
+        let InFlight { file, offset, bytes: all, .. } = write;
+        let written = &all[..bytes];
+        if self.lying {
+            let mut before = vec![0; bytes];
+            file.read_exact_at(&mut before, offset)?;
+            self.lies.push(Undo { file: file.clone(), offset, before });
+        }
+        file.write_all_at(written, offset)?;
+        let before = self.partial.iter().position(|(part, end, _)| Rc::ptr_eq(part, &file) && *end == offset);
+        let mut flush = before.map_or_else(Vec::new, |at| self.partial.swap_remove(at).2);
+        flush.extend_from_slice(written);
+        if bytes < all.len() {
+            self.partial.push((file, offset + bytes as u64, flush));
+        } else {
+            self.note_flush(&flush);
+        }
+        Ok(())
+    }
+
+    fn note_flush(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        let mut records = Vec::new();
+        while let Ok((header, payload_crc, payload_bytes)) = parse_header(&bytes[at..]) {
+            if header.kind == Kind::Trailer {
+                let body = Trailer::read_from_prefix(&bytes[at + HEADER_BYTES..]);
+                let (body, _) = body.expect("the log wrote a whole trailer");
+                self.flushes.push(Flush {
+                    start: body.start.get(),
+                    bytes: bytes.len() as u64,
+                    last_lsn: header.lsn,
+                    mark: Lsn(header.slot.0),
+                    records: std::mem::take(&mut records),
+                    damaged: false,
+                });
+                return;
+            }
+            self.unreported.push(Logged { header, payload_crc });
+            records.push((header.kind, header.slot, at as u64, frame_bytes(payload_bytes)));
+            at += frame_bytes(payload_bytes);
+        }
+        panic!("the log wrote a flush without a trailer");
+    }
+
+    /// The process is gone, and with `power` the caches too: each write in flight is lost, torn by sector, or whole.
+    pub(crate) fn crash(&mut self, plan: &Plan, power: bool, rng: &mut Rng) -> io::Result<CrashTally> {
+        let mut tally = CrashTally::default();
+        for (_, write) in std::mem::take(&mut self.in_flight) {
+            if rng.ppm(plan.rate(Fault::TornWrite)) {
+                tear(&write, rng)?;
+                tally.torn += 1;
+            } else if rng.ppm(plan.rate(Fault::LostWrite)) {
+                tally.lost += 1;
+            } else {
+                tally.whole += 1;
+                let bytes = write.bytes.len();
+                self.complete(write, bytes)?;
+            }
+        }
+        self.partial.clear();
+        if power && !self.lies.is_empty() {
+            tally.undone = self.lies.len();
+            for undo in self.lies.drain(..).rev() {
+                undo.file.write_all_at(&undo.before, undo.offset)?;
+            }
+        }
+        Ok(tally)
+    }
+
+    /// The lies end well: what was reported durable is durable now.
+    pub(crate) fn settle(&mut self) {
+        self.lying = false;
+        self.lies.clear();
+    }
+
+    /// What the node has logged for good up to `durable`, and is told of now.
+    pub(crate) fn reported(&mut self, durable: Lsn) -> Vec<Logged> {
+        if self.unreported.is_empty() {
+            return Vec::new();
+        }
+        let (done, rest) = std::mem::take(&mut self.unreported).into_iter().partition(|r| r.header.lsn <= durable);
+        self.unreported = rest;
+        done
+    }
+
+    /// After a recovery that ended at `last`: what was in flight beyond it is cut, and so are its flushes.
+    pub(crate) fn recovered(&mut self, last: Lsn) -> Vec<Logged> {
+        let survived = self.reported(last);
+        self.unreported.clear();
+        self.flushes.retain(|flush| flush.last_lsn <= last);
+        survived
+    }
+
+    /// Flushes that may be damaged without being taken for a torn tail: a later whole flush's mark covers them.
+    pub(crate) fn damageable(&self) -> Vec<usize> {
+        let mut highest = Lsn::ZERO;
+        let mut all = Vec::new();
+        for (at, flush) in self.flushes.iter().enumerate().rev() {
+            // A flush without records may hold the only mark that covers what lies before it.
+            if flush.last_lsn <= highest && !flush.damaged && !flush.records.is_empty() {
+                all.push(at);
+            }
+            if !flush.damaged {
+                highest = highest.max(flush.mark);
+            }
+        }
+        all
+    }
+}
+
+fn tear(write: &InFlight, rng: &mut Rng) -> io::Result<()> {
+    for (at, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
+        if rng.percent(50) {
+            write.file.write_all_at(sector, write.offset + (at * SECTOR_BYTES) as u64)?;
+        }
+    }
+    Ok(())
+}
+
+/// The file that holds a position of the log, and where in it.
+pub(crate) fn place(dir: &Path, segment_bytes: u64, pos: u64) -> (PathBuf, u64) {
+    (dir.join(format!("{:016x}.seg", pos / segment_bytes)), pos % segment_bytes)
+}

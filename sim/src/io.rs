@@ -1,0 +1,159 @@
+//! The simulated [`Io`]: the production shard's only window to the world. It decides nothing: a [`Port`] shared with the
+//! engine holds what arrived and what the shard asked for; the engine carries it out after each turn.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::net::SocketAddrV4;
+use std::rc::Rc;
+use synod::shard::jobs::{Done, Job, MAX_JOBS};
+use synod_ring::{Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket};
+
+/// Receive buffers of each socket.
+pub(crate) const RX_BUFFERS: usize = 128;
+/// Events that one poll hands out.
+const MAX_EVENTS: usize = 64;
+
+/// Something that waits for the shard's next poll.
+pub(crate) enum Arrival {
+    Datagram { socket: Socket, from: Option<SocketAddrV4>, bytes: Rc<[u8]> },
+    Written { token: u64, result: Result<usize, i32> },
+    Done(Done),
+    Overrun(Socket),
+}
+
+/// Something that the shard asked for.
+pub(crate) enum Request {
+    Peer { peer: usize, bytes: Rc<[u8]> },
+    Client { to: SocketAddrV4, bytes: Rc<[u8]> },
+    Write { file: Rc<File>, offset: u64, bytes: Vec<u8>, token: u64 },
+    Job(Job),
+}
+
+/// What engine and shard share.
+#[derive(Default)]
+pub(crate) struct Port {
+    pub(crate) inbox: VecDeque<Arrival>,
+    pub(crate) requests: Vec<Request>,
+    /// Datagrams in the inbox, by socket: they occupy receive buffers.
+    pub(crate) waiting: [usize; 2],
+    pub(crate) now_ns: u64,
+    pub(crate) wall_ns: u64,
+    pub(crate) jobs_out: usize,
+}
+
+pub(crate) fn socket_index(socket: Socket) -> usize {
+    match socket {
+        Socket::Peers => 0,
+        Socket::Clients => 1,
+    }
+}
+
+/// See the module.
+pub(crate) struct SimIo {
+    port: Rc<RefCell<Port>>,
+    now_ns: u64,
+    wall_ns: u64,
+    buffers: Vec<Option<Rc<[u8]>>>,
+    free: Vec<u16>,
+    files: [Option<Rc<File>>; FILE_SLOTS as usize],
+    max_datagram_bytes: usize,
+}
+
+impl SimIo {
+    pub(crate) fn new(port: Rc<RefCell<Port>>, max_datagram_bytes: usize) -> SimIo {
+        let (now_ns, wall_ns) = (port.borrow().now_ns, port.borrow().wall_ns);
+        SimIo {
+            port,
+            now_ns,
+            wall_ns,
+            buffers: vec![None; 2 * RX_BUFFERS],
+            free: (0..2 * RX_BUFFERS as u16).rev().collect(),
+            files: Default::default(),
+            max_datagram_bytes,
+        }
+    }
+
+    fn receive(&mut self, socket: Socket, from: Option<SocketAddrV4>, bytes: Rc<[u8]>) -> Event<Done> {
+        let id = self.free.pop().expect("the engine delivers no more datagrams than there are buffers");
+        let len = bytes.len().min(self.max_datagram_bytes);
+        let cut = len < bytes.len();
+        self.buffers[usize::from(id)] = Some(bytes);
+        Event::Datagram { buf: RxBuf { id, socket, start: 0, len: len as u32, cut }, from }
+    }
+}
+
+impl Io for SimIo {
+    type Job = Job;
+    type Done = Done;
+
+    fn poll(&mut self, _deadline_ns: u64, _eager: bool, events: &mut Vec<Event<Done>>) -> Result<(), IoError> {
+        assert_eq!(self.free.len(), self.buffers.len(), "each datagram's buffer is released in the turn it came");
+        let port = self.port.clone();
+        let mut port = port.borrow_mut();
+        for _ in 0..MAX_EVENTS {
+            let Some(arrival) = port.inbox.pop_front() else { break };
+            events.push(match arrival {
+                Arrival::Datagram { socket, from, bytes } => {
+                    port.waiting[socket_index(socket)] -= 1;
+                    self.receive(socket, from, bytes)
+                }
+                Arrival::Written { token, result } => Event::Written { token, result },
+                Arrival::Done(done) => {
+                    port.jobs_out -= 1;
+                    Event::Done(done)
+                }
+                Arrival::Overrun(socket) => Event::Overrun(socket),
+            });
+        }
+        assert!(port.now_ns >= self.now_ns, "the monotonic clock ran backwards");
+        (self.now_ns, self.wall_ns) = (port.now_ns, port.wall_ns);
+        Ok(())
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn wall_ns(&self) -> u64 {
+        self.wall_ns
+    }
+
+    fn datagram(&self, buf: &RxBuf) -> &[u8] {
+        let bytes = self.buffers[usize::from(buf.id)].as_ref().expect("a buffer that was released");
+        &bytes[..buf.len as usize]
+    }
+
+    fn release(&mut self, buf: RxBuf) {
+        assert!(self.buffers[usize::from(buf.id)].take().is_some(), "a buffer is released once");
+        self.free.push(buf.id);
+    }
+
+    fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
+        self.port.borrow_mut().requests.push(Request::Peer { peer, bytes: bytes.bytes().into() });
+    }
+
+    fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {
+        self.port.borrow_mut().requests.push(Request::Client { to, bytes: bytes.bytes().into() });
+    }
+
+    fn attach(&mut self, slot: FileSlot, file: File) -> Result<(), IoError> {
+        self.files[usize::from(slot.0)] = Some(Rc::new(file));
+        Ok(())
+    }
+
+    fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
+        let file = self.files[usize::from(file.0)].clone().expect("a write to a segment that was attached");
+        self.port.borrow_mut().requests.push(Request::Write { file, offset, bytes: bytes.bytes().to_vec(), token });
+    }
+
+    fn request(&mut self, job: Job) -> Result<(), Job> {
+        let mut port = self.port.borrow_mut();
+        if port.jobs_out == MAX_JOBS {
+            return Err(job);
+        }
+        port.jobs_out += 1;
+        port.requests.push(Request::Job(job));
+        Ok(())
+    }
+}

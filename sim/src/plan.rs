@@ -1,0 +1,226 @@
+//! A run's plan: all that the seed decides before the run begins. It is what `replay` reads and what shrinking edits; a
+//! plan and a commit determine a run bit for bit. Pure.
+
+use crate::fault::{Area, Fault, Style};
+use crate::rng::Rng;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Which faults a run may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// None.
+    Calm,
+    /// Links, and what comes over them.
+    Network,
+    /// Disks, and the crashes that they need to show.
+    Disk,
+    /// Processes and clocks.
+    Process,
+    /// All.
+    Mixed,
+}
+
+/// The times and sizes of a run. Nanoseconds unless the name says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Between heartbeats.
+    pub heartbeat_ns: u64,
+    /// The shortest election time-out.
+    pub election_min_ns: u64,
+    /// The longest.
+    pub election_max_ns: u64,
+    /// Before an unanswered message is sent again.
+    pub retransmit_ns: u64,
+    /// The shortest way of a datagram.
+    pub delay_min_ns: u64,
+    /// The mean of what comes on top.
+    pub delay_mean_ns: u64,
+    /// The mean of a log write with its sync.
+    pub sync_mean_ns: u64,
+    /// Between faults that strike, on average.
+    pub strike_mean_ns: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What every stream of chance starts from.
+    pub seed: u64,
+    /// Which faults it was drawn from.
+    pub profile: Profile,
+    /// Members.
+    pub nodes: usize,
+    /// The phase 1 quorum.
+    pub phase1: usize,
+    /// The phase 2 quorum.
+    pub phase2: usize,
+    /// How long the chaos lasts, simulated milliseconds.
+    pub safety_ms: u64,
+    /// Clients that append.
+    pub clients: usize,
+    /// Clients that read.
+    pub readers: usize,
+    /// Entries that all clients together append a simulated second.
+    pub entries_per_second: u64,
+    /// Entries offered at once, at most.
+    pub burst: u64,
+    /// The longest entry.
+    pub max_entry_bytes: u64,
+    /// The protocol's window.
+    pub window_slots: u64,
+    /// Log writes in flight at once.
+    pub max_in_flight: usize,
+    /// Nodes that may lose their state for good; no more than the quorums can spare.
+    pub victims: Vec<usize>,
+    /// Times.
+    pub timing: Timing,
+    /// Rates: parts per million of each datagram or write, or the weight of what strikes.
+    pub faults: BTreeMap<Fault, u64>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64, profile: Profile) -> Plan {
+        let mut rng = Rng::new(seed, "plan");
+        let nodes = rng.pick(&[3, 3, 3, 3, 5, 5, 4]);
+        let (phase1, phase2) = quorums(nodes, &mut rng);
+        let mut plan = Plan {
+            seed,
+            profile,
+            nodes,
+            phase1,
+            phase2,
+            safety_ms: rng.between(20_000, 40_000),
+            clients: rng.between(2, 4) as usize,
+            readers: rng.between(1, 2) as usize,
+            entries_per_second: rng.between(100, 160),
+            burst: rng.pick(&[4, 16, 32]),
+            max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
+            window_slots: rng.pick(&[4, 16, 64, 128]),
+            max_in_flight: rng.pick(&[1, 1, 2, 4]),
+            victims: Vec::new(),
+            timing: timing(&mut rng),
+            faults: BTreeMap::new(),
+        };
+        plan.victims = victims(&plan, &mut rng);
+        plan.faults = faults(&plan, &mut rng);
+        plan
+    }
+
+    /// The rate of a fault; 0 if the plan has none of it.
+    pub fn rate(&self, fault: Fault) -> u64 {
+        self.faults.get(&fault).copied().unwrap_or(0)
+    }
+
+    /// Nodes that must be up for anything to be chosen.
+    pub fn core_size(&self) -> usize {
+        self.phase1.max(self.phase2)
+    }
+}
+
+fn quorums(nodes: usize, rng: &mut Rng) -> (usize, usize) {
+    let majority = nodes / 2 + 1;
+    if nodes > 3 && rng.percent(25) {
+        // Flexible quorums: a small phase 2, paid for by phase 1.
+        return (nodes - 1, 2);
+    }
+    (majority, majority)
+}
+
+fn timing(rng: &mut Rng) -> Timing {
+    let heartbeat_ns = rng.pick(&[20_000_000, 30_000_000, 50_000_000]);
+    let election_min_ns = heartbeat_ns * rng.between(6, 9);
+    Timing {
+        heartbeat_ns,
+        election_min_ns,
+        election_max_ns: election_min_ns * 2,
+        retransmit_ns: rng.pick(&[10_000_000, 20_000_000]),
+        delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
+        delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
+        sync_mean_ns: rng.pick(&[100_000, 1_000_000, 5_000_000]),
+        strike_mean_ns: rng.between(300, 3_000) * 1_000_000,
+    }
+}
+
+fn victims(plan: &Plan, rng: &mut Rng) -> Vec<usize> {
+    let spare = plan.nodes - plan.core_size();
+    let mut all: Vec<usize> = (0..plan.nodes).collect();
+    let mut victims = Vec::new();
+    for _ in 0..spare {
+        victims.push(all.swap_remove(rng.below(all.len() as u64) as usize));
+    }
+    victims.sort_unstable();
+    victims
+}
+
+fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
+    let mut faults = BTreeMap::new();
+    for fault in Fault::ALL {
+        // Drawn for every kind, so that a profile does not change the others' rates.
+        let chosen = rng.percent(55);
+        let rate = match fault.style() {
+            Style::Each => each_rate(*fault, rng),
+            Style::Strike => rng.between(1, 10),
+        };
+        if chosen && wanted(plan.profile, *fault) {
+            faults.insert(*fault, rate);
+        }
+    }
+    if faults.contains_key(&Fault::CorruptionEverywhere) {
+        // One or the other: a victim's copy must not be the only good one.
+        for fault in [Fault::Corruption, Fault::Amnesia, Fault::Rollback, Fault::Misdirected, Fault::PhantomWrite] {
+            faults.remove(&fault);
+        }
+    }
+    faults
+}
+
+fn each_rate(fault: Fault, rng: &mut Rng) -> u64 {
+    match fault {
+        Fault::Loss => rng.pick(&[1_000, 20_000, 100_000, 300_000]),
+        Fault::Duplicate => rng.pick(&[1_000, 20_000, 100_000, 500_000]),
+        Fault::Delay => rng.pick(&[1_000, 20_000, 100_000]),
+        Fault::BitFlip => rng.pick(&[1_000, 20_000]),
+        Fault::ShortWrite => rng.pick(&[5_000, 100_000]),
+        Fault::ReadError => rng.pick(&[20_000, 300_000]),
+        Fault::TornWrite | Fault::LostWrite => rng.between(100_000, 700_000),
+        _ => rng.between(100_000, 500_000),
+    }
+}
+
+fn wanted(profile: Profile, fault: Fault) -> bool {
+    let crash = matches!(fault, Fault::Kill | Fault::PowerCut);
+    match profile {
+        Profile::Calm => false,
+        Profile::Network => fault.area() == Area::Network || fault == Fault::ClientRestart,
+        Profile::Disk => fault.area() == Area::Disk || crash,
+        Profile::Process => {
+            matches!(fault.area(), Area::Process | Area::Clock) || matches!(fault, Fault::TornWrite | Fault::LostWrite)
+        }
+        Profile::Mixed => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_wire::Quorums;
+
+    #[test]
+    fn quorums_intersect_and_leave_the_victims_out() {
+        for seed in 0..500 {
+            let plan = Plan::new(seed, Profile::Mixed);
+            assert!(Quorums { phase1: plan.phase1, phase2: plan.phase2 }.intersect(plan.nodes), "{plan:?}");
+            assert_eq!(plan.victims.len() + plan.core_size(), plan.nodes, "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn a_plan_survives_its_file() {
+        let plan = Plan::new(3, Profile::Mixed);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    }
+}

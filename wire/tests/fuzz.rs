@@ -1,0 +1,418 @@
+//! Bytes from anywhere: parsing is total, what was written comes back, and what was changed on the way is noticed.
+//!
+//! `corpus/*.bin` are kept inputs; their names start with the verdict (`ok_`, or the error). The golden frame holds format 1
+//! still: if it changes, the format has changed, and [`VERSION`] must too.
+
+use proptest::prelude::*;
+use std::path::Path;
+use synod_wire::batch::*;
+use synod_wire::frame::*;
+use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
+
+/// A frame with a payload of its own length, as bytes.
+fn framed(header: &Header, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0xaa; frame_bytes(payload.len())];
+    let used = write_frame(&mut bytes, header, payload);
+    assert_eq!(used, bytes.len());
+    bytes
+}
+
+/// A header with a different value in every field.
+fn sample(kind: Kind) -> Header {
+    Header {
+        kind,
+        flags: flags::BARRIER,
+        from: NodeId(3),
+        group: GroupId(2),
+        cluster: ClusterId(0x0a0b_0c0d),
+        epoch: Epoch(0x0102_0304),
+        slot: Slot(0x1112_1314_1516_1718),
+        ballot: Ballot { round: 0x0022_2324_2526_2728, node: NodeId(5) },
+        promised: Ballot { round: 0x0032_3334_3536_3738, node: NodeId(6) },
+        lsn: Lsn(0x4142_4344_4546_4748),
+    }
+}
+
+/// Makes the header's checksum right again after a field was changed by hand.
+fn reseal(bytes: &mut [u8]) {
+    let crc = checksum(&bytes[4..HEADER_BYTES]);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A batch of two runs and an opened session.
+fn sample_batch() -> Vec<u8> {
+    let mut bytes = vec![0; 512];
+    let mut at = BATCH_HEADER_BYTES;
+    for (client, first, entries) in [(7, 5, vec![&b"alpha"[..], b"b"]), (8, 1, vec![&b"gamma"[..]])] {
+        let mut run = RunBuilder::new(&mut bytes[at..], client, first);
+        assert!(entries.into_iter().all(|entry| run.push(entry)));
+        at += run.finish(RunKind::Append).0;
+    }
+    at += RunBuilder::new(&mut bytes[at..], 9, 0).finish(RunKind::OpenSession).0;
+    write_batch_header(&mut bytes, 1_234_567_890, 3);
+    bytes.truncate(at);
+    bytes
+}
+
+/// Parses `bytes` in every way; whatever is accepted must be consistent.
+fn try_everything(bytes: &[u8]) {
+    if let Ok(frame) = parse(bytes) {
+        assert!(HEADER_BYTES + frame.payload.len() <= bytes.len());
+        assert_eq!(checksum(frame.payload), frame.payload_crc);
+    }
+    let frames: Vec<_> = Frames::new(bytes).collect();
+    assert!(frames.len() <= bytes.len() / HEADER_BYTES + 1);
+    let errors = frames.iter().filter(|frame| frame.is_err()).count();
+    assert!(errors == 0 || (errors == 1 && frames[frames.len() - 1].is_err()), "nothing follows an error");
+    if let Ok(batch) = Batch::parse(bytes) {
+        let runs: Vec<_> = batch.runs().collect();
+        assert_eq!(runs.len(), usize::from(batch.header.runs.get()));
+        assert_eq!(batch.is_noop(), runs.is_empty());
+        let used: usize = runs.iter().map(check_run).sum();
+        assert_eq!(BATCH_HEADER_BYTES + used, bytes.len(), "every byte belongs to a run");
+    }
+    if let Ok((run, rest)) = Run::parse(bytes) {
+        assert_eq!(check_run(&run) + rest.len(), bytes.len());
+    }
+}
+
+/// Checks an accepted run; returns its bytes.
+fn check_run(run: &Run<'_>) -> usize {
+    let entries: Vec<_> = run.entries().collect();
+    assert_eq!(entries.len() as u64, run.len());
+    assert!(entries.iter().all(|entry| !entry.is_empty()));
+    assert!(run.first_seq().checked_add(run.len()).is_some());
+    assert_eq!(run.opens_session(), run.is_empty());
+    RUN_HEADER_BYTES + entries.iter().map(|entry| ENTRY_PREFIX_BYTES + entry.len()).sum::<usize>()
+}
+
+#[test]
+fn the_golden_frame_of_format_1() {
+    let golden = "88375c1e 9cd6cca8 0000000000000000 01 01 01 00 03 02 0700 0d0c0b0a 04030201 \
+                  1817161514131211 0528272625242322 0638373635343332 4847464544434241 \
+                  70617861786f73";
+    let golden: String = golden.split_whitespace().collect();
+    let bytes = framed(&sample(Kind::Accept), b"paxaxos");
+    let hex: String = bytes[..HEADER_BYTES + 7].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, golden);
+    assert!(bytes[HEADER_BYTES + 7..].iter().all(|byte| *byte == 0), "padding is zero");
+}
+
+#[test]
+fn a_record_of_each_kind_comes_back() {
+    for kind in Kind::ALL {
+        let bytes = framed(&sample(kind), b"payload");
+        let frame = parse(&bytes).expect("a frame just written");
+        assert_eq!((frame.header, frame.payload), (sample(kind), &b"payload"[..]));
+    }
+}
+
+#[test]
+fn kinds_keep_their_numbers() {
+    let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
+    let expected: Vec<u8> = (1..=14).chain(32..=43).chain(64..=67).chain(80..=84).collect();
+    assert_eq!(numbers, expected);
+    for byte in 0..=u8::MAX {
+        assert_eq!(Kind::from_u8(byte).map(|kind| kind as u8), expected.contains(&byte).then_some(byte));
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let batch = sample_batch();
+    let bytes = framed(&sample(Kind::Accept), &batch);
+    for bit in 0..8 * (HEADER_BYTES + batch.len()) {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(parse(&flipped).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_frame_cut_anywhere_is_truncated() {
+    let batch = sample_batch();
+    let bytes = framed(&sample(Kind::Accept), &batch);
+    for length in 0..HEADER_BYTES + batch.len() {
+        assert_eq!(parse(&bytes[..length]).err(), Some(FrameError::Truncated), "cut to {length} bytes");
+    }
+    assert!(parse(&bytes[..HEADER_BYTES + batch.len()]).is_ok(), "the padding may be left out");
+}
+
+#[test]
+fn fields_that_format_1_does_not_know_are_refused_though_the_checksum_holds() {
+    let refuse = |offset: usize, byte: u8, expected: FrameError| {
+        let mut bytes = framed(&sample(Kind::Accept), b"payload");
+        bytes[offset] = byte;
+        reseal(&mut bytes);
+        assert_eq!(parse(&bytes).err(), Some(expected), "offset {offset}");
+    };
+    refuse(16, 0, FrameError::Version(0));
+    refuse(16, 2, FrameError::Version(2));
+    refuse(17, 0, FrameError::Kind(0));
+    refuse(17, 15, FrameError::Kind(15));
+    refuse(17, 255, FrameError::Kind(255));
+    refuse(19, 1, FrameError::Kind(Kind::Accept as u8)); // key id 1: an authenticated frame
+    refuse(20, NodeId::LIMIT, FrameError::Body);
+}
+
+#[test]
+fn a_version_is_refused_before_its_checksum_is_read() {
+    let mut bytes = framed(&sample(Kind::Accept), b"payload");
+    bytes[16] = 9; // another version may compute its checksum otherwise
+    assert_eq!(parse(&bytes).err(), Some(FrameError::Version(9)));
+}
+
+#[test]
+fn a_length_that_belongs_to_other_bytes_is_refused() {
+    for (length, expected) in [
+        (8u16, FrameError::Checksum), // one byte of padding taken in
+        (6, FrameError::Checksum),
+        (0, FrameError::Checksum),
+        (65, FrameError::Truncated),
+        (MAX_PAYLOAD_BYTES as u16, FrameError::Truncated),
+        (MAX_PAYLOAD_BYTES as u16 + 1, FrameError::Body),
+        (u16::MAX, FrameError::Body),
+    ] {
+        let mut bytes = framed(&sample(Kind::Accept), b"payload");
+        bytes[22..24].copy_from_slice(&length.to_le_bytes());
+        reseal(&mut bytes);
+        assert_eq!(parse(&bytes).err(), Some(expected), "length {length}");
+    }
+}
+
+#[test]
+fn the_longest_payload_comes_back() {
+    let payload = vec![0x5a; MAX_PAYLOAD_BYTES];
+    let bytes = framed(&sample(Kind::Value), &payload);
+    assert_eq!(parse(&bytes).expect("the longest frame").payload, payload);
+}
+
+#[test]
+#[should_panic(expected = "does not fit a frame")]
+fn a_payload_that_is_too_long_is_the_writers_bug() {
+    let mut out = vec![0; 2 * MAX_PAYLOAD_BYTES];
+    write_header(&mut out, &sample(Kind::Value), MAX_PAYLOAD_BYTES + 1, 0);
+}
+
+#[test]
+fn the_frames_of_a_datagram_come_in_order_and_end_at_the_first_error() {
+    let parts = [
+        framed(&sample(Kind::Promised), b""),
+        framed(&sample(Kind::Accept), b"one"),
+        framed(&sample(Kind::Chosen), b"2"),
+    ];
+    let datagram = parts.concat();
+    let kinds = |bytes: &[u8]| Frames::new(bytes).map(|frame| frame.map(|f| f.header.kind)).collect::<Vec<_>>();
+    assert_eq!(kinds(&datagram), [Ok(Kind::Promised), Ok(Kind::Accept), Ok(Kind::Chosen)]);
+    assert_eq!(kinds(&datagram[..datagram.len() - 60]).len(), 3, "the last one's padding may be left out");
+    assert_eq!(kinds(&[]), []);
+    let mut broken = datagram.clone();
+    broken[2 * HEADER_BYTES + 1] ^= 1; // in the payload of the second frame
+    assert_eq!(kinds(&broken), [Ok(Kind::Promised), Err(FrameError::Checksum)]);
+    let trailing = [&datagram[..], b"x"].concat();
+    assert_eq!(kinds(&trailing).last(), Some(&Err(FrameError::Truncated)));
+}
+
+#[test]
+fn bodies_have_the_sizes_of_format_1() {
+    use synod_wire::{client, peer, record};
+    assert_eq!((size_of::<RawHeader>(), HEADER_BYTES, ALIGN, align_of::<RawHeader>()), (64, 64, 64, 1));
+    assert_eq!((BATCH_HEADER_BYTES, RUN_HEADER_BYTES, ENTRY_PREFIX_BYTES), (16, 32, 2));
+    assert_eq!((size_of::<peer::PromiseBody>(), size_of::<peer::PromiseReport>()), (8, 24));
+    assert_eq!((size_of::<peer::AcceptedBody>(), size_of::<peer::SlotRange>(), size_of::<peer::Probe>()), (32, 16, 8));
+    assert_eq!((size_of::<peer::HelloBody>(), size_of::<peer::HelloAckBody>()), (16, 32));
+    assert_eq!((size_of::<record::ChosenRange>(), size_of::<record::Configuration>()), (32, 16));
+    assert_eq!((size_of::<record::Trailer>(), size_of::<record::TrailerEntry>()), (24, 32));
+    assert_eq!((size_of::<record::Incarnation>(), size_of::<record::PeerMark>()), (16, 16));
+    assert_eq!(size_of::<record::SegmentHeader>(), 40);
+    assert_eq!((size_of::<client::ReadBody>(), size_of::<client::ReadReplyBody>()), (24, 32));
+    assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 40));
+    assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (24, 32));
+    assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (48, 96));
+}
+
+#[test]
+fn kept_inputs_are_judged_as_their_names_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&folder).expect("the corpus") {
+        let path = entry.expect("an entry of the corpus").path();
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let bytes = std::fs::read(&path).expect("a kept input");
+        try_everything(&bytes);
+        let judged = match Frames::new(&bytes).find_map(Result::err) {
+            None => {
+                match Frames::new(&bytes).flatten().map(|frame| Batch::parse(frame.payload)).find_map(Result::err) {
+                    Some(error) => format!("batch_{error:?}").to_lowercase(),
+                    None => "ok".into(),
+                }
+            }
+            Some(error) => format!("{error:?}").to_lowercase(),
+        };
+        let judged = judged.split('(').next().unwrap_or_default();
+        assert!(name.starts_with(judged), "{name} is judged {judged}");
+        seen += 1;
+    }
+    assert!(seen >= 10, "only {seen} kept inputs");
+}
+
+/// One change to some bytes.
+#[derive(Clone, Debug)]
+enum Change {
+    Flip(usize, u8),
+    Set(usize, u8),
+    Cut(usize),
+    Insert(usize, Vec<u8>),
+    Copy(usize, usize, usize),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        (any::<usize>(), 0..8u8).prop_map(|(at, bit)| Change::Flip(at, bit)),
+        (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        any::<usize>().prop_map(Change::Cut),
+        (any::<usize>(), prop::collection::vec(any::<u8>(), 1..16)).prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        (any::<usize>(), any::<usize>(), 1..32usize).prop_map(|(from, to, length)| Change::Copy(from, to, length)),
+    ];
+    prop::collection::vec(change, 1..6)
+}
+
+fn apply(bytes: &mut Vec<u8>, changes: &[Change]) {
+    for change in changes {
+        let length = bytes.len().max(1);
+        match change {
+            _ if bytes.is_empty() => return,
+            Change::Flip(at, bit) => bytes[at % length] ^= 1 << bit,
+            Change::Set(at, byte) => bytes[at % length] = *byte,
+            Change::Cut(at) => bytes.truncate(at % length),
+            Change::Insert(at, new) => drop(bytes.splice(at % length..at % length, new.iter().copied())),
+            Change::Copy(from, to, count) => {
+                let from = from % length;
+                let end = (from + count).min(length);
+                let piece = bytes[from..end].to_vec();
+                let to = to % (length - piece.len() + 1);
+                bytes[to..to + piece.len()].copy_from_slice(&piece);
+            }
+        }
+    }
+}
+
+fn header() -> impl Strategy<Value = Header> {
+    let fixed = (0..Kind::ALL.len(), any::<u8>(), 0..NodeId::LIMIT, any::<u8>(), any::<u32>(), any::<u32>());
+    let ballot = || (0..1u64 << 56, any::<u8>()).prop_map(|(round, node)| Ballot { round, node: NodeId(node) });
+    (fixed, any::<u64>(), ballot(), ballot(), any::<u64>()).prop_map(|(fixed, slot, ballot, promised, lsn)| Header {
+        kind: Kind::ALL[fixed.0],
+        flags: fixed.1,
+        from: NodeId(fixed.2),
+        group: GroupId(fixed.3),
+        cluster: ClusterId(fixed.4),
+        epoch: Epoch(fixed.5),
+        slot: Slot(slot),
+        ballot,
+        promised,
+        lsn: Lsn(lsn),
+    })
+}
+
+type Runs = Vec<(u128, u64, Vec<Vec<u8>>)>;
+
+fn runs() -> impl Strategy<Value = Runs> {
+    let entries = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6);
+    prop::collection::vec((any::<u128>(), 1..u64::MAX / 2, entries), 0..6)
+}
+
+fn batch_of(runs: &Runs) -> Vec<u8> {
+    let mut bytes = vec![0; 4_096];
+    let mut at = BATCH_HEADER_BYTES;
+    for (client, first, entries) in runs {
+        let kind = if entries.is_empty() { RunKind::OpenSession } else { RunKind::Append };
+        let mut run = RunBuilder::new(&mut bytes[at..], *client, if entries.is_empty() { 0 } else { *first });
+        assert!(entries.iter().all(|entry| run.push(entry)));
+        at += run.finish(kind).0;
+    }
+    write_batch_header(&mut bytes, 7, runs.len() as u16);
+    bytes.truncate(at);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        try_everything(&bytes);
+    }
+
+    #[test]
+    fn a_frame_comes_back_as_it_was_written(
+        header in header(),
+        payload in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let bytes = framed(&header, &payload);
+        let frame = parse(&bytes).expect("a frame just written");
+        prop_assert_eq!(frame.header, header);
+        prop_assert_eq!(frame.payload, &payload[..]);
+        let (again, crc, length) = parse_header(&bytes).expect("its header");
+        prop_assert_eq!((again, crc, length), (header, checksum(&payload), payload.len()));
+    }
+
+    #[test]
+    fn changed_frames_never_panic(header in header(), runs in runs(), changes in changes()) {
+        let mut bytes = framed(&header, &batch_of(&runs));
+        apply(&mut bytes, &changes);
+        try_everything(&bytes);
+    }
+
+    #[test]
+    fn a_changed_header_that_is_sealed_again_never_panics(header in header(), runs in runs(), changes in changes()) {
+        let mut bytes = framed(&header, &batch_of(&runs));
+        let mut front = bytes[..HEADER_BYTES].to_vec();
+        apply(&mut front, &changes);
+        front.resize(HEADER_BYTES, 0);
+        bytes[..HEADER_BYTES].copy_from_slice(&front);
+        bytes[16] = VERSION;
+        reseal(&mut bytes);
+        try_everything(&bytes);
+    }
+
+    #[test]
+    fn changed_batches_never_panic(runs in runs(), changes in changes()) {
+        let mut bytes = batch_of(&runs);
+        apply(&mut bytes, &changes);
+        try_everything(&bytes);
+        try_everything(bytes.get(BATCH_HEADER_BYTES..).unwrap_or_default());
+    }
+
+    #[test]
+    fn a_batch_comes_back_as_it_was_written(runs in runs()) {
+        let bytes = batch_of(&runs);
+        let batch = Batch::parse(&bytes).expect("a batch just written");
+        let back: Runs = batch
+            .runs()
+            .map(|run| (run.client_id(), run.first_seq(), run.entries().map(<[u8]>::to_vec).collect()))
+            .collect();
+        let wanted: Runs = runs.into_iter().map(|(c, f, e)| (c, if e.is_empty() { 0 } else { f }, e)).collect();
+        prop_assert_eq!(back, wanted);
+        for cut in 0..bytes.len() {
+            prop_assert!(Batch::parse(&bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn an_entry_that_does_not_fit_changes_nothing(room in RUN_HEADER_BYTES..120, entries in prop::collection::vec(0..60usize, 0..8)) {
+        let mut bytes = vec![0; room];
+        let mut run = RunBuilder::new(&mut bytes, 1, 1);
+        let mut used = RUN_HEADER_BYTES;
+        let mut taken = 0;
+        for length in entries {
+            let fits = length > 0 && used + ENTRY_PREFIX_BYTES + length <= room;
+            prop_assert_eq!(run.push(&vec![1; length]), fits);
+            if fits {
+                used += ENTRY_PREFIX_BYTES + length;
+                taken += 1;
+            }
+        }
+        prop_assert_eq!(run.finish(RunKind::Append), (used, taken));
+        prop_assert_eq!(Run::parse(&bytes[..used]).is_ok(), taken > 0);
+    }
+}
