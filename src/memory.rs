@@ -5,6 +5,7 @@
 
 use crate::cli::output::Table;
 use crate::config::Config;
+use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
 use crate::shard::{OUTBOX_BYTES, RECENT_SLOTS};
@@ -19,8 +20,6 @@ const SLOT_STATE_BYTES: usize = 96;
 const SLOT_PLACE_BYTES: usize = 64;
 /// A session without its answers, in the state machine and at admission, rounded up.
 const SESSION_BYTES: usize = 256;
-/// Submissions of one turn before the reactor must submit early.
-const SUBMISSIONS: usize = 1_024;
 /// A submission (with its index) and a completion of the ring.
 const SUBMISSION_BYTES: usize = 64 + 4;
 const COMPLETION_BYTES: usize = 16;
@@ -117,8 +116,8 @@ fn buffers(config: &Config, pools: &mut Pools) {
         client_buffer,
         "net.rx_buffers_clients x (address + frame header + net.max_batch_bytes + 1)",
     );
-    pools.add("ring, submissions", SUBMISSIONS, SUBMISSION_BYTES, "fixed");
-    let completions = (peers + clients + SUBMISSIONS + synod_ring::WRITES_MAX + 1).next_power_of_two();
+    pools.add("ring, submissions", node::SQ_ENTRIES as usize, SUBMISSION_BYTES, "fixed");
+    let completions = (peers + clients + node::SQ_ENTRIES as usize + synod_ring::WRITES_MAX + 1).next_power_of_two();
     pools.add(
         "ring, completions",
         completions,

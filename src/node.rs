@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 /// Submissions of one turn that fit before the reactor must submit early.
-const SQ_ENTRIES: u32 = 1_024;
+pub const SQ_ENTRIES: u32 = 1_024;
 
 /// Prepares the directory of every group of a node. Refuses a directory that is in use or formatted.
 pub fn format(config: &Config, node: NodeId) -> anyhow::Result<()> {

@@ -158,7 +158,8 @@ fn a_host_that_does_not_fit_ends_the_node_with_words_that_help() {
     let wrong = text.replace("[wal]\n", "[wal]\nsegment_byte = 1\n");
     std::fs::write(cluster.config_file(), wrong).expect("write");
     fails_with("a wrong key", &mut start(NODE), &["segment_byte", &format!("synod.toml:{line}"), "segment_bytes"]);
-    std::fs::write(cluster.config_file(), text.replace("heartbeat_us = 20000", "heartbeat_us = 9999999")).expect("write");
+    std::fs::write(cluster.config_file(), text.replace("heartbeat_us = 20000", "heartbeat_us = 9999999"))
+        .expect("write");
     fails_with("a wrong value", &mut start(NODE), &["heartbeat_us", "election_timeout_min_us"]);
     std::fs::write(cluster.config_file(), &text).expect("write");
 }
@@ -169,7 +170,11 @@ fn a_directory_in_use_or_read_only_ends_the_node_with_words_that_help() {
     let mut cluster = Cluster::prepare("bad-directory", |_| {});
     cluster.start_all();
     cluster.await_leader(GROUP);
-    fails_with("a directory in use", &mut cluster.start_command(NODE), &["in use by another process", "Stop that process"]);
+    fails_with(
+        "a directory in use",
+        &mut cluster.start_command(NODE),
+        &["in use by another process", "Stop that process"],
+    );
     let load = Load::start(&cluster, GROUP, 1, 4);
     load.await_acks(100, SOON);
     let told = load.finish();
@@ -237,7 +242,9 @@ fn full_disk(test: &str, of_leader: bool) {
     cluster.await_converged_under_load(GROUP);
     let told = load.finish();
     let gap = told.iter().map(|told| told.longest_gap).max().unwrap_or_default();
-    say(&format!("bad_input: a full disk (of the leader: {of_leader}): {complaints} complaints, longest pause {gap:?}"));
+    say(&format!(
+        "bad_input: a full disk (of the leader: {of_leader}): {complaints} complaints, longest pause {gap:?}"
+    ));
     check_everything(&mut cluster, GROUP, &told);
 }
 

@@ -69,7 +69,15 @@ impl Cluster {
         let config_file = dir.path().join("synod.toml");
         let nodes = config.nodes.iter().map(|_| None).collect();
         let namespaces = config.nodes.iter().map(|_| None).collect();
-        let cluster = Cluster { config, config_file, nodes, namespaces, environment: Vec::new(), disks: Vec::new(), dir: Some(dir) };
+        let cluster = Cluster {
+            config,
+            config_file,
+            nodes,
+            namespaces,
+            environment: Vec::new(),
+            disks: Vec::new(),
+            dir: Some(dir),
+        };
         cluster.write_config();
         cluster
     }

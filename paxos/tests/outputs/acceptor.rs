@@ -46,6 +46,17 @@ fn a_promise_reports_what_is_held_and_waits_for_all_of_it() {
 }
 
 #[test]
+fn a_promise_told_again_waits_for_what_was_learnt_meanwhile() {
+    let mut bench = Bench::follower();
+    let b = ballot(1, 2);
+    bench.hear(TWO, prepare(b));
+    bench.sync();
+    bench.hear(THREE, learn(2, ballot(0, 3)));
+    let reports = vec![report(2, ReportState::Chosen(ballot(0, 3)))];
+    assert_eq!(bench.hear(TWO, prepare(b)), [send(&[TWO], promise(b, 0, reports), Lsn(4))]);
+}
+
+#[test]
 fn a_long_promise_goes_in_parts_of_fixed_ranges() {
     let all = (1..=PART_SLOTS + 2).filter(|slot| *slot != 3).map(|slot| held(slot, ballot(1, 2)));
     let mut bench = Bench::follower_of(settings(1, 3), restart(ballot(1, 2), 0, all.collect()));

@@ -132,6 +132,22 @@ fn a_chosen_value_is_taken_whatever_the_ballot_it_is_held_in() {
 }
 
 #[test]
+fn votes_for_what_is_not_proposed_yet_do_not_choose_what_is_held() {
+    // Slot 1: node 1 holds a value of ballot 1.1, but another was chosen, which nodes 2 and 3 know.
+    let mut bench = Bench::candidate(restart(ballot(4, 1), 0, vec![held(1, ballot(1, 1))]));
+    let b = ballot(5, 1);
+    bench.hear(TWO, promise(b, 0, vec![report(1, ReportState::Chosen(ballot(2, 2)))]));
+    bench.sync();
+    for peer in [TWO, THREE] {
+        assert_eq!(bench.hear(peer, accepted(b, 2, [0; 4])), []);
+    }
+    assert_eq!(bench.core.prefix(), Slot(0));
+    let learnt = Record::Learnt { slot: Slot(1), ballot: ballot(2, 2), barrier: false };
+    let outputs = bench.hear(TWO, learn(1, ballot(2, 2)));
+    assert_eq!(outputs[..3], [persist(23, b, learnt), deliver(1), deliver(2)]);
+}
+
+#[test]
 fn a_hole_is_filled_with_a_no_op_and_a_chosen_slot_is_left_alone() {
     let known = Held { chosen: true, ..held(3, ballot(1, 1)) };
     let mut bench = Bench::candidate(restart(ballot(1, 1), 1, vec![known, held(4, ballot(1, 1))]));

@@ -1,0 +1,41 @@
+//! At the end the logs of all nodes hold the same bytes in the same slots, read back from disk (S2, S4).
+//!
+//! Source: FAULTS, "logs byte-identical at checkpoints" (TigerBeetle).
+
+use super::prefix::Prefix;
+use super::{Checked, violated};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use synod_wal::{Item, LogReader};
+use synod_wire::Slot;
+use synod_wire::frame::Kind;
+
+/// Reads a log that no process uses and compares the value of each slot up to `applied` with what was applied first.
+/// Slots at or below the last damage may have lost their first record; those that were learnt again count.
+pub(crate) fn applied_log(dir: &Path, node: usize, applied: Slot, prefix: &Prefix, damaged: bool) -> Checked {
+    let mut values: BTreeMap<Slot, u32> = BTreeMap::new();
+    let scanned = LogReader::open_offline(dir).and_then(|mut reader| {
+        let start = reader.first_pos();
+        reader.scan(start, None, &mut |item| {
+            if let Item::Record(_, frame) = item
+                && matches!(frame.header.kind, Kind::Accept | Kind::Learnt)
+                && frame.header.slot <= applied
+            {
+                values.insert(frame.header.slot, frame.payload_crc);
+            }
+            ControlFlow::Continue(())
+        })
+    });
+    if let Err(error) = scanned {
+        return violated("identical logs", format!("the log of n{node} cannot be read: {error}"));
+    }
+    for slot in (1..=applied.0).map(Slot) {
+        match (values.get(&slot).copied(), prefix.value(slot)) {
+            (None, _) if damaged => {}
+            (Some(is), Some(expected)) if is == expected => {}
+            (is, _) => return violated("identical logs", format!("n{node} holds {is:08x?} in slot {slot}, not what was applied")),
+        }
+    }
+    Ok(())
+}

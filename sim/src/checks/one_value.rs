@@ -1,0 +1,93 @@
+//! At most one value is chosen in a slot, and no acceptor votes for another one in a higher ballot (S1).
+//!
+//! Source: Lamport, "Paxos Made Simple" (2001), P2b: if a proposal with value v is chosen, then every higher-numbered
+//! proposal accepted by any acceptor has value v. Votes are counted from what the simulated disks hold, so the order in
+//! which nodes talk about them does not matter.
+
+use super::{Checked, violated};
+use crate::disk::Logged;
+use std::collections::BTreeMap;
+use synod_wire::frame::Kind;
+use synod_wire::{Ballot, NodeId, NodeSet, Slot};
+
+const PROPERTY: &str = "one value per slot";
+
+struct Votes {
+    crc: u32,
+    nodes: NodeSet,
+}
+
+/// See the module.
+pub(crate) struct OneValue {
+    phase2: usize,
+    votes: BTreeMap<(Slot, Ballot), Votes>,
+    chosen: BTreeMap<Slot, (Ballot, u32)>,
+}
+
+impl OneValue {
+    pub(crate) fn new(phase2: usize) -> OneValue {
+        OneValue { phase2, votes: BTreeMap::new(), chosen: BTreeMap::new() }
+    }
+
+    /// A record of `node` is durable.
+    pub(crate) fn logged(&mut self, node: usize, record: &Logged) -> Checked {
+        let (slot, ballot, crc) = (record.header.slot, record.header.ballot, record.payload_crc);
+        match record.header.kind {
+            Kind::Accept => self.vote(node, slot, ballot, crc),
+            Kind::Learnt => self.same(node, slot, crc, "learnt"),
+            _ => Ok(()),
+        }
+    }
+
+    fn vote(&mut self, node: usize, slot: Slot, ballot: Ballot, crc: u32) -> Checked {
+        if let Some((below, chosen)) = self.chosen.get(&slot)
+            && ballot > *below
+            && crc != *chosen
+        {
+            let detail = format!(
+                "slot {slot} was chosen in ballot {below} with value {chosen:08x}, yet n{node} accepted {crc:08x} in {ballot}"
+            );
+            return violated(PROPERTY, detail);
+        }
+        let votes = self.votes.entry((slot, ballot)).or_insert(Votes { crc, nodes: NodeSet::EMPTY });
+        if votes.crc != crc {
+            return violated(PROPERTY, format!("slot {slot}: two values in ballot {ballot}, one of them at n{node}"));
+        }
+        votes.nodes.insert(NodeId(node as u8));
+        if votes.nodes.len() < self.phase2 || self.chosen.contains_key(&slot) {
+            return self.chosen.get(&slot).filter(|_| votes.nodes.len() >= self.phase2).map_or(Ok(()), |(_, chosen)| {
+                if *chosen == crc { Ok(()) } else { violated(PROPERTY, format!("slot {slot}: two values are chosen")) }
+            });
+        }
+        self.chosen.insert(slot, (ballot, crc));
+        let above = (slot, Ballot { round: ballot.round, node: NodeId(ballot.node.0 + 1) })..=(slot, HIGHEST);
+        match self.votes.range(above).find(|(_, votes)| votes.crc != crc) {
+            None => Ok(()),
+            Some(((_, higher), _)) => violated(
+                PROPERTY,
+                format!("slot {slot} is chosen in ballot {ballot}, though another value has votes in {higher}"),
+            ),
+        }
+    }
+
+    /// A node acts on a value as chosen.
+    fn same(&self, node: usize, slot: Slot, crc: u32, did: &str) -> Checked {
+        match self.chosen.get(&slot) {
+            Some((_, chosen)) if *chosen == crc => Ok(()),
+            Some(_) => violated(PROPERTY, format!("n{node} {did} another value in slot {slot} than was chosen")),
+            None => violated(PROPERTY, format!("n{node} {did} a value in slot {slot} that no quorum holds durably")),
+        }
+    }
+
+    /// A node applies a value.
+    pub(crate) fn applied(&self, node: usize, slot: Slot, crc: u32) -> Checked {
+        self.same(node, slot, crc, "applied")
+    }
+
+    /// The highest slot chosen, and its ballot.
+    pub(crate) fn highest(&self) -> (Slot, Ballot) {
+        self.chosen.last_key_value().map_or_else(Default::default, |(slot, (ballot, _))| (*slot, *ballot))
+    }
+}
+
+const HIGHEST: Ballot = Ballot { round: u64::MAX, node: NodeId(u8::MAX) };

@@ -1,0 +1,228 @@
+//! Simulated clients around the production sans-I/O cores: appenders that resume under the same session after a crash or
+//! a closed session, and readers. They decide nothing about time or the network; the engine drives them.
+
+use crate::node::{CLUSTER, GROUP, node_address};
+use crate::payload::Payloads;
+use crate::plan::Plan;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+use std::time::Duration;
+use synod_client::{CloseReason, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Sequence};
+
+/// A datagram on its way out.
+pub(crate) type Outgoing = (SocketAddrV4, Rc<[u8]>);
+
+/// The longest datagram of a client.
+const DATAGRAM_BYTES: usize = 1_472;
+/// The first port of a client; each life has the next.
+const FIRST_PORT: u16 = 20_000;
+
+/// What a client learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learnt {
+    /// The session is open; the last client sequence committed.
+    Opened(u64),
+    /// Entries have their places: client sequence, sequence, count.
+    Acked(u64, u64, u32),
+    /// The session is over, whatever the reason; the client comes back by itself.
+    Closed(CloseReason),
+}
+
+/// A client that appends.
+pub(crate) struct Appender {
+    index: usize,
+    core: Core,
+    /// The session's id; a new one after an eviction.
+    pub(crate) client_id: u128,
+    evictions: u64,
+    life: u16,
+    options: Options,
+    members: usize,
+    /// The highest client sequence ever offered under this id.
+    pub(crate) offered: u64,
+    /// The highest acknowledged.
+    pub(crate) acked: u64,
+    opened: bool,
+    payloads: Payloads,
+    entry: Vec<u8>,
+}
+
+fn members(count: usize, first: usize) -> Vec<(NodeId, SocketAddrV4)> {
+    (0..count).map(|at| (first + at) % count).map(|node| (NodeId(node as u8), node_address(node))).collect()
+}
+
+fn address(index: usize, life: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, index as u8), FIRST_PORT + life)
+}
+
+/// Which client, and which life of it, an address belongs to.
+pub(crate) fn client_at(address: SocketAddrV4) -> Option<(usize, u16)> {
+    let octets = address.ip().octets();
+    (octets[1] == 1).then(|| (usize::from(octets[3]), address.port().wrapping_sub(FIRST_PORT)))
+}
+
+impl Appender {
+    pub(crate) fn new(plan: &Plan, index: usize, now_ns: u64) -> Appender {
+        let options = Options {
+            window_entries: 128,
+            window_bytes: 64 << 10,
+            deadline: Duration::from_secs(5),
+            seed: plan.seed,
+            ..Options::default()
+        };
+        let client_id = 1 + index as u128;
+        Appender {
+            index,
+            core: core(client_id, plan.nodes, 0, &options, now_ns),
+            client_id,
+            evictions: 0,
+            life: 0,
+            options,
+            members: plan.nodes,
+            offered: 0,
+            acked: 0,
+            opened: false,
+            payloads: Payloads::new(plan),
+            entry: Vec::new(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddrV4 {
+        address(self.index, self.life)
+    }
+
+    /// Forgets everything but its id and what it has offered, and comes back.
+    pub(crate) fn restart(&mut self, now_ns: u64) {
+        self.life += 1;
+        self.opened = false;
+        self.core = core(self.client_id, self.members, usize::from(self.life), &self.options, now_ns);
+    }
+
+    /// The session was evicted: a new one.
+    fn renew(&mut self) {
+        self.evictions += 1;
+        self.client_id = 1 + self.index as u128 + (u128::from(self.evictions) << 32);
+        (self.offered, self.acked) = (0, 0);
+    }
+
+    /// Offers up to `count` entries; `on_new` gets each client sequence that is offered for the first time.
+    pub(crate) fn offer(&mut self, count: u64, now_ns: u64, on_new: &mut dyn FnMut(u128, u64)) {
+        if !self.opened || self.core.closed().is_some() {
+            return;
+        }
+        for _ in 0..count {
+            let client_seq = self.core.next_client_seq();
+            self.payloads.write(self.client_id, client_seq, &mut self.entry);
+            if self.core.offer(&self.entry, now_ns) != Ok(client_seq) {
+                // The window is full: the load is more than the cluster takes now.
+                return;
+            }
+            if client_seq > self.offered {
+                self.offered = client_seq;
+                on_new(self.client_id, client_seq);
+            }
+        }
+    }
+
+    pub(crate) fn handle(&mut self, now_ns: u64, from: SocketAddrV4, bytes: &[u8]) {
+        self.core.handle(now_ns, from, bytes);
+    }
+
+    /// Does what is due: datagrams to send, and what was learnt.
+    pub(crate) fn drive(&mut self, now_ns: u64, out: &mut Vec<Outgoing>, learnt: &mut Vec<Learnt>) {
+        let mut buffer = [0; DATAGRAM_BYTES];
+        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut buffer) {
+            out.push((to, buffer[..bytes].into()));
+        }
+        while let Some(event) = self.core.poll_event() {
+            match event {
+                Event::Opened { last_committed, .. } => {
+                    self.opened = true;
+                    learnt.push(Learnt::Opened(last_committed));
+                }
+                Event::Acked { client_seq, sequence, entries, .. } => {
+                    self.acked = self.acked.max(client_seq + u64::from(entries) - 1);
+                    learnt.push(Learnt::Acked(client_seq, sequence.0, entries));
+                }
+                // What became of them shows when the session is opened again.
+                Event::Unknown { .. } | Event::SessionLost | Event::Refused { .. } => {}
+            }
+        }
+        if let Some(reason) = self.core.closed() {
+            learnt.push(Learnt::Closed(reason));
+            if reason == CloseReason::SessionEvicted {
+                self.renew();
+            }
+            self.restart(now_ns);
+        }
+    }
+
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        self.core.poll_timeout()
+    }
+
+    /// Acknowledgements that contradict earlier ones.
+    pub(crate) fn conflicting_acks(&self) -> u64 {
+        self.core.counters().conflicting_acks
+    }
+
+    /// Whether every entry offered is acknowledged.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.opened && self.core.outstanding() == 0
+    }
+
+    pub(crate) fn life(&self) -> u16 {
+        self.life
+    }
+}
+
+fn core(client_id: u128, nodes: usize, first: usize, options: &Options, now_ns: u64) -> Core {
+    let core = Core::new(CLUSTER, GROUP, client_id, members(nodes, first), options.clone(), now_ns);
+    core.expect("the options are valid")
+}
+
+/// A client that reads: pieces of the log from anywhere, or its tail.
+pub(crate) struct Reader {
+    index: usize,
+    core: ReadCore,
+}
+
+impl Reader {
+    pub(crate) fn new(plan: &Plan, index: usize) -> Reader {
+        let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
+        let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
+        let core = ReadCore::new(CLUSTER, GROUP, members, options).expect("the options are valid");
+        Reader { index, core }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddrV4 {
+        address(self.index, 0)
+    }
+
+    /// Reads `count` entries from `from` on, or follows the tail.
+    pub(crate) fn begin(&mut self, from: u64, count: Option<u64>, now_ns: u64) {
+        match count {
+            Some(count) => self.core.read(Sequence(from), count, now_ns),
+            None => self.core.follow(Sequence(from), 50, now_ns),
+        }
+    }
+
+    pub(crate) fn handle(&mut self, now_ns: u64, from: SocketAddrV4, bytes: &[u8]) {
+        self.core.handle(now_ns, from, bytes);
+    }
+
+    pub(crate) fn transmit(&mut self, now_ns: u64, out: &mut Vec<Outgoing>) {
+        let mut buffer = [0; DATAGRAM_BYTES];
+        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut buffer) {
+            out.push((to, buffer[..bytes].into()));
+        }
+    }
+
+    pub(crate) fn next_entry(&mut self) -> Option<EntryRef<'_>> {
+        self.core.next_entry()
+    }
+
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        self.core.poll_timeout()
+    }
+}

@@ -1,0 +1,271 @@
+//! One simulated node: its directory, its disk, its clocks, and the production shard while its process lives.
+
+use crate::disk::Disk;
+use crate::io::{Port, SimIo};
+use crate::plan::Plan;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use synod::shard::jobs::Job;
+use synod::shard::{self, Fatal, OUTBOX_BYTES, Shard};
+use synod_paxos::Role;
+use synod_ring::Arena;
+use synod_wal::{Expect, Identity};
+use synod_wire::frame::{HEADER_BYTES, Header, Kind};
+use synod_wire::record::Configuration;
+use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Quorums, Slot};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// The cluster of every run.
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x51_1d);
+/// Its only group.
+pub(crate) const GROUP: GroupId = GroupId(0);
+/// The largest batch.
+pub(crate) const MAX_BATCH_BYTES: usize = 1_408;
+/// The largest datagram of a node.
+pub(crate) const MAX_DATAGRAM_BYTES: usize = HEADER_BYTES + MAX_BATCH_BYTES;
+/// The smallest segments there are.
+pub(crate) const SEGMENT_BYTES: u64 = synod_wal::STRIDE_BYTES;
+/// The simulated epoch: where all wall clocks start.
+const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
+/// A node's monotonic clock at the start of a run.
+const BOOT_NS: u64 = 1_000_000_000;
+
+/// The address at which a node serves clients.
+pub(crate) fn node_address(node: usize) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, node as u8), 7_500)
+}
+
+/// The node that serves clients at an address.
+pub(crate) fn node_at(address: SocketAddrV4) -> Option<usize> {
+    let octets = address.ip().octets();
+    (octets[1] == 0).then(|| usize::from(octets[3]))
+}
+
+/// A clock that runs at its own pace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    from_ns: u64,
+    local_ns: u64,
+    drift_ppm: i64,
+    wall_offset_ns: i64,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock { from_ns: 0, local_ns: BOOT_NS, drift_ppm: 0, wall_offset_ns: 0 }
+    }
+
+    pub(crate) fn monotonic_ns(&self, now_ns: u64) -> u64 {
+        let passed = (now_ns - self.from_ns) as i64;
+        self.local_ns + (passed + passed / 1_000 * self.drift_ppm / 1_000) as u64
+    }
+
+    pub(crate) fn wall_ns(&self, now_ns: u64) -> u64 {
+        (WALL_START_NS + now_ns).saturating_add_signed(self.wall_offset_ns)
+    }
+
+    pub(crate) fn set_drift(&mut self, now_ns: u64, drift_ppm: i64) {
+        self.local_ns = self.monotonic_ns(now_ns);
+        self.from_ns = now_ns;
+        self.drift_ppm = drift_ppm;
+    }
+
+    pub(crate) fn jump_wall(&mut self, by_ns: i64) {
+        self.wall_offset_ns += by_ns;
+    }
+
+    /// About when this clock shows `local_ns`; asked again if it was too early.
+    pub(crate) fn when(&self, now_ns: u64, local_ns: u64) -> u64 {
+        let left = local_ns.saturating_sub(self.monotonic_ns(now_ns)) as i64;
+        now_ns + (left - left / 1_000 * self.drift_ppm / 1_000).max(0) as u64
+    }
+}
+
+/// Whether a node's process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It runs.
+    Up,
+    /// It does not, and will be started.
+    Down,
+    /// It ended for good, for a reason that a fault explains.
+    Dead(&'static str),
+}
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) index: usize,
+    pub(crate) dir: PathBuf,
+    pub(crate) incarnation: u64,
+    pub(crate) shard: Option<Shard<SimIo>>,
+    pub(crate) port: Rc<RefCell<Port>>,
+    pub(crate) disk: Disk,
+    pub(crate) clock: Clock,
+    pub(crate) health: Health,
+    /// Starts of its process: what belongs to an earlier life is void.
+    pub(crate) life: u64,
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    pub(crate) next_job: u64,
+    /// When its next turn is due, if it is, and the number of that appointment.
+    pub(crate) turn_at_ns: Option<u64>,
+    pub(crate) turn_number: u64,
+    pub(crate) paused_until_ns: u64,
+    pub(crate) slow_until_ns: u64,
+    pub(crate) role: Role,
+    /// What it had called durable was taken from it: it may halt, and must not vote.
+    pub(crate) robbed: bool,
+    /// A write or sync was made to fail.
+    pub(crate) write_failed: bool,
+    /// Its log has been damaged.
+    pub(crate) damaged: bool,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize, dir: PathBuf) -> Node {
+        Node {
+            index,
+            dir,
+            incarnation: 0,
+            shard: None,
+            port: Rc::default(),
+            disk: Disk { slow: 1, ..Disk::default() },
+            clock: Clock::new(),
+            health: Health::Down,
+            life: 0,
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            turn_at_ns: None,
+            turn_number: 0,
+            paused_until_ns: 0,
+            slow_until_ns: 0,
+            role: Role::Joining,
+            robbed: false,
+            write_failed: false,
+            damaged: false,
+        }
+    }
+
+    /// Makes the node's log anew.
+    pub(crate) fn format(&mut self, plan: &Plan, incarnation: u64) -> Result<(), synod_wal::LogError> {
+        self.incarnation = incarnation;
+        let node = NodeId(self.index as u8);
+        let identity = Identity { cluster: CLUSTER, group: GROUP, node, incarnation };
+        let body = Configuration {
+            parent_epoch: U32::ZERO,
+            phase1: plan.phase1 as u8,
+            phase2: plan.phase2 as u8,
+            members: plan.nodes as u8,
+            learners: 0,
+            incarnation: U64::new(incarnation),
+        };
+        let mut payload = body.as_bytes().to_vec();
+        payload.extend(0..plan.nodes as u8);
+        let header = Header {
+            kind: Kind::Configuration,
+            flags: 0,
+            from: node,
+            group: GROUP,
+            cluster: CLUSTER,
+            epoch: Epoch(1),
+            slot: Slot::ZERO,
+            ballot: Ballot::ZERO,
+            promised: Ballot::ZERO,
+            lsn: Lsn(1),
+        };
+        synod_wal::format(&self.dir, &identity, (&header, &payload), &wal_settings(plan))
+    }
+
+    /// Starts the process: the production recovery, then a shard.
+    pub(crate) fn start(&mut self, plan: &Plan, now_ns: u64, seed: u64) -> Result<(), Fatal> {
+        assert!(self.shard.is_none(), "a process runs already");
+        let node = NodeId(self.index as u8);
+        let expect = Expect { cluster: CLUSTER, group: GROUP, node };
+        let local_ns = self.clock.monotonic_ns(now_ns);
+        let found = shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
+        self.life += 1;
+        self.port = Rc::default();
+        (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
+        let io = SimIo::new(self.port.clone(), MAX_DATAGRAM_BYTES);
+        let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
+        self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
+        self.health = Health::Up;
+        self.role = Role::Joining;
+        Ok(())
+    }
+
+    /// The process is gone.
+    pub(crate) fn stop(&mut self) {
+        self.shard = None;
+        self.jobs.clear();
+        self.turn_at_ns = None;
+        self.paused_until_ns = 0;
+        if self.health == Health::Up {
+            self.health = Health::Down;
+        }
+    }
+}
+
+pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
+    synod_wal::Settings {
+        segment_bytes: SEGMENT_BYTES,
+        arena_bytes: 8 << 20,
+        max_in_flight: plan.max_in_flight,
+        max_flush_bytes: 128 << 10,
+    }
+}
+
+fn shard_settings(plan: &Plan, me: NodeId, dir: &Path) -> shard::Settings {
+    shard::Settings {
+        cluster: CLUSTER,
+        group: GROUP,
+        me,
+        members: (0..plan.nodes).map(|node| (NodeId(node as u8), node_address(node))).collect(),
+        dir: dir.to_path_buf(),
+        max_batch_bytes: MAX_BATCH_BYTES,
+        core: None,
+    }
+}
+
+fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
+    let timing = &plan.timing;
+    synod_paxos::Settings {
+        me,
+        members: (0..plan.nodes).map(|node| NodeId(node as u8)).collect(),
+        quorums: Quorums { phase1: plan.phase1, phase2: plan.phase2 },
+        incarnation: 0,
+        window_slots: plan.window_slots,
+        heartbeat_ns: timing.heartbeat_ns,
+        election_min_ns: timing.election_min_ns,
+        election_max_ns: timing.election_max_ns,
+        retransmit_ns: timing.retransmit_ns,
+        commit_linger_ns: 500_000,
+        fetch_slots: 64,
+        seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_drifts_never_runs_backwards() {
+        let mut clock = Clock::new();
+        let mut last = 0;
+        for step in 0..1_000u64 {
+            let now = step * 777_777;
+            if step % 10 == 0 {
+                clock.set_drift(now, [-50_000, 0, 50_000][(step / 10 % 3) as usize]);
+            }
+            let local = clock.monotonic_ns(now);
+            assert!(local >= last);
+            last = local;
+            let due = clock.when(now, local + 1_000_000);
+            assert!((900_000..1_200_000).contains(&(due - now)), "{}", due - now);
+        }
+    }
+}
