@@ -403,6 +403,16 @@ impl Replica {
         (!self.unknown_all).then(|| self.window.iter().filter(|(_, state)| state.unknown).count())
     }
 
+    /// The highest Lsn counted from a peer.
+    pub fn counted(&self, peer: NodeId) -> Lsn {
+        self.counted.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// Whether the group is founded, as far as this node knows.
+    pub fn is_founded(&self) -> bool {
+        self.founded.is_some()
+    }
+
     /// Accept requests that were sent again.
     pub fn resent(&self) -> u64 {
         self.resent

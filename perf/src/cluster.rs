@@ -2,7 +2,7 @@
 //! cluster that runs already. Called by `bench`.
 
 use crate::options::ShapeArgs;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -43,7 +43,8 @@ struct Node {
 impl Cluster {
     /// One that runs already.
     pub(crate) fn running(file: &Path, group: u8) -> anyhow::Result<Cluster> {
-        let config = synod::config::load::load(file)?.config;
+        // Its text names the cause already.
+        let config = synod::config::load::load(file).map_err(|error| anyhow!("{error}"))?.config;
         ensure!(usize::from(group) < config.groups.len(), "{} has no group {group}", file.display());
         let group = GroupId(group);
         let members = config.client_addresses(group);

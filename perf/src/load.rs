@@ -10,6 +10,7 @@
 //!
 //! Touches nothing but its target, whose clock it reads; called by `floor`, `bench` and `against`.
 
+use crate::interrupt;
 use crate::stats::Measured;
 use anyhow::bail;
 use std::collections::VecDeque;
@@ -182,6 +183,7 @@ impl Load<'_> {
     }
 
     fn poll(&mut self, max_wait: Duration) -> anyhow::Result<Instant> {
+        interrupt::check()?;
         let acknowledged = self.target.poll(max_wait)?;
         let now = self.target.now();
         for _ in 0..acknowledged {

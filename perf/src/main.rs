@@ -10,7 +10,7 @@
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
 //! | `stats`, `report` | percentiles and spreads; tables |
-//! | `options`, `files`, `host` | common arguments; files on a real disk; who else used the processors |
+//! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
 //!
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
 
@@ -20,6 +20,7 @@ mod cluster;
 mod files;
 mod floor;
 mod host;
+mod interrupt;
 mod load;
 mod options;
 mod product;
@@ -52,17 +53,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Floor(args) => floor::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Against(args) => against::run(&args),
-        Command::SkeletonNode(args) => skeleton::run_node(&args),
-    };
-    match result {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    if !matches!(command, Command::SkeletonNode(_)) {
+        interrupt::watch()?;
+    }
+    match command {
+        Command::Floor(args) => floor::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Against(args) => against::run(&args),
+        Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }

@@ -1,7 +1,8 @@
 //! The programs as they are run: real processes, a real disk, short rounds. What is checked is that they measure and say
 //! so; figures depend on the machine.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Output, Stdio};
 
 fn perf(arguments: &[&str]) -> Output {
     let ran = Command::new(env!("CARGO_BIN_EXE_synod-perf")).args(arguments).output();
@@ -73,4 +74,26 @@ fn a_program_that_is_no_skeleton_is_an_error() {
     let ran = perf(&["against", "--skel", "/bin/true", "--rounds", "1", "--milliseconds", "200"]);
     let errors = String::from_utf8_lossy(&ran.stderr);
     assert!(!ran.status.success() && errors.contains("/bin/true"), "{errors}");
+}
+
+#[test]
+fn an_interrupted_measurement_leaves_nothing_behind() {
+    let parent = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_synod-perf"));
+    command
+        .args(["floor", "--outstanding", "1", "--rounds", "1000", "--seconds", "0.1"])
+        .arg("--dir")
+        .arg(parent.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first line is the first round's: the measurement is under way.
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    errors.read_line(&mut line).unwrap();
+    assert!(line.starts_with("round 1"), "{line}");
+    // SAFETY: sends a signal to a child that was not waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    assert!(!child.wait().unwrap().success() && rest.contains("interrupted"), "{rest}");
+    assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
 }

@@ -65,8 +65,8 @@ pub(crate) struct Disk {
     pub(crate) lying: bool,
     /// Nothing completes before this.
     pub(crate) stalled_until_ns: u64,
-    /// Multiplies every write's time.
-    pub(crate) slow: u64,
+    /// Every write takes much longer before this.
+    pub(crate) slow_until_ns: u64,
     pub(crate) no_space_until_ns: u64,
     pub(crate) fail_next: bool,
     /// Records on disk that the node has not heard of yet.
@@ -136,14 +136,15 @@ impl Disk {
         panic!("the log wrote a flush without a trailer");
     }
 
-    /// The process is gone, and with `power` the caches too: each write in flight is lost, torn by sector, or whole.
-    pub(crate) fn crash(&mut self, plan: &Plan, power: bool, rng: &mut Rng) -> io::Result<CrashTally> {
+    /// The process is gone, and with `power` the caches too: each write in flight is lost, torn by sector, or whole;
+    /// without `chaos` whole.
+    pub(crate) fn crash(&mut self, plan: &Plan, chaos: bool, power: bool, rng: &mut Rng) -> io::Result<CrashTally> {
         let mut tally = CrashTally::default();
         for (_, write) in std::mem::take(&mut self.in_flight) {
-            if rng.ppm(plan.rate(Fault::TornWrite)) {
+            if chaos && rng.ppm(plan.rate(Fault::TornWrite)) {
                 tear(&write, rng)?;
                 tally.torn += 1;
-            } else if rng.ppm(plan.rate(Fault::LostWrite)) {
+            } else if chaos && rng.ppm(plan.rate(Fault::LostWrite)) {
                 tally.lost += 1;
             } else {
                 tally.whole += 1;

@@ -132,7 +132,7 @@ impl Node {
             incarnation: 0,
             shard: None,
             port: Rc::default(),
-            disk: Disk { slow: 1, ..Disk::default() },
+            disk: Disk::default(),
             clock: Clock::new(),
             health: Health::Down,
             life: 0,

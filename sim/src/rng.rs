@@ -53,6 +53,11 @@ impl Rng {
         (-unit.ln() * mean as f64) as u64
     }
 
+    /// An index below `len`, if there is one.
+    pub fn pick_index(&mut self, len: usize) -> Option<usize> {
+        (len > 0).then(|| self.below(len as u64) as usize)
+    }
+
     /// One of `all`, which is not empty.
     pub fn pick<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]

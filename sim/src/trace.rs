@@ -10,7 +10,7 @@ const KEPT: usize = 400;
 
 /// Somebody who sends or receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum End {
+pub(crate) enum End {
     /// A node, by its index.
     Node(usize),
     /// A client, by its index.
@@ -31,7 +31,7 @@ impl fmt::Display for End {
 
 /// What a datagram's first frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Glance {
+pub(crate) struct Glance {
     kind: u8,
     slot: u64,
     ballot: u64,
@@ -41,7 +41,7 @@ pub struct Glance {
 
 impl Glance {
     /// Reads the first header without checking it.
-    pub fn of(datagram: &[u8]) -> Glance {
+    pub(crate) fn of(datagram: &[u8]) -> Glance {
         let word = |at: usize| datagram.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])));
         let kind = datagram.get(17).copied().unwrap_or(0);
         Glance { kind, slot: word(32), ballot: word(40), bytes: datagram.len(), crcs: word(0) }
@@ -60,7 +60,7 @@ impl fmt::Display for Glance {
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     /// A datagram was sent.
     Sent(End, End, Glance),
     /// A datagram was lost, and why.
@@ -85,7 +85,7 @@ pub enum What {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     hash: u64,
     events: u64,
     last: VecDeque<(u64, What)>,
@@ -94,17 +94,17 @@ pub struct Trace {
 
 impl Trace {
     /// Empty. `print` writes every event to the standard output.
-    pub fn new(print: bool) -> Trace {
+    pub(crate) fn new(print: bool) -> Trace {
         Trace { hash: 0, events: 0, last: VecDeque::with_capacity(KEPT + 1), print }
     }
 
     /// Mixes a number into the hash.
-    pub fn mix(&mut self, word: u64) {
+    pub(crate) fn mix(&mut self, word: u64) {
         self.hash = (self.hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 
     /// Notes an event.
-    pub fn note(&mut self, at_ns: u64, what: What) {
+    pub(crate) fn note(&mut self, at_ns: u64, what: What) {
         self.events += 1;
         self.mix(at_ns);
         self.mix_what(&what);
@@ -159,17 +159,17 @@ impl Trace {
     }
 
     /// The hash of all events so far.
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
     /// How many events there were.
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
     /// The last events, as lines.
-    pub fn tail(&self, count: usize) -> Vec<String> {
+    pub(crate) fn tail(&self, count: usize) -> Vec<String> {
         let skip = self.last.len().saturating_sub(count);
         self.last.iter().skip(skip).map(|(at_ns, what)| line(*at_ns, what)).collect()
     }

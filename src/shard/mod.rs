@@ -152,7 +152,10 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     started_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
     recover_again: bool,
-    /// When the durable Lsn goes to disk by itself, if no flush carries it before.
+    /// Something waits for a record that no flush covers yet. Evidence of what is chosen is awaited by no one: it rides
+    /// with the next record that is, or goes to disk when the log has been idle for a while.
+    log_awaited: bool,
+    /// When the durable Lsn, and what gathered, go to disk by themselves if no flush carries them before.
     idle_mark_at_ns: u64,
     events: Vec<Event<Done>>,
     client_queue: Vec<(RxBuf, SocketAddrV4)>,
@@ -177,6 +180,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             started_ns: now_ns,
             last_commit_record: None,
             recover_again: false,
+            log_awaited: false,
             idle_mark_at_ns: u64::MAX,
             events: Vec::with_capacity(1024),
             client_queue: Vec::with_capacity(1024),
@@ -343,8 +347,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn write_log(&mut self) -> Result<(), Fatal> {
         let hold = self.slots.lowest_open().unwrap_or(self.log.head_pos());
         self.log.set_hold(hold);
-        self.log.flush(&mut self.io, self.core.promised());
-        if self.io.now_ns() >= self.idle_mark_at_ns {
+        let idle = self.io.now_ns() >= self.idle_mark_at_ns;
+        if self.log_awaited || idle || self.recover_again || !self.parked.is_empty() {
+            self.log.flush(&mut self.io, self.core.promised());
+            // With a write in flight they gather on, to be flushed when it ends.
+            self.log_awaited &= self.log.gathers();
+        } else {
+            self.log.gather(&mut self.io, self.core.promised());
+        }
+        if idle {
             self.idle_mark_at_ns = u64::MAX;
             self.log.idle_mark(&mut self.io, self.core.promised());
         }

@@ -1,7 +1,7 @@
 //! Carrying out what the core says: log records, messages, deliveries.
 
 use super::jobs::{Done, Job};
-use super::{Attached, Fatal, MAX_PARKED, Parked, Shard, codec};
+use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec};
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::Place;
@@ -47,6 +47,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn persist(&mut self, header: Header, record: Record, value: Option<&Attached<'_>>) {
+        if matches!(record, Record::Chosen(_) | Record::PeerMarks(_)) {
+            self.idle_mark_at_ns = self.idle_mark_at_ns.min(self.io.now_ns() + IDLE_MARK_NS);
+        } else {
+            self.log_awaited = true;
+        }
         match record {
             Record::Accepted { slot, ballot, barrier, source } => {
                 let flags = if barrier { flags::BARRIER } else { 0 };

@@ -7,7 +7,7 @@ use synod_wire::{Ballot, Lsn};
 
 impl Log {
     /// Ends a turn: if records gathered and fewer than `max_in_flight` writes run, closes the flush and starts its write;
-    /// else they go on gathering (group commit). Call it once each turn, whether or not anything was appended, with no batch open:
+    /// else they go on gathering (group commit). Call it (or [`Log::gather`]) once each turn, whether or not anything was appended, with no batch open:
     /// it also fixes what the next turn may append.
     ///
     /// # Panics
@@ -20,6 +20,14 @@ impl Log {
             self.seal();
             self.start_writes(io);
         }
+        self.begin_turn();
+    }
+
+    /// Ends a turn like [`Log::flush`], but starts no write for what gathered: for records that nothing waits for. They go to
+    /// disk with the next flush.
+    pub fn gather<I: Io>(&mut self, io: &mut I, promised: Ballot) {
+        self.promised = self.promised.max(promised);
+        self.start_writes(io);
         self.begin_turn();
     }
 

@@ -14,6 +14,11 @@ impl Log {
         !self.in_flight.is_empty()
     }
 
+    /// Whether records wait for a flush to be sealed around them.
+    pub fn gathers(&self) -> bool {
+        !self.open.entries.is_empty() || !self.sealed.is_empty()
+    }
+
     /// Writes started since the log was opened.
     pub fn writes(&self) -> u64 {
         self.next_token

@@ -31,7 +31,7 @@ pub struct Violation {
 }
 
 /// What a checker answers.
-pub type Checked = Result<(), Violation>;
+pub(crate) type Checked = Result<(), Violation>;
 
 /// For checkers: the property does not hold.
 pub(crate) fn violated<T>(property: &str, detail: impl Into<String>) -> Result<T, Violation> {
@@ -65,9 +65,9 @@ impl Checks {
     }
 
     /// A node has a new core: nothing links it to the last one but what it said.
-    pub(crate) fn restarted(&mut self, node: usize, core: &Replica, excused: bool) -> Checked {
+    pub(crate) fn restarted(&mut self, node: usize, core: &Replica, applied: Slot, excused: bool) -> Checked {
         self.before[node] = Some(core.clone());
-        self.prefix.restarted(node);
+        self.prefix.restarted(node, applied);
         self.ballots.restarted(node, core, excused)
     }
 

@@ -13,23 +13,23 @@ pub(crate) struct Prefix {
     /// The checksum of each slot's value, from slot 1.
     values: Vec<u32>,
     /// The last slot seen applied at each node, in its present life.
-    last: Vec<Option<Slot>>,
+    last: Vec<Slot>,
 }
 
 impl Prefix {
     pub(crate) fn new(nodes: usize) -> Prefix {
-        Prefix { values: Vec::new(), last: vec![None; nodes] }
+        Prefix { values: Vec::new(), last: vec![Slot::ZERO; nodes] }
     }
 
-    pub(crate) fn restarted(&mut self, node: usize) {
-        self.last[node] = None;
+    /// A recovery has applied up to `applied`; that is compared by the state that it leads to.
+    pub(crate) fn restarted(&mut self, node: usize, applied: Slot) {
+        self.last[node] = applied;
     }
 
     /// True: this slot is applied for the first time anywhere.
     pub(crate) fn applied(&mut self, node: usize, slot: Slot, crc: u32) -> Result<bool, Violation> {
-        if let Some(last) = self.last[node].replace(slot)
-            && slot != last.next()
-        {
+        let last = std::mem::replace(&mut self.last[node], slot);
+        if slot != last.next() {
             return violated(PROPERTY, format!("n{node} applied slot {slot} after slot {last}"));
         }
         let at = slot.0 as usize - 1;
@@ -44,6 +44,11 @@ impl Prefix {
             return violated(PROPERTY, format!("n{node} applied another value in slot {slot} than the first to apply it"));
         }
         Ok(false)
+    }
+
+    /// The last slot that this node was seen to have applied.
+    pub(crate) fn last_of(&self, node: usize) -> Slot {
+        self.last[node]
     }
 
     /// The last slot that anyone applied.

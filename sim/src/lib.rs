@@ -1,0 +1,37 @@
+//! Synod's deterministic simulator: a network, disks, clocks and processes made from a seed, around the production shard,
+//! log and protocol core, in one thread. A seed and a commit give the same run, bit for bit.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `plan.rs` | what the seed decides beforehand |
+//! | `run.rs` | a run's phases: chaos, then a healed core that must commit and converge |
+//! | `sim.rs` | the engine: the queue of happenings, and what each does |
+//! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
+//! | `io.rs`, `node.rs` | the simulated `Io`; one node |
+//! | `net.rs`, `disk.rs` | what links and disks do |
+//! | `client.rs`, `payload.rs` | clients around the production client cores |
+//! | `checks/` | what must hold, one property a file |
+//! | `trace.rs`, `coverage.rs` | what happened; what was come by |
+
+mod chaos;
+mod checks;
+mod client;
+mod coverage;
+mod disk;
+mod fault;
+mod io;
+mod net;
+mod node;
+mod payload;
+mod plan;
+mod rng;
+mod run;
+mod sim;
+mod trace;
+
+pub use checks::Violation;
+pub use coverage::Coverage;
+pub use fault::{Area, Fault, Style};
+pub use plan::{Plan, Profile, Timing};
+pub use rng::Rng;
+pub use run::{Failure, Outcome, run};

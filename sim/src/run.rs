@@ -1,0 +1,320 @@
+//! A run from beginning to end: chaos first, then a healed core that must commit again and converge, then the logs on
+//! disk. The two phases are TigerBeetle's: safety under anything, liveness as soon as a quorum is well.
+
+use crate::checks::{Checked, Violation, applied_log, violated};
+use crate::client::{Appender, Reader};
+use crate::coverage::Coverage;
+use crate::fault::Fault;
+use crate::node::Health;
+use crate::plan::Plan;
+use crate::sim::{Client, Happening, Sim};
+use crate::trace::{End, What};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use synod_wire::Slot;
+
+/// What the end of a run says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The hash of the whole trace.
+    pub hash: u64,
+    /// Events in it.
+    pub events: u64,
+    /// Simulated nanoseconds.
+    pub simulated_ns: u64,
+    /// Entries acknowledged and reads answered.
+    pub operations: u64,
+    /// Slots chosen.
+    pub slots: u64,
+    /// What was come by.
+    pub coverage: Coverage,
+}
+
+/// A run that broke a property.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The plan, which runs it again.
+    pub plan: Plan,
+    /// What did not hold.
+    pub violation: Violation,
+    /// When, simulated nanoseconds.
+    pub at_ns: u64,
+    /// The last events.
+    pub events: Vec<String>,
+}
+
+/// Within so many election time-outs a healed core must have chosen something new (OmniPaxos, EuroSys'23).
+const ELECTIONS_TO_COMMIT: u64 = 4;
+/// With a healthy core, clients get all their answers within this.
+const DRAIN_NS: u64 = 10_000_000_000;
+/// And members all the slots.
+const CONVERGE_NS: u64 = 10_000_000_000;
+/// How long the load goes on after the healing.
+const CALM_NS: u64 = 2_000_000_000;
+/// How often a condition is looked at.
+const LOOK_NS: u64 = 10_000_000;
+/// Events in a failure's report.
+const REPORTED: usize = 60;
+
+/// Where the simulated disks are: memory, if there is a file system of it.
+fn disks() -> std::io::Result<tempfile::TempDir> {
+    let memory = PathBuf::from("/dev/shm");
+    let builder = tempfile::Builder::new().prefix("synod-sim-").to_owned();
+    match builder.tempdir_in(&memory) {
+        Ok(dir) => Ok(dir),
+        Err(_) => builder.tempdir(),
+    }
+}
+
+/// Runs a plan. `print` writes every event to the standard output.
+///
+/// # Panics
+/// If an assertion of the product fails, or there is no place for the simulated disks.
+pub fn run(plan: &Plan, print: bool) -> Result<Outcome, Box<Failure>> {
+    let dir = disks().expect("a place for the simulated disks, /dev/shm or the temporary directory");
+    let mut sim = Sim::new(plan, dir.path(), print);
+    let result = sim.whole();
+    match result {
+        Ok(()) => Ok(sim.outcome()),
+        Err(violation) => {
+            let events = sim.trace.tail(REPORTED);
+            Err(Box::new(Failure { plan: plan.clone(), violation, at_ns: sim.now_ns, events }))
+        }
+    }
+}
+
+impl Sim {
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            hash: self.trace.hash(),
+            events: self.trace.events(),
+            simulated_ns: self.now_ns,
+            operations: self.operations,
+            slots: self.checks.prefix.end().0,
+            coverage: self.coverage.clone(),
+        }
+    }
+
+    fn whole(&mut self) -> Checked {
+        self.begin()?;
+        self.run_until(self.plan.safety_ms * 1_000_000)?;
+        let core = self.heal()?;
+        self.must_commit(&core)?;
+        self.load_on_for(CALM_NS)?;
+        self.must_drain()?;
+        self.must_converge(&core)?;
+        self.release_the_others()?;
+        let living = self.living();
+        self.must_converge(&living)?;
+        self.checks.acked.times.check(self.checks.sessions.entries())?;
+        self.compare_logs(&living)
+    }
+
+    fn begin(&mut self) -> Checked {
+        for node in 0..self.plan.nodes {
+            let incarnation = self.rng.word().max(1);
+            let plan = self.plan.clone();
+            self.nodes[node].format(&plan, incarnation).expect("tmpfs takes a log");
+            let at_ns = self.rng.below(50_000_000);
+            self.at(at_ns, Happening::Start { node });
+        }
+        for client in 0..self.plan.clients {
+            self.clients.push(Client::Appender(Box::new(Appender::new(&self.plan, client, 0))));
+            self.after(1_000_000, Happening::Wake { client });
+            self.after(2_000_000, Happening::Offer { client });
+        }
+        for reader in self.plan.clients..self.plan.clients + self.plan.readers {
+            self.clients.push(Client::Reader(Reader::new(&self.plan, reader)));
+            self.after(500_000_000, Happening::Read { client: reader });
+        }
+        for client in 0..self.clients.len() {
+            self.drive(client)?;
+        }
+        let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);
+        self.after(first_ns, Happening::Strike);
+        Ok(())
+    }
+
+    /// Ends the chaos for a core of nodes; the others stay as they are: down, or cut off. The core is all living nodes
+    /// where damage or loss makes every copy count.
+    fn heal(&mut self) -> Result<Vec<usize>, Violation> {
+        self.chaos_on = false;
+        self.net.chaos = false;
+        self.net.heal();
+        self.overload_until_ns = 0;
+        let now_ns = self.now_ns;
+        for node in 0..self.plan.nodes {
+            if self.nodes[node].robbed && self.nodes[node].health != Health::Dead("it lost its state") {
+                // It has met nobody who remembers; nobody else may tell it that all is well.
+                self.stop(node, false)?;
+                self.nodes[node].health = Health::Dead("it lost its state, and nobody up remembers it");
+            }
+            let this = &mut self.nodes[node];
+            this.disk.settle();
+            this.disk.stalled_until_ns = 0;
+            this.disk.slow_until_ns = 0;
+            this.disk.no_space_until_ns = 0;
+            this.disk.fail_next = false;
+            this.slow_until_ns = 0;
+            this.paused_until_ns = 0;
+            this.clock.set_drift(now_ns, 0);
+        }
+        let mut core = self.living();
+        let spare = core.len().saturating_sub(self.plan.core_size());
+        let damaged = self.nodes.iter().any(|node| node.damaged);
+        if !damaged {
+            for _ in 0..self.chaos.below(spare as u64 + 1) {
+                let at = self.chaos.below(core.len() as u64) as usize;
+                let out = core.remove(at);
+                self.leave_out(out)?;
+            }
+        }
+        self.note(What::World(format!("the core {core:?} is healed")));
+        for node in &core {
+            self.start(*node)?;
+            // A pause that is over leaves its appointment in the future.
+            self.nodes[*node].turn_at_ns = None;
+            self.wake_node(*node);
+        }
+        Ok(core)
+    }
+
+    /// A node that is not of the core stays down, or cut off.
+    fn leave_out(&mut self, node: usize) -> Checked {
+        if self.chaos.percent(50) {
+            self.stop(node, false)?;
+            self.nodes[node].health = Health::Dead(LEFT_OUT);
+        } else {
+            for other in (0..self.plan.nodes).filter(|other| *other != node) {
+                self.net.link(End::Node(node), End::Node(other)).cut_until_ns = u64::MAX;
+                self.net.link(End::Node(other), End::Node(node)).cut_until_ns = u64::MAX;
+            }
+            self.start(node)?;
+        }
+        Ok(())
+    }
+
+    fn release_the_others(&mut self) -> Checked {
+        self.net.heal();
+        for node in 0..self.plan.nodes {
+            if self.nodes[node].health == Health::Dead(LEFT_OUT) {
+                self.nodes[node].health = Health::Down;
+            }
+            self.start(node)?;
+        }
+        Ok(())
+    }
+
+    fn living(&self) -> Vec<usize> {
+        (0..self.plan.nodes).filter(|node| !matches!(self.nodes[*node].health, Health::Dead(_))).collect()
+    }
+
+    /// Lets things happen until `done`, for at most `within_ns`; whether it was.
+    fn run_while(&mut self, within_ns: u64, done: impl Fn(&Sim) -> bool) -> Result<bool, Violation> {
+        let until_ns = self.now_ns + within_ns;
+        while !done(self) {
+            if self.now_ns >= until_ns {
+                return Ok(false);
+            }
+            self.run_until((self.now_ns + LOOK_NS).min(until_ns))?;
+        }
+        Ok(true)
+    }
+
+    /// L1: a healthy core chooses something new within a few election time-outs.
+    fn must_commit(&mut self, core: &[usize]) -> Checked {
+        if core.len() < self.plan.core_size() {
+            return violated("the simulator", format!("only {core:?} are left, too few to demand anything of"));
+        }
+        let before = self.checks.highest_chosen().0;
+        let began_ns = self.now_ns;
+        let within_ns = ELECTIONS_TO_COMMIT * self.plan.timing.election_max_ns;
+        let done = self.run_while(within_ns, |sim| sim.checks.highest_chosen().0 > before)?;
+        self.coverage.mark("a healed core was asked to commit");
+        if done {
+            return Ok(());
+        }
+        let detail = format!(
+            "the core {core:?} chose nothing above slot {before} in {} ms, {ELECTIONS_TO_COMMIT} election time-outs; {}",
+            (self.now_ns - began_ns) / 1_000_000,
+            self.states()
+        );
+        violated("a healthy core commits again", detail)
+    }
+
+    fn states(&self) -> String {
+        let state = |node: &crate::node::Node| match &node.shard {
+            Some(shard) => {
+                let core = shard.core();
+                format!(
+                    "n{} {:?} in {} applied {} unknown {:?}",
+                    node.index,
+                    core.role(),
+                    core.promised(),
+                    shard.applied(),
+                    core.unknown_slots()
+                )
+            }
+            None => format!("n{} {:?}", node.index, node.health),
+        };
+        self.nodes.iter().map(state).collect::<Vec<_>>().join(", ")
+    }
+
+    fn load_on_for(&mut self, ns: u64) -> Checked {
+        self.run_until(self.now_ns + ns)?;
+        self.load_on = false;
+        Ok(())
+    }
+
+    /// Every entry offered gets its answer.
+    fn must_drain(&mut self) -> Checked {
+        let drained = |sim: &Sim| {
+            sim.clients.iter().all(|client| match client {
+                Client::Appender(appender) => appender.is_drained(),
+                Client::Reader(_) => true,
+            })
+        };
+        if self.run_while(DRAIN_NS, drained)? {
+            return Ok(());
+        }
+        violated("clients are answered", format!("some client still waits {} s after the load ended; {}", DRAIN_NS / 1_000_000_000, self.states()))
+    }
+
+    /// All of `nodes` apply all that was ever applied.
+    fn must_converge(&mut self, nodes: &[usize]) -> Checked {
+        let converged = |sim: &Sim| {
+            let end = sim.checks.prefix.end();
+            nodes.iter().all(|node| sim.nodes[*node].shard.as_ref().is_some_and(|shard| shard.applied() == end))
+        };
+        if self.run_while(CONVERGE_NS, converged)? {
+            return Ok(());
+        }
+        let end = self.checks.prefix.end();
+        violated("members converge", format!("not all of {nodes:?} have applied slot {end}; {}", self.states()))
+    }
+
+    /// The processes end, and what they leave on disk is compared.
+    fn compare_logs(&mut self, nodes: &[usize]) -> Checked {
+        let quiet = |sim: &Sim| {
+            let mut shards = nodes.iter().filter_map(|node| sim.nodes[*node].shard.as_ref());
+            shards.all(|shard| shard.log().durable_lsn() == shard.log().last_lsn())
+        };
+        if !self.run_while(CONVERGE_NS, quiet)? {
+            return violated("members converge", format!("a log does not become durable; {}", self.states()));
+        }
+        for node in nodes {
+            let applied: Slot = self.nodes[*node].shard.as_ref().map_or(Slot::ZERO, |shard| shard.applied());
+            self.stop(*node, false)?;
+            let this = &self.nodes[*node];
+            applied_log(&this.dir, *node, applied, &self.checks.prefix, this.damaged)?;
+        }
+        let most = self.checks.acked.count();
+        self.trace.mix(most);
+        if self.plan.rate(Fault::PowerCut) == 0 && self.plan.faults.is_empty() && most == 0 {
+            return violated("clients are answered", "a calm run acknowledged nothing");
+        }
+        Ok(())
+    }
+}
+
+const LEFT_OUT: &str = "left out of the core";

@@ -1,0 +1,704 @@
+//! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
+//! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
+
+use crate::checks::{Checked, Checks, Turn, violated};
+use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
+use crate::coverage::Coverage;
+use crate::disk::InFlight;
+use crate::fault::Fault;
+use crate::io::{Arrival, RX_BUFFERS, Request, socket_index};
+use crate::net::{Fate, Network};
+use crate::node::{Health, Node, node_address, node_at};
+use crate::plan::Plan;
+use crate::rng::Rng;
+use crate::trace::{End, Glance, Trace, What};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::rc::Rc;
+use synod::shard::jobs::{self, Done, Job};
+use synod::shard::{Exit, Fatal};
+use synod_ring::Socket;
+use synod_wal::LogError;
+use synod_wire::Slot;
+use synod_wire::frame::{frame_bytes, parse_header};
+
+/// A turn does not follow the last one sooner than this.
+const TURN_NS: u64 = 2_000;
+/// A due time that a node does not act on is looked at again after this.
+const RETRY_NS: u64 = 20_000;
+/// How long a stopped node stays down.
+const DOWN_MEAN_NS: u64 = 700_000_000;
+/// How much longer a slow disk takes.
+const SLOW_DISK: u64 = 50;
+/// EIO.
+const EIO: i32 = 5;
+
+/// Something that is going to happen.
+pub(crate) enum Happening {
+    Turn { node: usize, number: u64 },
+    Datagram { from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]> },
+    Written { node: usize, life: u64, id: u64 },
+    JobDone { node: usize, life: u64, id: u64 },
+    Start { node: usize },
+    Wake { client: usize },
+    Offer { client: usize },
+    Read { client: usize },
+    Strike,
+}
+
+struct Queued {
+    at_ns: u64,
+    number: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Queued) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
+        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
+    }
+}
+
+/// A client of either kind.
+pub(crate) enum Client {
+    Appender(Box<Appender>),
+    Reader(Reader),
+}
+
+/// See the module.
+pub(crate) struct Sim {
+    pub(crate) plan: Plan,
+    pub(crate) now_ns: u64,
+    queue: BinaryHeap<Reverse<Queued>>,
+    next_number: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) clients: Vec<Client>,
+    wakes: Vec<Option<u64>>,
+    pub(crate) net: Network,
+    pub(crate) checks: Checks,
+    pub(crate) trace: Trace,
+    pub(crate) coverage: Coverage,
+    pub(crate) rng: Rng,
+    pub(crate) chaos: Rng,
+    disk_rng: Rng,
+    client_rng: Rng,
+    /// Faults strike, and each datagram's own faults are on.
+    pub(crate) chaos_on: bool,
+    pub(crate) load_on: bool,
+    pub(crate) overload_until_ns: u64,
+    /// Slots whose records were damaged, and where.
+    pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
+    pub(crate) operations: u64,
+}
+
+impl Sim {
+    pub(crate) fn new(plan: &Plan, dir: &std::path::Path, print: bool) -> Sim {
+        let seed = plan.seed;
+        Sim {
+            now_ns: 0,
+            queue: BinaryHeap::with_capacity(4_096),
+            next_number: 0,
+            nodes: (0..plan.nodes).map(|node| Node::new(node, dir.join(format!("n{node}")))).collect(),
+            clients: Vec::new(),
+            wakes: vec![None; plan.clients + plan.readers],
+            net: Network::new(plan),
+            checks: Checks::new(plan),
+            trace: Trace::new(print),
+            coverage: Coverage::default(),
+            rng: Rng::new(seed, "engine"),
+            chaos: Rng::new(seed, "chaos"),
+            disk_rng: Rng::new(seed, "disk"),
+            client_rng: Rng::new(seed, "clients"),
+            chaos_on: true,
+            load_on: true,
+            overload_until_ns: 0,
+            damaged_slots: BTreeSet::new(),
+            operations: 0,
+            plan: plan.clone(),
+        }
+    }
+
+    pub(crate) fn at(&mut self, at_ns: u64, happening: Happening) {
+        self.next_number += 1;
+        self.queue.push(Reverse(Queued { at_ns, number: self.next_number, happening }));
+    }
+
+    pub(crate) fn after(&mut self, ns: u64, happening: Happening) {
+        self.at(self.now_ns + ns, happening);
+    }
+
+    pub(crate) fn note(&mut self, what: What) {
+        self.trace.note(self.now_ns, what);
+    }
+
+    /// Lets things happen until `until_ns`.
+    pub(crate) fn run_until(&mut self, until_ns: u64) -> Checked {
+        while let Some(Reverse(next)) = self.queue.peek() {
+            if next.at_ns > until_ns {
+                break;
+            }
+            let Some(Reverse(Queued { at_ns, happening, .. })) = self.queue.pop() else { break };
+            self.now_ns = at_ns;
+            self.happen(happening)?;
+        }
+        self.now_ns = until_ns;
+        Ok(())
+    }
+
+    fn happen(&mut self, happening: Happening) -> Checked {
+        match happening {
+            Happening::Turn { node, number } => self.on_turn(node, number),
+            Happening::Datagram { from, to, peers, life, bytes } => self.on_datagram(from, to, peers, life, bytes),
+            Happening::Written { node, life, id } => self.on_written(node, life, id),
+            Happening::JobDone { node, life, id } => {
+                self.on_job(node, life, id);
+                Ok(())
+            }
+            Happening::Start { node } => self.start(node),
+            Happening::Wake { client } => {
+                if self.wakes[client].is_some_and(|at| at <= self.now_ns) {
+                    self.wakes[client] = None;
+                    return self.drive(client);
+                }
+                Ok(())
+            }
+            Happening::Offer { client } => self.on_offer(client),
+            Happening::Read { client } => self.on_read(client),
+            Happening::Strike => self.strike(),
+        }
+    }
+
+    // Nodes.
+
+    /// Starts a node's process, unless it runs or has ended for good.
+    pub(crate) fn start(&mut self, node: usize) -> Checked {
+        if self.nodes[node].health != Health::Down {
+            return Ok(());
+        }
+        let seed = self.rng.word();
+        let (plan, now_ns) = (&self.plan, self.now_ns);
+        let excused = self.nodes[node].robbed;
+        if let Err(fatal) = self.nodes[node].start(plan, now_ns, seed) {
+            return self.ended(node, fatal);
+        }
+        self.trace.note(now_ns, What::Node(node, "starts".to_owned()));
+        self.coverage.mark("a process started");
+        let this = &mut self.nodes[node];
+        let shard = this.shard.as_ref().expect("the process runs");
+        let survived = this.disk.recovered(shard.core().last_lsn());
+        if shard.core().unknown_slots() != Some(0) {
+            self.coverage.mark("recovery found damage that hides votes");
+        }
+        self.checks.restarted(node, shard.core(), shard.applied(), excused)?;
+        self.checks.logged(node, &survived, shard.log().durable_lsn())?;
+        self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
+        if excused && !self.only_who_remembers(node) {
+            self.stop(node, false)?;
+            self.nodes[node].health = Health::Dead("it lost its state, and nobody up remembers it");
+            return Ok(());
+        }
+        let again = self.plan.rate(Fault::KillInRecovery);
+        if self.chaos_on && self.chaos.ppm(again) {
+            self.coverage.fault(Fault::KillInRecovery);
+            return self.kill(node, false);
+        }
+        self.wake_node(node);
+        Ok(())
+    }
+
+    /// The process ends here and now; it is started again later.
+    pub(crate) fn kill(&mut self, node: usize, power: bool) -> Checked {
+        if self.nodes[node].health != Health::Up {
+            return Ok(());
+        }
+        self.stop(node, power)?;
+        let down_ns = 1_000_000 + self.chaos.exponential(DOWN_MEAN_NS);
+        self.after(down_ns, Happening::Start { node });
+        Ok(())
+    }
+
+    pub(crate) fn stop(&mut self, node: usize, power: bool) -> Checked {
+        let this = &mut self.nodes[node];
+        this.stop();
+        let tally = this.disk.crash(&self.plan, self.chaos_on, power, &mut self.disk_rng).expect("tmpfs takes writes");
+        this.robbed |= tally.undone > 0;
+        for (fault, count) in [(Fault::TornWrite, tally.torn), (Fault::LostWrite, tally.lost), (Fault::Rollback, tally.undone)] {
+            if count > 0 {
+                self.coverage.fault(fault);
+            }
+        }
+        self.note(What::Node(node, format!("stops: writes in flight {tally:?}")));
+        Ok(())
+    }
+
+    /// A shard could not start, or could not go on.
+    fn ended(&mut self, node: usize, fatal: Fatal) -> Checked {
+        let (robbed, damaged) = (self.nodes[node].robbed, self.nodes[node].damaged);
+        let failed = std::mem::take(&mut self.nodes[node].write_failed);
+        // Paths differ from run to run: only the kind goes into the trace.
+        let kind = match &fatal {
+            Fatal::Log(LogError::WriteFailed { .. }) => "a write failed",
+            Fatal::Log(_) => "its log cannot be read",
+            Fatal::Io(_) => "its reactor failed",
+            Fatal::Halted(_) => "it halted",
+        };
+        self.note(What::Node(node, format!("ends: {kind}")));
+        self.stop(node, false)?;
+        match fatal {
+            Fatal::Log(LogError::WriteFailed { .. }) if failed => {
+                self.coverage.mark("a failed write ended the shard");
+                self.after(DOWN_MEAN_NS, Happening::Start { node });
+                Ok(())
+            }
+            Fatal::Halted(_) if robbed => {
+                self.coverage.mark("a node that lost its state halted");
+                self.nodes[node].health = Health::Dead("it lost its state");
+                Ok(())
+            }
+            Fatal::Log(_) if damaged || robbed => {
+                self.coverage.mark("a log too damaged to be read");
+                self.nodes[node].health = Health::Dead("its log is damaged");
+                Ok(())
+            }
+            other => violated("no end without a cause", format!("n{node} ended: {other}")),
+        }
+    }
+
+    /// Sees to it that a node takes a turn soon.
+    pub(crate) fn wake_node(&mut self, node: usize) {
+        let slow = self.now_ns < self.nodes[node].slow_until_ns;
+        let lag_ns = if slow { self.rng.exponential(3_000_000) } else { self.rng.below(20_000) };
+        self.turn_at(node, self.now_ns + TURN_NS + lag_ns);
+    }
+
+    fn turn_at(&mut self, node: usize, at_ns: u64) {
+        let this = &mut self.nodes[node];
+        if this.turn_at_ns.is_some_and(|due| due <= at_ns) {
+            return;
+        }
+        this.turn_at_ns = Some(at_ns);
+        this.turn_number += 1;
+        let number = this.turn_number;
+        self.at(at_ns, Happening::Turn { node, number });
+    }
+
+    fn on_turn(&mut self, node: usize, number: u64) -> Checked {
+        let this = &mut self.nodes[node];
+        if this.turn_number != number || this.health != Health::Up {
+            return Ok(());
+        }
+        this.turn_at_ns = None;
+        if self.now_ns < this.paused_until_ns {
+            let until_ns = this.paused_until_ns;
+            self.turn_at(node, until_ns);
+            return Ok(());
+        }
+        let (local_ns, wall_ns) = (this.clock.monotonic_ns(self.now_ns), this.clock.wall_ns(self.now_ns));
+        {
+            let mut port = this.port.borrow_mut();
+            (port.now_ns, port.wall_ns) = (local_ns, wall_ns);
+        }
+        let result = this.shard.as_mut().expect("the process runs").turn();
+        let sent = self.carry_out(node)?;
+        match result {
+            Err(fatal) => return self.ended(node, fatal),
+            Ok(Some(Exit::Recover)) => {
+                self.coverage.mark("a shard asked to be recovered anew");
+                self.note(What::Node(node, "recovers anew".to_owned()));
+                self.stop(node, false)?;
+                return self.start(node);
+            }
+            Ok(_) => {}
+        }
+        self.observe(node, sent)?;
+        let this = &self.nodes[node];
+        let due = this.shard.as_ref().expect("the process runs").deadline_ns();
+        if !this.port.borrow().inbox.is_empty() {
+            self.wake_node(node);
+        } else if due != u64::MAX {
+            let at_ns = this.clock.when(self.now_ns, due).max(self.now_ns + RETRY_NS);
+            self.turn_at(node, at_ns);
+        }
+        Ok(())
+    }
+
+    /// Carries out what a turn asked for: datagrams sent, and the longest.
+    fn carry_out(&mut self, node: usize) -> Result<Turn, crate::checks::Violation> {
+        let requests = std::mem::take(&mut self.nodes[node].port.borrow_mut().requests);
+        let mut turn = Turn::default();
+        for request in requests {
+            match request {
+                Request::Peer { peer, bytes } => {
+                    (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
+                    self.check_sent(node, &bytes)?;
+                    self.transmit(End::Node(node), End::Node(peer), true, 0, bytes);
+                }
+                Request::Client { to, bytes } => {
+                    (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
+                    self.coverage.message(&bytes);
+                    if let Some((client, life)) = client_at(to) {
+                        self.transmit(End::Node(node), End::Client(client), false, life, bytes);
+                    }
+                }
+                Request::Write { file, offset, bytes, token } => self.begin_write(node, InFlight { file, offset, bytes, token }),
+                Request::Job(job) => self.begin_job(node, job),
+            }
+        }
+        Ok(turn)
+    }
+
+    fn check_sent(&mut self, node: usize, bytes: &[u8]) -> Checked {
+        let mut at = 0;
+        while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
+            self.coverage.kind(header.kind);
+            self.checks.ballots.sent(node, &header)?;
+            at += frame_bytes(payload_bytes);
+        }
+        Ok(())
+    }
+
+    /// Lets the checkers see a node after its turn.
+    fn observe(&mut self, node: usize, mut turn: Turn) -> Checked {
+        let this = &mut self.nodes[node];
+        let shard = this.shard.as_ref().expect("the process runs");
+        let core = shard.core();
+        let role = core.role();
+        if role != this.role {
+            self.coverage.role(this.role, role);
+            self.trace.note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
+            this.role = role;
+        }
+        let durable = shard.log().durable_lsn();
+        let records = this.disk.reported(durable);
+        self.checks.logged(node, &records, durable)?;
+        self.checks.stepped(node, core);
+        let applied = shard.applied();
+        let from = self.checks.prefix.last_of(node).next();
+        for slot in (from.0..=applied.0).map(Slot) {
+            let Some(value) = shard.value(slot) else {
+                return violated("same gap-free prefix", format!("n{node} applied slot {slot} and does not hold its value"));
+            };
+            if self.checks.applied(node, slot, value)? {
+                self.trace.note(self.now_ns, What::Applied(node, slot.0));
+            }
+        }
+        if from <= applied {
+            self.checks.sessions.agrees(node, applied, shard.machine())?;
+        }
+        turn.writes_in_flight = this.disk.in_flight.len();
+        turn.jobs_out = this.port.borrow().jobs_out;
+        turn.sessions = shard.machine().sessions();
+        // Damage can make a recovery hold far more above the prefix than a window.
+        let open_slots = core.highest_held().0.saturating_sub(core.prefix().0);
+        turn.open_slots = if this.damaged { 0 } else { open_slots };
+        self.checks.bounds.turn(node, &turn)
+    }
+
+    // Disks.
+
+    fn begin_write(&mut self, node: usize, write: InFlight) {
+        self.note(What::Write(node, write.offset, write.bytes.len()));
+        let disk = &mut self.nodes[node].disk;
+        let mean_ns = self.plan.timing.sync_mean_ns;
+        let slow = if self.now_ns < disk.slow_until_ns { SLOW_DISK } else { 1 };
+        let mut took_ns = (mean_ns / 2 + self.disk_rng.exponential(mean_ns / 2)) * slow;
+        took_ns += disk.stalled_until_ns.saturating_sub(self.now_ns);
+        let id = disk.begin(write);
+        let life = self.nodes[node].life;
+        self.after(took_ns, Happening::Written { node, life, id });
+    }
+
+    fn on_written(&mut self, node: usize, life: u64, id: u64) -> Checked {
+        let this = &mut self.nodes[node];
+        if this.life != life || this.health != Health::Up {
+            return Ok(());
+        }
+        if self.now_ns < this.disk.stalled_until_ns {
+            let until_ns = this.disk.stalled_until_ns;
+            self.at(until_ns, Happening::Written { node, life, id });
+            return Ok(());
+        }
+        let Some(write) = this.disk.in_flight.remove(&id) else { return Ok(()) };
+        let token = write.token;
+        let result = if std::mem::take(&mut this.disk.fail_next) {
+            this.write_failed = true;
+            self.coverage.fault(Fault::SyncError);
+            // What such a write left behind is anybody's guess: the crash that follows decides it.
+            this.disk.begin(write);
+            Err(EIO)
+        } else {
+            let all = write.bytes.len();
+            let blocks = (all / crate::disk::BLOCK_BYTES) as u64;
+            let short = self.chaos_on && blocks > 1 && self.disk_rng.ppm(self.plan.rate(Fault::ShortWrite));
+            let bytes = if short { crate::disk::BLOCK_BYTES * self.disk_rng.between(1, blocks - 1) as usize } else { all };
+            if short {
+                self.coverage.fault(Fault::ShortWrite);
+            }
+            this.disk.complete(write, bytes).expect("tmpfs takes writes");
+            Ok(bytes)
+        };
+        this.port.borrow_mut().inbox.push_back(Arrival::Written { token, result });
+        self.note(What::Written(node, result));
+        self.wake_node(node);
+        Ok(())
+    }
+
+    fn begin_job(&mut self, node: usize, job: Job) {
+        let this = &mut self.nodes[node];
+        this.next_job += 1;
+        let (life, id) = (this.life, this.next_job);
+        this.jobs.insert(id, job);
+        let took_ns = 100_000 + self.disk_rng.exponential(4 * self.plan.timing.sync_mean_ns);
+        self.after(took_ns, Happening::JobDone { node, life, id });
+    }
+
+    fn on_job(&mut self, node: usize, life: u64, id: u64) {
+        let this = &mut self.nodes[node];
+        if this.life != life || this.health != Health::Up {
+            return;
+        }
+        let Some(job) = this.jobs.remove(&id) else { return };
+        let fails = self.chaos_on && self.disk_rng.ppm(self.plan.rate(Fault::ReadError));
+        let unreadable = || LogError::NotFormatted { dir: this.dir.clone() };
+        let (name, done) = match job {
+            Job::PrepareSegment(_) if self.now_ns < this.disk.no_space_until_ns => {
+                let error = LogError::NoSpace { path: this.dir.clone(), bytes: crate::node::SEGMENT_BYTES };
+                ("no space for a segment", Done::Segment(Err(error)))
+            }
+            Job::Read(request, _) if fails => ("a read fails", Done::Read(request, Err(unreadable()))),
+            Job::CatchUp { to, .. } if fails => ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) }),
+            job => {
+                let name = match job {
+                    Job::PrepareSegment(_) => "a segment is prepared",
+                    Job::Read(..) => "a read is served from disk",
+                    Job::CatchUp { .. } => "catch-up is served from disk",
+                };
+                (name, jobs::perform(job))
+            }
+        };
+        if name.ends_with("fails") {
+            self.coverage.fault(Fault::ReadError);
+        }
+        self.coverage.mark(name);
+        this.port.borrow_mut().inbox.push_back(Arrival::Done(done));
+        self.note(What::JobDone(node, name));
+        self.wake_node(node);
+    }
+
+    // The network.
+
+    /// A datagram goes on its way: lost, late, twice, damaged, or just so. `life` is the receiving client's.
+    pub(crate) fn transmit(&mut self, from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]>) {
+        let glance = Glance::of(&bytes);
+        self.note(What::Sent(from, to, glance));
+        self.net.remember(from, to, peers, &bytes);
+        let copies = 1 + u64::from(self.net.doubles(&self.plan));
+        if copies > 1 {
+            self.coverage.fault(Fault::Duplicate);
+        }
+        for _ in 0..copies {
+            match self.net.fate(&self.plan, self.now_ns, from, to, bytes.len()) {
+                Fate::Lost(why) => {
+                    if why == "loss" {
+                        self.coverage.fault(Fault::Loss);
+                    }
+                    self.note(What::Lost(from, to, glance, why));
+                }
+                Fate::Arrives(delay_ns) => {
+                    if delay_ns > self.plan.timing.delay_mean_ns * 20 {
+                        self.coverage.fault(Fault::Delay);
+                    }
+                    let flipped = self.net.flip(&self.plan, &bytes);
+                    if flipped.is_some() {
+                        self.coverage.fault(Fault::BitFlip);
+                    }
+                    let bytes = flipped.unwrap_or_else(|| bytes.clone());
+                    self.after(delay_ns, Happening::Datagram { from, to, peers, life, bytes });
+                }
+            }
+        }
+    }
+
+    fn on_datagram(&mut self, from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]>) -> Checked {
+        let glance = Glance::of(&bytes);
+        match to {
+            End::Node(node) => {
+                if self.nodes[node].health != Health::Up {
+                    self.note(What::Lost(from, to, glance, "down"));
+                    return Ok(());
+                }
+                self.note(What::Arrived(from, to, glance));
+                let socket = if peers { Socket::Peers } else { Socket::Clients };
+                let address = self.address_of(from);
+                let mut port = self.nodes[node].port.borrow_mut();
+                if port.waiting[socket_index(socket)] >= RX_BUFFERS {
+                    port.inbox.push_back(Arrival::Overrun(socket));
+                    self.coverage.fault(Fault::Overrun);
+                } else {
+                    port.waiting[socket_index(socket)] += 1;
+                    port.inbox.push_back(Arrival::Datagram { socket, from: (!peers).then_some(address), bytes });
+                }
+                drop(port);
+                self.wake_node(node);
+                Ok(())
+            }
+            End::Client(client) => {
+                let now_ns = self.now_ns;
+                let address = self.address_of(from);
+                match &mut self.clients[client] {
+                    Client::Appender(appender) if appender.life() != life => {
+                        self.note(What::Lost(from, to, glance, "closed"));
+                        return Ok(());
+                    }
+                    Client::Appender(appender) => appender.handle(now_ns, address, &bytes),
+                    Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
+                }
+                self.note(What::Arrived(from, to, glance));
+                self.drive(client)
+            }
+            End::Stranger => Ok(()),
+        }
+    }
+
+    fn address_of(&self, end: End) -> std::net::SocketAddrV4 {
+        match end {
+            End::Node(node) => node_address(node),
+            End::Client(client) => match &self.clients[client] {
+                Client::Appender(appender) => appender.address(),
+                Client::Reader(reader) => reader.address(),
+            },
+            End::Stranger => std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 9, 9, 9), 9),
+        }
+    }
+
+    // Clients.
+
+    fn send_all(&mut self, client: usize, out: Vec<Outgoing>) {
+        for (to, bytes) in out {
+            self.coverage.message(&bytes);
+            if let Some(node) = node_at(to) {
+                self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
+            }
+        }
+    }
+
+    /// Lets a client do what is due, and arranges for its next time.
+    pub(crate) fn drive(&mut self, client: usize) -> Checked {
+        let mut out = Vec::new();
+        let next_ns = match &mut self.clients[client] {
+            Client::Appender(appender) => {
+                let mut learnt = Vec::new();
+                let client_id = appender.client_id;
+                appender.drive(self.now_ns, &mut out, &mut learnt);
+                let (offered, acked, conflicts) = (appender.offered, appender.acked, appender.conflicting_acks());
+                let next_ns = appender.next_ns();
+                if conflicts > 0 {
+                    return violated("acknowledged entries survive", format!("c{client} got contradicting acknowledgements"));
+                }
+                for learnt in learnt {
+                    self.learnt(client, client_id, learnt, (offered, acked))?;
+                }
+                next_ns
+            }
+            Client::Reader(reader) => {
+                let mut read = 0;
+                while let Some(entry) = reader.next_entry() {
+                    self.checks.reads.read(&self.checks.sessions, client, &entry)?;
+                    read += 1;
+                }
+                self.operations += u64::from(read > 0);
+                reader.transmit(self.now_ns, &mut out);
+                reader.next_ns()
+            }
+        };
+        self.send_all(client, out);
+        if let Some(at_ns) = next_ns {
+            let at_ns = at_ns.max(self.now_ns + 1_000);
+            if self.wakes[client].is_none_or(|due| at_ns < due) {
+                self.wakes[client] = Some(at_ns);
+                self.at(at_ns, Happening::Wake { client });
+            }
+        }
+        Ok(())
+    }
+
+    fn learnt(&mut self, client: usize, id: u128, learnt: Learnt, (offered, acked): (u64, u64)) -> Checked {
+        match learnt {
+            Learnt::Acked(client_seq, sequence, entries) => {
+                self.note(What::Acked(client, client_seq, sequence, entries));
+                for at in 0..u64::from(entries) {
+                    let log = self.checks.sessions.entries();
+                    self.checks.acked.acked(log, (id, client_seq + at), sequence + at, self.now_ns)?;
+                }
+                self.operations += u64::from(entries);
+                Ok(())
+            }
+            Learnt::Opened(last) if last > offered => {
+                violated("each entry once, first in first out", format!("c{client}: {last} committed, {offered} offered"))
+            }
+            Learnt::Opened(last) if last < acked => violated(
+                "acknowledged entries survive",
+                format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
+            ),
+            Learnt::Opened(_) => Ok(()),
+            Learnt::Closed(reason) => {
+                self.note(What::World(format!("c{client} closes: {reason:?}")));
+                if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
+                    return violated("each entry once, first in first out", format!("c{client} lost its session without an eviction"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_offer(&mut self, client: usize) -> Checked {
+        let busy = self.now_ns < self.overload_until_ns;
+        let per_client = (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { 10 } else { 1 };
+        let count = self.client_rng.between(1, self.plan.burst);
+        let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
+        let next_ns = self.client_rng.exponential(mean_ns);
+        if self.load_on {
+            self.after(next_ns, Happening::Offer { client });
+        }
+        let now_ns = self.now_ns;
+        let times = &mut self.checks.acked;
+        if let Client::Appender(appender) = &mut self.clients[client] {
+            appender.offer(count, now_ns, &mut |id, seq| times.offered(id, seq, now_ns));
+        }
+        self.drive(client)
+    }
+
+    fn on_read(&mut self, client: usize) -> Checked {
+        let mean_ns = 400_000_000;
+        let next_ns = self.client_rng.exponential(mean_ns);
+        if self.load_on {
+            self.after(next_ns, Happening::Read { client });
+        }
+        let tail = self.checks.sessions.entries().len() as u64;
+        let from = self.client_rng.between(1, tail + 1);
+        let whole = self.client_rng.percent(40);
+        let count = self.client_rng.between(1, 200);
+        if let Client::Reader(reader) = &mut self.clients[client] {
+            let now_ns = self.now_ns;
+            if whole {
+                reader.begin(tail + 1, None, now_ns);
+            } else {
+                reader.begin(from, Some(count), now_ns);
+            }
+        }
+        self.drive(client)
+    }
+}
