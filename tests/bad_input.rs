@@ -17,6 +17,8 @@ use synod_wire::frame::{HEADER_BYTES, Kind};
 use synod_wire::{ClusterId, GroupId, NodeId};
 
 const NODE: NodeId = NodeId(0);
+/// Many times what the load can write before it ends.
+const DISK_BYTES: u64 = 1 << 30;
 const PROGRAMS: &[&str] = &["mkfs.ext4", "losetup", "mount", "umount", "setsid"];
 
 /// A datagram, and the counter that it must raise by one.
@@ -223,7 +225,7 @@ fn full_disk(test: &str, of_leader: bool) {
     let ballast = cluster.disk(node).fill_up_to(segment_bytes + segment_bytes / 2);
     let first = if of_leader { node } else { NodeId(0) };
     start_with_leader(&mut cluster, first);
-    let load = Load::start(&cluster, GROUP, 2, 64);
+    let load = Load::start(&cluster, GROUP, 2, 16);
     await_until(SOON, "the node says that its disk is full", || {
         cluster.log(node).contains("no space for").then_some(())
     });
@@ -263,10 +265,10 @@ fn start_with_leader(cluster: &mut Cluster, first: NodeId) {
     }
 }
 
-/// A cluster, not formatted on `node`, whose disk holds a few segments.
+/// A cluster, not formatted on `node`, whose disk is its own.
 fn cluster_with_small_disk(node: NodeId) -> Cluster {
     let mut cluster = Cluster::unformatted("full-disk", |config| config.wal.segment_bytes = 4 << 20);
-    cluster.put_on_disk(node, 64 << 20);
+    cluster.put_on_disk(node, DISK_BYTES);
     for peer in cluster.others(node) {
         assert!(cluster.format(peer).status.success(), "format");
     }

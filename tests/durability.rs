@@ -113,8 +113,8 @@ fn every_group_commit_flushes_the_disk() {
         cluster.members().into_iter().map(|id| (node(id), cluster.disk(id).flushes())).collect()
     };
     let before = counted(&cluster);
-    let load = Load::start(&cluster, GROUP, 2, 16);
-    load.await_acks(2_000, SOON);
+    let load = Load::start(&cluster, GROUP, 1, 4);
+    load.await_acks(1_000, SOON);
     let told = load.finish();
     cluster.await_converged(GROUP);
     for ((commits_before, flushes_before), (commits, flushes)) in before.into_iter().zip(counted(&cluster)) {

@@ -6,9 +6,8 @@ use common::check::check_everything;
 use common::cluster::{Cluster, GROUP};
 use common::load::{Load, acknowledged};
 use common::{Rng, say};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use synod_wire::NodeId;
 
 /// How long, and how often.
 const RUN: Duration = Duration::from_secs(30);
@@ -53,16 +52,22 @@ fn nothing_acknowledged_is_lost_while_random_nodes_are_killed() {
 
 /// How often the node that serves was another one than before, by what the nodes logged.
 fn leader_changes(cluster: &Cluster) -> usize {
-    let mut leaders: BTreeMap<u64, NodeId> = BTreeMap::new();
+    let mut ballots: BTreeSet<(u64, u8)> = BTreeSet::new();
     for node in cluster.members() {
         let log = cluster.log(node);
         for line in log.lines().filter(|line| line.contains("role changed") && line.contains("role=Leader")) {
-            let ballot = line.split("ballot=").nth(1).and_then(|rest| rest.split(['.', ' ']).next());
-            let round: u64 = ballot.and_then(|round| round.parse().ok()).unwrap_or_else(|| panic!("no ballot: {line}"));
-            let other = leaders.insert(round, node);
-            assert!(other.is_none_or(|other| other == node), "two nodes led in round {round}: {other:?} and {node}");
+            let ballot = line.split("ballot=").nth(1).and_then(|rest| rest.split(' ').next()).and_then(ballot);
+            let (round, of) = ballot.unwrap_or_else(|| panic!("node {node} leads in no ballot: {line}"));
+            assert_eq!(of, node.0, "a node leads in another's ballot: {line}");
+            assert!(ballots.insert((round, of)), "a ballot is never used twice: {line}");
         }
     }
-    let nodes: Vec<NodeId> = leaders.into_values().collect();
-    nodes.windows(2).filter(|pair| pair[0] != pair[1]).count()
+    let leaders: Vec<u8> = ballots.into_iter().map(|(_, node)| node).collect();
+    leaders.windows(2).filter(|pair| pair[0] != pair[1]).count()
+}
+
+/// Round and node, as a ballot is written: "12.1".
+fn ballot(text: &str) -> Option<(u64, u8)> {
+    let (round, node) = text.split_once('.')?;
+    Some((round.parse().ok()?, node.parse().ok()?))
 }

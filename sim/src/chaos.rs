@@ -199,7 +199,11 @@ impl Sim {
 
     // Disks that lie, forget, or rot.
 
+    /// A node that may lose its state, once the group is founded: before that every member is needed, by design.
     fn some_victim(&mut self) -> Option<usize> {
+        if !self.nodes.iter().all(|node| node.founded) {
+            return None;
+        }
         let alive = |node: &&usize| !matches!(self.nodes[**node].health, Health::Dead(_));
         let victims: Vec<usize> = self.plan.victims.iter().filter(alive).copied().collect();
         (!victims.is_empty()).then(|| self.chaos.pick(&victims))
@@ -266,7 +270,15 @@ impl Sim {
         let Some(node) = node.filter(|node| !self.nodes[*node].disk.lying && !self.nodes[*node].robbed) else { return };
         let mut able = self.nodes[node].disk.damageable();
         if everywhere {
-            able.retain(|at| self.is_only_copy_damaged(node, &self.nodes[node].disk.flushes[*at]));
+            let slots = |at: usize| -> Vec<Slot> {
+                self.nodes[node].disk.flushes[at].records.iter().map(|(_, slot, ..)| *slot).collect()
+            };
+            able.retain(|at| self.may_damage(node, &slots(*at)));
+        }
+        let keeps_founding = self.plan.rate(Fault::Amnesia) + self.plan.rate(Fault::Rollback) > 0;
+        if keeps_founding {
+            // A member that cannot tell that it was founded needs all the others to say so.
+            able.retain(|at| !self.nodes[node].disk.flushes[*at].records.iter().any(|(kind, ..)| *kind == Kind::Founded));
         }
         if able.is_empty() {
             return;
@@ -282,9 +294,14 @@ impl Sim {
         self.struck(fault, format!("n{node}: the flush at {} with records up to {}", flush.start, flush.last_lsn));
     }
 
-    fn is_only_copy_damaged(&self, node: usize, flush: &Flush) -> bool {
+    /// Whether these slots' copies on `node` may go bad: it is a victim that nobody else's loss adds to, or each slot has
+    /// its other copies.
+    pub(crate) fn may_damage(&self, node: usize, slots: &[Slot]) -> bool {
+        if self.plan.rate(Fault::CorruptionEverywhere) == 0 {
+            return self.plan.victims.contains(&node);
+        }
         let elsewhere = |slot: &Slot| self.damaged_slots.iter().any(|(damaged, at)| damaged == slot && *at != node);
-        flush.records.iter().all(|(_, slot, ..)| *slot == Slot::ZERO || !elsewhere(slot))
+        slots.iter().all(|slot| *slot == Slot::ZERO || !elsewhere(slot))
     }
 
     fn damage_flush(&mut self, node: usize, flush: &Flush, fault: Fault) {

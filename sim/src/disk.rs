@@ -82,6 +82,16 @@ pub(crate) struct CrashTally {
     pub(crate) lost: usize,
     pub(crate) whole: usize,
     pub(crate) undone: usize,
+    /// A whole trailer may lie over a torn record.
+    pub(crate) damaged: bool,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Crash {
+    pub(crate) chaos: bool,
+    pub(crate) power: bool,
+    pub(crate) may_damage: bool,
 }
 
 impl Disk {
@@ -136,13 +146,24 @@ impl Disk {
         panic!("the log wrote a flush without a trailer");
     }
 
+    /// The slots of the records in flight.
+    pub(crate) fn slots_in_flight(&self) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for write in self.in_flight.values() {
+            each_frame(&write.bytes, &mut |header, _| slots.push(header.slot));
+        }
+        slots
+    }
+
     /// The process is gone, and with `power` the caches too: each write in flight is lost, torn by sector, or whole;
-    /// without `chaos` whole.
-    pub(crate) fn crash(&mut self, plan: &Plan, chaos: bool, power: bool, rng: &mut Rng) -> io::Result<CrashTally> {
+    /// without `chaos` whole. A whole trailer over a torn record is taken for damage by recovery, so it is left behind
+    /// only if `may_damage`.
+    pub(crate) fn crash(&mut self, plan: &Plan, how: Crash, rng: &mut Rng) -> io::Result<CrashTally> {
+        let Crash { chaos, power, may_damage } = how;
         let mut tally = CrashTally::default();
         for (_, write) in std::mem::take(&mut self.in_flight) {
             if chaos && rng.ppm(plan.rate(Fault::TornWrite)) {
-                tear(&write, rng)?;
+                tally.damaged |= tear(&write, may_damage, rng)?;
                 tally.torn += 1;
             } else if chaos && rng.ppm(plan.rate(Fault::LostWrite)) {
                 tally.lost += 1;
@@ -203,13 +224,35 @@ impl Disk {
     }
 }
 
-fn tear(write: &InFlight, rng: &mut Rng) -> io::Result<()> {
+/// Writes some of the sectors; whether the trailer is among them.
+fn tear(write: &InFlight, may_damage: bool, rng: &mut Rng) -> io::Result<bool> {
+    let mut trailer = None;
+    each_frame(&write.bytes, &mut |header, at| {
+        if header.kind == Kind::Trailer {
+            trailer = Some(at / SECTOR_BYTES);
+        }
+    });
+    let mut trailer_written = false;
     for (at, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
-        if rng.percent(50) {
+        let is_trailer = trailer == Some(at);
+        if rng.percent(50) && (may_damage || !is_trailer) {
             write.file.write_all_at(sector, write.offset + (at * SECTOR_BYTES) as u64)?;
+            trailer_written |= is_trailer;
         }
     }
-    Ok(())
+    Ok(trailer_written || (may_damage && trailer.is_none()))
+}
+
+/// Visits the headers of a run of frames, the trailer last, with their offsets.
+fn each_frame(bytes: &[u8], visit: &mut dyn FnMut(&Header, usize)) {
+    let mut at = 0;
+    while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
+        visit(&header, at);
+        if header.kind == Kind::Trailer {
+            return;
+        }
+        at += frame_bytes(payload_bytes);
+    }
 }
 
 /// The file that holds a position of the log, and where in it.

@@ -116,6 +116,8 @@ pub(crate) struct Node {
     pub(crate) paused_until_ns: u64,
     pub(crate) slow_until_ns: u64,
     pub(crate) role: Role,
+    /// It has taken part in the founding, for good.
+    pub(crate) founded: bool,
     /// What it had called durable was taken from it: it may halt, and must not vote.
     pub(crate) robbed: bool,
     /// A write or sync was made to fail.
@@ -143,6 +145,7 @@ impl Node {
             paused_until_ns: 0,
             slow_until_ns: 0,
             role: Role::Joining,
+            founded: false,
             robbed: false,
             write_failed: false,
             damaged: false,

@@ -76,6 +76,9 @@ pub struct Plan {
     pub victims: Vec<usize>,
     /// Times.
     pub timing: Timing,
+    /// A known bug that is put back, in builds that have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<String>,
     /// Rates: parts per million of each datagram or write, or the weight of what strikes.
     pub faults: BTreeMap<Fault, u64>,
 }
@@ -102,6 +105,7 @@ impl Plan {
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             victims: Vec::new(),
             timing: timing(&mut rng),
+            mutant: None,
             faults: BTreeMap::new(),
         };
         plan.victims = victims(&plan, &mut rng);

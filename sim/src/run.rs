@@ -11,6 +11,7 @@ use crate::sim::{Client, Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use synod_paxos::Role;
 use synod_wire::Slot;
 
 /// What the end of a run says.
@@ -158,6 +159,12 @@ impl Sim {
             this.slow_until_ns = 0;
             this.paused_until_ns = 0;
             this.clock.set_drift(now_ns, 0);
+            // What a stalled disk holds comes now, not when the stall would have ended.
+            let life = this.life;
+            let ids: Vec<u64> = this.disk.in_flight.keys().copied().collect();
+            for id in ids {
+                self.after(1_000_000, Happening::Written { node, life, id });
+            }
         }
         let mut core = self.living();
         let spare = core.len().saturating_sub(self.plan.core_size());
@@ -229,7 +236,12 @@ impl Sim {
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;
         let within_ns = ELECTIONS_TO_COMMIT * self.plan.timing.election_max_ns;
-        let done = self.run_while(within_ns, |sim| sim.checks.highest_chosen().0 > before)?;
+        // Something to commit must be there, even in a quiet moment.
+        for client in 0..self.plan.clients {
+            self.offer_now(client, 1)?;
+        }
+        let served = |sim: &Sim| sim.leads_in(core) && sim.clients.iter().all(Client::is_drained);
+        let done = self.run_while(within_ns, |sim| sim.checks.highest_chosen().0 > before || served(sim))?;
         self.coverage.mark("a healed core was asked to commit");
         if done {
             return Ok(());
@@ -260,6 +272,11 @@ impl Sim {
         self.nodes.iter().map(state).collect::<Vec<_>>().join(", ")
     }
 
+    fn leads_in(&self, core: &[usize]) -> bool {
+        let serves = |node: &usize| self.nodes[*node].shard.as_ref().is_some_and(|s| s.core().role() == Role::Leader);
+        core.iter().any(serves)
+    }
+
     fn load_on_for(&mut self, ns: u64) -> Checked {
         self.run_until(self.now_ns + ns)?;
         self.load_on = false;
@@ -268,13 +285,7 @@ impl Sim {
 
     /// Every entry offered gets its answer.
     fn must_drain(&mut self) -> Checked {
-        let drained = |sim: &Sim| {
-            sim.clients.iter().all(|client| match client {
-                Client::Appender(appender) => appender.is_drained(),
-                Client::Reader(_) => true,
-            })
-        };
-        if self.run_while(DRAIN_NS, drained)? {
+        if self.run_while(DRAIN_NS, |sim| sim.clients.iter().all(Client::is_drained))? {
             return Ok(());
         }
         violated("clients are answered", format!("some client still waits {} s after the load ended; {}", DRAIN_NS / 1_000_000_000, self.states()))

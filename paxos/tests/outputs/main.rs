@@ -100,9 +100,10 @@ impl Bench {
         self.step(Input::Persisted { upto })
     }
 
-    /// The next timer, at its time.
+    /// The next timer, at its time. What a test waits for comes within a minute.
     fn timer(&mut self) -> Vec<Output> {
         self.now_ns = self.core.poll_timeout();
+        assert!(self.now_ns < 60_000 * MS, "waited in vain: {:?}", self.core);
         self.step(Input::Timeout)
     }
 

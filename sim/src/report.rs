@@ -1,0 +1,153 @@
+//! What the command line prints: totals of many runs, and failures.
+
+use std::fmt::Write;
+use std::time::Instant;
+use synod_sim::{Coverage, Failure, Fault, Outcome, Plan, Profile};
+use synod_wire::frame::Kind;
+
+/// Sums over runs.
+pub(crate) struct Total {
+    began: Instant,
+    runs: u64,
+    events: u64,
+    simulated_ns: u64,
+    operations: u64,
+    slots: u64,
+    coverage: Coverage,
+}
+
+/// Kinds that are written to a log only, or that a later step of the project will send.
+const NOT_SENT: [Kind; 11] = [
+    Kind::Promised,
+    Kind::Configuration,
+    Kind::Founded,
+    Kind::Truncated,
+    Kind::Retention,
+    Kind::SnapshotMark,
+    Kind::PeerMarks,
+    Kind::Repaired,
+    Kind::Trailer,
+    Kind::Session,
+    Kind::Segment,
+];
+
+impl Total {
+    pub(crate) fn new() -> Total {
+        Total {
+            began: Instant::now(),
+            runs: 0,
+            events: 0,
+            simulated_ns: 0,
+            operations: 0,
+            slots: 0,
+            coverage: Coverage::default(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.events += outcome.events;
+        self.simulated_ns += outcome.simulated_ns;
+        self.operations += outcome.operations;
+        self.slots += outcome.slots;
+        self.coverage.absorb(&outcome.coverage);
+    }
+
+    fn speed(&self) -> f64 {
+        self.simulated_ns as f64 / 1e9 / self.began.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// For the progress line.
+    pub(crate) fn line(&self) -> String {
+        let faults: u64 = self.coverage.faults.values().sum();
+        let mut most: Vec<(&Fault, &u64)> = self.coverage.faults.iter().collect();
+        most.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let most: Vec<String> = most.iter().take(4).map(|(fault, count)| format!("{} {count}", fault.name())).collect();
+        format!(
+            "{} s simulated, {:.0}x real time, {} operations, {faults} faults ({}, …)",
+            self.simulated_ns / 1_000_000_000,
+            self.speed(),
+            self.operations,
+            most.join(", ")
+        )
+    }
+
+    /// For the end.
+    pub(crate) fn report(&self, profile: Profile) -> String {
+        let mut out = String::new();
+        let seconds = self.simulated_ns as f64 / 1e9;
+        let _ = writeln!(
+            out,
+            "{} seeds passed: {seconds:.0} s simulated in {:.1} s ({:.0}x), {} events, {} slots, {} operations ({:.0} a simulated second)",
+            self.runs,
+            self.began.elapsed().as_secs_f64(),
+            self.speed(),
+            self.events,
+            self.slots,
+            self.operations,
+            self.operations as f64 / seconds.max(1e-9)
+        );
+        for (fault, count) in &self.coverage.faults {
+            let _ = writeln!(out, "  fault {:<30} {count:>10}", fault.to_string());
+        }
+        for (role, count) in &self.coverage.roles {
+            let _ = writeln!(out, "  role  {role:<30} {count:>10}");
+        }
+        for (mark, count) in &self.coverage.marks {
+            let _ = writeln!(out, "  mark  {mark:<50} {count:>10}");
+        }
+        let missed = self.missed(profile);
+        let _ = match missed.is_empty() {
+            true => writeln!(out, "every kind of fault fired, and every kind of message was sent"),
+            false => writeln!(out, "never seen: {}", missed.join(", ")),
+        };
+        out
+    }
+
+    /// What no run came by, though it could have.
+    fn missed(&self, profile: Profile) -> Vec<String> {
+        let mut missed = Vec::new();
+        if profile == Profile::Mixed {
+            let faults = Fault::ALL.iter().filter(|fault| !self.coverage.faults.contains_key(fault));
+            missed.extend(faults.map(|fault| format!("fault {fault}")));
+        }
+        let kinds = Kind::ALL.iter().filter(|kind| !NOT_SENT.contains(kind));
+        let unsent = kinds.filter(|kind| !self.coverage.kinds.contains_key(&(**kind as u8)));
+        missed.extend(unsent.map(|kind| format!("message {kind:?}")));
+        missed
+    }
+}
+
+/// A plan, for people.
+pub(crate) fn plan(plan: &Plan) -> String {
+    let faults: Vec<String> = plan.faults.iter().map(|(fault, rate)| format!("{fault}={rate}")).collect();
+    format!(
+        "seed {}, {} nodes, quorums {}/{}, {} clients, {} readers, {} entries/s, {} ms of chaos, window {}, {} writes in flight{}\nfaults: {}",
+        plan.seed,
+        plan.nodes,
+        plan.phase1,
+        plan.phase2,
+        plan.clients,
+        plan.readers,
+        plan.entries_per_second,
+        plan.safety_ms,
+        plan.window_slots,
+        plan.max_in_flight,
+        plan.mutant.as_ref().map_or_else(String::new, |mutant| format!(", mutant {mutant}")),
+        if faults.is_empty() { "none".to_owned() } else { faults.join(", ") }
+    )
+}
+
+/// A failure, for people.
+pub(crate) fn failure(failure: &Failure) -> String {
+    let mut out = failure.events.join("\n");
+    let _ = write!(
+        out,
+        "\n{}\nFAILED at {:.6} s: {}\n  {}",
+        plan(&failure.plan),
+        failure.at_ns as f64 / 1e9,
+        failure.violation.property,
+        failure.violation.detail
+    );
+    out
+}
