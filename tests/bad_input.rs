@@ -105,8 +105,7 @@ fn bad_datagrams_are_dropped_and_counted_and_the_node_goes_on() {
     check_everything(&mut cluster, GROUP, &told);
 }
 
-/// Random bytes, and whole frames of random kinds with random bodies in the name of a member, but never valid acts of the
-/// protocol: those would be obeyed, as there are no MACs yet.
+/// Random bytes. Valid acts of the protocol in a member's name are no noise: as there are no MACs yet, they are obeyed.
 fn send_noise(cluster: &Cluster, port: SocketAddrV4, rng: &mut Rng) {
     let socket = sender(port);
     for _ in 0..3_000 {

@@ -74,9 +74,6 @@ fn overload_is_refused_by_name_and_loses_nothing() {
     let mut cluster = Cluster::prepare("overload", |config| config.consensus.window_slots = 16);
     cluster.start_all();
     let leader = cluster.await_leader(GROUP);
-    // Beyond the credit of one session: entries are sent, and answered, one by one.
-    let session = RawSession::new(&cluster, leader, GROUP, SESSION);
-    session.open();
     let options = Options { window_entries: 1_024, ..cluster.options() };
     let load = Load::start_limited(&cluster, GROUP, 12, options, 5_000);
     let told = load.join();

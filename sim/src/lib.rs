@@ -11,6 +11,7 @@
 //! | `net.rs`, `disk.rs` | what links and disks do |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
 //! | `checks/` | what must hold, one property a file |
+//! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
 mod chaos;
@@ -20,6 +21,7 @@ mod coverage;
 mod disk;
 mod fault;
 mod io;
+mod known;
 mod net;
 mod node;
 mod payload;
@@ -32,6 +34,7 @@ mod trace;
 pub use checks::Violation;
 pub use coverage::Coverage;
 pub use fault::{Area, Fault, Style};
+pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
 pub use run::{Failure, Outcome, run};

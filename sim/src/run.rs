@@ -72,6 +72,7 @@ fn disks() -> std::io::Result<tempfile::TempDir> {
 /// # Panics
 /// If an assertion of the product fails, or there is no place for the simulated disks.
 pub fn run(plan: &Plan, print: bool) -> Result<Outcome, Box<Failure>> {
+    crate::known::switch_on(plan.mutant.as_deref());
     let dir = disks().expect("a place for the simulated disks, /dev/shm or the temporary directory");
     let mut sim = Sim::new(plan, dir.path(), print);
     let result = sim.whole();

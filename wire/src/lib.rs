@@ -11,6 +11,7 @@ pub mod batch;
 pub mod client;
 pub mod frame;
 pub mod ids;
+pub mod mutant;
 pub mod peer;
 pub mod record;
 
