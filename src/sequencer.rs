@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use synod_wire::batch::{Batch, Run};
+use synod_wire::mutant::mutant;
 use synod_wire::{Sequence, Slot};
 
 /// Sessions in the table; opening one more evicts the least recently used (by slot, then by id).
@@ -135,6 +136,9 @@ impl Sequencer {
     fn append(&mut self, slot: Slot, run: &Run<'_>) -> Verdict {
         let Some(session) = self.sessions.get_mut(&run.client_id()) else { return Verdict::UnknownSession };
         session.last_used = slot;
+        if mutant("duplicate_sequenced_again") {
+            session.last_seq = session.last_seq.min(run.first_seq() - 1);
+        }
         let expected = session.last_seq + 1;
         let last = run.first_seq() + run.len() - 1;
         if last < expected {

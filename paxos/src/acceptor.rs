@@ -4,6 +4,7 @@ use crate::replica::Replica;
 use crate::types::*;
 use crate::window::Accepted;
 use alloc::vec::Vec;
+use synod_wire::mutant::mutant;
 use synod_wire::peer::ACCEPTED_BITS;
 use synod_wire::{Ballot, Lsn, NodeId, Slot};
 
@@ -63,6 +64,7 @@ impl Replica {
         let state = match state.accepted {
             Some(accepted) if state.chosen => ReportState::Chosen(accepted.ballot),
             _ if state.unknown => ReportState::Unknown,
+            Some(_) if mutant("one_ballot_variable") => ReportState::Accepted(self.promised),
             Some(accepted) => ReportState::Accepted(accepted.ballot),
             None => return None,
         };
@@ -84,6 +86,9 @@ impl Replica {
         if slot <= self.prefix || !self.accept(slot, ballot, barrier) {
             // Known chosen, or a duplicate: the leader missed the answer.
             return self.send_accepted();
+        }
+        if mutant("ack_before_sync") {
+            self.send_accepted();
         }
         self.ask_for_gap(from, ballot, slot);
     }
@@ -128,11 +133,12 @@ impl Replica {
     /// was durable cannot be, so the reply waits for it.
     pub(crate) fn send_accepted(&mut self) {
         let Some(leader) = self.leader.filter(|leader| *leader != self.settings.me) else { return };
+        let unsynced = mutant("ack_before_sync") || mutant("duplicate_ack_unsynced");
         let mut after = Lsn::ZERO;
         let mut asserts = |slot: Slot| -> bool {
             let Some(state) = self.window.get(slot) else { return false };
-            let Some(held) = state.accepted.filter(|held| held.lsn <= self.durable) else { return false };
-            let counts = state.chosen || held.ballot == self.promised;
+            let Some(held) = state.accepted.filter(|held| held.lsn <= self.durable || unsynced) else { return false };
+            let counts = state.chosen || held.ballot == self.promised || mutant("watermark_of_any_ballot");
             if counts {
                 after = after.max(held.lsn);
             }
@@ -151,7 +157,7 @@ impl Replica {
             }
         }
         // The ballot and the delivered prefix are asserted too.
-        let after = after.max(self.promise_lsn).max(self.prefix_lsn);
+        let after = if unsynced { Lsn::ZERO } else { after.max(self.promise_lsn).max(self.prefix_lsn) };
         self.send_to(leader, Message::Accepted { ballot: self.promised, upto, bits }, after);
     }
 

@@ -11,6 +11,7 @@ use crate::types::*;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
+use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// The parts of one member's promise.
@@ -24,7 +25,7 @@ pub(crate) struct PromiseSet {
 
 impl PromiseSet {
     fn complete(&self) -> bool {
-        self.got.iter().all(|got| *got)
+        self.got.iter().all(|got| *got) || mutant("partial_promise_counts")
     }
 
     /// What the member says of `slot`: `None` = it accepted nothing there.
@@ -70,7 +71,8 @@ impl Replica {
         let heard: NodeSet = complete.collect();
         let silent = NodeSet(self.peers.0 & !heard.0);
         let prepare = Message::Prepare { ballot: self.promised, prefix: self.prefix };
-        self.send(silent, prepare, self.promise_lsn);
+        let after = if mutant("prepare_before_sync") { Lsn::ZERO } else { self.promise_lsn };
+        self.send(silent, prepare, after);
     }
 
     pub(crate) fn on_refused(&mut self, promised: Ballot) {
@@ -91,7 +93,8 @@ impl Replica {
         unknown_all: bool,
         reports: &[Report],
     ) {
-        if self.role != Role::Candidate || ballot != self.promised || part >= parts {
+        let of_this_ballot = ballot == self.promised || mutant("old_promise_counted");
+        if self.role != Role::Candidate || !of_this_ballot || part >= parts {
             return;
         }
         let fresh = || PromiseSet { prefix, got: vec![false; parts.into()], unknown_all, reports: BTreeMap::new() };
@@ -134,7 +137,7 @@ impl Replica {
         }
         let (best, target) =
             promises.iter().map(|(node, set)| (*node, set.prefix)).max_by_key(|(_, p)| *p).unwrap_or_default();
-        if target > self.prefix {
+        if target > self.prefix && !mutant("prefix_read_as_nothing") {
             self.known_chosen = self.known_chosen.max(target);
             return self.fetch_from(best, target);
         }
@@ -166,6 +169,10 @@ impl Replica {
         let mut best: Option<(bool, Ballot, NodeId)> = None;
         for (node, set) in promises {
             let (chosen, ballot) = match set.report(slot) {
+                Some(ReportState::Unknown) if mutant("unknown_read_as_nothing") => {
+                    known += 1;
+                    continue;
+                }
                 Some(ReportState::Unknown) => continue,
                 Some(ReportState::Chosen(ballot)) => (true, ballot),
                 Some(ReportState::Accepted(ballot)) => (false, ballot),

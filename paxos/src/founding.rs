@@ -7,6 +7,7 @@
 use crate::replica::Replica;
 use crate::types::*;
 use alloc::vec::Vec;
+use synod_wire::mutant::mutant;
 use synod_wire::{Lsn, NodeId};
 
 /// Peers' Lsns are noted in the log when one has grown by this many records, so that an idle group does not write.
@@ -42,10 +43,10 @@ impl Replica {
         if to != self.settings.incarnation {
             return;
         }
-        if founded_with != 0 && founded_with != self.settings.incarnation {
+        if founded_with != 0 && founded_with != self.settings.incarnation && !mutant("amnesiac_votes") {
             return self.halt(Halt::FormattedAnew { peer: from });
         }
-        if counted > self.durable {
+        if counted > self.durable && !mutant("amnesiac_votes") {
             return self.halt(Halt::Behind { peer: from, counted, durable: self.durable });
         }
         if self.role == Role::Joining {
@@ -57,7 +58,7 @@ impl Replica {
     /// Begins to vote once enough peers have answered.
     pub(crate) fn finish_joining(&mut self) {
         if self.founded.is_none() {
-            if self.confirmed.len() < self.peers.len() {
+            if self.confirmed.len() < self.peers.len() && !mutant("amnesiac_votes") {
                 return;
             }
             let mut members: Vec<(NodeId, u64)> = self.confirmed.iter().map(|(node, inc)| (*node, *inc)).collect();

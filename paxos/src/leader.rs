@@ -5,6 +5,7 @@ use crate::replica::Replica;
 use crate::types::*;
 use crate::window::{Accepted, SlotState};
 use alloc::collections::BTreeMap;
+use synod_wire::mutant::mutant;
 use synod_wire::peer::ACCEPTED_BITS;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
@@ -97,6 +98,9 @@ impl Replica {
         state.resend_at_ns = resend_at_ns;
         state.resends = 0;
         self.undurable.push_back((lsn, slot));
+        if mutant("leader_counts_unsynced_vote") {
+            self.vote(slot, self.settings.me);
+        }
         self.tick_at_ns = self.tick_at_ns.min(resend_at_ns).max(self.now_ns);
         self.send(self.peers, Message::Accept { ballot, slot, barrier }, Lsn::ZERO);
     }
@@ -128,7 +132,8 @@ impl Replica {
     }
 
     pub(crate) fn on_accepted(&mut self, from: NodeId, ballot: Ballot, upto: Slot, bits: [u64; 4]) {
-        if !self.leads() || ballot != self.promised {
+        let of_this_ballot = ballot == self.promised || mutant("old_reply_counted");
+        if !self.leads() || !of_this_ballot {
             return;
         }
         self.leading.answered_ns.insert(from, self.now_ns);

@@ -3,6 +3,7 @@
 use crate::replica::Replica;
 use crate::types::*;
 use crate::window::Accepted;
+use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// A request for chosen values that is under way.
@@ -37,7 +38,8 @@ impl Replica {
         let last = range.last.min(self.window.last());
         for slot in (first.0..=last.0).map(Slot) {
             let Some(state) = self.window.get_mut(slot) else { continue };
-            let held = state.accepted.is_some_and(|held| held.ballot == range.ballot);
+            let any = mutant("watermark_over_older_ballot");
+            let held = state.accepted.is_some_and(|held| any || held.ballot == range.ballot);
             if !held || state.chosen {
                 continue;
             }
@@ -108,7 +110,7 @@ impl Replica {
         }
         match self.role {
             Role::Candidate => self.conclude_phase1(),
-            Role::Preparing if self.prefix >= self.leading.barrier => {
+            Role::Preparing if self.prefix >= self.leading.barrier || mutant("serves_too_early") => {
                 self.become_role(Role::Leader, Reason::BarrierChosen);
             }
             Role::Preparing => self.adopt_some(),

@@ -8,6 +8,7 @@ use crate::types::*;
 use crate::window::{Accepted, Window};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// One group on one node. See the crate's documentation.
@@ -293,6 +294,9 @@ impl Replica {
         self.role = role;
         match role {
             Role::Follower => {
+                if mutant("step_down_clears_promise") && reason == Reason::QuorumLost {
+                    self.promised = Ballot::ZERO;
+                }
                 self.emit_chosen();
                 self.promises.clear();
                 self.leading.reset();

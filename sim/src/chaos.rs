@@ -31,8 +31,13 @@ impl Sim {
         let mean_ns = self.plan.timing.strike_mean_ns;
         let next_ns = self.chaos.exponential(mean_ns).max(1_000_000);
         self.after(next_ns, Happening::Strike);
-        let weights: Vec<(Fault, u64)> =
-            self.plan.faults.iter().filter(|(fault, _)| fault.style() == Style::Strike).map(|(f, w)| (*f, *w)).collect();
+        let weights: Vec<(Fault, u64)> = self
+            .plan
+            .faults
+            .iter()
+            .filter(|(fault, _)| fault.style() == Style::Strike)
+            .map(|(f, w)| (*f, *w))
+            .collect();
         let total: u64 = weights.iter().map(|(_, weight)| weight).sum();
         if total == 0 {
             return Ok(());
@@ -49,8 +54,12 @@ impl Sim {
 
     fn strike_with(&mut self, fault: Fault) -> Checked {
         match fault {
-            Fault::Partition | Fault::OneWay | Fault::Chained | Fault::Clog | Fault::MtuHole => self.strike_links(fault),
-            Fault::Corruption | Fault::CorruptionEverywhere | Fault::Misdirected | Fault::PhantomWrite => self.damage(fault),
+            Fault::Partition | Fault::OneWay | Fault::Chained | Fault::Clog | Fault::MtuHole => {
+                self.strike_links(fault)
+            }
+            Fault::Corruption | Fault::CorruptionEverywhere | Fault::Misdirected | Fault::PhantomWrite => {
+                return self.damage(fault);
+            }
             Fault::Amnesia => return self.amnesia(),
             Fault::Rollback => return self.rollback(),
             Fault::SyncError | Fault::NoSpace | Fault::DiskStall => self.strike_disk(fault),
@@ -113,7 +122,14 @@ impl Sim {
                     let (from, to) = if deaf { (other, a) } else { (a, other) };
                     self.net.link(End::Node(from), End::Node(to)).cut_until_ns = until_ns;
                 }
-                self.struck(fault, format!("n{a} is {} by {}", if deaf { "not reached" } else { "not heard" }, if all { "all" } else { "one" }));
+                self.struck(
+                    fault,
+                    format!(
+                        "n{a} is {} by {}",
+                        if deaf { "not reached" } else { "not heard" },
+                        if all { "all" } else { "one" }
+                    ),
+                );
             }
             Fault::Chained => {
                 let shift = self.some_node();
@@ -146,7 +162,7 @@ impl Sim {
         match fault {
             Fault::SyncError => disk.fail_next = true,
             Fault::NoSpace => disk.no_space_until_ns = until_ns,
-            _ if spell_ns % 2 == 0 => disk.slow_until_ns = until_ns,
+            _ if spell_ns.is_multiple_of(2) => disk.slow_until_ns = until_ns,
             _ => disk.stalled_until_ns = until_ns,
         }
         if fault == Fault::SyncError {
@@ -253,7 +269,9 @@ impl Sim {
         let id = NodeId(node as u8);
         let remembers = |other: &crate::node::Node| {
             let core = other.shard.as_ref().map(|shard| shard.core());
-            other.index != node && !other.robbed && core.is_some_and(|core| if fresh { core.is_founded() } else { core.counted(id) > last })
+            other.index != node
+                && !other.robbed
+                && core.is_some_and(|core| if fresh { core.is_founded() } else { core.counted(id) > last })
         };
         let Some(witness) = self.nodes.iter().position(remembers) else { return false };
         for other in (0..self.plan.nodes).filter(|other| *other != witness && *other != node) {
@@ -264,10 +282,12 @@ impl Sim {
     }
 
     /// Damages a flush that a later mark covers, so that it cannot be taken for a torn tail.
-    fn damage(&mut self, fault: Fault) {
+    fn damage(&mut self, fault: Fault) -> Checked {
         let everywhere = fault == Fault::CorruptionEverywhere;
         let node = if everywhere { Some(self.some_node()) } else { self.some_victim() };
-        let Some(node) = node.filter(|node| !self.nodes[*node].disk.lying && !self.nodes[*node].robbed) else { return };
+        let Some(node) = node.filter(|node| !self.nodes[*node].disk.lying && !self.nodes[*node].robbed) else {
+            return Ok(());
+        };
         let mut able = self.nodes[node].disk.damageable();
         if everywhere {
             let slots = |at: usize| -> Vec<Slot> {
@@ -278,10 +298,12 @@ impl Sim {
         let keeps_founding = self.plan.rate(Fault::Amnesia) + self.plan.rate(Fault::Rollback) > 0;
         if keeps_founding {
             // A member that cannot tell that it was founded needs all the others to say so.
-            able.retain(|at| !self.nodes[node].disk.flushes[*at].records.iter().any(|(kind, ..)| *kind == Kind::Founded));
+            able.retain(|at| {
+                !self.nodes[node].disk.flushes[*at].records.iter().any(|(kind, ..)| *kind == Kind::Founded)
+            });
         }
         if able.is_empty() {
-            return;
+            return Ok(());
         }
         // The latest are the ones whose loss matters most.
         let recent = able.len().min(8) as u64;
@@ -292,6 +314,25 @@ impl Sim {
         self.damaged_slots.extend(flush.records.iter().map(|(_, slot, ..)| (*slot, node)));
         self.damage_flush(node, &flush, fault);
         self.struck(fault, format!("n{node}: the flush at {} with records up to {}", flush.start, flush.last_lsn));
+        if self.chaos.percent(60) {
+            // Nobody reads it before the next start.
+            self.kill(node, false)?;
+            if self.chaos.percent(50) {
+                let other = (node + 1 + self.chaos.below(self.plan.nodes as u64 - 1) as usize) % self.plan.nodes;
+                self.isolate(other);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a node off from the others for a while: its copies are out of reach.
+    fn isolate(&mut self, node: usize) {
+        let until_ns = self.now_ns + self.chaos.exponential(2 * SPELL_MEAN_NS);
+        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            self.net.link(End::Node(node), End::Node(other)).cut_until_ns = until_ns;
+            self.net.link(End::Node(other), End::Node(node)).cut_until_ns = until_ns;
+        }
+        self.note(What::World(format!("n{node} is cut off")));
     }
 
     /// Whether these slots' copies on `node` may go bad: it is a victim that nobody else's loss adds to, or each slot has
@@ -340,7 +381,7 @@ impl Sim {
             _ => self.chaos.between(1, 20) as usize,
         };
         for _ in 0..count {
-            let Some((from, to, peers, bytes)) = self.noise_datagram(fault, node) else { return };
+            let Some((from, to, peers, bytes)) = self.noise_datagram(fault, node) else { continue };
             let delay_ns = self.chaos.below(if fault == Fault::Overrun { 1_000 } else { 5_000_000 });
             self.after(delay_ns, Happening::Datagram { from, to, peers, life: 0, bytes });
         }

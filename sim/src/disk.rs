@@ -71,6 +71,8 @@ pub(crate) struct Disk {
     pub(crate) fail_next: bool,
     /// Records on disk that the node has not heard of yet.
     pub(crate) unreported: Vec<Logged>,
+    /// Records of torn writes: some may be whole.
+    torn: Vec<Logged>,
     /// In the order of the log.
     pub(crate) flushes: Vec<Flush>,
 }
@@ -164,6 +166,7 @@ impl Disk {
         for (_, write) in std::mem::take(&mut self.in_flight) {
             if chaos && rng.ppm(plan.rate(Fault::TornWrite)) {
                 tally.damaged |= tear(&write, may_damage, rng)?;
+                self.torn.extend(records(&write.bytes));
                 tally.torn += 1;
             } else if chaos && rng.ppm(plan.rate(Fault::LostWrite)) {
                 tally.lost += 1;
@@ -183,6 +186,13 @@ impl Disk {
         Ok(tally)
     }
 
+    /// A write fails: some of it may be on disk, but never a trailer over a torn record.
+    pub(crate) fn fail(&mut self, write: InFlight, rng: &mut Rng) -> io::Result<()> {
+        tear(&write, false, rng)?;
+        self.torn.extend(records(&write.bytes));
+        Ok(())
+    }
+
     /// The lies end well: what was reported durable is durable now.
     pub(crate) fn settle(&mut self) {
         self.lying = false;
@@ -199,10 +209,12 @@ impl Disk {
         done
     }
 
-    /// After a recovery that ended at `last`: what was in flight beyond it is cut, and so are its flushes.
-    pub(crate) fn recovered(&mut self, last: Lsn) -> Vec<Logged> {
-        let survived = self.reported(last);
+    /// After a recovery that ended at `last`: what was in flight beyond it is cut, and so are its flushes. What survived:
+    /// all of the writes that were whole, and of the torn ones what the recovery `holds`.
+    pub(crate) fn recovered(&mut self, last: Lsn, holds: impl Fn(&Logged) -> bool) -> Vec<Logged> {
+        let mut survived = self.reported(last);
         self.unreported.clear();
+        survived.extend(self.torn.drain(..).filter(|record| record.header.lsn <= last && holds(record)));
         self.flushes.retain(|flush| flush.last_lsn <= last);
         survived
     }
@@ -241,6 +253,17 @@ fn tear(write: &InFlight, may_damage: bool, rng: &mut Rng) -> io::Result<bool> {
         }
     }
     Ok(trailer_written || (may_damage && trailer.is_none()))
+}
+
+/// The records of a flush, or of its rest.
+fn records(bytes: &[u8]) -> Vec<Logged> {
+    let mut all = Vec::new();
+    let mut at = 0;
+    while let Ok((header, payload_crc, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
+        all.push(Logged { header, payload_crc });
+        at += frame_bytes(payload_bytes);
+    }
+    all
 }
 
 /// Visits the headers of a run of frames, the trailer last, with their offsets.

@@ -165,7 +165,8 @@ fn progress(seeds: Option<u64>) -> ProgressBar {
 fn report_failure(seed: u64, failure: Failure, out: &Path) -> anyhow::Result<()> {
     println!("shrinking …");
     let shrunk = shrink::shrink(failure)?;
-    std::fs::write(out, serde_json::to_vec_pretty(&shrunk)?).with_context(|| format!("cannot write {}", out.display()))?;
+    std::fs::write(out, serde_json::to_vec_pretty(&shrunk)?)
+        .with_context(|| format!("cannot write {}", out.display()))?;
     println!("{}", report::failure(&shrunk));
     println!("seed {seed}; the shrunk scenario is in {0}; run it with: synod-sim replay {0} --trace", out.display());
     Ok(())
@@ -173,7 +174,8 @@ fn report_failure(seed: u64, failure: Failure, out: &Path) -> anyhow::Result<()>
 
 fn replay(file: &Path, trace: bool) -> anyhow::Result<bool> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let failure: Failure = serde_json::from_str(&text).with_context(|| format!("{} is no failure's file", file.display()))?;
+    let failure: Failure =
+        serde_json::from_str(&text).with_context(|| format!("{} is no failure's file", file.display()))?;
     if trace {
         return one_traced(&failure.plan);
     }
@@ -194,7 +196,12 @@ fn one_traced(plan: &Plan) -> anyhow::Result<bool> {
             Ok(true)
         }
         Err(failure) => {
-            println!("FAILED at {:.6} s: {}: {}", failure.at_ns as f64 / 1e9, failure.violation.property, failure.violation.detail);
+            println!(
+                "FAILED at {:.6} s: {}: {}",
+                failure.at_ns as f64 / 1e9,
+                failure.violation.property,
+                failure.violation.detail
+            );
             Ok(false)
         }
     }

@@ -18,7 +18,9 @@ pub(crate) fn run(from: u64, seeds: u64, only: &[String]) -> anyhow::Result<bool
     let mut survivors = 0;
     for mutant in MUTANTS.iter().filter(|mutant| only.is_empty() || only.iter().any(|name| name == mutant.name)) {
         match hunt(mutant.name, from, seeds)? {
-            Some((took, property)) => println!("{:>2}  {:<32} killed after {took:>4} seeds by: {property}", mutant.number, mutant.name),
+            Some((took, property)) => {
+                println!("{:>2}  {:<32} killed after {took:>4} seeds by: {property}", mutant.number, mutant.name)
+            }
             None => {
                 survivors += 1;
                 println!("{:>2}  {:<32} SURVIVES {seeds} seeds", mutant.number, mutant.name);
@@ -37,7 +39,10 @@ fn hunt(name: &str, from: u64, seeds: u64) -> anyhow::Result<Option<(u64, String
         let order = Order::seeds(from + done, count, Profile::Mixed).with_mutant(name);
         let ended = worker::supervise(&order, &mut |_, verdict| matches!(verdict, Verdict::Passed(_)))?;
         if let Some((_, failure)) = ended.stopped {
-            return Ok(Some((done + ended.done, format!("{}: {}", failure.violation.property, short(&failure.violation.detail)))));
+            return Ok(Some((
+                done + ended.done,
+                format!("{}: {}", failure.violation.property, short(&failure.violation.detail)),
+            )));
         }
         done += count;
     }

@@ -116,6 +116,8 @@ pub(crate) struct Node {
     pub(crate) paused_until_ns: u64,
     pub(crate) slow_until_ns: u64,
     pub(crate) role: Role,
+    /// Slots that its recovery found open; falls with the open slots.
+    pub(crate) open_at_start: u64,
     /// It has taken part in the founding, for good.
     pub(crate) founded: bool,
     /// What it had called durable was taken from it: it may halt, and must not vote.
@@ -145,6 +147,7 @@ impl Node {
             paused_until_ns: 0,
             slow_until_ns: 0,
             role: Role::Joining,
+            open_at_start: 0,
             founded: false,
             robbed: false,
             write_failed: false,
@@ -188,7 +191,8 @@ impl Node {
         let node = NodeId(self.index as u8);
         let expect = Expect { cluster: CLUSTER, group: GROUP, node };
         let local_ns = self.clock.monotonic_ns(now_ns);
-        let found = shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
+        let found =
+            shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
         self.life += 1;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));

@@ -95,13 +95,13 @@ impl Plan {
             nodes,
             phase1,
             phase2,
-            safety_ms: rng.between(20_000, 40_000),
+            safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
             entries_per_second: rng.between(100, 160),
-            burst: rng.pick(&[4, 16, 32]),
+            burst: rng.pick(&[8, 32, 64]),
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
-            window_slots: rng.pick(&[4, 16, 64, 128]),
+            window_slots: rng.pick(&[8, 32, 64, 128]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             victims: Vec::new(),
             timing: timing(&mut rng),
@@ -134,17 +134,17 @@ fn quorums(nodes: usize, rng: &mut Rng) -> (usize, usize) {
 }
 
 fn timing(rng: &mut Rng) -> Timing {
-    let heartbeat_ns = rng.pick(&[20_000_000, 30_000_000, 50_000_000]);
-    let election_min_ns = heartbeat_ns * rng.between(6, 9);
+    let heartbeat_ns = rng.pick(&[40_000_000, 60_000_000, 100_000_000]);
+    let election_min_ns = heartbeat_ns * rng.between(5, 8);
     Timing {
         heartbeat_ns,
         election_min_ns,
         election_max_ns: election_min_ns * 2,
-        retransmit_ns: rng.pick(&[10_000_000, 20_000_000]),
+        retransmit_ns: rng.pick(&[10_000_000, 20_000_000, 50_000_000]),
         delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
         delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
-        sync_mean_ns: rng.pick(&[100_000, 1_000_000, 5_000_000]),
-        strike_mean_ns: rng.between(300, 3_000) * 1_000_000,
+        sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
+        strike_mean_ns: rng.between(100, 1_500) * 1_000_000,
     }
 }
 

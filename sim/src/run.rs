@@ -260,12 +260,13 @@ impl Sim {
             Some(shard) => {
                 let core = shard.core();
                 format!(
-                    "n{} {:?} in {} applied {} unknown {:?}",
+                    "n{} {:?} in {} applied {} unknown {:?} log room {}",
                     node.index,
                     core.role(),
                     core.promised(),
                     shard.applied(),
-                    core.unknown_slots()
+                    core.unknown_slots(),
+                    shard.log().room()
                 )
             }
             None => format!("n{} {:?}", node.index, node.health),
@@ -289,7 +290,10 @@ impl Sim {
         if self.run_while(DRAIN_NS, |sim| sim.clients.iter().all(Client::is_drained))? {
             return Ok(());
         }
-        violated("clients are answered", format!("some client still waits {} s after the load ended; {}", DRAIN_NS / 1_000_000_000, self.states()))
+        violated(
+            "clients are answered",
+            format!("some client still waits {} s after the load ended; {}", DRAIN_NS / 1_000_000_000, self.states()),
+        )
     }
 
     /// All of `nodes` apply all that was ever applied.
@@ -318,7 +322,8 @@ impl Sim {
             let applied: Slot = self.nodes[*node].shard.as_ref().map_or(Slot::ZERO, |shard| shard.applied());
             self.stop(*node, false)?;
             let this = &self.nodes[*node];
-            applied_log(&this.dir, *node, applied, &self.checks.prefix, this.damaged)?;
+            let damaged = |slot| self.damaged_slots.contains(&(slot, *node));
+            applied_log(&this.dir, *node, applied, &self.checks.prefix, &damaged)?;
         }
         let most = self.checks.acked.count();
         self.trace.mix(most);

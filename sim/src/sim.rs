@@ -31,6 +31,8 @@ const RETRY_NS: u64 = 20_000;
 const DOWN_MEAN_NS: u64 = 700_000_000;
 /// How much longer a slow disk takes.
 const SLOW_DISK: u64 = 50;
+/// What most reads begin within, from the tail.
+const RECENT_ENTRIES: u64 = 300;
 /// EIO.
 const EIO: i32 = 5;
 
@@ -74,9 +76,14 @@ impl Ord for Queued {
 }
 
 /// A slot's value at any node that has applied it and still has its bytes.
-fn held_elsewhere<'n>(nodes: [&'n [Node]; 2], slot: Slot) -> Option<&'n [u8]> {
+fn held_elsewhere(nodes: [&[Node]; 2], slot: Slot) -> Option<&[u8]> {
     let applied = |shard: &&synod::shard::Shard<crate::io::SimIo>| shard.applied() >= slot;
-    nodes.into_iter().flatten().filter_map(|node| node.shard.as_ref()).filter(applied).find_map(|shard| shard.value(slot))
+    nodes
+        .into_iter()
+        .flatten()
+        .filter_map(|node| node.shard.as_ref())
+        .filter(applied)
+        .find_map(|shard| shard.value(slot))
 }
 
 /// A client of either kind.
@@ -215,7 +222,11 @@ impl Sim {
         self.coverage.mark("a process started");
         let this = &mut self.nodes[node];
         let shard = this.shard.as_ref().expect("the process runs");
-        let survived = this.disk.recovered(shard.core().last_lsn());
+        this.open_at_start = shard.core().highest_held().0.saturating_sub(shard.core().prefix().0);
+        let survived = this.disk.recovered(shard.core().last_lsn(), |record| {
+            let value = shard.value(record.header.slot);
+            value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
+        });
         if shard.core().unknown_slots() != Some(0) {
             self.coverage.mark("recovery found damage that hides votes");
         }
@@ -259,7 +270,9 @@ impl Sim {
             this.damaged = true;
             self.damaged_slots.extend(slots.into_iter().map(|slot| (slot, node)));
         }
-        for (fault, count) in [(Fault::TornWrite, tally.torn), (Fault::LostWrite, tally.lost), (Fault::Rollback, tally.undone)] {
+        for (fault, count) in
+            [(Fault::TornWrite, tally.torn), (Fault::LostWrite, tally.lost), (Fault::Rollback, tally.undone)]
+        {
             if count > 0 {
                 self.coverage.fault(fault);
             }
@@ -377,7 +390,9 @@ impl Sim {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
                 }
-                Request::Write { file, offset, bytes, token } => self.begin_write(node, InFlight { file, offset, bytes, token }),
+                Request::Write { file, offset, bytes, token } => {
+                    self.begin_write(node, InFlight { file, offset, bytes, token })
+                }
                 Request::Job(job) => self.begin_job(node, job),
             }
         }
@@ -404,8 +419,16 @@ impl Sim {
         let role = core.role();
         if role != this.role {
             self.coverage.role(this.role, role);
-            self.trace.note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
+            self.trace
+                .note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
             this.role = role;
+        }
+        if this.robbed && !matches!(role, Role::Joining | Role::Halted) {
+            // Source: FAULTS 21 and 22, "S3 or H".
+            return violated(
+                "who lost its state does not vote",
+                format!("n{node} is a {role:?} after its disk was taken"),
+            );
         }
         this.founded |= role != Role::Joining;
         let durable = shard.log().durable_lsn();
@@ -431,9 +454,12 @@ impl Sim {
         turn.writes_in_flight = this.disk.in_flight.len();
         turn.jobs_out = this.port.borrow().jobs_out;
         turn.sessions = shard.machine().sessions();
-        // Damage can make a recovery hold far more above the prefix than a window.
+        // A recovery may hold more above the prefix than a window: what was chosen there is not known chosen yet. Damage
+        // makes this happen to others, too, which take it over.
         let open_slots = core.highest_held().0.saturating_sub(core.prefix().0);
-        turn.open_slots = if this.damaged { 0 } else { open_slots };
+        this.open_at_start = this.open_at_start.min(open_slots);
+        let damaged = this.damaged || others.iter().flat_map(|nodes| nodes.iter()).any(|node| node.damaged);
+        turn.open_slots = if damaged { 0 } else { open_slots - this.open_at_start };
         self.checks.bounds.turn(node, &turn)
     }
 
@@ -466,14 +492,15 @@ impl Sim {
         let result = if std::mem::take(&mut this.disk.fail_next) {
             this.write_failed = true;
             self.coverage.fault(Fault::SyncError);
-            // What such a write left behind is anybody's guess: the crash that follows decides it.
-            this.disk.begin(write);
+            // What such a write leaves behind is anybody's guess.
+            this.disk.fail(write, &mut self.disk_rng).expect("tmpfs takes writes");
             Err(EIO)
         } else {
             let all = write.bytes.len();
             let blocks = (all / crate::disk::BLOCK_BYTES) as u64;
             let short = self.chaos_on && blocks > 1 && self.disk_rng.ppm(self.plan.rate(Fault::ShortWrite));
-            let bytes = if short { crate::disk::BLOCK_BYTES * self.disk_rng.between(1, blocks - 1) as usize } else { all };
+            let bytes =
+                if short { crate::disk::BLOCK_BYTES * self.disk_rng.between(1, blocks - 1) as usize } else { all };
             if short {
                 self.coverage.fault(Fault::ShortWrite);
             }
@@ -509,7 +536,9 @@ impl Sim {
                 ("no space for a segment", Done::Segment(Err(error)))
             }
             Job::Read(request, _) if fails => ("a read fails", Done::Read(request, Err(unreadable()))),
-            Job::CatchUp { to, .. } if fails => ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) }),
+            Job::CatchUp { to, .. } if fails => {
+                ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) })
+            }
             job => {
                 let name = match job {
                     Job::PrepareSegment(_) => "a segment is prepared",
@@ -636,7 +665,10 @@ impl Sim {
                 let (offered, acked, conflicts) = (appender.offered, appender.acked, appender.conflicting_acks());
                 let next_ns = appender.next_ns();
                 if conflicts > 0 {
-                    return violated("acknowledged entries survive", format!("c{client} got contradicting acknowledgements"));
+                    return violated(
+                        "acknowledged entries survive",
+                        format!("c{client} got contradicting acknowledgements"),
+                    );
                 }
                 for learnt in learnt {
                     self.learnt(client, client_id, learnt, (offered, acked))?;
@@ -676,9 +708,10 @@ impl Sim {
                 self.operations += u64::from(entries);
                 Ok(())
             }
-            Learnt::Opened(last) if last > offered => {
-                violated("each entry once, first in first out", format!("c{client}: {last} committed, {offered} offered"))
-            }
+            Learnt::Opened(last) if last > offered => violated(
+                "each entry once, first in first out",
+                format!("c{client}: {last} committed, {offered} offered"),
+            ),
             Learnt::Opened(last) if last < acked => violated(
                 "acknowledged entries survive",
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
@@ -687,7 +720,10 @@ impl Sim {
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
                 if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
-                    return violated("each entry once, first in first out", format!("c{client} lost its session without an eviction"));
+                    return violated(
+                        "each entry once, first in first out",
+                        format!("c{client} lost its session without an eviction"),
+                    );
                 }
                 Ok(())
             }
@@ -723,7 +759,9 @@ impl Sim {
             self.after(next_ns, Happening::Read { client });
         }
         let tail = self.checks.sessions.entries().len() as u64;
-        let from = self.client_rng.between(1, tail + 1);
+        // Old entries come from disk, by way of housekeeping; recent ones from memory.
+        let old = self.client_rng.percent(20);
+        let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
         if let Client::Reader(reader) = &mut self.clients[client] {

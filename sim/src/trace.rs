@@ -42,7 +42,8 @@ pub(crate) struct Glance {
 impl Glance {
     /// Reads the first header without checking it.
     pub(crate) fn of(datagram: &[u8]) -> Glance {
-        let word = |at: usize| datagram.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])));
+        let word =
+            |at: usize| datagram.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])));
         let kind = datagram.get(17).copied().unwrap_or(0);
         Glance { kind, slot: word(32), ballot: word(40), bytes: datagram.len(), crcs: word(0) }
     }

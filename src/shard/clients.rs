@@ -16,6 +16,7 @@ use synod_ring::{Io, RxBuf};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
 use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, parse, write_header};
+use synod_wire::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -240,11 +241,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if run.first_seq > next {
             return Some(Some((Refusal::ResendFrom, next)));
         }
-        if last <= committed {
+        if last <= committed && !mutant("duplicate_sequenced_again") {
             self.answer_again(run.client_id, run.first_seq, run.entries);
             return Some(None);
         }
-        if last < next {
+        if last < next && !mutant("duplicate_sequenced_again") {
             // On its way already; the answer comes when it is chosen.
             return Some(None);
         }

@@ -91,11 +91,19 @@ fn records(range: &LogRange) -> Result<BTreeMap<Slot, (Header, Vec<u8>)>, LogErr
     for block in &range.blocks {
         let wanted = block.first_slot..=block.last_slot;
         reader.scan(block.start_pos, Some(block.end_pos), &mut |item| {
-            if let Item::Record(_, frame) = item {
-                let value = matches!(frame.header.kind, Kind::Accept | Kind::Learnt);
-                if value && wanted.contains(&frame.header.slot) {
-                    found.insert(frame.header.slot, (frame.header, frame.payload.to_vec()));
+            match item {
+                Item::Record(_, frame) => {
+                    let value = matches!(frame.header.kind, Kind::Accept | Kind::Learnt);
+                    if value && wanted.contains(&frame.header.slot) {
+                        found.insert(frame.header.slot, (frame.header, frame.payload.to_vec()));
+                    }
                 }
+                // The record that was applied may be the one that is lost: an earlier one must not stand in for it.
+                Item::Damage(damage) if damage.complete => {
+                    damage.named.iter().for_each(|row| drop(found.remove(&Slot(row.slot.get()))));
+                }
+                Item::Damage(_) => found.clear(),
+                Item::Trailer(_) | Item::TornTail(_) => {}
             }
             ControlFlow::Continue(())
         })?;

@@ -49,6 +49,7 @@ use synod_ring::{Event, Io, IoError, RxBuf};
 use synod_wal::{Log, LogError};
 use synod_wire::client::Counter;
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
+use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
 
 /// What a shard is told at its start.
@@ -238,6 +239,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 result?;
             }
             Event::Datagram { buf, from: Some(from) } => self.client_queue.push((buf, from)),
+            Event::Written { result: Err(_), .. } if mutant("failed_disk_goes_on") => {}
             Event::Written { token, result } => {
                 if let Some(durable) = self.log.written(&mut self.io, token, result)? {
                     self.idle_mark_at_ns = self.io.now_ns() + IDLE_MARK_NS;

@@ -13,6 +13,7 @@ use synod_paxos::{Held, Replica, Restart, Unknown};
 use synod_wal::{Damage, Expect, Log, LogError, LogReader, Place};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind, flags};
+use synod_wire::mutant::mutant;
 use synod_wire::record::Configuration;
 use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
 use zerocopy::FromBytes;
@@ -86,7 +87,8 @@ pub fn recover(
         return Err(LogError::Malformed { dir: dir.to_path_buf(), what });
     }
     replay.drain_from_disk(dir)?;
-    replay.restart.promised = found.promised;
+    let votes = replay.pending.values().map(|value| value.ballot).max().unwrap_or_default();
+    replay.restart.promised = if mutant("promise_forgotten") { votes } else { found.promised };
     replay.restart.last_lsn = found.last_lsn;
     if let Some(torn) = &found.torn {
         tracing::info!(dir = %dir.display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
@@ -181,7 +183,8 @@ impl Replay {
 
     fn apply_ready(&mut self) {
         while let Some(entry) = self.pending.first_entry() {
-            let ready = *entry.key() == self.slots.applied().next() && entry.get().chosen;
+            let chosen = entry.get().chosen || mutant("restart_applies_unchosen");
+            let ready = *entry.key() == self.slots.applied().next() && chosen;
             if !ready || entry.get().payload.is_none() {
                 return;
             }
@@ -225,7 +228,8 @@ impl Replay {
     /// Turns damage into unknown slots: those without a valid record after it.
     fn unknown(&mut self, damage: &[Damage]) {
         let mut slots = Vec::new();
-        for damage in damage.iter().filter(|damage| damage.last_lsn > self.repaired) {
+        let ignored = mutant("damage_reads_as_nothing");
+        for damage in damage.iter().filter(|damage| damage.last_lsn > self.repaired && !ignored) {
             self.restart.damaged_upto = self.restart.damaged_upto.max(damage.last_lsn);
             let after = |value: &Pending| value.lsn > damage.last_lsn;
             let values =

@@ -31,7 +31,9 @@
 //! *mark*: the durable Lsn when the flush was sealed, `promised` the promise at that time. A flush without records is an *idle mark*.
 //! The next flush starts where this one ends, or, if fewer than [`MIN_FLUSH_BYTES`] are left in the stride, at the next
 //! stride (behind the header block if a segment starts there); the trailer's `next` says so. Behind its last record's block a
-//! flush leaves room for a trailer in blocks of its own (see *Recovery*). A durable block is never written again.
+//! flush leaves room for a trailer in blocks of its own (see *Recovery*). A durable block is never written again. So where a
+//! flush is being written there are only zeros before: the next section relies on it. (Whoever recycles segments one day
+//! must zero them before they get their new name, or a torn flush will look like damage.)
 //!
 //! # Recovery
 //!
@@ -44,24 +46,42 @@
 //!
 //! | found | meaning | then |
 //! |---|---|---|
+//! | a trailer of the flush that holds `p`, over records that were *not reached* (below), and no mark, its own included, at or above the first of them | a **torn tail**: as the last line, though its trailer is whole | |
 //! | a trailer of the flush that holds `p` | its records that are whole and match are taken; the others are **damage**, named; none missing: the gap that an earlier recovery left | on at its `next` |
 //! | a later flush that follows without a missing Lsn | a trailer was lost, no record. **Damage** (of no record) if a mark covers `p`, else nothing | on at that flush |
 //! | a later flush, and some later mark at or above the first missing Lsn | **damage**; records are named as far as their headers are whole | on at that flush |
 //! | nothing of these, all zeros from `p`, `p` starts a flush | the end | |
 //! | nothing of these | a **torn tail**: whole records before `p` are kept, the rest is cut | |
 //!
-//! A crash can leave a whole trailer over a bad record; that is reported as damage all the same (a trailer cannot know).
+//! **Not reached.** The sectors of one write reach the disk in any order, so a crash can leave a whole trailer over a bad record.
+//! To call that damage would be safe for one node, but a power cut tears the flushes of several, at the same slots: once
+//! those are unknown on so many that no phase 1 quorum reports them, no candidate can conclude, and the group stands still for
+//! good though nothing acknowledged was lost. A sector (512 bytes of the file) that a torn write did not reach holds only
+//! zeros; rot and stray writes leave other bytes. A bad record was *not reached* if one of its sectors is all zeros and
+//! its header (which lies in one sector) is zeros or the one that the trailer names. Each bad record of the flush must be
+//! such a one, the first where the walk stopped, and no Lsn may be missing before the flush. Later flushes in flight at the
+//! crash, whole or not, have lower marks, and are cut with it. A bounded scan takes nothing for torn: all below its bound was
+//! durable.
+//!
+//! What this cannot tell: a last flush that was durable, that no mark covers yet, and whose record lost a sector to zeros, or has a
+//! payload with a sector of zeros and rot elsewhere in that payload, is cut as if torn. An idle mark ends that time, and the
+//! peers' memory of the highest Lsn counted halts a node that comes back behind it, as with a last flush that vanished whole.
+//!
 //! Frames with a lower Lsn than expected (an older generation) never match and count as empty.
 //!
 //! **The cut** is durable before anything is appended, and may itself be interrupted at any point:
 //! 1. all segments are synced: what was read is durable, kept records included;
-//! 2. from the next block boundary `b >= p` on, every block that is not zero is zeroed, in all segments; synced. (The block with
-//!    the last kept record is not touched.)
+//! 2. from the next block boundary `b >= p` on, every block that is not zero is zeroed, in all segments; synced. The block with
+//!    the last kept record is not touched, but where the torn flush's own trailer is whole and begins in it: then it is written
+//!    once more with zeros from `p` on, and synced, before the others. Else that trailer would stay beside the one of step 3, and
+//!    name the lost records again once marks have grown beyond their Lsns. (Should a device tear more than a sector then, kept
+//!    records are lost that nobody was told of.)
 //! 3. a flush of only a trailer is written at `b`, and synced. It names as its start the torn flush's, as its records the kept
 //!    ones, as its mark the last kept Lsn.
 //!
 //! Until 3 is whole on disk, the next recovery finds the same kept records and no more evidence than this one, and cuts
-//! again; afterwards it finds a trailer that holds `p` and misses nothing, and goes on behind it.
+//! again: zeros only add to what a torn write did not reach, so a trailer that is still whole gets the same verdict.
+//! Afterwards it finds a trailer that holds `p` and misses nothing, and goes on behind it.
 //!
 //! Unreadable pages are bytes that are not whole, not a reason to stop. A missing segment, another format, another owner
 //! are errors. Segment 0 whose first record is gone with nothing behind it is an error too: it was whole when it was named.

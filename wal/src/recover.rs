@@ -3,7 +3,7 @@
 
 use crate::directory::{DirLock, block_bytes, list, open_direct, sync_dir};
 use crate::layout::{Geometry, stride_end, stride_start, trailer_bytes};
-use crate::log::Start;
+use crate::log::{Start, TURN_BYTES};
 use crate::scan::{End, Scanner};
 use crate::segment::{Segments, zero};
 use crate::trailer::{self, TrailerFields};
@@ -181,7 +181,11 @@ fn sync(segments: &Segments) -> Result<(), LogError> {
 fn cut(segments: &Segments, end: &End) -> Result<(u64, TornTail), LogError> {
     let geometry = &segments.geometry;
     let start = geometry.block_ceil(end.at);
-    let cut_bytes = zero_from(segments, start)?;
+    let voided = match end.whole_trailer {
+        Some(trailer) if trailer < start => zero_behind(segments, end.at)?,
+        _ => 0,
+    };
+    let cut_bytes = voided + zero_from(segments, start)?;
     let bytes = geometry.block_ceil(trailer_bytes(end.kept.len()));
     assert!(start + bytes <= stride_end(end.at), "every flush leaves room for a cut");
     let next = geometry.next_start(start + bytes, stride_end(end.at));
@@ -195,6 +199,26 @@ fn cut(segments: &Segments, end: &End) -> Result<(u64, TornTail), LogError> {
         .and_then(|()| file.sync_all())
         .map_err(LogError::file("write the cut of", &segment.path))?;
     Ok((next, TornTail { pos: end.at, kept: end.kept.len(), cut_bytes }))
+}
+
+/// Zeroes what lies behind the kept records in their last block, and syncs; how many bytes. The torn flush's own trailer is whole
+/// there: besides the cut's it would name the lost records for ever. Nothing in this block was ever acknowledged (the flush is
+/// torn, and this recovery did not return yet), and the kept bytes stay the same.
+fn zero_behind(segments: &Segments, at: u64) -> Result<u64, LogError> {
+    let geometry = &segments.geometry;
+    let block = at / geometry.block_bytes * geometry.block_bytes;
+    let segment = segments.file_at(block);
+    let bytes = geometry.block_bytes as usize;
+    let mut buffer = Arena::new(bytes).map_err(LogError::file("map a buffer to write", &segment.path))?;
+    segment
+        .file
+        .read_exact_at(buffer.get_mut(0, (at - block) as usize), geometry.offset(block))
+        .map_err(LogError::file("read", &segment.path))?;
+    let file = open_direct(&segment.path, false)?;
+    file.write_all_at(buffer.get(0, bytes), geometry.offset(block))
+        .and_then(|()| file.sync_all())
+        .map_err(LogError::file("void the torn trailer in", &segment.path))?;
+    Ok(block + geometry.block_bytes - at)
 }
 
 /// Zeroes every block from `from` on that is not zero, in all segments, and syncs; how many bytes.
@@ -278,7 +302,8 @@ fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Ar
     let path = &segments.dir;
     let arena_bytes = settings.arena_bytes as u64;
     let mut arena = Arena::new(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
-    let mut floor = head.saturating_sub(arena_bytes);
+    // A turn's room stays free: what the caller holds of a log with a hole may reach down to the floor.
+    let mut floor = head.saturating_sub(arena_bytes - TURN_BYTES);
     let mut pos = floor;
     while pos < head {
         let end = stride_end(pos).min(head);

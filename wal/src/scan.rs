@@ -9,6 +9,7 @@ use crate::{LogError, Place};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use synod_wire::frame::{Frame, HEADER_BYTES, Header, Kind, VERSION, frame_bytes};
+use synod_wire::mutant::mutant;
 use synod_wire::record::TrailerEntry;
 use synod_wire::{Ballot, Lsn};
 
@@ -93,6 +94,8 @@ pub(crate) struct End {
     pub(crate) kept: Vec<TrailerEntry>,
     /// Whether anything but zeros follows.
     pub(crate) dirty: bool,
+    /// Where the torn flush's own trailer lies, if that is whole: the cut must void it.
+    pub(crate) whole_trailer: Option<u64>,
     /// Whether the visitor stopped the scan.
     pub(crate) stopped: bool,
     pub(crate) last_lsn: Lsn,
@@ -213,6 +216,9 @@ impl<'s> Scanner<'s> {
             _ => self.resolve(window)?,
         };
         let flow = match verdict {
+            Verdict::Covered(trailer) if self.is_torn(window, &trailer)? => {
+                return Ok(Some(End { whole_trailer: Some(trailer.pos), ..self.finish(window, true, visit) }));
+            }
             Verdict::Covered(trailer) => self.take_covered(window, &trailer, visit),
             Verdict::Later(resume, proven) => self.take_up_to(window, resume, proven, visit),
             Verdict::Nothing { dirty } => return Ok(Some(self.finish(window, dirty, visit))),
@@ -256,6 +262,9 @@ impl<'s> Scanner<'s> {
 
     /// Searches forward from the bad position `self.at`.
     fn resolve<'w>(&self, window: &'w Window) -> Result<Verdict<'w>, LogError> {
+        if mutant("damage_truncated") {
+            return Ok(Verdict::Nothing { dirty: true });
+        }
         let (proven, floor) = (self.to.is_some(), self.next_lsn);
         let mut search = Search { resume: None, proven, dirty: false, begun: self.begun, floor, walked: &self.walked };
         let here = search_start(&self.segments.geometry, stride_start(self.at), self.at);
@@ -275,6 +284,58 @@ impl<'s> Scanner<'s> {
             stride += crate::STRIDE_BYTES;
         }
         Ok(search.verdict())
+    }
+
+    /// Whether a crash alone explains that records which `trailer` names are not whole: nothing tells that their flush was
+    /// durable, and each of them shows a sector that the write did not reach.
+    fn is_torn(&self, window: &Window, trailer: &TrailerView<'_>) -> Result<bool, LogError> {
+        // Where the walk ended at the trailer itself, every frame before it was whole.
+        let misses = self.at < trailer.pos && self.next_lsn.is_none_or(|next| next == trailer.first_lsn());
+        if self.to.is_some() || !misses {
+            return Ok(false);
+        }
+        match self.first_unreached(window, trailer) {
+            // Elsewhere: the walk went over a whole frame that is not the one named there, which no crash explains.
+            Some((pos, lsn)) if pos == self.at => Ok(!self.is_marked(window, trailer.pos, lsn)?),
+            _ => Ok(false),
+        }
+    }
+
+    /// The first record that `trailer` names and that is not whole (its place and Lsn); None if any such record is not one that
+    /// a torn write leaves.
+    fn first_unreached(&self, window: &Window, trailer: &TrailerView<'_>) -> Option<(u64, Lsn)> {
+        let mut first = None;
+        for (entry, pos) in trailer.entries.iter().zip(positions(trailer)) {
+            if self.named_record(window, None, pos, trailer.pos, entry).is_some() {
+                continue;
+            }
+            if !is_unreached(window, pos, trailer.pos, entry) {
+                return None;
+            }
+            first = first.or(Some((pos, Lsn(entry.lsn.get()))));
+        }
+        first
+    }
+
+    /// Whether a whole trailer at or behind `from` (in `window`) has a mark at or above `lsn`. A trailer's own mark counts: that
+    /// of a cut, or of the first flush, covers its own records.
+    fn is_marked(&self, window: &Window, from: u64, lsn: Lsn) -> Result<bool, LogError> {
+        let has_mark = |window: &Window, from: u64| {
+            let mut marked = false;
+            trailers(self.segments, window, from, &mut |trailer| {
+                marked |= trailer.fields.mark >= lsn;
+                marked
+            });
+            marked
+        };
+        let mut marked = has_mark(window, from);
+        let mut stride = stride_end(from);
+        while !marked && stride < self.segments.end() {
+            let window = self.segments.window(stride, u64::MAX)?;
+            marked = has_mark(&window, search_start(&self.segments.geometry, stride, stride));
+            stride += crate::STRIDE_BYTES;
+        }
+        Ok(marked)
     }
 
     /// A flush whose trailer is whole: takes what is whole and as the trailer names it; the rest is damage.
@@ -449,6 +510,7 @@ impl<'s> Scanner<'s> {
             flush_start: self.flush_start.unwrap_or(self.at),
             kept: Vec::new(),
             dirty,
+            whole_trailer: None,
             stopped,
             last_lsn: self.next_lsn.map_or(Lsn::ZERO, |next| Lsn(next.0 - 1)),
             promised: self.promised,
@@ -478,6 +540,49 @@ fn is_record(header: &Header) -> bool {
     (header.kind as u8) < 32
         && !matches!(header.kind, Kind::Trailer | Kind::Segment)
         && (1..trailer::LSN_LIMIT).contains(&header.lsn.0)
+}
+
+/// Whether the bad bytes at `pos`, where `entry` names a record, are what a torn write leaves. Each sector is as written or all
+/// zeros then, so the header (which lies in one sector) is either the one named or zeros; and a sector was not reached.
+fn is_unreached(window: &Window, pos: u64, limit: u64, entry: &TrailerEntry) -> bool {
+    let bytes = HEADER_BYTES + usize::from(entry.length.get());
+    let named = || {
+        let whole = window.header(pos).ok();
+        whole.is_some_and(|(header, _, len)| trailer::entry(&header, window.header_crc(pos), len) == *entry)
+    };
+    let header = window.bytes(pos, HEADER_BYTES).is_some_and(is_zero) || named();
+    header && Place { pos, bytes: bytes as u32 }.end() <= limit && window.has_zero_sector(pos, bytes)
+}
+
+/// Shows `found` each whole trailer in `window` from `from` on, until it has enough. Whether anything but zeros was seen.
+fn trailers<'w>(
+    segments: &Segments,
+    window: &'w Window,
+    from: u64,
+    found: &mut dyn FnMut(TrailerView<'w>) -> bool,
+) -> bool {
+    let mut dirty = false;
+    for page in window.pages(from) {
+        let Page::Bytes(page_pos, bytes) = page else {
+            dirty = true;
+            continue;
+        };
+        if is_zero(bytes) {
+            continue;
+        }
+        dirty = true;
+        for (pos, line) in lines(page_pos, bytes) {
+            if line[16] != VERSION || line[17] != Kind::Trailer as u8 {
+                continue;
+            }
+            let frame = window.frame(pos).ok().filter(|frame| is_ours(&frame.header, &segments.identity));
+            let trailer = frame.and_then(|frame| TrailerView::read(&frame, pos, &segments.geometry));
+            if trailer.is_some_and(&mut *found) {
+                return dirty;
+            }
+        }
+    }
+    dirty
 }
 
 /// Where the records that a trailer names lie.
@@ -510,27 +615,8 @@ impl Search<'_> {
         from: u64,
         covers: &mut dyn FnMut(TrailerView<'w>) -> bool,
     ) {
-        for page in window.pages(from) {
-            let Page::Bytes(page_pos, bytes) = page else {
-                self.dirty = true;
-                continue;
-            };
-            if is_zero(bytes) {
-                continue;
-            }
-            self.dirty = true;
-            for (pos, line) in lines(page_pos, bytes) {
-                if line[16] != VERSION || line[17] != Kind::Trailer as u8 {
-                    continue;
-                }
-                let frame = window.frame(pos).ok().filter(|frame| is_ours(&frame.header, &segments.identity));
-                let trailer = frame.and_then(|frame| TrailerView::read(&frame, pos, &segments.geometry));
-                let Some(trailer) = trailer else { continue };
-                if covers(trailer) || self.consider(&trailer) {
-                    return;
-                }
-            }
-        }
+        let dirty = trailers(segments, window, from, &mut |trailer| covers(trailer) || self.consider(&trailer));
+        self.dirty |= dirty;
     }
 
     /// Weighs a trailer of another flush; tells whether the search is over.

@@ -12,6 +12,8 @@ use synod_wire::frame::{self, Frame, FrameError, HEADER_BYTES, Header};
 /// Pages are the unit of what can be unreadable.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 const PAGE: usize = PAGE_BYTES as usize;
+/// The smallest unit that a disk writes whole or not at all; larger ones are multiples of it.
+const SECTOR_BYTES: u64 = 512;
 
 /// Part of one stride.
 #[derive(Debug)]
@@ -97,6 +99,12 @@ impl Window {
         u32::from_le_bytes(bytes.try_into().expect("four bytes"))
     }
 
+    /// Whether a sector of the file that holds any of the `len` bytes at `pos` holds nothing but zeros.
+    pub(crate) fn has_zero_sector(&self, pos: u64, len: usize) -> bool {
+        let mut sectors = (pos / SECTOR_BYTES * SECTOR_BYTES..pos + len as u64).step_by(SECTOR_BYTES as usize);
+        sectors.any(|sector| self.bytes(sector, SECTOR_BYTES as usize).is_some_and(is_zero))
+    }
+
     /// The pages from position `from` on.
     pub(crate) fn pages(&self, from: u64) -> impl Iterator<Item = Page<'_>> {
         let len = self.map.as_ref().map_or(0, |map| map.len());
@@ -180,6 +188,24 @@ mod tests {
         assert_eq!(window.pages(STRIDE_BYTES + 64).count(), 3);
         let empty = Window::map(&file, &path, 0, 16_384, u64::MAX, false).unwrap();
         assert_eq!(empty.bytes(16_384, 1), None);
+    }
+
+    #[test]
+    fn a_sector_of_zeros_is_one_of_the_file_not_of_the_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("segment");
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let mut bytes = [7; 4_000];
+        bytes[1_000..2_000].fill(0);
+        file.write_all(&bytes).unwrap();
+        let window = Window::map(&file, &path, 0, 0, u64::MAX, false).unwrap();
+        assert!(window.has_zero_sector(1_024, 512) && window.has_zero_sector(64, 961));
+        assert!(!window.has_zero_sector(64, 960), "it ends before the sector");
+        assert!(
+            window.has_zero_sector(1_535, 64) && !window.has_zero_sector(1_536, 464),
+            "512 zeros across two sectors"
+        );
+        assert!(!window.has_zero_sector(3_900, 400), "the file ends within the sector");
     }
 
     #[test]

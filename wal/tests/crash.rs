@@ -1,12 +1,12 @@
 //! Crashes at any point, of the log and of its recovery: what was durable stays, what is kept is what was appended, and a
-//! crash alone is never taken for damage of anything durable.
+//! crash alone is never taken for damage of any record.
 
 mod common;
 
 use common::*;
 use proptest::prelude::*;
 use std::path::Path;
-use synod_wal::{Log, LogReader, STRIDE_BYTES, Settings};
+use synod_wal::{Log, LogReader, STRIDE_BYTES, Settings, TornTail};
 use synod_wire::frame::Kind;
 use synod_wire::{Ballot, Lsn};
 
@@ -43,18 +43,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a log should hold. `None`: reported as damage (a crash left a whole trailer over a torn record).
+/// What a log should hold.
 struct Model {
-    records: Vec<Option<Kept>>,
+    records: Vec<Kept>,
+    /// What the last recovery cut.
+    torn: Option<TornTail>,
     /// Makes each record's bytes differ from those of any earlier life with the same Lsn.
     serial: u64,
 }
 
 impl Model {
+    fn new() -> Model {
+        Model { records: vec![founding()], torn: None, serial: 1 }
+    }
+
     fn append(&mut self, log: &mut Log, bytes: usize, in_place: bool) {
         self.serial += 1;
         let lsn = self.records.len() as u64 + 1;
-        let record = Kept { header: header(Kind::Accept, lsn, self.serial), payload: payload(self.serial, bytes) };
+        let mut record = Kept { header: header(Kind::Accept, lsn, self.serial), payload: payload(self.serial, bytes) };
+        if self.serial.is_multiple_of(3) {
+            // A client may well store zeros: then sectors that were reached look as if they were not.
+            record.payload[bytes / 4..].fill(0);
+        }
         if in_place {
             let Some(area) = log.open_batch(bytes + 100) else { return };
             area[..bytes].copy_from_slice(&record.payload);
@@ -62,7 +72,7 @@ impl Model {
         } else if log.append(&record.header, &record.payload, None).is_none() {
             return;
         }
-        self.records.push(Some(record));
+        self.records.push(record);
     }
 
     /// Recovers and compares; then whatever was kept counts as durable.
@@ -72,25 +82,12 @@ impl Model {
         assert!(recovered.last_lsn >= durable, "durable records are gone: {:?} < {durable:?}", recovered.last_lsn);
         assert!(recovered.last_lsn.0 <= self.records.len() as u64, "records that were never appended");
         self.records.truncate(recovered.last_lsn.0 as usize);
-        let mut found: Vec<Option<Kept>> = vec![None; self.records.len()];
-        for (_, kept) in records {
-            let index = kept.header.lsn.0 as usize - 1;
-            found[index] = Some(kept);
-        }
-        for (index, found) in found.iter().enumerate() {
-            let lsn = index as u64 + 1;
-            if found.is_none() {
-                let known = self.records[index].is_none();
-                assert!(known || lsn > durable.0, "Lsn {lsn} was durable and became damage by a crash");
-                let named =
-                    recovered.damage.iter().any(|it| it.complete && it.named.iter().any(|e| e.lsn.get() == lsn));
-                assert!(named, "only a whole trailer makes a crash look like damage, and it names its records");
-                self.records[index] = None;
-            }
-        }
-        assert_eq!(found, self.records);
-        let promised = self.records.iter().flatten().map(|kept| kept.header.promised).max().unwrap();
+        // A trailer may be missing where a later flush in flight was whole; no record ever is.
+        assert!(recovered.damage.iter().all(|it| it.lost() == 0), "a crash looks like damage: {:?}", recovered.damage);
+        assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), self.records);
+        let promised = self.records.iter().map(|kept| kept.header.promised).max().unwrap();
         assert!(recovered.promised >= promised, "a promise was lost");
+        self.torn = recovered.torn;
         attached(recovered)
     }
 }
@@ -98,7 +95,7 @@ impl Model {
 fn run(steps: Vec<Step>, settings: &Settings) {
     let dir = tempdir();
     let (mut log, mut disk) = fresh(dir.path(), settings);
-    let mut model = Model { records: vec![Some(founding())], serial: 1 };
+    let mut model = Model::new();
     for step in steps {
         housekeep(&mut log, &mut disk);
         match step {
@@ -155,9 +152,24 @@ fn images(dir: &Path) -> Vec<Vec<u8>> {
     segments(dir).iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
-/// The disk as a crash within a recovery from `before` to `after` can leave it: some sectors of the zeroing alone, or all of it
-/// and some sectors of the cut's trailer.
-fn interrupt(before: &[Vec<u8>], after: &[Vec<u8>], sealing: bool, mask: &[bool]) -> Vec<Vec<u8>> {
+/// The disk as a recovery from `before` to `after` leaves it between zeroing and writing the cut's trailer.
+fn zeroed(before: &[Vec<u8>], after: &[Vec<u8>], torn: Option<TornTail>) -> Vec<Vec<u8>> {
+    let Some(torn) = torn else { return before.to_vec() };
+    let mut zeroed = before.to_vec();
+    let block = torn.pos.next_multiple_of(4_096);
+    for (index, (disk, after)) in zeroed.iter_mut().zip(after).enumerate() {
+        let at = |pos: u64| (pos.saturating_sub(index as u64 * STRIDE_BYTES) as usize).min(disk.len());
+        let (pos, block) = (at(torn.pos), at(block));
+        // The last block with kept records is zeroed behind them, or stays as it is.
+        disk[pos..block].copy_from_slice(&after[pos..block]);
+        let first = if block < 4_096 { 4_096 } else { block };
+        disk[first..].fill(0);
+    }
+    zeroed
+}
+
+/// A crash while the disk goes from `before` to `after`: each sector that differs was reached, or not yet.
+fn partly(before: &[Vec<u8>], after: &[Vec<u8>], mask: &[bool]) -> Vec<Vec<u8>> {
     let mut disk = before.to_vec();
     let mut sector = 0;
     for (disk, after) in disk.iter_mut().zip(after) {
@@ -165,26 +177,26 @@ fn interrupt(before: &[Vec<u8>], after: &[Vec<u8>], sealing: bool, mask: &[bool]
             if old == new {
                 continue;
             }
-            sector += 1;
-            let reached = mask[sector % mask.len()];
-            match (new.iter().all(|byte| *byte == 0), sealing) {
-                (true, true) => old.fill(0),
-                (true, false) | (false, true) if reached => old.copy_from_slice(new),
-                // Before the cut's trailer is written, what it will replace is zeroed, or not yet.
-                (false, false) if reached => old.fill(0),
-                (false, true) => old.fill(0),
-                _ => {}
+            if mask[sector % mask.len()] {
+                old.copy_from_slice(new);
             }
+            sector += 1;
         }
     }
     disk
+}
+
+fn restore(dir: &Path, image: &[Vec<u8>]) {
+    for (path, bytes) in segments(dir).iter().zip(image) {
+        std::fs::write(path, bytes).unwrap();
+    }
 }
 
 fn interrupted(sizes: &[usize], per_flush: usize, fates: &[Fate], interruptions: &[(bool, Vec<bool>)]) {
     let settings = Settings { max_in_flight: 2, ..settings() };
     let dir = tempdir();
     let (mut log, mut disk) = fresh(dir.path(), &settings);
-    let mut model = Model { records: vec![Some(founding())], serial: 1 };
+    let mut model = Model::new();
     for chunk in sizes.chunks(per_flush) {
         for bytes in chunk {
             model.append(&mut log, *bytes, false);
@@ -202,10 +214,11 @@ fn interrupted(sizes: &[usize], per_flush: usize, fates: &[Fate], interruptions:
     let kept = model.records.clone();
     let durable = Lsn(kept.len() as u64);
     let after = images(dir.path());
+    let zeroed = zeroed(&before, &after, model.torn);
     for (sealing, mask) in interruptions {
-        for (path, image) in segments(dir.path()).iter().zip(interrupt(&before, &after, *sealing, mask)) {
-            std::fs::write(path, image).unwrap();
-        }
+        // Some sectors of the zeroing alone, or all of it and some sectors of the cut's trailer.
+        let image = if *sealing { partly(&zeroed, &after, mask) } else { partly(&before, &zeroed, mask) };
+        restore(dir.path(), &image);
         let (mut log, mut disk) = model.recover(dir.path(), &settings, durable);
         assert_eq!(model.records, kept, "an interrupted recovery kept other records");
         // And what is appended afterwards stays, above what any stale byte could say.
@@ -227,7 +240,7 @@ fn what_is_appended_behind_a_torn_tail_survives_the_next_recovery() {
     for torn_sectors in 0..24 {
         let dir = tempdir();
         let (mut log, mut disk) = fresh(dir.path(), &settings());
-        let mut model = Model { records: vec![Some(founding())], serial: 1 };
+        let mut model = Model::new();
         for bytes in [900, 900, 4_000, 900, 2_000] {
             model.append(&mut log, bytes, false);
         }
@@ -376,4 +389,115 @@ fn a_foreign_frame_at_the_end_is_cut_though_its_lsn_fits() {
     let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
     assert_eq!((recovered.last_lsn, records.len()), (Lsn(2), 2), "a foreign record was taken in");
     assert_eq!(recovered.torn.unwrap().kept, 0);
+}
+
+/// Four records (384, 1600, 320 and 320 bytes, without a sector of zeros) that fit a block with their trailer; where they start.
+fn four_in_a_block(log: &mut Log, model: &mut Model) -> u64 {
+    let flush_pos = log.head_pos();
+    model.serial += 2;
+    for bytes in [300, 1_500, 200, 200] {
+        model.append(log, bytes, false);
+    }
+    flush_pos
+}
+
+#[test]
+fn a_whole_trailer_over_what_a_write_did_not_reach_is_a_torn_tail() {
+    for lost in 0..7 {
+        let dir = tempdir();
+        let (mut log, mut disk) = fresh(dir.path(), &settings());
+        let mut model = Model::new();
+        four_in_a_block(&mut log, &mut model);
+        log.flush(&mut disk, Ballot::ZERO);
+        assert_eq!(disk.pending[0].bytes.len(), 4_096, "kept records and the trailer share a block");
+        drop(log);
+        disk.crash(&[Fate::Torn((0..8).map(|sector| sector != lost).collect())]);
+        let (mut log, mut disk) = model.recover(dir.path(), &settings(), Lsn(1));
+        // Sector 5 holds the last record's end and the trailer; behind it all is zeros.
+        let kept = [0, 1, 1, 1, 2, 3, 4][lost];
+        assert_eq!(model.records.len(), 1 + kept, "sector {lost}");
+        assert_eq!(model.torn.is_some(), lost < 6, "sector {lost}");
+        // The next flushes carry marks beyond the lost Lsns: still nothing may take the old trailer for a witness of damage.
+        for bytes in [100, 3_000, 700] {
+            model.append(&mut log, bytes, false);
+            settle(&mut log, &mut disk);
+        }
+        log.idle_mark(&mut disk, Ballot::ZERO);
+        complete_one(&mut log, &mut disk);
+        drop(log);
+        let durable = Lsn(model.records.len() as u64);
+        drop(model.recover(dir.path(), &settings(), durable));
+        assert!(model.torn.is_none() && model.records.len() == kept + 4, "sector {lost}");
+    }
+}
+
+/// All the ways to interrupt a cut that keeps a record in the block of the torn flush's whole trailer, twice over.
+#[test]
+fn a_cut_that_voids_a_whole_trailer_may_be_interrupted_anywhere() {
+    let dir = tempdir();
+    let (mut log, mut disk) = fresh(dir.path(), &settings());
+    let mut model = Model::new();
+    let flush_pos = four_in_a_block(&mut log, &mut model);
+    log.flush(&mut disk, Ballot::ZERO);
+    drop(log);
+    disk.crash(&[Fate::Torn((0..8).map(|sector| sector != 2).collect())]);
+    let before = images(dir.path());
+    drop(model.recover(dir.path(), &settings(), Lsn(1)));
+    let torn = model.torn.unwrap();
+    assert_eq!((torn.pos, torn.kept), (flush_pos + 384, 1));
+    let after = images(dir.path());
+    let zeroed = zeroed(&before, &after, model.torn);
+    let kept = model.records.clone();
+    let bits = |mask: u32, bits: u32| (0..bits).map(|bit| mask & (1 << bit) != 0).collect::<Vec<_>>();
+    // Sectors 0, 1, 3, 4 and 5 are not zeros behind the kept record; the cut's trailer is one sector.
+    let mut disks: Vec<_> = (0..32).map(|mask| partly(&before, &zeroed, &bits(mask, 5))).collect();
+    assert!(disks[0] == before && disks[31] == zeroed && disks[30] != zeroed);
+    for first in [1, 7, 20, 30] {
+        // A second recovery starts to zero what the first one left.
+        let again: Vec<_> = (0..32).map(|mask| partly(&disks[first], &zeroed, &bits(mask, 5))).collect();
+        disks.extend(again);
+    }
+    disks.push(after);
+    for (case, image) in disks.iter().enumerate() {
+        restore(dir.path(), image);
+        let (mut log, mut disk) = model.recover(dir.path(), &settings(), Lsn(2));
+        assert_eq!(model.torn.is_none(), case + 1 == disks.len(), "case {case}");
+        assert_eq!(model.records, kept, "case {case}");
+        model.append(&mut log, 900, false);
+        settle(&mut log, &mut disk);
+        model.append(&mut log, 90, false);
+        settle(&mut log, &mut disk);
+        drop(log);
+        drop(model.recover(dir.path(), &settings(), Lsn(4)));
+        assert!(model.torn.is_none() && model.records.len() == 4, "case {case}");
+        model.records.truncate(2);
+    }
+}
+
+#[test]
+fn flushes_behind_a_torn_one_with_a_whole_trailer_are_cut_with_it() {
+    for fates in [[Fate::Applied, Fate::Applied], [Fate::Applied, Fate::Torn(vec![true, false])]] {
+        let dir = tempdir();
+        let settings = Settings { max_in_flight: 3, ..settings() };
+        let (mut log, mut disk) = fresh(dir.path(), &settings);
+        let mut model = Model::new();
+        let flush_pos = four_in_a_block(&mut log, &mut model);
+        log.flush(&mut disk, Ballot::ZERO);
+        for bytes in [2_000, 6_000] {
+            model.append(&mut log, bytes, false);
+            log.flush(&mut disk, Ballot::ZERO);
+        }
+        assert_eq!(disk.pending.len(), 3);
+        drop(log);
+        let torn = Fate::Torn((0..8).map(|sector| sector != 2).collect());
+        disk.crash(&[&[torn], &fates[..]].concat());
+        let (mut log, mut disk) = model.recover(dir.path(), &settings, Lsn(1));
+        assert_eq!(model.torn.map(|torn| (torn.pos, torn.kept)), Some((flush_pos + 384, 1)));
+        assert_eq!(model.records.len(), 2);
+        model.append(&mut log, 10, false);
+        settle(&mut log, &mut disk);
+        drop(log);
+        drop(model.recover(dir.path(), &settings, Lsn(3)));
+        assert!(model.torn.is_none());
+    }
 }

@@ -83,6 +83,153 @@ fn the_last_flush_is_covered_by_its_own_trailer() {
     assert!(recovered.damage[0].complete);
 }
 
+/// A last flush that no mark covers: records of 300 and 3 000 bytes (of these, the last 2 000 zeros if `zeros`) and 300 bytes.
+fn unmarked(dir: &Path, zeros: bool) -> Vec<Place> {
+    let (mut log, mut disk) = fresh(dir, &settings());
+    let mut places = Vec::new();
+    for (lsn, bytes) in [(2, 300), (3, 3_000), (4, 300)] {
+        let mut payload = payload(lsn, bytes);
+        if zeros && lsn == 3 {
+            payload[1_000..].fill(0);
+        }
+        places.push(log.append(&header(Kind::Accept, lsn, lsn), &payload, None).unwrap());
+    }
+    settle(&mut log, &mut disk);
+    places
+}
+
+/// Spoils a log whose records lie at these places.
+type Rot<'a> = &'a dyn Fn(&Path, &[Place]);
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Damage(Vec<u64>),
+    TornTail(usize),
+}
+
+/// Asks the reader, recovery, and recovery again: all must agree.
+fn verdict(dir: &Path) -> Verdict {
+    let mut told = Vec::new();
+    LogReader::open_offline(dir)
+        .unwrap()
+        .scan(0, None, &mut |item| {
+            match item {
+                Item::Damage(damage) => {
+                    told.push(Verdict::Damage((damage.first_lsn.0..=damage.last_lsn.0).collect()));
+                }
+                Item::TornTail(torn) => told.push(Verdict::TornTail(torn.kept)),
+                Item::Record(..) | Item::Trailer(_) => {}
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let (recovered, records) = recover_dir(dir, &settings()).unwrap();
+    account(&recovered, &records);
+    let damaged = recovered.damage.iter().flat_map(|it| it.first_lsn.0..=it.last_lsn.0).collect();
+    let found = recovered.torn.map_or(Verdict::Damage(damaged), |torn| Verdict::TornTail(torn.kept));
+    assert_eq!(told, [found]);
+    let (torn, damage, last_lsn) = (recovered.torn, recovered.damage, recovered.last_lsn);
+    drop(recovered.log);
+    let (again, found) = recover_dir(dir, &settings()).unwrap();
+    assert!(again.torn.is_none() && again.last_lsn == last_lsn && found == records);
+    assert_eq!(again.damage, damage, "after {torn:?}");
+    told.pop().expect("one verdict")
+}
+
+#[test]
+fn rot_of_a_last_flush_without_a_mark_is_damage() {
+    let garbage = |dir: &Path, at: u64, bytes: usize| poke(&segments(dir)[0], at, |bytes| bytes.fill(0xa5), bytes);
+    let rots: [(Rot<'_>, &[u64]); 6] = [
+        (&|dir, places| flip(dir, places[1].pos + 64 + 900, 0), &[3]),
+        (&|dir, places| flip(dir, places[1].pos + 20, 0), &[3]),
+        (&|dir, places| garbage(dir, places[1].pos + 600, 512), &[3]),
+        (&|dir, places| garbage(dir, places[0].pos, 3_800), &[2, 3, 4]),
+        // Zeros, but no sector of the file that is all zeros: no disk tears within a sector.
+        (&|dir, places| poke(&segments(dir)[0], places[1].pos + 1, |bytes| bytes.fill(0), 600), &[3]),
+        // One record looks torn, another is rotten: a crash explains the one, not the other.
+        (
+            &|dir, places| {
+                poke(&segments(dir)[0], (places[1].pos + 700).next_multiple_of(512), |bytes| bytes.fill(0), 512);
+                flip(dir, places[0].pos + 100, 0);
+            },
+            &[2, 3],
+        ),
+    ];
+    for (index, (rot, lost)) in rots.into_iter().enumerate() {
+        let dir = tempdir();
+        let places = unmarked(dir.path(), false);
+        rot(dir.path(), &places);
+        assert_eq!(verdict(dir.path()), Verdict::Damage(lost.to_vec()), "rot {index}");
+    }
+}
+
+/// What the contract says cannot be told, as long as no mark covers it: then it is damage, too.
+#[test]
+fn without_a_mark_a_durable_sector_of_zeros_looks_like_one_that_was_not_reached() {
+    let lose_a_sector = |dir: &Path, places: &[Place]| {
+        let sector = (places[1].pos + 700).next_multiple_of(512);
+        poke(&segments(dir)[0], sector, |bytes| bytes.fill(0), 512);
+    };
+    let rot_beside_zeros = |dir: &Path, places: &[Place]| flip(dir, places[1].pos + 64 + 500, 0);
+    let rot_of_the_header = |dir: &Path, places: &[Place]| flip(dir, places[1].pos + 20, 0);
+    let cases: [(Rot<'_>, bool, Verdict); 3] = [
+        (&lose_a_sector, false, Verdict::TornTail(1)),
+        (&rot_beside_zeros, true, Verdict::TornTail(1)),
+        (&rot_of_the_header, true, Verdict::Damage(vec![3])),
+    ];
+    for (index, (rot, zeros, expected)) in cases.into_iter().enumerate() {
+        for marked in [false, true] {
+            let dir = tempdir();
+            let places = unmarked(dir.path(), zeros);
+            if marked {
+                let (mut log, mut disk) = attached(recover_dir(dir.path(), &settings()).unwrap().0);
+                log.idle_mark(&mut disk, Ballot::ZERO);
+                complete_one(&mut log, &mut disk);
+            }
+            rot(dir.path(), &places);
+            let expected = if marked { &Verdict::Damage(vec![3]) } else { &expected };
+            assert_eq!(&verdict(dir.path()), expected, "case {index}, marked: {marked}");
+        }
+    }
+}
+
+#[test]
+fn what_a_cut_kept_is_durable_by_the_mark_of_its_own_trailer() {
+    let dir = tempdir();
+    let places = unmarked(dir.path(), false);
+    flip(dir.path(), places[2].end() + 70, 0);
+    poke(&segments(dir.path())[0], places[2].pos, |bytes| bytes.fill(0), 364);
+    let (recovered, _) = recover_dir(dir.path(), &settings()).unwrap();
+    assert_eq!(recovered.torn.map(|torn| torn.kept), Some(2));
+    drop(recovered);
+    poke(&segments(dir.path())[0], (places[1].pos + 700).next_multiple_of(512), |bytes| bytes.fill(0), 512);
+    assert_eq!(verdict(dir.path()), Verdict::Damage(vec![3]));
+}
+
+#[test]
+fn up_to_a_bound_nothing_is_torn() {
+    let dir = tempdir();
+    let places = unmarked(dir.path(), false);
+    poke(&segments(dir.path())[0], (places[1].pos + 700).next_multiple_of(512), |bytes| bytes.fill(0), 512);
+    let mut reader = LogReader::open(dir.path()).unwrap();
+    // Up to the last record, and up to the end of the flush, where its trailer is seen.
+    for to in [places[2].end(), places[0].pos + 4_096] {
+        let mut damaged = Vec::new();
+        let end = reader.scan(0, Some(to), &mut |item| {
+            match item {
+                Item::Damage(damage) => damaged.push((damage.first_lsn.0, damage.last_lsn.0, damage.complete)),
+                Item::TornTail(torn) => panic!("{torn:?}"),
+                Item::Record(..) | Item::Trailer(_) => {}
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!((end.unwrap().last_lsn, damaged), (Lsn(4), vec![(3, 3, true)]), "up to {to}");
+    }
+    drop(reader);
+    assert_eq!(verdict(dir.path()), Verdict::TornTail(1));
+}
+
 #[test]
 fn a_flush_that_is_gone_whole_is_damage_that_cannot_be_named() {
     let dir = tempdir();

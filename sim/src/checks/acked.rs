@@ -26,7 +26,10 @@ impl Acked {
     pub(crate) fn acked(&mut self, log: &[Entry], ack: (u128, u64), sequence: u64, now_ns: u64) -> Checked {
         let (client_id, client_seq) = ack;
         let Some(entry) = log.get(sequence as usize - 1) else {
-            return violated(PROPERTY, format!("{client_seq} of {client_id:x} was acknowledged at {sequence}, which no node applied"));
+            return violated(
+                PROPERTY,
+                format!("{client_seq} of {client_id:x} was acknowledged at {sequence}, which no node applied"),
+            );
         };
         if (entry.client_id, entry.client_seq) != (client_id, client_seq) {
             return violated(

@@ -16,6 +16,9 @@ const PROPERTY: &str = "promises never regress";
 struct Said {
     /// The highest ballot of a promise that was sent.
     promised: Ballot,
+    /// The highest ballot that it stood for election in, in this life and in earlier ones.
+    prepared: Ballot,
+    prepared_before: Ballot,
     /// The highest Lsn that the node called durable.
     durable: Lsn,
 }
@@ -35,18 +38,24 @@ impl Ballots {
         let said = &mut self.said[node];
         let ballot = header.ballot;
         match header.kind {
-            Kind::Promise if ballot < said.promised => violated(
-                PROPERTY,
-                format!("n{node} promises ballot {ballot}, after it had promised {}", said.promised),
-            ),
+            Kind::Promise if ballot < said.promised => {
+                violated(PROPERTY, format!("n{node} promises ballot {ballot}, after it had promised {}", said.promised))
+            }
             Kind::Promise => {
                 said.promised = ballot;
                 Ok(())
             }
-            Kind::Accepted if ballot < said.promised => violated(
-                PROPERTY,
-                format!("n{node} votes in ballot {ballot}, after it had promised {}", said.promised),
+            Kind::Accepted if ballot < said.promised => {
+                violated(PROPERTY, format!("n{node} votes in ballot {ballot}, after it had promised {}", said.promised))
+            }
+            Kind::Prepare if ballot <= said.prepared_before => violated(
+                "a ballot is never used again",
+                format!("n{node} stands for election in {ballot}, as it did before its restart"),
             ),
+            Kind::Prepare => {
+                said.prepared = said.prepared.max(ballot);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -59,17 +68,20 @@ impl Ballots {
 
     /// A node has read its log again. `excused`: its disk lost what it had called durable.
     pub(crate) fn restarted(&mut self, node: usize, core: &Replica, excused: bool) -> Checked {
+        self.said[node].prepared_before = self.said[node].prepared;
         let said = self.said[node];
         if excused {
             self.said[node].durable = core.last_lsn();
             return Ok(());
         }
         if core.last_lsn() < said.durable {
-            let detail = format!("n{node} lost records: its log ends at {}, {} was durable", core.last_lsn(), said.durable);
+            let detail =
+                format!("n{node} lost records: its log ends at {}, {} was durable", core.last_lsn(), said.durable);
             return violated("what is durable survives", detail);
         }
         if core.promised() < said.promised {
-            let detail = format!("n{node} restarts with the promise {}, it had promised {}", core.promised(), said.promised);
+            let detail =
+                format!("n{node} restarts with the promise {}, it had promised {}", core.promised(), said.promised);
             return violated(PROPERTY, detail);
         }
         Ok(())

@@ -50,7 +50,9 @@ impl Bounds {
         ];
         match rows.iter().find(|(_, is, most)| is > most) {
             None => Ok(()),
-            Some((what, is, most)) => violated("bounded queues", format!("n{node}: {what}: {is}, at most {most} allowed")),
+            Some((what, is, most)) => {
+                violated("bounded queues", format!("n{node}: {what}: {is}, at most {most} allowed"))
+            }
         }
     }
 }

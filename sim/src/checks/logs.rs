@@ -12,8 +12,14 @@ use synod_wire::Slot;
 use synod_wire::frame::Kind;
 
 /// Reads a log that no process uses and compares the value of each slot up to `applied` with what was applied first.
-/// Slots at or below the last damage may have lost their first record; those that were learnt again count.
-pub(crate) fn applied_log(dir: &Path, node: usize, applied: Slot, prefix: &Prefix, damaged: bool) -> Checked {
+/// Slots whose records were damaged there are left out: an older record of theirs may be all that is left.
+pub(crate) fn applied_log(
+    dir: &Path,
+    node: usize,
+    applied: Slot,
+    prefix: &Prefix,
+    damaged: &dyn Fn(Slot) -> bool,
+) -> Checked {
     let mut values: BTreeMap<Slot, u32> = BTreeMap::new();
     let scanned = LogReader::open_offline(dir).and_then(|mut reader| {
         let start = reader.first_pos();
@@ -32,9 +38,14 @@ pub(crate) fn applied_log(dir: &Path, node: usize, applied: Slot, prefix: &Prefi
     }
     for slot in (1..=applied.0).map(Slot) {
         match (values.get(&slot).copied(), prefix.value(slot)) {
-            (None, _) if damaged => {}
+            _ if damaged(slot) => {}
             (Some(is), Some(expected)) if is == expected => {}
-            (is, _) => return violated("identical logs", format!("n{node} holds {is:08x?} in slot {slot}, not what was applied")),
+            (is, _) => {
+                return violated(
+                    "identical logs",
+                    format!("n{node} holds {is:08x?} in slot {slot}, not what was applied"),
+                );
+            }
         }
     }
     Ok(())

@@ -55,9 +55,16 @@ impl OneValue {
         }
         votes.nodes.insert(NodeId(node as u8));
         if votes.nodes.len() < self.phase2 || self.chosen.contains_key(&slot) {
-            return self.chosen.get(&slot).filter(|_| votes.nodes.len() >= self.phase2).map_or(Ok(()), |(_, chosen)| {
-                if *chosen == crc { Ok(()) } else { violated(PROPERTY, format!("slot {slot}: two values are chosen")) }
-            });
+            return self.chosen.get(&slot).filter(|_| votes.nodes.len() >= self.phase2).map_or(
+                Ok(()),
+                |(_, chosen)| {
+                    if *chosen == crc {
+                        Ok(())
+                    } else {
+                        violated(PROPERTY, format!("slot {slot}: two values are chosen"))
+                    }
+                },
+            );
         }
         self.chosen.insert(slot, (ballot, crc));
         let above = (slot, Ballot { round: ballot.round, node: NodeId(ballot.node.0 + 1) })..=(slot, HIGHEST);

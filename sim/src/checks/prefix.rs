@@ -41,7 +41,10 @@ impl Prefix {
             return Ok(true);
         }
         if self.values[at] != crc {
-            return violated(PROPERTY, format!("n{node} applied another value in slot {slot} than the first to apply it"));
+            return violated(
+                PROPERTY,
+                format!("n{node} applied another value in slot {slot} than the first to apply it"),
+            );
         }
         Ok(false)
     }

@@ -13,7 +13,10 @@ impl Reads {
     /// A reader was handed an entry.
     pub(crate) fn read(&self, sessions: &Sessions, reader: usize, read: &EntryRef<'_>) -> Checked {
         let Some(entry) = sessions.entries().get(read.sequence.0 as usize - 1) else {
-            return violated("nothing corrupt served", format!("c{reader} read sequence {}, which no node applied", read.sequence));
+            return violated(
+                "nothing corrupt served",
+                format!("c{reader} read sequence {}, which no node applied", read.sequence),
+            );
         };
         let same = sessions.payloads().is(entry.client_id, entry.client_seq, read.payload);
         if same && entry.timestamp_ns == read.timestamp_ns {
@@ -21,7 +24,10 @@ impl Reads {
         }
         violated(
             "nothing corrupt served",
-            format!("c{reader} read other bytes or another time at sequence {} than were appended there", read.sequence),
+            format!(
+                "c{reader} read other bytes or another time at sequence {} than were appended there",
+                read.sequence
+            ),
         )
     }
 }

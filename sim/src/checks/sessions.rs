@@ -106,7 +106,9 @@ impl Sessions {
             Slot::ZERO => (0, 0),
             Slot(slot) => match self.tails.get(slot as usize - 1) {
                 Some(state) => *state,
-                None => return violated(PROPERTY, format!("n{node} has applied slot {slot}, which nobody saw applied")),
+                None => {
+                    return violated(PROPERTY, format!("n{node} has applied slot {slot}, which nobody saw applied"));
+                }
             },
         };
         if (machine.tail().0, machine.last_timestamp_ns()) == (tail, timestamp_ns) {

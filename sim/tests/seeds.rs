@@ -1,0 +1,42 @@
+//! Some seeds of every profile, as they are: the properties hold, and the faults that they promise happen.
+
+use synod_sim::{Area, Coverage, Fault, Plan, Profile, run};
+
+fn run_some(profile: Profile, seeds: u64) -> Coverage {
+    let mut coverage = Coverage::default();
+    for seed in 0..seeds {
+        let outcome = run(&Plan::new(seed, profile), false);
+        let outcome = outcome.unwrap_or_else(|failure| {
+            panic!("seed {seed}: {:?}\n{}", failure.violation, failure.events.join("\n"));
+        });
+        assert!(outcome.operations > 0 && outcome.slots > 0, "seed {seed} did nothing");
+        coverage.absorb(&outcome.coverage);
+    }
+    coverage
+}
+
+#[test]
+fn calm_runs_have_no_faults() {
+    assert_eq!(run_some(Profile::Calm, 3).faults.keys().filter(|fault| fault.area() != Area::Network).count(), 0);
+}
+
+#[test]
+fn the_network_profile_breaks_links_and_nothing_else() {
+    let faults = run_some(Profile::Network, 5).faults;
+    assert!(faults.contains_key(&Fault::Loss) && faults.contains_key(&Fault::Partition));
+    assert!(!faults.contains_key(&Fault::Kill) && !faults.contains_key(&Fault::Corruption));
+}
+
+#[test]
+fn the_disk_profile_damages_logs() {
+    let coverage = run_some(Profile::Disk, 12);
+    let damage = [Fault::Corruption, Fault::CorruptionEverywhere, Fault::Misdirected, Fault::PhantomWrite];
+    assert!(damage.iter().any(|fault| coverage.faults.contains_key(fault)));
+    assert!(coverage.faults.contains_key(&Fault::TornWrite));
+}
+
+#[test]
+fn the_process_profile_kills_and_freezes() {
+    let faults = run_some(Profile::Process, 5).faults;
+    assert!(faults.contains_key(&Fault::Kill) && faults.contains_key(&Fault::PauseLeader));
+}
