@@ -226,7 +226,7 @@ impl Sim {
     }
 
     /// A disk is replaced by an empty one.
-    fn amnesia(&mut self) -> Checked {
+    pub(crate) fn amnesia(&mut self) -> Checked {
         let Some(node) = self.some_victim() else { return Ok(()) };
         self.struck(Fault::Amnesia, format!("n{node} gets a new disk"));
         if self.nodes[node].health == Health::Up {

@@ -6,6 +6,7 @@
 //! | `plan.rs` | what the seed decides beforehand |
 //! | `run.rs` | a run's phases: chaos, then a healed core that must commit and converge |
 //! | `sim.rs` | the engine: the queue of happenings, and what each does |
+//! | `script.rs` | scenarios as text, in `sim/scenarios` |
 //! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs` | what links and disks do |
@@ -28,6 +29,7 @@ mod payload;
 mod plan;
 mod rng;
 mod run;
+mod script;
 mod sim;
 mod trace;
 
@@ -37,4 +39,5 @@ pub use fault::{Area, Fault, Style};
 pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
-pub use run::{Failure, Outcome, run};
+pub use run::{DISKS_VARIABLE, Failure, Outcome, disks, run};
+pub use script::{Step, scenario};

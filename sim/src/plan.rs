@@ -3,6 +3,7 @@
 
 use crate::fault::{Area, Fault, Style};
 use crate::rng::Rng;
+use crate::script::Step;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -79,6 +80,9 @@ pub struct Plan {
     /// A known bug that is put back, in builds that have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutant: Option<String>,
+    /// What a scenario makes happen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub script: Vec<Step>,
     /// Rates: parts per million of each datagram or write, or the weight of what strikes.
     pub faults: BTreeMap<Fault, u64>,
 }
@@ -106,6 +110,7 @@ impl Plan {
             victims: Vec::new(),
             timing: timing(&mut rng),
             mutant: None,
+            script: Vec::new(),
             faults: BTreeMap::new(),
         };
         plan.victims = victims(&plan, &mut rng);

@@ -57,9 +57,12 @@ const LOOK_NS: u64 = 10_000_000;
 /// Events in a failure's report.
 const REPORTED: usize = 60;
 
-/// Where the simulated disks are: memory, if there is a file system of it.
-fn disks() -> std::io::Result<tempfile::TempDir> {
-    let memory = PathBuf::from("/dev/shm");
+/// Where simulated disks lie instead of the usual place; a supervisor removes what a worker that died left there.
+pub const DISKS_VARIABLE: &str = "SYNOD_SIM_DISKS";
+
+/// A place for simulated disks: memory, if there is a file system of it.
+pub fn disks() -> std::io::Result<tempfile::TempDir> {
+    let memory = std::env::var_os(DISKS_VARIABLE).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
     let builder = tempfile::Builder::new().prefix("synod-sim-").to_owned();
     match builder.tempdir_in(&memory) {
         Ok(dir) => Ok(dir),
@@ -132,6 +135,9 @@ impl Sim {
         for client in 0..self.clients.len() {
             self.drive(client)?;
         }
+        for index in 0..self.plan.script.len() {
+            self.at(self.plan.script[index].at_ms * 1_000_000, Happening::Scripted { index });
+        }
         let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);
         self.after(first_ns, Happening::Strike);
         Ok(())
@@ -170,7 +176,8 @@ impl Sim {
         let mut core = self.living();
         let spare = core.len().saturating_sub(self.plan.core_size());
         let damaged = self.nodes.iter().any(|node| node.damaged);
-        if !damaged {
+        // A group that is being founded needs every member, by design.
+        if !damaged && self.nodes.iter().all(|node| node.founded) {
             for _ in 0..self.chaos.below(spare as u64 + 1) {
                 let at = self.chaos.below(core.len() as u64) as usize;
                 let out = core.remove(at);

@@ -47,6 +47,7 @@ pub(crate) enum Happening {
     Offer { client: usize },
     Read { client: usize },
     Strike,
+    Scripted { index: usize },
 }
 
 struct Queued {
@@ -202,6 +203,7 @@ impl Sim {
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
             Happening::Strike => self.strike(),
+            Happening::Scripted { index } => self.scripted(index),
         }
     }
 
