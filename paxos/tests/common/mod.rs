@@ -2,7 +2,7 @@
 //!
 //! The harness keeps the values (strings), carries records to a log that loses its unsynced end in a crash, parks what
 //! waits for the log, and runs the invariants and every checker after every step.
-#![allow(dead_code)] // each test crate uses its own part of this
+#![allow(dead_code, reason = "each test crate uses a part of this module")]
 
 pub(crate) mod chaos;
 pub(crate) mod checks;
