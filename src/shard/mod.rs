@@ -172,7 +172,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
-            waiters: Waiters::new(),
+            waiters: Waiters::new(settings.max_datagram_bytes()),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
