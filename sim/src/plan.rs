@@ -102,8 +102,8 @@ impl Plan {
             safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
-            entries_per_second: rng.between(100, 160),
-            burst: rng.pick(&[8, 32, 64]),
+            entries_per_second: rng.between(110, 140),
+            burst: rng.pick(&[16, 32, 64]),
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
@@ -149,7 +149,7 @@ fn timing(rng: &mut Rng) -> Timing {
         delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
         delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
-        strike_mean_ns: rng.between(100, 1_500) * 1_000_000,
+        strike_mean_ns: rng.between(400, 1_600) * 1_000_000,
     }
 }
 

@@ -33,6 +33,8 @@ const DOWN_MEAN_NS: u64 = 700_000_000;
 const SLOW_DISK: u64 = 50;
 /// What most reads begin within, from the tail.
 const RECENT_ENTRIES: u64 = 300;
+/// How much more load an overload is.
+const OVERLOAD: u64 = 5;
 /// EIO.
 const EIO: i32 = 5;
 
@@ -743,7 +745,7 @@ impl Sim {
 
     fn on_offer(&mut self, client: usize) -> Checked {
         let busy = self.now_ns < self.overload_until_ns;
-        let per_client = (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { 10 } else { 1 };
+        let per_client = (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { OVERLOAD } else { 1 };
         let count = self.client_rng.between(1, self.plan.burst);
         let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
         let next_ns = self.client_rng.exponential(mean_ns);
@@ -771,7 +773,7 @@ impl Sim {
         }
         let tail = self.checks.sessions.entries().len() as u64;
         // Old entries come from disk, by way of housekeeping; recent ones from memory.
-        let old = self.client_rng.percent(20);
+        let old = self.client_rng.percent(10);
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
