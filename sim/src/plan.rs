@@ -102,7 +102,7 @@ impl Plan {
             safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
-            entries_per_second: rng.between(110, 140),
+            entries_per_second: rng.between(120, 140),
             burst: rng.pick(&[16, 32, 64]),
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
@@ -194,6 +194,7 @@ fn each_rate(fault: Fault, rng: &mut Rng) -> u64 {
         Fault::BitFlip => rng.pick(&[1_000, 20_000]),
         Fault::ShortWrite => rng.pick(&[5_000, 100_000]),
         Fault::ReadError => rng.pick(&[20_000, 300_000]),
+        Fault::KillInRecovery => rng.pick(&[50_000, 250_000]),
         Fault::TornWrite | Fault::LostWrite => rng.between(100_000, 700_000),
         _ => rng.between(100_000, 500_000),
     }

@@ -745,7 +745,8 @@ impl Sim {
 
     fn on_offer(&mut self, client: usize) -> Checked {
         let busy = self.now_ns < self.overload_until_ns;
-        let per_client = (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { OVERLOAD } else { 1 };
+        let per_client =
+            (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { OVERLOAD } else { 1 };
         let count = self.client_rng.between(1, self.plan.burst);
         let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
         let next_ns = self.client_rng.exponential(mean_ns);
