@@ -103,7 +103,7 @@ impl Plan {
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
             entries_per_second: rng.between(120, 140),
-            burst: rng.pick(&[16, 32, 64]),
+            burst: rng.pick(&[24, 48, 96]),
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
