@@ -9,6 +9,7 @@
 //! | `mod.rs` | the shard, its turn |
 //! | `outputs.rs` | carrying out what the core says |
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
+//! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -18,6 +19,7 @@
 
 mod clients;
 mod codec;
+mod drain;
 pub mod jobs;
 mod outbox;
 mod outputs;
