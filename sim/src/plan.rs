@@ -149,7 +149,7 @@ fn timing(rng: &mut Rng) -> Timing {
         delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
         delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
-        strike_mean_ns: rng.between(400, 1_600) * 1_000_000,
+        strike_mean_ns: rng.between(500, 1_600) * 1_000_000,
     }
 }
 

@@ -774,7 +774,7 @@ impl Sim {
         }
         let tail = self.checks.sessions.entries().len() as u64;
         // Old entries come from disk, by way of housekeeping; recent ones from memory.
-        let old = self.client_rng.percent(10);
+        let old = self.client_rng.percent(5);
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
