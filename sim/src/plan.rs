@@ -103,12 +103,13 @@ impl Plan {
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
             entries_per_second: rng.between(120, 140),
-            burst: rng.pick(&[24, 48, 96]),
+            // Each entry costs a large group more datagrams: it gets them in larger batches, fewer heartbeats, rarer strikes.
+            burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             victims: Vec::new(),
-            timing: timing(&mut rng),
+            timing: timing(nodes, &mut rng),
             mutant: None,
             script: Vec::new(),
             faults: BTreeMap::new(),
@@ -138,8 +139,10 @@ fn quorums(nodes: usize, rng: &mut Rng) -> (usize, usize) {
     (majority, majority)
 }
 
-fn timing(rng: &mut Rng) -> Timing {
-    let heartbeat_ns = rng.pick(&[40_000_000, 60_000_000, 100_000_000]);
+fn timing(nodes: usize, rng: &mut Rng) -> Timing {
+    let heartbeats: &[u64] =
+        if nodes == 3 { &[40_000_000, 60_000_000, 100_000_000] } else { &[60_000_000, 100_000_000] };
+    let heartbeat_ns = rng.pick(heartbeats);
     let election_min_ns = heartbeat_ns * rng.between(5, 8);
     Timing {
         heartbeat_ns,
@@ -149,7 +152,7 @@ fn timing(rng: &mut Rng) -> Timing {
         delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
         delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
-        strike_mean_ns: rng.between(500, 1_600) * 1_000_000,
+        strike_mean_ns: rng.between(500, 1_600) * 1_000_000 * nodes as u64 / 3,
     }
 }
 

@@ -34,7 +34,7 @@ const SLOW_DISK: u64 = 50;
 /// What most reads begin within, from the tail.
 const RECENT_ENTRIES: u64 = 300;
 /// How much more load an overload is.
-const OVERLOAD: u64 = 5;
+const OVERLOAD: u64 = 4;
 /// EIO.
 const EIO: i32 = 5;
 
