@@ -102,7 +102,7 @@ impl Plan {
             safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
-            entries_per_second: rng.between(120, 140),
+            entries_per_second: rng.between(130, 150),
             // Each entry costs a large group more datagrams: it gets them in larger batches, fewer heartbeats, rarer strikes.
             burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),

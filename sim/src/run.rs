@@ -25,6 +25,11 @@ pub struct Outcome {
     pub simulated_ns: u64,
     /// Entries acknowledged and reads answered.
     pub operations: u64,
+    /// Entries and reads that clients asked for. Faults may leave a group without a leader for most of a run, or a client
+    /// with a full window; what it asked for then is load all the same.
+    pub offered: u64,
+    /// Simulated nanoseconds of load: without the time in which clients only wait for their last answers.
+    pub load_ns: u64,
     /// Slots chosen.
     pub slots: u64,
     /// What was come by.
@@ -81,6 +86,8 @@ impl Sim {
             events: self.trace.events(),
             simulated_ns: self.now_ns,
             operations: self.operations,
+            offered: self.offered,
+            load_ns: self.load_ns,
             slots: self.checks.prefix.end().0,
             coverage: Coverage { kinds: self.frames_sent.counts(), ..self.coverage.clone() },
         }
@@ -274,6 +281,7 @@ impl Sim {
     fn load_on_for(&mut self, ns: u64) -> Checked {
         self.run_until(self.now_ns + ns)?;
         self.load_on = false;
+        self.load_ns = self.now_ns;
         Ok(())
     }
 

@@ -109,6 +109,8 @@ pub(crate) struct Sim {
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
+    pub(crate) offered: u64,
+    pub(crate) load_ns: u64,
     pub(crate) frames_sent: FramesSent,
     /// Kept for their memory between uses.
     scratch: Scratch,
@@ -144,6 +146,8 @@ impl Sim {
             overload_until_ns: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
+            offered: 0,
+            load_ns: 0,
             frames_sent: FramesSent::default(),
             scratch: Scratch::default(),
             plan: plan.clone(),
@@ -751,6 +755,7 @@ impl Sim {
         let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
+            self.offered += count;
             self.after(next_ns, Happening::Offer { client });
         }
         self.offer_now(client, count)
@@ -770,6 +775,7 @@ impl Sim {
         let mean_ns = 400_000_000;
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
+            self.offered += 1;
             self.after(next_ns, Happening::Read { client });
         }
         let tail = self.checks.sessions.entries().len() as u64;
