@@ -12,6 +12,7 @@
 //! | `net.rs`, `disk.rs` | what links and disks do |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
 //! | `checks/` | what must hold, one property a file |
+//! | `linear/` | linearizability of small histories, and the log as a sequential object |
 //! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
@@ -23,6 +24,7 @@ mod disk;
 mod fault;
 mod io;
 mod known;
+pub mod linear;
 mod net;
 mod node;
 mod payload;
