@@ -11,11 +11,13 @@
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs` | what links and disks do |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
+//! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
 //! | `linear/` | linearizability of small histories, and the log as a sequential object |
 //! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
+mod answers;
 mod chaos;
 mod checks;
 mod client;

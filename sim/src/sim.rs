@@ -1,6 +1,7 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
+use crate::answers::request_id;
 use crate::checks::{Checked, Checks, Turn, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
 use crate::coverage::Coverage;
@@ -232,7 +233,7 @@ impl Sim {
         if shard.core().unknown_slots() != Some(0) {
             self.coverage.mark("recovery found damage that hides votes");
         }
-        self.checks.restarted(node, shard.core(), shard.applied(), excused)?;
+        self.checks.restarted(node, shard.core(), shard.applied(), excused, now_ns)?;
         self.checks.logged(node, &survived, shard.log().durable_lsn())?;
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         if excused && !self.only_who_remembers(node) {
@@ -619,6 +620,10 @@ impl Sim {
             End::Client(client) => {
                 let now_ns = self.now_ns;
                 let address = self.address_of(from);
+                let node = node_at(address);
+                if let (Some(node), Client::Reader(_)) = (node, &self.clients[client]) {
+                    self.hear(client, node, &bytes)?;
+                }
                 match &mut self.clients[client] {
                     Client::Appender(appender) if appender.life() != life => {
                         self.note(What::Lost(from, to, glance, "closed"));
@@ -628,7 +633,7 @@ impl Sim {
                     Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
                 }
                 self.note(What::Arrived(from, to, glance));
-                self.drive(client)
+                self.drive_after(client, node)
             }
             End::Stranger => Ok(()),
         }
@@ -647,10 +652,13 @@ impl Sim {
 
     // Clients.
 
-    fn send_all(&mut self, client: usize, out: Vec<Outgoing>) {
+    pub(crate) fn send_all(&mut self, client: usize, out: Vec<Outgoing>) {
         for (to, bytes) in out {
             self.coverage.message(&bytes);
             if let Some(node) = node_at(to) {
+                if let Some(id) = request_id(&bytes) {
+                    self.checks.asked(client, id, node, self.now_ns);
+                }
                 self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
             }
         }
@@ -658,6 +666,11 @@ impl Sim {
 
     /// Lets a client do what is due, and arranges for its next time.
     pub(crate) fn drive(&mut self, client: usize) -> Checked {
+        self.drive_after(client, None)
+    }
+
+    /// The same, after it has heard a node: what it learns now, it has from there.
+    fn drive_after(&mut self, client: usize, heard: Option<usize>) -> Checked {
         let mut out = Vec::new();
         let next_ns = match &mut self.clients[client] {
             Client::Appender(appender) => {
@@ -674,6 +687,9 @@ impl Sim {
                 }
                 for learnt in learnt {
                     self.learnt(client, client_id, learnt, (offered, acked))?;
+                    if let (Some(node), Learnt::Acked(_, sequence, entries)) = (heard, learnt) {
+                        self.checks.node_acked(node, sequence + u64::from(entries) - 1, self.now_ns);
+                    }
                 }
                 next_ns
             }
@@ -684,6 +700,9 @@ impl Sim {
                     read += 1;
                 }
                 self.operations += u64::from(read > 0);
+                if reader.is_finished() && self.checks.reads.finished(client)? {
+                    self.coverage.mark("a read ended");
+                }
                 reader.transmit(self.now_ns, &mut out);
                 reader.next_ns()
             }
@@ -718,7 +737,7 @@ impl Sim {
                 "acknowledged entries survive",
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
             ),
-            Learnt::Opened(_) => Ok(()),
+            Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
                 if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
@@ -747,9 +766,9 @@ impl Sim {
     /// A client offers up to `count` entries.
     pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
         let now_ns = self.now_ns;
-        let times = &mut self.checks.acked;
+        let acked = &mut self.checks.acked;
         if let Client::Appender(appender) = &mut self.clients[client] {
-            appender.offer(count, now_ns, &mut |id, seq| times.offered(id, seq, now_ns));
+            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
         }
         self.drive(client)
     }
@@ -766,13 +785,14 @@ impl Sim {
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
+        if self.client_rng.percent(50) {
+            self.ask_tails(client);
+        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
-            if whole {
-                reader.begin(tail + 1, None, now_ns);
-            } else {
-                reader.begin(from, Some(count), now_ns);
-            }
+            let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
+            reader.begin(from, count, now_ns);
+            self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
     }

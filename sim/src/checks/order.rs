@@ -1,48 +1,97 @@
-//! The total order respects real time: an entry that was acknowledged before another was offered stands before it (S5).
+//! The total order respects real time: what a client knew committed before another entry was offered stands before it (S5).
 //!
-//! Source: Herlihy and Wing, "Linearizability" (1990). With unique entries and one total order given by the system, one
-//! backward pass over it is enough.
+//! Source: Herlihy and Wing, "Linearizability" (1990). Entries are unique and the system gives their total order; so an
+//! order that explains the appends is there already, and one backward pass over it (O(n log n) with the look-ups) shows
+//! whether it keeps real time. A client knows an entry committed when it is acknowledged, when a session opens with it
+//! behind it, or when a node shows it to a reader, by its bytes or by a tail that covers it.
 
 use super::sessions::Entry;
 use super::{Checked, violated};
 use std::collections::BTreeMap;
 
-/// When entries were offered first, and acknowledged first.
-#[derive(Default)]
+/// Moments in an entry's life, as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
-    all: BTreeMap<(u128, u64), (u64, Option<u64>)>,
+    /// It was offered first.
+    pub(crate) offered_ns: u64,
+    /// It was acknowledged first, with its place.
+    pub(crate) acked_ns: Option<u64>,
+    /// Somebody knew first that it is committed, with its place or without.
+    known_ns: Option<u64>,
 }
 
-impl Times {
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Order {
+    /// Of each session, from client sequence 1.
+    sessions: BTreeMap<u128, Vec<Times>>,
+    /// From sequence 1: when a reader was shown it first, or a tail that ends with it.
+    shown_ns: Vec<Option<u64>>,
+}
+
+impl Order {
     pub(crate) fn offered(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
-        self.all.entry((client_id, client_seq)).or_insert((now_ns, None));
+        let entries = self.sessions.entry(client_id).or_default();
+        if client_seq > entries.len() as u64 {
+            assert_eq!(client_seq, entries.len() as u64 + 1, "a session's entries are offered in order");
+            entries.push(Times { offered_ns: now_ns, acked_ns: None, known_ns: None });
+        }
+    }
+
+    fn entry(&mut self, client_id: u128, client_seq: u64) -> Option<&mut Times> {
+        self.sessions.get_mut(&client_id)?.get_mut((client_seq as usize).checked_sub(1)?)
     }
 
     pub(crate) fn acked(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
-        if let Some((_, acked)) = self.all.get_mut(&(client_id, client_seq)) {
-            acked.get_or_insert(now_ns);
+        if let Some(times) = self.entry(client_id, client_seq) {
+            times.acked_ns.get_or_insert(now_ns);
+            times.known_ns.get_or_insert(now_ns);
         }
+    }
+
+    /// A session says that an entry is committed, not where.
+    pub(crate) fn committed(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
+        if let Some(times) = self.entry(client_id, client_seq) {
+            times.known_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// A reader is shown that the log reaches `sequence`.
+    pub(crate) fn shown(&mut self, sequence: u64, now_ns: u64) {
+        let Some(at) = (sequence as usize).checked_sub(1) else { return };
+        if self.shown_ns.len() <= at {
+            self.shown_ns.resize(at + 1, None);
+        }
+        self.shown_ns[at].get_or_insert(now_ns);
+    }
+
+    pub(crate) fn times(&self, entry: &Entry) -> Option<&Times> {
+        self.sessions.get(&entry.client_id)?.get((entry.client_seq as usize).checked_sub(1)?)
     }
 
     /// Checks the whole order.
     pub(crate) fn check(&self, log: &[Entry]) -> Checked {
-        let mut earliest_ack: Option<(u64, usize)> = None;
+        if self.shown_ns.len() > log.len() {
+            let detail = format!("a reader was shown sequence {}, the log ends at {}", self.shown_ns.len(), log.len());
+            return violated("real-time order", detail);
+        }
+        // The first moment at which anything from here to the end was known committed, and which sequence that was.
+        let mut first_known: Option<(u64, usize)> = None;
         for (at, entry) in log.iter().enumerate().rev() {
-            let Some((offered, acked)) = self.all.get(&(entry.client_id, entry.client_seq)) else {
+            let Some(times) = self.times(entry) else {
                 return violated("real-time order", format!("sequence {} was never offered", at + 1));
             };
-            if let Some((ack, later)) = earliest_ack.filter(|(ack, _)| ack < offered) {
+            let shown_ns = self.shown_ns.get(at).copied().flatten();
+            let known_ns = [times.known_ns, shown_ns].into_iter().flatten().min();
+            first_known = first_known.into_iter().chain(known_ns.map(|ns| (ns, at))).min();
+            if let Some((known_ns, later)) = first_known.filter(|(known_ns, _)| *known_ns < times.offered_ns) {
                 let detail = format!(
-                    "sequence {} was acknowledged at {ack} ns, before sequence {} was offered at {offered} ns",
+                    "sequence {} was known committed at {known_ns} ns, before sequence {} was offered at {} ns",
                     later + 1,
-                    at + 1
+                    at + 1,
+                    times.offered_ns
                 );
                 return violated("real-time order", detail);
-            }
-            if let Some(ack) = acked
-                && earliest_ack.is_none_or(|(earliest, _)| *ack < earliest)
-            {
-                earliest_ack = Some((*ack, at));
             }
         }
         Ok(())
@@ -58,16 +107,50 @@ mod tests {
         Entry { client_id: 1, client_seq, slot: Slot(1), timestamp_ns: 0 }
     }
 
+    /// 1 from 10 to 20, 2 from 30 on, 3 from 5 on.
+    fn order() -> Order {
+        let mut order = Order::default();
+        order.offered(1, 1, 10);
+        order.acked(1, 1, 20);
+        order.offered(1, 2, 30);
+        // Clients offer in order; the checker does not count on it.
+        order.offered(1, 3, 5);
+        order
+    }
+
     #[test]
     fn an_order_against_real_time_is_found() {
-        let mut times = Times::default();
-        times.offered(1, 1, 10);
-        times.acked(1, 1, 20);
-        times.offered(1, 2, 30);
-        times.offered(1, 3, 5);
-        assert!(times.check(&[entry(1), entry(2), entry(3)]).is_ok(), "3 overlaps both");
-        assert!(times.check(&[entry(3), entry(1), entry(2)]).is_ok());
-        assert!(times.check(&[entry(2), entry(1), entry(3)]).is_err());
-        assert!(times.check(&[entry(4)]).is_err(), "out of thin air");
+        let order = order();
+        assert!(order.check(&[entry(1), entry(2), entry(3)]).is_ok(), "3 overlaps both");
+        assert!(order.check(&[entry(3), entry(1), entry(2)]).is_ok());
+        assert!(order.check(&[entry(2), entry(1), entry(3)]).is_err());
+        assert!(order.check(&[entry(4)]).is_err(), "out of thin air");
+    }
+
+    #[test]
+    fn what_a_reader_was_shown_is_known_committed() {
+        let log = [entry(3), entry(1), entry(2)];
+        let mut shown = order();
+        shown.shown(2, 25);
+        shown.shown(2, 40);
+        assert!(shown.check(&log).is_ok());
+        shown.shown(3, 29);
+        assert!(shown.check(&log).is_err(), "2 was shown before it was offered");
+        let mut covered = order();
+        covered.shown(3, 29);
+        assert!(covered.check(&[entry(1), entry(2), entry(3)]).is_err(), "2 stands before 3, which was shown before 2");
+        let mut short = order();
+        short.shown(4, 90);
+        assert!(short.check(&log).is_err(), "there is no sequence 4");
+    }
+
+    #[test]
+    fn a_session_that_opens_knows_what_is_behind_it() {
+        let log = [entry(1), entry(2), entry(3)];
+        let mut order = order();
+        order.committed(1, 3, 31);
+        assert!(order.check(&log).is_ok());
+        order.offered(1, 4, 50);
+        assert!(order.check(&[entry(4), entry(1), entry(2), entry(3)]).is_err(), "3 was known at 31");
     }
 }

@@ -12,7 +12,7 @@ use super::Spec;
 /// Entries that the object holds, at most.
 pub const CAPACITY: usize = 16;
 /// Nodes that it has views for.
-pub const VIEWS: usize = 8;
+pub const VIEWS: usize = 16;
 
 /// See the module. Entries are numbers; the first place is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
