@@ -1,12 +1,13 @@
-//! What nodes answer readers, datagram by datagram, for the checkers: the reader's core passes on less than it hears. And
-//! the questions that `check_tail` of the client library asks, put as it puts them: how far does the log of each member
+//! What nodes answer clients, datagram by datagram, for the checkers: a client's core passes on less than it hears, and an
+//! acknowledgement only in its turn, when another node than the one that sent it may have been heard since. And the
+//! questions that `check_tail` of the client library asks, put as it puts them: how far does the log of each member
 //! reach, and how does it fare? Used by the engine.
 
 use crate::checks::{Checked, Violation, violated};
 use crate::client::Outgoing;
 use crate::node::{CLUSTER, GROUP, node_address};
 use crate::sim::{Client, Sim};
-use synod_wire::client::{ReadBody, ReadEntry, ReadReplyBody, StatusBody};
+use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
 use synod_wire::frame::{Frame, Frames, Header, Kind, frame_bytes, parse_header, write_frame};
 use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -56,18 +57,6 @@ impl Answer {
         self.last[..self.kept].iter().copied()
     }
 
-    /// What an intact frame says; `None`: it is no answer of this kind; an error: it is malformed.
-    fn parse(frame: &Frame<'_>) -> Option<Result<Answer, ()>> {
-        match frame.header.kind {
-            Kind::ReadReply => Some(Answer::of_read(frame.payload).ok_or(())),
-            Kind::StatusReply => {
-                let body = StatusBody::read_from_prefix(frame.payload).map_err(|_| ());
-                Some(body.map(|(body, _)| Answer::new(body.request_id.get(), body.tail.get())))
-            }
-            _ => None,
-        }
-    }
-
     fn of_read(payload: &[u8]) -> Option<Answer> {
         let (body, mut rest) = ReadReplyBody::read_from_prefix(payload).ok()?;
         let mut answer = Answer::new(body.request_id.get(), body.tail.get());
@@ -81,6 +70,14 @@ impl Answer {
         }
         rest.is_empty().then_some(answer)
     }
+}
+
+/// The last place of each run that an acknowledgement names.
+fn acked_places(payload: &[u8]) -> Option<Vec<u64>> {
+    let (head, rest) = AckHeader::read_from_prefix(payload).ok()?;
+    let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(head.runs.get())).ok()?;
+    let last = |run: &AckRun| (run.first_sequence.get() + u64::from(run.entries.get())).checked_sub(1);
+    runs.iter().map(last).collect::<Option<Vec<u64>>>().filter(|_| rest.is_empty())
 }
 
 /// A request of a client that reads: its number.
@@ -120,20 +117,45 @@ fn question(node: usize, kind: Kind, request_id: u64, body: &[u8]) -> Outgoing {
 }
 
 impl Sim {
-    /// A reader hears a node.
+    /// A client hears a node.
     pub(crate) fn hear(&mut self, client: usize, node: usize, datagram: &[u8]) -> Checked {
-        // What is damaged on the way ends here, as it does in the reader's core.
+        // What is damaged on the way ends here, as it does in the client's core.
         for frame in Frames::new(datagram).map_while(Result::ok) {
-            match Answer::parse(&frame) {
-                None => {}
-                Some(Ok(answer)) => self.heard(client, node, &answer)?,
-                Some(Err(())) => {
-                    let detail = format!("n{node} sent c{client} a malformed {:?}", frame.header.kind);
-                    return violated("nothing corrupt served", detail);
-                }
-            }
+            self.hear_frame(client, node, &frame)?;
         }
         Ok(())
+    }
+
+    fn hear_frame(&mut self, client: usize, node: usize, frame: &Frame<'_>) -> Checked {
+        let answer = match frame.header.kind {
+            Kind::ReadReply => Answer::of_read(frame.payload),
+            Kind::StatusReply => {
+                let body = StatusBody::read_from_prefix(frame.payload).ok();
+                body.map(|(body, _)| Answer::new(body.request_id.get(), body.tail.get()))
+            }
+            Kind::Appended => match acked_places(frame.payload) {
+                Some(places) => return self.heard_acks(client, node, &places),
+                None => None,
+            },
+            _ => return Ok(()),
+        };
+        match answer {
+            Some(answer) => self.heard(client, node, &answer),
+            None => {
+                let detail = format!("n{node} sent c{client} a malformed {:?}", frame.header.kind);
+                violated("nothing corrupt served", detail)
+            }
+        }
+    }
+
+    fn heard_acks(&mut self, client: usize, node: usize, places: &[u64]) -> Checked {
+        match places.iter().find(|place| !self.checks.node_acked(node, **place, self.now_ns)) {
+            None => Ok(()),
+            Some(place) => violated(
+                "acknowledged entries survive",
+                format!("n{node} acknowledged to c{client} what has the place {place}, where nobody's entry is"),
+            ),
+        }
     }
 
     fn heard(&mut self, client: usize, node: usize, answer: &Answer) -> Result<(), Violation> {
@@ -163,6 +185,7 @@ impl Sim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::little_endian::U128;
 
     #[test]
     fn an_answer_keeps_its_last_entries() {
@@ -190,6 +213,23 @@ mod tests {
         assert_eq!(answer.labels().collect::<Vec<_>>(), [(2, Label(seven, seven))]);
         assert_eq!(Answer::of_read(&bytes[..bytes.len() - 1]), None, "cut");
         assert_eq!(Answer::of_read(&[&bytes[..], &[0]].concat()), None, "with something behind");
+    }
+
+    #[test]
+    fn acknowledgements_name_the_last_place_of_each_run() {
+        let head =
+            AckHeader { client_id: U128::new(1), runs: U16::new(2), durability: 1, reserved: 0, credit: U32::new(9) };
+        let run = |first_sequence, entries| AckRun {
+            first_seq: U64::new(1),
+            first_sequence: U64::new(first_sequence),
+            timestamp_ns: U64::new(1),
+            entries: U32::new(entries),
+            reserved: U32::ZERO,
+        };
+        let bytes = [head.as_bytes(), run(5, 3).as_bytes(), run(20, 1).as_bytes()].concat();
+        assert_eq!(acked_places(&bytes), Some(vec![7, 20]));
+        assert_eq!(acked_places(&bytes[..bytes.len() - 1]), None, "cut");
+        assert_eq!(acked_places(&[&bytes[..], &[0]].concat()), None, "with something behind");
     }
 
     #[test]

@@ -620,10 +620,6 @@ impl Sim {
             End::Client(client) => {
                 let now_ns = self.now_ns;
                 let address = self.address_of(from);
-                let node = node_at(address);
-                if let (Some(node), Client::Reader(_)) = (node, &self.clients[client]) {
-                    self.hear(client, node, &bytes)?;
-                }
                 match &mut self.clients[client] {
                     Client::Appender(appender) if appender.life() != life => {
                         self.note(What::Lost(from, to, glance, "closed"));
@@ -633,7 +629,10 @@ impl Sim {
                     Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
                 }
                 self.note(What::Arrived(from, to, glance));
-                self.drive_after(client, node)
+                if let Some(node) = node_at(address) {
+                    self.hear(client, node, &bytes)?;
+                }
+                self.drive(client)
             }
             End::Stranger => Ok(()),
         }
@@ -666,11 +665,6 @@ impl Sim {
 
     /// Lets a client do what is due, and arranges for its next time.
     pub(crate) fn drive(&mut self, client: usize) -> Checked {
-        self.drive_after(client, None)
-    }
-
-    /// The same, after it has heard a node: what it learns now, it has from there.
-    fn drive_after(&mut self, client: usize, heard: Option<usize>) -> Checked {
         let mut out = Vec::new();
         let next_ns = match &mut self.clients[client] {
             Client::Appender(appender) => {
@@ -687,9 +681,6 @@ impl Sim {
                 }
                 for learnt in learnt {
                     self.learnt(client, client_id, learnt, (offered, acked))?;
-                    if let (Some(node), Learnt::Acked(_, sequence, entries)) = (heard, learnt) {
-                        self.checks.node_acked(node, sequence + u64::from(entries) - 1, self.now_ns);
-                    }
                 }
                 next_ns
             }

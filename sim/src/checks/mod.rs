@@ -116,15 +116,14 @@ impl Checks {
         Ok(first)
     }
 
-    /// A node acknowledged the first to the last of some entries, the last of which has this place.
-    pub(crate) fn node_acked(&mut self, node: usize, sequence: u64, now_ns: u64) {
-        let entry = self.sessions.entries().get(sequence as usize - 1);
-        let Some(offered_ns) = entry.and_then(|entry| self.acked.order.times(entry)).map(|times| times.offered_ns)
-        else {
-            return;
-        };
+    /// A client hears a node acknowledge the entry at a place. False: there is none, or nobody offered it.
+    pub(crate) fn node_acked(&mut self, node: usize, sequence: u64, now_ns: u64) -> bool {
+        let entry = (sequence as usize).checked_sub(1).and_then(|at| self.sessions.entries().get(at));
+        let Some(times) = entry.and_then(|entry| self.acked.order.times(entry)) else { return false };
+        let offered_ns = times.offered_ns;
         self.views.acked(node, sequence, offered_ns);
         self.linear.acked(node, sequence, offered_ns, now_ns);
+        true
     }
 
     /// A reader sends a request to a node.
