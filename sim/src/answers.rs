@@ -178,7 +178,7 @@ impl Sim {
         if let Client::Reader(reader) = &mut self.clients[client] {
             (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node)));
         }
-        self.send_all(client, out);
+        self.send_all(client, &mut out);
     }
 }
 

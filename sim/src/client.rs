@@ -47,6 +47,7 @@ pub(crate) struct Appender {
     opened: bool,
     payloads: Payloads,
     entry: Vec<u8>,
+    datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
 fn members(count: usize, first: usize) -> Vec<(NodeId, SocketAddrV4)> {
@@ -86,6 +87,7 @@ impl Appender {
             opened: false,
             payloads: Payloads::new(plan),
             entry: Vec::new(),
+            datagram: Box::new([0; DATAGRAM_BYTES]),
         }
     }
 
@@ -132,9 +134,8 @@ impl Appender {
 
     /// Does what is due: datagrams to send, and what was learnt.
     pub(crate) fn drive(&mut self, now_ns: u64, out: &mut Vec<Outgoing>, learnt: &mut Vec<Learnt>) {
-        let mut buffer = [0; DATAGRAM_BYTES];
-        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut buffer) {
-            out.push((to, buffer[..bytes].into()));
+        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
+            out.push((to, self.datagram[..bytes].into()));
         }
         while let Some(event) = self.core.poll_event() {
             match event {
@@ -189,6 +190,7 @@ pub(crate) struct Reader {
     core: ReadCore,
     /// The number of the next question of its own.
     next_question: u64,
+    datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
 impl Reader {
@@ -196,7 +198,7 @@ impl Reader {
         let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
         let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
         let core = ReadCore::new(CLUSTER, GROUP, members, options).expect("the options are valid");
-        Reader { index, core, next_question: OWN_REQUESTS }
+        Reader { index, core, next_question: OWN_REQUESTS, datagram: Box::new([0; DATAGRAM_BYTES]) }
     }
 
     pub(crate) fn address(&self) -> SocketAddrV4 {
@@ -216,9 +218,8 @@ impl Reader {
     }
 
     pub(crate) fn transmit(&mut self, now_ns: u64, out: &mut Vec<Outgoing>) {
-        let mut buffer = [0; DATAGRAM_BYTES];
-        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut buffer) {
-            out.push((to, buffer[..bytes].into()));
+        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
+            out.push((to, self.datagram[..bytes].into()));
         }
     }
 

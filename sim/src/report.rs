@@ -1,8 +1,10 @@
 //! What the command line prints: totals of many runs, and failures.
 
+use crate::pace::Pace;
+use crate::worker::Passed;
 use std::fmt::Write;
 use std::time::Instant;
-use synod_sim::{Coverage, Failure, Fault, Outcome, Plan, Profile};
+use synod_sim::{Coverage, Failure, Fault, Plan, Profile};
 use synod_wire::frame::Kind;
 
 /// Sums over runs.
@@ -14,6 +16,10 @@ pub(crate) struct Total {
     operations: u64,
     slots: u64,
     coverage: Coverage,
+    pace: Pace,
+    jobs: usize,
+    /// Seeds that failed, if the caller goes on after them.
+    pub(crate) failed: Vec<u64>,
 }
 
 /// Kinds that are written to a log only, or that a later step of the project will send.
@@ -32,8 +38,10 @@ const NOT_SENT: [Kind; 11] = [
 ];
 
 impl Total {
-    pub(crate) fn new() -> Total {
+    pub(crate) fn new(jobs: usize) -> Total {
         Total {
+            jobs,
+            failed: Vec::new(),
             began: Instant::now(),
             runs: 0,
             events: 0,
@@ -41,10 +49,13 @@ impl Total {
             operations: 0,
             slots: 0,
             coverage: Coverage::default(),
+            pace: Pace::default(),
         }
     }
 
-    pub(crate) fn add(&mut self, outcome: &Outcome) {
+    pub(crate) fn add(&mut self, seed: u64, passed: &Passed) {
+        let outcome = &passed.outcome;
+        self.pace.add(seed, outcome, passed.cpu_ns);
         self.runs += 1;
         self.events += outcome.events;
         self.simulated_ns += outcome.simulated_ns;
@@ -72,21 +83,43 @@ impl Total {
         )
     }
 
+    /// For programs.
+    pub(crate) fn json(&self, profile: Profile) -> serde_json::Value {
+        serde_json::json!({
+            "profile": profile,
+            "seeds_passed": self.runs,
+            "seeds_failed": self.failed,
+            "jobs": self.jobs,
+            "elapsed_seconds": self.began.elapsed().as_secs_f64(),
+            "simulated_seconds": self.simulated_ns as f64 / 1e9,
+            "speed_up": self.speed(),
+            "pace": self.pace.json(),
+            "events": self.events,
+            "operations": self.operations,
+            "slots": self.slots,
+            "coverage": self.coverage,
+            "never_seen": self.missed(profile),
+        })
+    }
+
     /// For the end.
     pub(crate) fn report(&self, profile: Profile) -> String {
         let mut out = String::new();
         let seconds = self.simulated_ns as f64 / 1e9;
         let _ = writeln!(
             out,
-            "{} seeds passed: {seconds:.0} s simulated in {:.1} s ({:.0}x), {} events, {} slots, {} operations ({:.0} a simulated second)",
+            "{} seeds passed, {} failed: {seconds:.0} s simulated in {:.1} s ({:.0}x, {} at a time), {} events, {} slots, {} operations ({:.0} a simulated second)",
             self.runs,
+            self.failed.len(),
             self.began.elapsed().as_secs_f64(),
             self.speed(),
+            self.jobs,
             self.events,
             self.slots,
             self.operations,
             self.operations as f64 / seconds.max(1e-9)
         );
+        out.push_str(&self.pace.lines());
         for (fault, count) in &self.coverage.faults {
             let _ = writeln!(out, "  fault {:<30} {count:>10}", fault.to_string());
         }

@@ -42,11 +42,10 @@ use crate::shard::status::{Bad, Counters};
 use jobs::{Done, Job};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
-use synod_wal::{Log, LogError};
+use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::Counter;
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
@@ -64,7 +63,7 @@ pub struct Settings {
     /// All members with their clients' addresses for this group, in the order of the reactor's peers' table.
     pub members: Vec<(NodeId, SocketAddrV4)>,
     /// The group's directory.
-    pub dir: PathBuf,
+    pub dir: Dir,
     /// The largest batch; a datagram is one header larger.
     pub max_batch_bytes: usize,
     /// The core that the shard is pinned to, for the status.
@@ -173,7 +172,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
-            waiters: Waiters::new(),
+            waiters: Waiters::new(settings.max_datagram_bytes()),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
@@ -393,7 +392,16 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// When the next turn is due if nothing happens before: what [`Shard::turn`] waits for.
     pub fn deadline_ns(&self) -> u64 {
-        let core_ns = if self.is_full() { self.segment_retry_ns } else { self.core.poll_timeout() };
+        if self.recover_again {
+            // The state in memory has come to its end; what is awaited is the log's write, an event.
+            return u64::MAX;
+        }
+        let waits_for_log = self.log.in_flight() && self.log.room() < self.step_bytes();
+        let core_ns = match self.is_full() {
+            true => self.segment_retry_ns,
+            false if waits_for_log => u64::MAX,
+            false => self.core.poll_timeout(),
+        };
         core_ns.min(self.waiters.next_ns()).min(self.idle_mark_at_ns)
     }
 

@@ -163,7 +163,7 @@ impl Piece {
         let times = order.times(entry).expect("the order was checked: every entry was offered");
         let place = self.calls.len() as u8 + 1;
         let op = LogOp::Append(self.name(label(entry.client_id, entry.client_seq)));
-        let returned = times.acked_ns.map(|at_ns| (at_ns, LogRet::At(place)));
+        let returned = times.acked_ns().map(|at_ns| (at_ns, LogRet::At(place)));
         self.calls.push(Call { op, began_ns: times.offered_ns, returned });
     }
 

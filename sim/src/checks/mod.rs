@@ -21,7 +21,8 @@ use crate::disk::Logged;
 use crate::payload::Payloads;
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
-use synod_paxos::{Replica, invariants};
+use synod_paxos::Replica;
+use synod_paxos::invariants::{self, Before};
 use synod_wire::{Ballot, Lsn, Slot};
 
 /// A property that did not hold.
@@ -52,7 +53,7 @@ pub(crate) struct Checks {
     pub(crate) views: views::Views,
     pub(crate) linear: linear::Linear,
     pub(crate) bounds: bounds::Bounds,
-    before: Vec<Option<Replica>>,
+    before: Vec<Option<Before>>,
 }
 
 impl Checks {
@@ -82,7 +83,7 @@ impl Checks {
     ) -> Checked {
         self.views.restarted(node, now_ns);
         self.linear.restarted(node, now_ns);
-        self.before[node] = Some(core.clone());
+        self.before[node] = Some(Before::of(core));
         self.prefix.restarted(node, applied);
         self.ballots.restarted(node, core, excused)
     }
@@ -90,12 +91,12 @@ impl Checks {
     /// A node has taken a turn. The core's own invariants panic.
     pub(crate) fn stepped(&mut self, node: usize, core: &Replica) {
         invariants::check_state(core);
-        if let Some(before) = &self.before[node] {
-            invariants::check_step(before, core);
-        }
         match &mut self.before[node] {
-            Some(before) => before.clone_from(core),
-            none => *none = Some(core.clone()),
+            Some(before) => {
+                before.check_step(core);
+                before.follow(core);
+            }
+            none => *none = Some(Before::of(core)),
         }
     }
 

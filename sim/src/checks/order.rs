@@ -15,9 +15,19 @@ pub(crate) struct Times {
     /// It was offered first.
     pub(crate) offered_ns: u64,
     /// It was acknowledged first, with its place.
-    pub(crate) acked_ns: Option<u64>,
+    acked_ns: u64,
     /// Somebody knew first that it is committed, with its place or without.
-    known_ns: Option<u64>,
+    known_ns: u64,
+}
+
+/// Not yet, or never.
+const NEVER: u64 = u64::MAX;
+
+impl Times {
+    /// When it was acknowledged first, if it was.
+    pub(crate) fn acked_ns(&self) -> Option<u64> {
+        Some(self.acked_ns).filter(|at_ns| *at_ns != NEVER)
+    }
 }
 
 /// See the module.
@@ -26,7 +36,7 @@ pub(crate) struct Order {
     /// Of each session, from client sequence 1.
     sessions: BTreeMap<u128, Vec<Times>>,
     /// From sequence 1: when a reader was shown it first, or a tail that ends with it.
-    shown_ns: Vec<Option<u64>>,
+    shown_ns: Vec<u64>,
 }
 
 impl Order {
@@ -34,7 +44,7 @@ impl Order {
         let entries = self.sessions.entry(client_id).or_default();
         if client_seq > entries.len() as u64 {
             assert_eq!(client_seq, entries.len() as u64 + 1, "a session's entries are offered in order");
-            entries.push(Times { offered_ns: now_ns, acked_ns: None, known_ns: None });
+            entries.push(Times { offered_ns: now_ns, acked_ns: NEVER, known_ns: NEVER });
         }
     }
 
@@ -44,15 +54,15 @@ impl Order {
 
     pub(crate) fn acked(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
         if let Some(times) = self.entry(client_id, client_seq) {
-            times.acked_ns.get_or_insert(now_ns);
-            times.known_ns.get_or_insert(now_ns);
+            times.acked_ns = times.acked_ns.min(now_ns);
+            times.known_ns = times.known_ns.min(now_ns);
         }
     }
 
     /// A session says that an entry is committed, not where.
     pub(crate) fn committed(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
         if let Some(times) = self.entry(client_id, client_seq) {
-            times.known_ns.get_or_insert(now_ns);
+            times.known_ns = times.known_ns.min(now_ns);
         }
     }
 
@@ -60,9 +70,9 @@ impl Order {
     pub(crate) fn shown(&mut self, sequence: u64, now_ns: u64) {
         let Some(at) = (sequence as usize).checked_sub(1) else { return };
         if self.shown_ns.len() <= at {
-            self.shown_ns.resize(at + 1, None);
+            self.shown_ns.resize(at + 1, NEVER);
         }
-        self.shown_ns[at].get_or_insert(now_ns);
+        self.shown_ns[at] = self.shown_ns[at].min(now_ns);
     }
 
     pub(crate) fn times(&self, entry: &Entry) -> Option<&Times> {
@@ -76,15 +86,15 @@ impl Order {
             return violated("real-time order", detail);
         }
         // The first moment at which anything from here to the end was known committed, and which sequence that was.
-        let mut first_known: Option<(u64, usize)> = None;
+        let mut first_known = (NEVER, 0);
         for (at, entry) in log.iter().enumerate().rev() {
             let Some(times) = self.times(entry) else {
                 return violated("real-time order", format!("sequence {} was never offered", at + 1));
             };
-            let shown_ns = self.shown_ns.get(at).copied().flatten();
-            let known_ns = [times.known_ns, shown_ns].into_iter().flatten().min();
-            first_known = first_known.into_iter().chain(known_ns.map(|ns| (ns, at))).min();
-            if let Some((known_ns, later)) = first_known.filter(|(known_ns, _)| *known_ns < times.offered_ns) {
+            let shown_ns = self.shown_ns.get(at).copied().unwrap_or(NEVER);
+            first_known = first_known.min((times.known_ns.min(shown_ns), at));
+            let (known_ns, later) = first_known;
+            if known_ns < times.offered_ns {
                 let detail = format!(
                     "sequence {} was known committed at {known_ns} ns, before sequence {} was offered at {} ns",
                     later + 1,
