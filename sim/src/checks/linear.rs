@@ -18,7 +18,7 @@ use crate::linear::{self, Call, Log, LogOp, LogRet, MAX_CALLS, VIEWS, Verdict};
 use crate::rng::Rng;
 
 /// Pieces of one run.
-const PIECES: usize = 40;
+const PIECES: usize = 160;
 /// Places of the log in a piece, at most.
 const MAX_PLACES: u64 = 6;
 /// Answers in a piece, at most.

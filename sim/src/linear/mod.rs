@@ -86,22 +86,23 @@ struct Search<'a, S: Spec> {
     longest: Vec<usize>,
 }
 
+/// The set of those for which it is true.
+fn set(members: impl Iterator<Item = bool>) -> u64 {
+    members.enumerate().fold(0, |set, (at, is_in)| set | u64::from(is_in) << at)
+}
+
 impl<'a, S: Spec> Search<'a, S> {
     fn new(calls: &'a [Call<S::Op, S::Ret>], max_states: usize) -> Search<'a, S> {
-        let end_ns = |call: &Call<S::Op, S::Ret>| call.returned.as_ref().map(|(at_ns, _)| *at_ns);
-        let set_of = |is_in: &dyn Fn(&Call<S::Op, S::Ret>) -> bool| {
-            calls.iter().enumerate().filter(|(_, call)| is_in(call)).fold(0, |set, (at, _)| set | 1 << at)
-        };
+        let ends_ns: Vec<Option<u64>> =
+            calls.iter().map(|call| call.returned.as_ref().map(|(at_ns, _)| *at_ns)).collect();
+        let over_before = |moment_ns: u64| set(ends_ns.iter().map(|end| end.is_some_and(|end_ns| end_ns < moment_ns)));
         let mut candidates: Vec<usize> = (0..calls.len()).collect();
-        candidates.sort_by_key(|at| end_ns(&calls[*at]).unwrap_or(u64::MAX));
+        candidates.sort_by_key(|at| ends_ns[*at].unwrap_or(u64::MAX));
         Search {
             calls,
             candidates,
-            before: calls
-                .iter()
-                .map(|call| set_of(&|other| end_ns(other).is_some_and(|ended_ns| ended_ns < call.began_ns)))
-                .collect(),
-            returned: set_of(&|call| call.returned.is_some()),
+            before: calls.iter().map(|call| over_before(call.began_ns)).collect(),
+            returned: set(ends_ns.iter().map(Option::is_some)),
             tried: BTreeSet::new(),
             max_states,
             order: Vec::new(),
