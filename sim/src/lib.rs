@@ -12,10 +12,13 @@
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
+//! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
+//! | `linear/` | linearizability of small histories, and the log as a sequential object |
 //! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
+mod answers;
 mod chaos;
 mod checks;
 mod client;
@@ -24,6 +27,7 @@ mod disk;
 mod fault;
 mod io;
 mod known;
+pub mod linear;
 mod net;
 mod node;
 mod payload;

@@ -1,6 +1,7 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
+use crate::answers::request_id;
 use crate::checks::{Checked, Checks, Turn, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
 use crate::coverage::{Coverage, FramesSent};
@@ -247,7 +248,7 @@ impl Sim {
         if shard.core().unknown_slots() != Some(0) {
             self.coverage.mark("recovery found damage that hides votes");
         }
-        self.checks.restarted(node, shard.core(), shard.applied(), excused)?;
+        self.checks.restarted(node, shard.core(), shard.applied(), excused, now_ns)?;
         self.checks.logged(node, &survived, shard.log().durable_lsn())?;
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         if excused && !self.only_who_remembers(node) {
@@ -642,6 +643,9 @@ impl Sim {
                     Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
                 }
                 self.note(What::Arrived(from, to, glance));
+                if let Some(node) = node_at(address) {
+                    self.hear(client, node, &bytes)?;
+                }
                 self.drive(client)
             }
             End::Stranger => Ok(()),
@@ -661,10 +665,13 @@ impl Sim {
 
     // Clients.
 
-    fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
+    pub(crate) fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
         for (to, bytes) in out.drain(..) {
             self.frames_sent.message(&bytes);
             if let Some(node) = node_at(to) {
+                if let Some(id) = request_id(&bytes) {
+                    self.checks.asked(client, id, node, self.now_ns);
+                }
                 self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
             }
         }
@@ -699,6 +706,9 @@ impl Sim {
                     read += 1;
                 }
                 self.operations += u64::from(read > 0);
+                if reader.is_finished() && self.checks.reads.finished(client)? {
+                    self.coverage.mark("a read ended");
+                }
                 reader.transmit(self.now_ns, &mut out);
                 reader.next_ns()
             }
@@ -733,7 +743,7 @@ impl Sim {
                 "acknowledged entries survive",
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
             ),
-            Learnt::Opened(_) => Ok(()),
+            Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
                 if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
@@ -764,9 +774,9 @@ impl Sim {
     /// A client offers up to `count` entries.
     pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
         let now_ns = self.now_ns;
-        let times = &mut self.checks.acked;
+        let acked = &mut self.checks.acked;
         if let Client::Appender(appender) = &mut self.clients[client] {
-            appender.offer(count, now_ns, &mut |id, seq| times.offered(id, seq, now_ns));
+            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
         }
         self.drive(client)
     }
@@ -784,13 +794,14 @@ impl Sim {
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
+        if self.client_rng.percent(50) {
+            self.ask_tails(client);
+        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
-            if whole {
-                reader.begin(tail + 1, None, now_ns);
-            } else {
-                reader.begin(from, Some(count), now_ns);
-            }
+            let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
+            reader.begin(from, count, now_ns);
+            self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
     }
