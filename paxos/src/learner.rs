@@ -94,7 +94,8 @@ impl Replica {
             self.out.push_back(Output::Deliver { slot });
             self.prefix_lsn = self.prefix_lsn.max(state.accepted.map_or(Lsn::ZERO, |held| held.lsn));
             let barrier = state.accepted.filter(|held| held.barrier);
-            if barrier.is_some_and(|held| held.ballot > self.recovered_promise) {
+            let any = mutant("any_barrier_clears_unknown");
+            if barrier.is_some_and(|held| any || held.ballot > self.recovered_promise) {
                 // Phase 1 of that ballot found all that could be chosen without what damage hides here, and this node
                 // knows the outcome: above the barrier no older ballot matters.
                 self.unknown_all = false;
@@ -147,7 +148,8 @@ impl Replica {
     }
 
     pub(crate) fn on_fetch_chosen(&mut self, from: NodeId, first: Slot, last: Slot) {
-        let last = last.min(self.prefix).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
+        let held = if mutant("unchosen_served_as_learnt") { self.window.last() } else { self.prefix };
+        let last = last.min(held).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
         if first.0 >= 1 && first <= last {
             self.out.push_back(Output::ServeCatchUp { to: from, first, last });
         }

@@ -1,6 +1,7 @@
 //! The slots above the delivered prefix.
 
 use alloc::collections::VecDeque;
+use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeSet, Slot};
 
 /// What this node holds at a slot.
@@ -69,7 +70,9 @@ impl Window {
 
     /// Removes the first slot if it is chosen.
     pub(crate) fn pop_chosen(&mut self) -> Option<(Slot, SlotState)> {
-        if !self.slots.front()?.chosen {
+        let front = self.slots.front()?;
+        let implied = mutant("chosen_implies_all_below") && front.accepted.is_some();
+        if !front.chosen && !(implied && self.slots.get(1).is_some_and(|next| next.chosen)) {
             return None;
         }
         let slot = self.base;

@@ -27,7 +27,7 @@ mod uring;
 mod wait;
 mod wake;
 
-pub use arena::{Arena, Slice};
+pub use arena::{Arena, Loan, Slice};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 #[cfg(not(loom))]
 pub use settings::{Settings, Stats, WRITES_MAX};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use synod::shard::jobs::{Done, Job, MAX_JOBS};
-use synod_ring::{Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket};
+use synod_ring::{Event, FILE_SLOTS, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
 
 /// Receive buffers of each socket.
 pub(crate) const RX_BUFFERS: usize = 128;

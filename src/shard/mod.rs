@@ -319,7 +319,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
         let header = &frame.header;
         let member = self.settings.members.iter().any(|(node, _)| *node == header.from);
-        if header.cluster != self.settings.cluster {
+        if header.cluster != self.settings.cluster && !mutant("foreign_cluster_heard") {
             return Err(Bad::ForeignCluster);
         }
         if header.group != self.settings.group || !member || header.from == self.settings.me {
@@ -339,7 +339,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         while let Some(output) = self.core.poll_output() {
             self.carry_out(output, value)?;
         }
-        if role == Role::Leader && self.core.role() != Role::Leader {
+        if role == Role::Leader && self.core.role() != Role::Leader && !mutant("admission_outlives_leadership") {
             self.admission.clear();
         }
         Ok(())

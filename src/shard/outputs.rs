@@ -7,6 +7,7 @@ use synod_ring::Io;
 use synod_wal::Place;
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
 use synod_wire::client::Counter;
+use synod_wire::mutant::mutant;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
 use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
@@ -119,7 +120,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn send_parked(&mut self, durable: Lsn) {
         for _ in 0..self.parked.len() {
             let Some(parked) = self.parked.pop_front() else { break };
-            if parked.after <= durable {
+            if parked.after <= durable || mutant("any_sync_releases_all") {
                 self.send(parked.to, &parked.message);
             } else {
                 self.parked.push_back(parked);

@@ -9,6 +9,7 @@ use synod_ring::Io;
 use synod_wire::batch::Batch;
 use synod_wire::client::Counter;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
+use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, NodeSet, Sequence, Slot};
 
 /// Reads held at the tail; one more is answered at once, with nothing.
@@ -119,7 +120,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let mut writer = ReadWriter::new(request, self.machine.tail().0);
         let mut buffer = [0; 65_536];
         let out = &mut buffer[..self.settings.max_datagram_bytes()];
-        for slot in (first.0..=applied.0).map(Slot) {
+        let last = if mutant("reads_beyond_applied") { self.core.highest_held() } else { applied };
+        for slot in (first.0..=last.0).map(Slot) {
             let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
             let Ok(batch) = Batch::parse(payload) else { break };
             let mut going = true;
