@@ -9,7 +9,7 @@
 //! | `script.rs` | scenarios as text, in `sim/scenarios` |
 //! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
-//! | `net.rs`, `disk.rs` | what links and disks do |
+//! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
 //! | `checks/` | what must hold, one property a file |
 //! | `known.rs` | the bugs that mutants put back |
@@ -31,6 +31,7 @@ mod rng;
 mod run;
 mod script;
 mod sim;
+mod storage;
 mod trace;
 
 pub use checks::Violation;
@@ -39,5 +40,5 @@ pub use fault::{Area, Fault, Style};
 pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
-pub use run::{DISKS_VARIABLE, Failure, Outcome, disks, run};
+pub use run::{Failure, Outcome, run};
 pub use script::{Step, scenario};

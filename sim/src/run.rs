@@ -10,7 +10,6 @@ use crate::plan::Plan;
 use crate::sim::{Client, Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use synod_paxos::Role;
 use synod_wire::Slot;
 
@@ -57,27 +56,13 @@ const LOOK_NS: u64 = 10_000_000;
 /// Events in a failure's report.
 const REPORTED: usize = 60;
 
-/// Where simulated disks lie instead of the usual place; a supervisor removes what a worker that died left there.
-pub const DISKS_VARIABLE: &str = "SYNOD_SIM_DISKS";
-
-/// A place for simulated disks: memory, if there is a file system of it.
-pub fn disks() -> std::io::Result<tempfile::TempDir> {
-    let memory = std::env::var_os(DISKS_VARIABLE).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
-    let builder = tempfile::Builder::new().prefix("synod-sim-").to_owned();
-    match builder.tempdir_in(&memory) {
-        Ok(dir) => Ok(dir),
-        Err(_) => builder.tempdir(),
-    }
-}
-
 /// Runs a plan. `print` writes every event to the standard output.
 ///
 /// # Panics
-/// If an assertion of the product fails, or there is no place for the simulated disks.
+/// If an assertion of the product fails.
 pub fn run(plan: &Plan, print: bool) -> Result<Outcome, Box<Failure>> {
     crate::known::switch_on(plan.mutant.as_deref());
-    let dir = disks().expect("a place for the simulated disks, /dev/shm or the temporary directory");
-    let mut sim = Sim::new(plan, dir.path(), print);
+    let mut sim = Sim::new(plan, print);
     let result = sim.whole();
     match result {
         Ok(()) => Ok(sim.outcome()),
@@ -119,7 +104,7 @@ impl Sim {
         for node in 0..self.plan.nodes {
             let incarnation = self.rng.word().max(1);
             let plan = self.plan.clone();
-            self.nodes[node].format(&plan, incarnation).expect("tmpfs takes a log");
+            self.nodes[node].format(&plan, incarnation).expect("memory takes a log");
             let at_ns = self.rng.below(50_000_000);
             self.at(at_ns, Happening::Start { node });
         }

@@ -130,13 +130,13 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(plan: &Plan, dir: &std::path::Path, print: bool) -> Sim {
+    pub(crate) fn new(plan: &Plan, print: bool) -> Sim {
         let seed = plan.seed;
         Sim {
             now_ns: 0,
             queue: BinaryHeap::with_capacity(4_096),
             next_number: 0,
-            nodes: (0..plan.nodes).map(|node| Node::new(node, dir.join(format!("n{node}")))).collect(),
+            nodes: (0..plan.nodes).map(Node::new).collect(),
             clients: Vec::new(),
             wakes: vec![None; plan.clients + plan.readers],
             net: Network::new(plan),
@@ -266,7 +266,7 @@ impl Sim {
         let this = &mut self.nodes[node];
         this.stop();
         let how = Crash { chaos: self.chaos_on, power, may_damage };
-        let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("tmpfs takes writes");
+        let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
         if tally.damaged {
             this.damaged = true;
@@ -495,7 +495,7 @@ impl Sim {
             this.write_failed = true;
             self.coverage.fault(Fault::SyncError);
             // What such a write leaves behind is anybody's guess.
-            this.disk.fail(write, &mut self.disk_rng).expect("tmpfs takes writes");
+            this.disk.fail(write, &mut self.disk_rng).expect("memory takes writes");
             Err(EIO)
         } else {
             let all = write.bytes.len();
@@ -506,7 +506,7 @@ impl Sim {
             if short {
                 self.coverage.fault(Fault::ShortWrite);
             }
-            this.disk.complete(write, bytes).expect("tmpfs takes writes");
+            this.disk.complete(write, bytes).expect("memory takes writes");
             Ok(bytes)
         };
         this.port.borrow_mut().inbox.push_back(Arrival::Written { token, result });
@@ -531,10 +531,11 @@ impl Sim {
         }
         let Some(job) = this.jobs.remove(&id) else { return };
         let fails = self.chaos_on && self.disk_rng.ppm(self.plan.rate(Fault::ReadError));
-        let unreadable = || LogError::NotFormatted { dir: this.dir.clone() };
+        let unreadable = || LogError::NotFormatted { dir: this.dir.path().to_path_buf() };
         let (name, done) = match job {
             Job::PrepareSegment(_) if self.now_ns < this.disk.no_space_until_ns => {
-                let error = LogError::NoSpace { path: this.dir.clone(), bytes: crate::node::SEGMENT_BYTES };
+                let error =
+                    LogError::NoSpace { path: this.dir.path().to_path_buf(), bytes: crate::node::SEGMENT_BYTES };
                 ("no space for a segment", Done::Segment(Err(error)))
             }
             Job::Read(request, _) if fails => ("a read fails", Done::Read(request, Err(unreadable()))),
