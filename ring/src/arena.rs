@@ -61,16 +61,15 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// Whether the memory still holds `bytes`.
+    /// What the memory holds now.
     ///
     /// # Safety
-    /// The arena is not being written meanwhile: its owner lives in this thread and no borrow of [`Arena::get_mut`] is
-    /// held.
-    pub unsafe fn holds(&self, bytes: &[u8]) -> bool {
+    /// The arena is not written while the bytes are borrowed: its owner lives in this thread, and holds no borrow of
+    /// [`Arena::get_mut`] meanwhile.
+    pub unsafe fn bytes(&self) -> &[u8] {
         // SAFETY: in bounds (the slice was), initialised (mmap zeroes), mapped (by the reference count), and by the
         // caller's promise nobody writes while this borrow lasts.
-        let now = unsafe { std::slice::from_raw_parts(self.mapping.base().add(self.start), self.len) };
-        now == bytes
+        unsafe { std::slice::from_raw_parts(self.mapping.base().add(self.start), self.len) }
     }
 }
 

@@ -30,12 +30,8 @@ mod uring;
 mod wait;
 mod wake;
 
-<<<<<<< HEAD
 pub use arena::{Arena, Loan, Slice};
-=======
-pub use arena::{Arena, Slice};
 pub use file::{BlockFile, Reading, View};
->>>>>>> main
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 #[cfg(not(loom))]
 pub use settings::{Settings, Stats, WRITES_MAX};

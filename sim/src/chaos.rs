@@ -5,6 +5,7 @@ use crate::checks::Checked;
 
 use crate::disk::{Flush, SECTOR_BYTES, place};
 use crate::fault::{Fault, Style};
+use crate::history::Old;
 use crate::node::{CLUSTER, GROUP, Health, SEGMENT_BYTES};
 use crate::sim::{Client, Happening, Sim};
 use crate::storage::MemoryDir;
@@ -18,6 +19,11 @@ use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
 const SPELL_MEAN_NS: u64 = 1_500_000_000;
 /// Datagrams of one flood.
 const FLOOD: usize = 300;
+/// A process that is killed at its work is so within so many sends and writes: a few turns.
+const KILL_WITHIN_EFFECTS: u64 = 100;
+/// Old datagrams that reach a node around its election, at most, and how long after its beginning on average.
+const LATE_ANSWERS: u64 = 60;
+const LATE_MEAN_NS: u64 = 20_000_000;
 /// An hour.
 const HOUR_NS: i64 = 3_600_000_000_000;
 
@@ -65,13 +71,15 @@ impl Sim {
             Fault::WallJump | Fault::Drift => self.strike_clock(fault),
             Fault::Pause | Fault::PauseLeader | Fault::SlowCore => self.strike_process(fault),
             Fault::Kill => {
-                let node = self.some_node();
-                self.struck(fault, format!("kills n{node}"));
-                return self.kill(node, false);
+                return self.strike_kill();
             }
             Fault::PowerCut => {
                 self.struck(fault, "the power fails".to_owned());
                 return (0..self.plan.nodes).try_for_each(|node| self.kill(node, true));
+            }
+            Fault::Replay if self.chaos.percent(50) => {
+                self.note(What::World(format!("{fault}: old datagrams wait for the next election")));
+                self.replay_at_election = true;
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
@@ -200,6 +208,21 @@ impl Sim {
             self.nodes[node].paused_until_ns = until_ns;
         }
         self.struck(fault, format!("n{node} for {} ms", (until_ns - self.now_ns) / 1_000_000));
+    }
+
+    /// A process ends at once, or in the middle of what it does next: most of the time a node does nothing, and what it
+    /// has just sent, or is about to log, is what a crash makes interesting (FAULTS 27).
+    fn strike_kill(&mut self) -> Checked {
+        let leader = self.nodes.iter().position(|node| node.role == Role::Leader && node.health == Health::Up);
+        let node = leader.filter(|_| self.chaos.percent(40)).unwrap_or_else(|| self.some_node());
+        if self.chaos.percent(40) {
+            self.struck(Fault::Kill, format!("kills n{node}"));
+            return self.kill(node, false);
+        }
+        let effects = self.chaos.between(1, KILL_WITHIN_EFFECTS);
+        self.nodes[node].effects_left = Some(effects);
+        self.struck(Fault::Kill, format!("kills n{node} after {effects} more sends and writes"));
+        Ok(())
     }
 
     fn restart_client(&mut self) -> Checked {
@@ -390,12 +413,28 @@ impl Sim {
         }
     }
 
+    /// A change of leaders is when late answers to an earlier ballot are dangerous.
+    pub(crate) fn role_changed(&mut self, node: usize) {
+        let elects = matches!(self.nodes[node].role, Role::Candidate | Role::Preparing);
+        if !elects || !self.chaos_on || !std::mem::take(&mut self.replay_at_election) {
+            return;
+        }
+        let count = self.chaos.between(1, LATE_ANSWERS);
+        for _ in 0..count {
+            let Some(Old { from, to, peers, bytes }) = self.net.history.pick_for(node, &mut self.chaos).cloned() else {
+                return;
+            };
+            let delay_ns = self.chaos.exponential(LATE_MEAN_NS);
+            self.after(delay_ns, Happening::Datagram { from, to, peers, life: 0, bytes });
+        }
+        self.struck(Fault::Replay, format!("{count} datagrams to n{node} at its election"));
+    }
+
     fn noise_datagram(&mut self, fault: Fault, node: usize) -> Option<(End, End, bool, Rc<[u8]>)> {
         let to = End::Node(node);
         match fault {
             Fault::Replay => {
-                let old = self.chaos.pick_index(self.net.history.len())?;
-                let (from, to, peers, bytes) = self.net.history[old].clone();
+                let Old { from, to, peers, bytes } = self.net.history.pick(&mut self.chaos)?.clone();
                 match (from, to) {
                     (End::Node(_), End::Client(_)) => None,
                     (End::Client(_), _) if self.chaos.percent(50) => Some((End::Stranger, to, peers, bytes)),
@@ -438,9 +477,9 @@ impl Sim {
 
     /// Noise, or an old datagram that is cut and scratched so that no checksum fits.
     fn garbage(&mut self) -> Rc<[u8]> {
-        let old = self.chaos.pick_index(self.net.history.len()).filter(|_| self.chaos.percent(60));
+        let old = self.net.history.pick(&mut self.chaos).cloned().filter(|_| self.chaos.percent(60));
         let mut bytes = match old {
-            Some(old) => self.net.history[old].3.to_vec(),
+            Some(old) => old.bytes.to_vec(),
             None => {
                 let count = self.chaos.below(1_600) as usize;
                 (0..count).map(|_| self.chaos.word() as u8).collect()

@@ -2,14 +2,12 @@
 //! delivers nothing itself.
 
 use crate::fault::Fault;
+use crate::history::History;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::trace::End;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-
-/// Old datagrams that may be sent again.
-const REPLAYABLE: usize = 128;
 
 /// What a link does with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +28,7 @@ pub(crate) struct Link {
 /// See the module.
 pub(crate) struct Network {
     pub(crate) links: BTreeMap<(End, End), Link>,
-    pub(crate) history: Vec<(End, End, bool, Rc<[u8]>)>,
+    pub(crate) history: History,
     pub(crate) rng: Rng,
     /// Whether each datagram's own faults (loss and the like) are on.
     pub(crate) chaos: bool,
@@ -41,7 +39,12 @@ const SMALL_BYTES: usize = 300;
 
 impl Network {
     pub(crate) fn new(plan: &Plan) -> Network {
-        Network { links: BTreeMap::new(), history: Vec::new(), rng: Rng::new(plan.seed, "network"), chaos: true }
+        Network {
+            links: BTreeMap::new(),
+            history: History::new(plan.seed),
+            rng: Rng::new(plan.seed, "network"),
+            chaos: true,
+        }
     }
 
     pub(crate) fn link(&mut self, from: End, to: End) -> &mut Link {
@@ -51,16 +54,6 @@ impl Network {
     /// All links as they should be.
     pub(crate) fn heal(&mut self) {
         self.links.clear();
-    }
-
-    /// Keeps a datagram for a replay, now and then.
-    pub(crate) fn remember(&mut self, from: End, to: End, peers: bool, bytes: &Rc<[u8]>) {
-        if self.history.len() < REPLAYABLE {
-            self.history.push((from, to, peers, bytes.clone()));
-        } else if self.rng.percent(10) {
-            let at = self.rng.below(REPLAYABLE as u64) as usize;
-            self.history[at] = (from, to, peers, bytes.clone());
-        }
     }
 
     /// What becomes of one copy of a datagram.

@@ -1,7 +1,7 @@
 //! A run from beginning to end: chaos first, then a healed core that must commit again and converge, then the logs on
 //! disk. The two phases are TigerBeetle's: safety under anything, liveness as soon as a quorum is well.
 
-use crate::checks::{Checked, Violation, applied_log, violated};
+use crate::checks::{Checked, SIMULATOR, Violation, applied_log, violated};
 use crate::client::{Appender, Reader};
 use crate::coverage::Coverage;
 use crate::fault::Fault;
@@ -224,7 +224,7 @@ impl Sim {
     /// L1: a healthy core chooses something new within a few election time-outs.
     fn must_commit(&mut self, core: &[usize]) -> Checked {
         if core.len() < self.plan.core_size() {
-            return violated("the simulator", format!("only {core:?} are left, too few to demand anything of"));
+            return violated(SIMULATOR, format!("only {core:?} are left, too few to demand anything of"));
         }
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;

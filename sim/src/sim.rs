@@ -12,6 +12,7 @@ use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::trace::{End, Glance, Trace, What};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{frame_bytes, parse_header};
+use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -124,6 +125,8 @@ pub(crate) struct Sim {
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
     pub(crate) overload_until_ns: u64,
+    /// Old datagrams reach the next node that stands for election, or wins one.
+    pub(crate) replay_at_election: bool,
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
@@ -150,6 +153,7 @@ impl Sim {
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
+            replay_at_election: false,
             damaged_slots: BTreeSet::new(),
             operations: 0,
             plan: plan.clone(),
@@ -232,8 +236,13 @@ impl Sim {
         if shard.core().unknown_slots() != Some(0) {
             self.coverage.mark("recovery found damage that hides votes");
         }
-        self.checks.restarted(node, shard.core(), shard.applied(), excused)?;
-        self.checks.logged(node, &survived, shard.log().durable_lsn())?;
+        let seen = shard.applied().min(self.checks.prefix.end());
+        self.checks.restarted(node, shard.core(), seen, excused)?;
+        self.checks.survived(node, &survived, shard.log().durable_lsn())?;
+        // A recovery may be the first to apply what was chosen behind a hole.
+        for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
+            self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
+        }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         if excused && !self.only_who_remembers(node) {
             self.stop(node, false)?;
@@ -362,7 +371,15 @@ impl Sim {
             }
             Ok(_) => {}
         }
+        let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        if self.nodes[node].role != role {
+            self.role_changed(node);
+        }
+        if self.nodes[node].effects_left == Some(0) {
+            self.coverage.mark("a process was killed in the middle of a turn");
+            return self.kill(node, false);
+        }
         let this = &self.nodes[node];
         let due = this.shard.as_ref().expect("the process runs").deadline_ns();
         if !this.port.borrow().inbox.is_empty() {
@@ -379,6 +396,12 @@ impl Sim {
         let requests = std::mem::take(&mut self.nodes[node].port.borrow_mut().requests);
         let mut turn = Turn::default();
         for request in requests {
+            if let Some(left) = &mut self.nodes[node].effects_left {
+                if *left == 0 {
+                    break;
+                }
+                *left -= 1;
+            }
             match request {
                 Request::Peer { peer, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
@@ -406,6 +429,8 @@ impl Sim {
         while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
             self.coverage.kind(header.kind);
             self.checks.ballots.sent(node, &header)?;
+            let payload = at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes;
+            self.checks.evidence.sent(node, &header, bytes.get(payload).unwrap_or(&[]));
             at += frame_bytes(payload_bytes);
         }
         Ok(())
@@ -440,13 +465,14 @@ impl Sim {
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
         for slot in (from.0..=applied.0).map(Slot) {
+            // Behind a hole that was open for long the bytes may have left memory since.
             let held = shard.value(slot).or_else(|| held_elsewhere(others, slot));
-            let Some(value) = held else {
-                // Behind a hole that was open for long the bytes may have left memory since; the state tells.
-                self.checks.prefix.unseen(node, slot)?;
+            if held.is_none() && slot <= self.checks.prefix.end() {
+                self.checks.prefix.unseen(node, slot);
                 continue;
-            };
-            if self.checks.applied(node, slot, value)? {
+            }
+            let value = held.map_or_else(|| this.value_on_disk(slot).map(Cow::from), |value| Ok(Cow::from(value)))?;
+            if self.checks.applied(node, slot, &value)? {
                 self.trace.note(self.now_ns, What::Applied(node, slot.0));
             }
         }
@@ -566,7 +592,7 @@ impl Sim {
     pub(crate) fn transmit(&mut self, from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]>) {
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
-        self.net.remember(from, to, peers, &bytes);
+        self.net.history.remember(from, to, peers, &bytes);
         let copies = 1 + u64::from(self.net.doubles(&self.plan));
         if copies > 1 {
             self.coverage.fault(Fault::Duplicate);

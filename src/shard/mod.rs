@@ -121,8 +121,8 @@ struct Parked {
     message: Message,
 }
 
-/// Parked messages; a promise of a full window has 43 parts, and there are at most 63 peers.
-const MAX_PARKED: usize = 4_096;
+/// Parked messages: room for a promise of two of the largest windows, 6,554 parts.
+const MAX_PARKED: usize = 8_192;
 
 /// A log that stays idle for this long notes its durable Lsn on disk, so that damage of its last flush can be told from
 /// a torn tail.
@@ -233,6 +233,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             // The state in memory has come to its end; only the log still has to.
             Event::Datagram { buf, .. } if self.recover_again => self.io.release(buf),
             Event::Datagram { buf, from: None } => {
+                if mutant("rx_buffer_released_early") {
+                    self.io.release(RxBuf { ..buf });
+                }
                 let result = self.on_peer_datagram(&buf);
                 self.io.release(buf);
                 result?;

@@ -7,8 +7,8 @@ use synod_ring::Io;
 use synod_wal::Place;
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
 use synod_wire::client::Counter;
-use synod_wire::mutant::mutant;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
+use synod_wire::mutant::mutant;
 use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
 

@@ -14,6 +14,7 @@ use crate::{Dir, Identity, LogError, MIN_FLUSH_BYTES, Place, PreparedSegment, Se
 use std::collections::VecDeque;
 use synod_ring::{Arena, FILE_SLOTS, FileSlot, Slice};
 use synod_wire::frame::{self, HEADER_BYTES, Header, Kind, frame_bytes};
+use synod_wire::mutant::mutant;
 use synod_wire::record::{MAX_FLUSH_RECORDS, TrailerEntry};
 use synod_wire::{Ballot, Lsn};
 
@@ -318,6 +319,7 @@ impl Log {
         let turn_bytes = self.geometry.stride_bytes;
         let arena_bytes = self.settings.arena_bytes as u64;
         let unwritten = self.in_flight.front().map(|write| write.flush.start);
+        let unwritten = unwritten.filter(|_| !mutant("ring_overwrites_unwritten"));
         let unwritten = unwritten.or(self.sealed.front().map(|flush| flush.start)).unwrap_or(self.open.start);
         let floor = high.saturating_sub(arena_bytes).max(self.arena_floor);
         let hold = if self.hold < floor { high.saturating_sub(arena_bytes - turn_bytes) } else { self.hold };
@@ -408,7 +410,8 @@ impl Log {
         let records = self.open.entries.len();
         let end = self.geometry.sealed_end(head, records);
         let next = self.geometry.next_start(end, self.geometry.stride_end(start));
-        let fields = TrailerFields { start, next, lsn: self.last_lsn, mark: self.durable_lsn, promised: self.promised };
+        let mark = if mutant("mark_covers_own_flush") { self.last_lsn } else { self.durable_lsn };
+        let fields = TrailerFields { start, next, lsn: self.last_lsn, mark, promised: self.promised };
         let at = self.at(head);
         let out = self.arena.get_mut(at, (end - head) as usize);
         trailer::write(out, &self.identity, &fields, &self.open.entries);

@@ -4,6 +4,8 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod durable;
+mod evidence;
 mod logs;
 mod one_value;
 mod order;
@@ -12,7 +14,7 @@ mod reads;
 mod sessions;
 
 pub(crate) use bounds::Turn;
-pub(crate) use logs::applied_log;
+pub(crate) use logs::{applied_log, value_on_disk};
 
 use crate::disk::Logged;
 use crate::payload::Payloads;
@@ -29,6 +31,9 @@ pub struct Violation {
     /// What was seen.
     pub detail: String,
 }
+
+/// The property of a violation that is the simulator's own fault: it demanded, or destroyed, too much.
+pub const SIMULATOR: &str = "the simulator";
 
 /// What a checker answers.
 pub(crate) type Checked = Result<(), Violation>;
@@ -47,6 +52,8 @@ pub(crate) struct Checks {
     pub(crate) acked: acked::Acked,
     pub(crate) reads: reads::Reads,
     pub(crate) bounds: bounds::Bounds,
+    pub(crate) evidence: evidence::Evidence,
+    durable: durable::Durable,
     before: Vec<Option<Replica>>,
 }
 
@@ -60,6 +67,8 @@ impl Checks {
             acked: acked::Acked::default(),
             reads: reads::Reads,
             bounds: bounds::Bounds::new(plan),
+            evidence: evidence::Evidence::default(),
+            durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
     }
@@ -83,8 +92,21 @@ impl Checks {
         }
     }
 
-    /// Records of a node became durable, and it knows.
+    /// A recovery found these records, which the node had not been told to be durable.
+    pub(crate) fn survived(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
+        self.durable.restarted(node, durable);
+        self.on_disk(node, records, durable)
+    }
+
+    /// A node has taken a turn, after which it calls its log durable up to here: the records on its disk that it did not
+    /// before.
     pub(crate) fn logged(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
+        self.durable.advanced(node, records, durable)?;
+        self.on_disk(node, records, durable)?;
+        self.evidence.check(&self.one_value)
+    }
+
+    fn on_disk(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
         self.ballots.durable(node, durable);
         records.iter().try_for_each(|record| self.one_value.logged(node, record))
     }
