@@ -3,12 +3,14 @@
 
 use crate::rng::Rng;
 use crate::trace::End;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// How many of a kind are kept.
-const KEPT: usize = 32;
-/// Once they are, one of so many takes the place of an earlier one.
+/// The latest of each kind that are kept.
+const LATEST: usize = 16;
+/// Earlier ones that are kept.
+const EARLIER: usize = 32;
+/// Once they are, one of so many takes the place of another.
 const TAKEN_OF: u64 = 8;
 /// Where a frame says its kind.
 const KIND_OFFSET: usize = 17;
@@ -22,9 +24,24 @@ pub(crate) struct Old {
     pub(crate) bytes: Rc<[u8]>,
 }
 
+/// Those of one kind.
+#[derive(Default)]
+struct Kept {
+    latest: VecDeque<Old>,
+    earlier: Vec<Old>,
+}
+
+impl Kept {
+    /// Those wanted: the latest, and the earlier ones.
+    fn by_age(&self, wanted: &impl Fn(&Old) -> bool) -> [Vec<&Old>; 2] {
+        let latest = self.latest.iter().filter(|old| wanted(old)).collect();
+        [latest, self.earlier.iter().filter(|old| wanted(old)).collect()]
+    }
+}
+
 /// See the module.
 pub(crate) struct History {
-    kinds: BTreeMap<u8, Vec<Old>>,
+    kinds: BTreeMap<u8, Kept>,
     rng: Rng,
 }
 
@@ -33,32 +50,39 @@ impl History {
         History { kinds: BTreeMap::new(), rng: Rng::new(seed, "history") }
     }
 
-    /// Keeps a datagram, perhaps.
+    /// Keeps a datagram for a while, or for longer.
     pub(crate) fn remember(&mut self, from: End, to: End, peers: bool, bytes: &Rc<[u8]>) {
         let Some(kind) = bytes.get(KIND_OFFSET) else { return };
-        let kept = self.kinds.entry(*kind).or_default();
-        let old = || Old { from, to, peers, bytes: bytes.clone() };
-        if kept.len() < KEPT {
-            kept.push(old());
+        let Kept { latest, earlier } = self.kinds.entry(*kind).or_default();
+        latest.push_back(Old { from, to, peers, bytes: bytes.clone() });
+        if latest.len() <= LATEST {
+            return;
+        }
+        let Some(old) = latest.pop_front() else { return };
+        if earlier.len() < EARLIER {
+            earlier.push(old);
         } else if self.rng.below(TAKEN_OF) == 0 {
-            let at = self.rng.below(KEPT as u64) as usize;
-            kept[at] = old();
+            earlier[self.rng.below(EARLIER as u64) as usize] = old;
         }
     }
 
-    /// One of those kept: of any kind, then any of it.
+    /// One of those kept: of any kind, then one of the latest or an earlier one.
     pub(crate) fn pick(&self, rng: &mut Rng) -> Option<&Old> {
-        let kind = rng.pick_index(self.kinds.len())?;
-        let kept = self.kinds.values().nth(kind)?;
-        kept.get(rng.pick_index(kept.len())?)
+        self.pick_if(rng, |_| true)
     }
 
     /// One of those kept that members sent to `node`.
     pub(crate) fn pick_for(&self, node: usize, rng: &mut Rng) -> Option<&Old> {
-        let to_node = |old: &&Old| old.peers && old.to == End::Node(node);
-        let kinds: Vec<&Vec<Old>> = self.kinds.values().filter(|kept| kept.iter().any(|old| to_node(&old))).collect();
-        let kept: Vec<&Old> = kinds.get(rng.pick_index(kinds.len())?)?.iter().filter(to_node).collect();
-        kept.get(rng.pick_index(kept.len())?).copied()
+        self.pick_if(rng, |old| old.peers && old.to == End::Node(node))
+    }
+
+    fn pick_if(&self, rng: &mut Rng, wanted: impl Fn(&Old) -> bool) -> Option<&Old> {
+        let all: Vec<[Vec<&Old>; 2]> = self.kinds.values().map(|kept| kept.by_age(&wanted)).collect();
+        let kinds: Vec<&[Vec<&Old>; 2]> = all.iter().filter(|ages| ages.iter().any(|age| !age.is_empty())).collect();
+        let ages = kinds.get(rng.pick_index(kinds.len())?)?;
+        let first = rng.below(2) as usize;
+        let age = [&ages[first], &ages[1 - first]].into_iter().find(|age| !age.is_empty())?;
+        age.get(rng.pick_index(age.len())?).copied()
     }
 }
 

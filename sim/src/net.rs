@@ -51,6 +51,12 @@ impl Network {
         self.links.entry((from, to)).or_default()
     }
 
+    /// What `from` sends to `to` is lost until then, or for longer if it is so already.
+    pub(crate) fn cut(&mut self, from: End, to: End, until_ns: u64) {
+        let link = self.link(from, to);
+        link.cut_until_ns = link.cut_until_ns.max(until_ns);
+    }
+
     /// All links as they should be.
     pub(crate) fn heal(&mut self) {
         self.links.clear();

@@ -125,8 +125,8 @@ pub(crate) struct Sim {
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
     pub(crate) overload_until_ns: u64,
-    /// Old datagrams reach the next node that stands for election, or wins one.
-    pub(crate) replay_at_election: bool,
+    /// Old datagrams reach the next so many nodes that stand for election, or win one.
+    pub(crate) replays_at_elections: u64,
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
@@ -153,7 +153,7 @@ impl Sim {
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
-            replay_at_election: false,
+            replays_at_elections: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
             plan: plan.clone(),
