@@ -21,9 +21,8 @@ const SPELL_MEAN_NS: u64 = 1_500_000_000;
 const FLOOD: usize = 300;
 /// A process that is killed at its work is so within so many sends and writes: a few turns.
 const KILL_WITHIN_EFFECTS: u64 = 100;
-/// Old datagrams that reach a node around its election, at most, and how long after its beginning on average.
+/// Old datagrams that reach a node around its election, at most.
 const LATE_ANSWERS: u64 = 60;
-const LATE_MEAN_NS: u64 = 20_000_000;
 /// An hour.
 const HOUR_NS: i64 = 3_600_000_000_000;
 
@@ -421,11 +420,13 @@ impl Sim {
         }
         self.replays_at_elections -= 1;
         let count = self.chaos.between(1, LATE_ANSWERS);
+        // About as long as the true answers take.
+        let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
         for _ in 0..count {
             let Some(Old { from, to, peers, bytes }) = self.net.history.pick_for(node, &mut self.chaos).cloned() else {
                 return;
             };
-            let delay_ns = self.chaos.exponential(LATE_MEAN_NS);
+            let delay_ns = self.chaos.exponential(late_ns);
             self.after(delay_ns, Happening::Datagram { from, to, peers, life: 0, bytes });
         }
         self.struck(Fault::Replay, format!("{count} datagrams to n{node} at its election"));

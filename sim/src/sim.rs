@@ -365,9 +365,7 @@ impl Sim {
             Err(fatal) => return self.ended(node, fatal),
             Ok(Some(Exit::Recover)) => {
                 self.coverage.mark("a shard asked to be recovered anew");
-                self.note(What::Node(node, "recovers anew".to_owned()));
-                self.stop(node, false)?;
-                return self.start(node);
+                return self.recover_anew(node);
             }
             Ok(_) => {}
         }
@@ -389,6 +387,22 @@ impl Sim {
             self.turn_at(node, at_ns);
         }
         Ok(())
+    }
+
+    /// A shard cannot deliver from memory; a recovery in the same process does it from the log, which must get it further.
+    fn recover_anew(&mut self, node: usize) -> Checked {
+        let applied = |sim: &Sim| sim.nodes[node].shard.as_ref().map(|shard| shard.applied());
+        let before = applied(self);
+        self.note(What::Node(node, "recovers anew".to_owned()));
+        self.stop(node, false)?;
+        self.start(node)?;
+        match applied(self) {
+            Some(after) if Some(after) <= before => violated(
+                "a recovery makes progress",
+                format!("n{node} recovered anew to deliver more than slot {after}, and applied no more"),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Carries out what a turn asked for: datagrams sent, and the longest.

@@ -265,7 +265,7 @@ impl<'s> Scanner<'s> {
 
     /// Searches forward from the bad position `self.at`.
     fn resolve<'w>(&self, window: &'w Window) -> Result<Verdict<'w>, LogError> {
-        if mutant("damage_truncated") {
+        if mutant("damage_truncated") || mutant("torn_tail_not_cut") {
             return Ok(Verdict::Nothing { dirty: true });
         }
         let (proven, floor) = (self.to.is_some(), self.next_lsn);
