@@ -6,6 +6,7 @@
 //! | `plan.rs` | what the seed decides beforehand |
 //! | `run.rs` | a run's phases: chaos, then a healed core that must commit and converge |
 //! | `sim.rs` | the engine: the queue of happenings, and what each does |
+//! | `queue.rs` | what is going to happen, in order |
 //! | `script.rs` | scenarios as text, in `sim/scenarios` |
 //! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
@@ -29,6 +30,7 @@ mod net;
 mod node;
 mod payload;
 mod plan;
+mod queue;
 mod rng;
 mod run;
 mod script;

@@ -1,6 +1,7 @@
 //! The checkers' own test: each known bug is put back, one at a time, and a general checker must find it. Called by the
 //! command line.
 
+use crate::Style;
 use crate::worker::{self, Order, Verdict};
 use anyhow::bail;
 use serde::Serialize;
@@ -33,13 +34,7 @@ pub(crate) struct Hunt {
     jobs: usize,
     /// How to print.
     #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
+    output: Style,
 }
 
 /// What became of a mutant.
@@ -98,16 +93,16 @@ pub(crate) fn run(hunt: &Hunt) -> anyhow::Result<bool> {
     let wanted = hunt.wanted()?;
     let mut fates = Vec::with_capacity(wanted.len());
     in_order(hunt, &wanted, &mut |fate| {
-        if hunt.output == Output::Text {
+        if hunt.output == Style::Text {
             println!("{}", line(&fate));
         }
         fates.push(fate);
     })?;
     let survivors: Vec<&str> = fates.iter().filter(|fate| !fate.killed).map(|fate| fate.name).collect();
     match hunt.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&fates)?),
-        Output::Text if survivors.is_empty() => println!("{} mutants, all killed", fates.len()),
-        Output::Text => println!("{} mutants, {} survive: {}", fates.len(), survivors.len(), survivors.join(", ")),
+        Style::Json => println!("{}", serde_json::to_string_pretty(&fates)?),
+        Style::Text if survivors.is_empty() => println!("{} mutants, all killed", fates.len()),
+        Style::Text => println!("{} mutants, {} survive: {}", fates.len(), survivors.len(), survivors.join(", ")),
     }
     Ok(survivors.is_empty())
 }

@@ -4,6 +4,7 @@ use crate::checks::{Violation, value_on_disk, violated};
 use crate::disk::Disk;
 use crate::io::{Port, SimIo};
 use crate::plan::Plan;
+use crate::queue::{Due, NEVER};
 use crate::storage::MemoryDir;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -107,9 +108,8 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) jobs: BTreeMap<u64, Job>,
     pub(crate) next_job: u64,
-    /// When its next turn is due, if it is, and the number of that appointment.
-    pub(crate) turn_at_ns: Option<u64>,
-    pub(crate) turn_number: u64,
+    /// When its next turn is due.
+    pub(crate) turn: Due,
     pub(crate) paused_until_ns: u64,
     pub(crate) slow_until_ns: u64,
     /// It is killed as soon as so many more of its sends, writes and jobs have left it.
@@ -141,8 +141,7 @@ impl Node {
             life: 0,
             jobs: BTreeMap::new(),
             next_job: 0,
-            turn_at_ns: None,
-            turn_number: 0,
+            turn: NEVER,
             paused_until_ns: 0,
             slow_until_ns: 0,
             effects_left: None,
@@ -220,7 +219,7 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         self.shard = None;
         self.jobs.clear();
-        self.turn_at_ns = None;
+        self.turn = NEVER;
         self.paused_until_ns = 0;
         self.effects_left = None;
         if self.health == Health::Up {

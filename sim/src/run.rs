@@ -7,6 +7,7 @@ use crate::coverage::Coverage;
 use crate::fault::Fault;
 use crate::node::Health;
 use crate::plan::Plan;
+use crate::queue::NEVER;
 use crate::sim::{Client, Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
@@ -110,7 +111,6 @@ impl Sim {
         }
         for client in 0..self.plan.clients {
             self.clients.push(Client::Appender(Box::new(Appender::new(&self.plan, client, 0))));
-            self.after(1_000_000, Happening::Wake { client });
             self.after(2_000_000, Happening::Offer { client });
         }
         for reader in self.plan.clients..self.plan.clients + self.plan.readers {
@@ -173,7 +173,7 @@ impl Sim {
         for node in &core {
             self.start(*node)?;
             // A pause that is over leaves its appointment in the future.
-            self.nodes[*node].turn_at_ns = None;
+            self.nodes[*node].turn = NEVER;
             self.wake_node(*node);
         }
         Ok(core)
