@@ -53,6 +53,11 @@ impl Replica {
         }
     }
 
+    /// Logs the evidence gathered without waiting for its linger: for a driver that is going to read the log again.
+    pub fn log_evidence(&mut self) {
+        self.emit_chosen();
+    }
+
     /// Logs the evidence gathered, and as leader tells the others. It is a fact already: nothing waits for it.
     pub(crate) fn emit_chosen(&mut self) {
         self.chosen_due_ns = None;

@@ -61,7 +61,6 @@ pub const MUTANTS: &[Mutant] = &[
     bug(21, "stands_again_each_tick", "a candidate takes a new ballot instead of asking again in its own"),
     bug(22, "outbox_reused_in_turn", "bytes of a datagram are used again in the turn that sends it").slow(),
     bug(22, "rx_buffer_released_early", "a receive buffer goes back before its datagram is read"),
-    bug(22, "ring_overwrites_unwritten", "the log's ring takes new records over bytes whose write still runs").slow(),
     bug(25, "watermark_over_older_ballot", "the leader's watermark makes values of older ballots chosen"),
     bug(25, "evidence_of_any_ballot", "a restart takes values of other ballots for those that were chosen"),
     bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),

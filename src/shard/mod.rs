@@ -338,11 +338,21 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn step(&mut self, input: Input, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
         let role = self.core.role();
         self.core.step(self.io.now_ns(), input);
-        while let Some(output) = self.core.poll_output() {
-            self.carry_out(output, value)?;
+        self.drain(value)?;
+        if self.recover_again {
+            // What is chosen is known to memory alone until then: the recovery would get no further.
+            self.core.log_evidence();
+            self.drain(value)?;
         }
         if role == Role::Leader && self.core.role() != Role::Leader && !mutant("admission_outlives_leadership") {
             self.admission.clear();
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
+        while let Some(output) = self.core.poll_output() {
+            self.carry_out(output, value)?;
         }
         Ok(())
     }

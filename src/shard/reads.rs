@@ -213,8 +213,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Done::CatchUp { to, values: Ok(values) } => {
                 self.jobs_out -= 1;
+                let to: NodeSet = [to].into_iter().collect();
                 for (held, payload) in values {
-                    self.send_learnt(to, &held, &payload);
+                    self.send_read(to, Kind::Learnt, &held, &payload);
                 }
             }
             Done::CatchUp { values: Err(error), .. } => {
@@ -225,8 +226,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Ok(())
     }
 
-    fn send_learnt(&mut self, to: NodeId, held: &Header, payload: &[u8]) {
-        let base = self.header(Kind::Learnt);
+    /// Sends a value that was read from the log.
+    pub(super) fn send_read(&mut self, to: NodeSet, kind: Kind, held: &Header, payload: &[u8]) {
+        let base = self.header(kind);
         if self.outbox.crowded() {
             self.hand_on();
         }
@@ -234,7 +236,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let bytes = put(payload, &mut out[HEADER_BYTES..]);
         let header = Header { slot: held.slot, ballot: held.ballot, flags: held.flags, ..base };
         write_header(out, &header, bytes, checksum(payload));
-        self.outbox.push([to].into_iter().collect(), HEADER_BYTES + bytes);
+        self.outbox.push(to, HEADER_BYTES + bytes);
         self.counters.add(Counter::CatchUpSent, 1);
     }
 }

@@ -319,7 +319,6 @@ impl Log {
         let turn_bytes = self.geometry.stride_bytes;
         let arena_bytes = self.settings.arena_bytes as u64;
         let unwritten = self.in_flight.front().map(|write| write.flush.start);
-        let unwritten = unwritten.filter(|_| !mutant("ring_overwrites_unwritten"));
         let unwritten = unwritten.or(self.sealed.front().map(|flush| flush.start)).unwrap_or(self.open.start);
         let floor = high.saturating_sub(arena_bytes).max(self.arena_floor);
         let hold = if self.hold < floor { high.saturating_sub(arena_bytes - turn_bytes) } else { self.hold };
