@@ -168,7 +168,7 @@ impl Replica {
 
     pub(crate) fn on_fetch_value(&mut self, from: NodeId, slot: Slot, ballot: Ballot) {
         let held = self.window.get(slot).and_then(|state| state.accepted);
-        if let Some(held) = held.filter(|held| held.ballot == ballot || mutant("fetch_answered_in_any_ballot")) {
+        if let Some(held) = held.filter(|held| held.ballot == ballot) {
             self.send_to(from, Message::Value { slot, ballot }, held.lsn);
         } else if slot <= self.prefix {
             // Chosen and delivered since it was reported.

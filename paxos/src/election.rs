@@ -208,8 +208,7 @@ impl Replica {
             return;
         }
         let wanted = self.leading.plan.get(&slot).copied();
-        let any = mutant("fetched_value_of_any_ballot");
-        if matches!(wanted, Some(Plan::Fetch(planned, _)) if any || planned == ballot) {
+        if matches!(wanted, Some(Plan::Fetch(planned, _)) if planned == ballot) {
             self.leading.plan.remove(&slot);
             self.leading.plan_moved_ns = self.now_ns;
             self.offer(slot, false, Source::Message);

@@ -99,8 +99,7 @@ impl Replica {
             self.out.push_back(Output::Deliver { slot });
             self.prefix_lsn = self.prefix_lsn.max(state.accepted.map_or(Lsn::ZERO, |held| held.lsn));
             let barrier = state.accepted.filter(|held| held.barrier);
-            let any = mutant("any_barrier_clears_unknown");
-            if barrier.is_some_and(|held| any || held.ballot > self.recovered_promise) {
+            if barrier.is_some_and(|held| held.ballot > self.recovered_promise) {
                 // Phase 1 of that ballot found all that could be chosen without what damage hides here, and this node
                 // knows the outcome: above the barrier no older ballot matters.
                 self.unknown_all = false;

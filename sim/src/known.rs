@@ -85,16 +85,11 @@ pub const MUTANTS: &[Mutant] = &[
     rule("phase1_with_phase2_quorum", "a candidate takes the smaller phase 2 quorum for that of phase 1"),
     rule("first_value_adopted", "a new leader adopts the value first reported, not that of the highest ballot"),
     rule("holes_left_open", "a new leader leaves holes open"),
-    rule("fetch_answered_in_any_ballot", "a request for a value is answered with what is held, whatever its ballot")
-        .slow(),
-    rule("fetched_value_of_any_ballot", "a candidate takes a fetched value of another ballot than it asked for").slow(),
     rule("deaf_leader_goes_on", "a leader that hears no quorum does not step down").slow(),
     // Membership.
     rule("founded_by_some", "a fresh node votes before every founding member has confirmed").slow(),
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
     // Damage.
-    rule("any_barrier_clears_unknown", "a barrier of an old ballot ends what damage hides").slow(),
-    rule("older_record_stands_in", "an older record of a slot is served in place of a damaged one").slow(),
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),
     rule("torn_flush_called_damage", "a torn last flush is called damage").slow(),
     rule("mark_covers_own_flush", "a flush claims that it was durable before it was written").slow(),

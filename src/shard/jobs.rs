@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use synod_wal::{Dir, Item, LogError, LogReader, PreparedSegment, SegmentSpec};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Header, Kind};
-use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, Slot};
 
 /// Blocks of the index that one job reads: at most `MAX_JOB_BLOCKS * BLOCK_SLOTS` records.
@@ -99,7 +98,6 @@ fn records(range: &LogRange) -> Result<BTreeMap<Slot, (Header, Vec<u8>)>, LogErr
                     }
                 }
                 // The record that was applied may be the one that is lost: an earlier one must not stand in for it.
-                Item::Damage(_) if mutant("older_record_stands_in") => {}
                 Item::Damage(damage) if damage.complete => {
                     damage.named.iter().for_each(|row| drop(found.remove(&Slot(row.slot.get()))));
                 }
