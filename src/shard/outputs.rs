@@ -80,8 +80,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Record::PeerMarks(marks) => {
                 self.append(&Header { kind: Kind::PeerMarks, ..header }, &codec::encode_marks(&marks));
             }
-            Record::Repaired(lsn) => {
-                self.append(&Header { kind: Kind::Repaired, slot: Slot(lsn.0), ..header }, &[]);
+            Record::Repaired(runs) => {
+                self.append(&Header { kind: Kind::Repaired, ..header }, &codec::encode_repaired(&runs));
             }
         }
     }
@@ -104,6 +104,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.log.close_batch(header, bytes)
             }
             Source::Held => {
+                if let Some(kept) = self.slots.kept(header.slot) {
+                    let place = self.log.append(header, &kept.payload, None);
+                    return place.expect("room for a step was there before it");
+                }
                 let place = self.slots.place(header.slot).expect("the core holds a value at the slot");
                 self.log.reappend(header, place).expect("open values stay in the arena, and there is room for a step")
             }
@@ -164,6 +168,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Sends what is held at a slot under another kind; false if its bytes are no longer in memory.
     pub(super) fn send_held(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        if self.slots.kept(slot).is_some() {
+            return self.send_kept(to, kind, slot);
+        }
         let base = self.header(kind);
         let Some(place) = self.slots.place(slot) else { return false };
         let Some(record) = self.log.frame(place) else { return false };
@@ -172,6 +179,20 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(&record.bytes()[HEADER_BYTES..HEADER_BYTES + bytes]);
         let header = Header { slot, ballot: held.ballot, flags: held.flags, ..base };
         write_header(out, &header, bytes, payload_crc);
+        self.outbox.push(to, HEADER_BYTES + bytes);
+        true
+    }
+
+    /// Sends a value that the arena does not have.
+    fn send_kept(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        let base = self.header(kind);
+        let Some(kept) = self.slots.kept(slot) else { return false };
+        let Some(out) = self.outbox.room() else { return true };
+        let bytes = kept.payload.len();
+        out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(&kept.payload);
+        let flags = if kept.barrier { flags::BARRIER } else { 0 };
+        let header = Header { slot, ballot: kept.ballot, flags, ..base };
+        write_header(out, &header, bytes, checksum(&kept.payload));
         self.outbox.push(to, HEADER_BYTES + bytes);
         true
     }
