@@ -179,9 +179,9 @@ impl Replica {
     /// Slots that damage still hides, for the record of the repair.
     pub(crate) fn note_repair(&mut self) {
         let hidden = self.unknown_all || self.window.iter().any(|(_, state)| state.unknown);
-        if let Some(lsn) = self.damaged_upto.filter(|_| !hidden) {
-            self.damaged_upto = None;
-            self.persist(Record::Repaired(lsn));
+        if !hidden && !self.damaged.is_empty() {
+            let repaired = core::mem::take(&mut self.damaged);
+            self.persist(Record::Repaired(repaired));
             self.out.push_back(Output::Repaired);
         }
     }

@@ -4,7 +4,7 @@ use super::jobs::{Done, Job};
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec};
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
-use synod_wal::{LogError, LogReader, Place};
+use synod_wal::{LogReader, Place};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
 use synod_wire::client::Counter;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
@@ -17,7 +17,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match output {
             Output::Persist { lsn, promised, record } => {
                 let header = Header { promised, lsn, ..self.header(Kind::Promised) };
-                self.persist(header, record, value)?;
+                self.persist(header, record, value);
             }
             Output::Send { to, message, after } if after <= self.log.durable_lsn() => self.send(to, &message),
             Output::Send { to, message, after } => {
@@ -47,7 +47,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Ok(())
     }
 
-    fn persist(&mut self, header: Header, record: Record, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
+    fn persist(&mut self, header: Header, record: Record, value: Option<&Attached<'_>>) {
         if matches!(record, Record::Chosen(_) | Record::PeerMarks(_)) {
             self.idle_mark_at_ns = self.idle_mark_at_ns.min(self.io.now_ns() + IDLE_MARK_NS);
         } else {
@@ -57,13 +57,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Record::Accepted { slot, ballot, barrier, source } => {
                 let flags = if barrier { flags::BARRIER } else { 0 };
                 let header = Header { kind: Kind::Accept, flags, slot, ballot, ..header };
-                let place = self.persist_value(&header, source, value)?;
+                let place = self.persist_value(&header, source, value);
                 self.slots.put(slot, place);
             }
             Record::Learnt { slot, ballot, barrier } => {
                 let flags = if barrier { flags::BARRIER } else { 0 };
                 let header = Header { kind: Kind::Learnt, flags, slot, ballot, ..header };
-                let place = self.persist_value(&header, Source::Message, value)?;
+                let place = self.persist_value(&header, Source::Message, value);
                 self.slots.put(slot, place);
             }
             Record::Chosen(ranges) => {
@@ -81,11 +81,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Record::PeerMarks(marks) => {
                 self.append(&Header { kind: Kind::PeerMarks, ..header }, &codec::encode_marks(&marks));
             }
-            Record::Repaired(lsn) => {
-                self.append(&Header { kind: Kind::Repaired, slot: Slot(lsn.0), ..header }, &[]);
+            Record::Repaired(runs) => {
+                self.append(&Header { kind: Kind::Repaired, ..header }, &codec::encode_repaired(&runs));
             }
         }
-        Ok(())
     }
 
     fn append(&mut self, header: &Header, payload: &[u8]) -> Place {
@@ -93,42 +92,32 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.log.append(header, payload, None).expect("room for a step was there before it")
     }
 
-    fn persist_value(&mut self, header: &Header, source: Source, value: Option<&Attached<'_>>) -> Result<Place, Fatal> {
-        // Steps are taken only with room for all they may log (`has_room_for`).
-        let room = "room for a step was there before it";
-        Ok(match source {
+    fn persist_value(&mut self, header: &Header, source: Source, value: Option<&Attached<'_>>) -> Place {
+        match source {
             Source::Message => {
                 let value = value.expect("a value came with the message of this step");
                 let payload = &self.io.datagram(value.buf)[value.start..value.start + value.bytes];
-                self.log.append(header, payload, Some(value.payload_crc)).expect(room)
+                let place = self.log.append(header, payload, Some(value.payload_crc));
+                place.expect("room for a step was there before it")
             }
             Source::Proposal => {
                 let bytes = self.admission.batch_bytes();
                 self.log.close_batch(header, bytes)
             }
             Source::Held => {
-                let place = self.slots.place(header.slot).expect("the core holds a value at the slot");
-                if self.log.payload(place).is_some() {
-                    self.log.reappend(header, place).expect(room)
-                } else {
-                    let (held, payload) = self.value_on_disk(place)?;
-                    tracing::debug!(slot = held.slot.0, "adopting a value that only the disk holds");
-                    self.append(header, &payload)
+                if let Some(kept) = self.slots.kept(header.slot) {
+                    let place = self.log.append(header, &kept.payload, None);
+                    return place.expect("room for a step was there before it");
                 }
+                let place = self.slots.place(header.slot).expect("the core holds a value at the slot");
+                self.log.reappend(header, place).expect("open values stay in the arena, and there is room for a step")
             }
             Source::Noop => {
                 let mut noop = [0; BATCH_HEADER_BYTES];
                 write_batch_header(&mut noop, 0, 0);
                 self.append(header, &noop)
             }
-        })
-    }
-
-    /// An open value that has left memory. Damage can open a hole that lies further back than the arena reaches; what was
-    /// accepted above it is then on disk alone. Read here and now, on the pipeline's core: until such values are chosen the
-    /// group serves nobody.
-    fn value_on_disk(&self, place: Place) -> Result<(Header, Vec<u8>), LogError> {
-        LogReader::open(&self.settings.dir)?.record_at(place)
+        }
     }
 
     /// Messages whose record is durable now go out.
@@ -180,6 +169,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Sends what is held at a slot under another kind; false if its bytes are no longer in memory.
     pub(super) fn send_held(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        if self.slots.kept(slot).is_some() {
+            return self.send_kept(to, kind, slot);
+        }
         let base = self.header(kind);
         let Some(place) = self.slots.place(slot) else { return false };
         let Some(record) = self.log.frame(place) else { return false };
@@ -192,13 +184,29 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         true
     }
 
+    /// Sends a value that the arena does not have.
+    fn send_kept(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        let base = self.header(kind);
+        let Some(kept) = self.slots.kept(slot) else { return false };
+        let Some(out) = self.outbox.room() else { return true };
+        let bytes = kept.payload.len();
+        out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(&kept.payload);
+        let flags = if kept.barrier { flags::BARRIER } else { 0 };
+        let header = Header { slot, ballot: kept.ballot, flags, ..base };
+        write_header(out, &header, bytes, checksum(&kept.payload));
+        self.outbox.push(to, HEADER_BYTES + bytes);
+        true
+    }
+
     fn send_value(&mut self, to: NodeSet, kind: Kind, slot: Slot) {
         if self.send_held(to, kind, slot) {
             self.counters.add(Counter::CatchUpSent, 1);
             return;
         }
+        // Chosen behind a hole that reaches back further than the arena, so that the disk alone holds it. It is read here and
+        // now, on the pipeline's core: a candidate waits for it, and until it leads nobody is served.
         let Some(place) = self.slots.place(slot) else { return };
-        match self.value_on_disk(place) {
+        match LogReader::open(&self.settings.dir).and_then(|mut reader| reader.record_at(place)) {
             Ok((held, payload)) => self.send_read(to, kind, &held, &payload),
             // Who asks goes on to ask, and others than this node.
             Err(error) => tracing::error!(slot = slot.0, %error, "a value that a member asks for cannot be read"),

@@ -1,8 +1,8 @@
 //! Where the values of the recent slots lie in the log: those above the applied prefix, and some below for readers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use synod_wal::Place;
-use synod_wire::{Sequence, Slot};
+use synod_wire::{Ballot, Sequence, Slot};
 
 /// Applied slots that are kept findable one by one; older ones are found through the index.
 pub const RECENT_SLOTS: usize = 8_192;
@@ -17,18 +17,28 @@ pub(crate) struct Value {
     pub(crate) timestamp_before_ns: u64,
 }
 
+/// A value above the applied prefix that recovery found too far back in the log for the arena to have it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) ballot: Ballot,
+    pub(crate) barrier: bool,
+    pub(crate) payload: Vec<u8>,
+}
+
 /// The values of consecutive slots from `base`.
 #[derive(Debug)]
 pub(crate) struct Slots {
     base: Slot,
     applied: Slot,
     values: VecDeque<Option<Value>>,
+    /// Empty unless damage took the evidence of what was chosen.
+    kept: BTreeMap<Slot, Kept>,
 }
 
 impl Slots {
     pub(crate) fn new(applied: Slot, window_slots: u64) -> Slots {
         let capacity = RECENT_SLOTS + 2 * window_slots as usize + 64;
-        Slots { base: applied.next(), applied, values: VecDeque::with_capacity(capacity) }
+        Slots { base: applied.next(), applied, values: VecDeque::with_capacity(capacity), kept: BTreeMap::new() }
     }
 
     /// The last slot applied.
@@ -52,12 +62,25 @@ impl Slots {
             self.values.push_back(None);
         }
         self.values[at] = Some(Value { place, tail_before: Sequence::ZERO, timestamp_before_ns: 0 });
+        self.kept.remove(&slot);
+    }
+
+    /// The value of a slot above the applied prefix, whose place is known, is not in the arena.
+    pub(crate) fn keep(&mut self, slot: Slot, value: Kept) {
+        assert!(self.place(slot).is_some() && slot > self.applied, "kept for a slot that nothing is held at");
+        self.kept.insert(slot, value);
+    }
+
+    /// What the arena does not have.
+    pub(crate) fn kept(&self, slot: Slot) -> Option<&Kept> {
+        self.kept.get(&slot)
     }
 
     /// The next slot was applied.
     pub(crate) fn apply(&mut self, slot: Slot, tail_before: Sequence, timestamp_before_ns: u64) {
         assert_eq!(slot, self.applied.next(), "slots are applied in order");
         self.applied = slot;
+        self.kept.remove(&slot);
         if let Some(Some(value)) = self.values.get_mut((slot.0 - self.base.0) as usize) {
             value.tail_before = tail_before;
             value.timestamp_before_ns = timestamp_before_ns;

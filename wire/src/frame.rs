@@ -58,7 +58,7 @@ pub enum Kind {
     SnapshotMark = 9,
     /// The highest Lsn counted from each peer. Payload: [`crate::record::PeerMark`]s.
     PeerMarks = 10,
-    /// The damage up to Lsn `slot` no longer hides anything.
+    /// Damage no longer hides anything. Payload: [`crate::record::RepairedRun`]s, which Lsns it had taken.
     Repaired = 11,
     /// The end of a flush. Payload: [`crate::record::Trailer`] and its entries.
     Trailer = 12,
