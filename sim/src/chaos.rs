@@ -331,7 +331,7 @@ impl Sim {
         let at = if self.chaos.percent(70) { able[self.chaos.below(recent) as usize] } else { self.chaos.pick(&able) };
         let flush = self.nodes[node].disk.flushes[at].clone();
         self.nodes[node].disk.flushes[at].damaged = true;
-        self.nodes[node].damaged = true;
+        (self.nodes[node].damaged, self.nodes[node].damaged_since_start) = (true, true);
         self.damaged_slots.extend(flush.records.iter().map(|(_, slot, ..)| (*slot, node)));
         self.damage_flush(node, &flush, fault);
         self.struck(fault, format!("n{node}: the flush at {} with records up to {}", flush.start, flush.last_lsn));

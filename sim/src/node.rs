@@ -125,6 +125,8 @@ pub(crate) struct Node {
     pub(crate) write_failed: bool,
     /// Its log has been damaged.
     pub(crate) damaged: bool,
+    /// Since its process started.
+    pub(crate) damaged_since_start: bool,
 }
 
 impl Node {
@@ -151,6 +153,7 @@ impl Node {
             robbed: false,
             write_failed: false,
             damaged: false,
+            damaged_since_start: false,
         }
     }
 
@@ -193,6 +196,7 @@ impl Node {
         let found =
             shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
         self.life += 1;
+        self.damaged_since_start = false;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
         let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes);

@@ -384,7 +384,8 @@ impl Sim {
     /// A shard cannot deliver from memory; a recovery in the same process does it from the log, which must get it further.
     fn recover_anew(&mut self, node: usize) -> Checked {
         let applied = |sim: &Sim| sim.nodes[node].shard.as_ref().map(|shard| shard.applied());
-        let before = applied(self);
+        // What rotted meanwhile may be what was to be delivered.
+        let before = applied(self).filter(|_| !self.nodes[node].damaged_since_start);
         self.note(What::Node(node, "recovers anew".to_owned()));
         self.stop(node, false)?;
         self.start(node)?;
