@@ -71,8 +71,9 @@ impl Window {
     /// Removes the first slot if it is chosen.
     pub(crate) fn pop_chosen(&mut self) -> Option<(Slot, SlotState)> {
         let front = self.slots.front()?;
-        let implied = mutant("chosen_implies_all_below") && front.accepted.is_some();
-        if !front.chosen && !(implied && self.slots.get(1).is_some_and(|next| next.chosen)) {
+        let next_is_chosen = || self.slots.get(1).is_some_and(|next| next.chosen);
+        let implied = mutant("chosen_implies_all_below") && front.accepted.is_some() && next_is_chosen();
+        if !front.chosen && !implied {
             return None;
         }
         let slot = self.base;
