@@ -99,12 +99,6 @@ impl SimIo {
         assert!(now == before, "bytes of a log write changed while it ran");
     }
 
-    fn send(&mut self, slice: Slice<'_>) -> Rc<[u8]> {
-        let bytes: Rc<[u8]> = slice.bytes().into();
-        self.sent.push((slice.lend(), bytes.clone()));
-        bytes
-    }
-
     fn receive(&mut self, socket: Socket, from: Option<SocketAddrV4>, bytes: Rc<[u8]>) -> Event<Done> {
         let id = self.free.pop().expect("the engine delivers no more datagrams than there are buffers");
         let len = bytes.len().min(self.max_datagram_bytes);
@@ -165,13 +159,21 @@ impl Io for SimIo {
     }
 
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
-        let bytes = self.send(bytes);
-        self.port.borrow_mut().requests.push(Request::Peer { peer, bytes });
+        let mut port = self.port.borrow_mut();
+        // A frame goes to one peer after the other: one copy for all of them.
+        let same = match port.requests.last() {
+            Some(Request::Peer { bytes: last, .. }) if **last == *bytes.bytes() => Some(last.clone()),
+            _ => None,
+        };
+        let copy = same.unwrap_or_else(|| bytes.bytes().into());
+        self.sent.push((bytes.lend(), copy.clone()));
+        port.requests.push(Request::Peer { peer, bytes: copy });
     }
 
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {
-        let bytes = self.send(bytes);
-        self.port.borrow_mut().requests.push(Request::Client { to, bytes });
+        let copy: Rc<[u8]> = bytes.bytes().into();
+        self.sent.push((bytes.lend(), copy.clone()));
+        self.port.borrow_mut().requests.push(Request::Client { to, bytes: copy });
     }
 
     fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
