@@ -7,7 +7,7 @@ use anyhow::bail;
 use serde::Serialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use synod_sim::{MUTANTS, Mutant, Profile, SIMULATOR};
+use synod_sim::{MUTANTS, Mutant, Profile, SIMULATOR, Violation};
 
 /// Seeds that one worker process runs at a time.
 const BATCH: u64 = 20;
@@ -76,7 +76,8 @@ impl Hunt {
             let order = Order::seeds(self.from + done, count, Profile::Mixed).with_mutant(name);
             let ended = worker::supervise(&order, &mut |_, verdict| !is_kill(&verdict))?;
             done += ended.done;
-            if let Some((_, failure)) = ended.stopped {
+            if let Some((seed, failure)) = ended.stopped {
+                must_pass(seed)?;
                 let (property, detail) = (Some(failure.violation.property), Some(failure.violation.detail));
                 return Ok(Fate { number, name, what, seeds: done, killed: true, property, detail });
             }
@@ -135,6 +136,18 @@ fn in_order(hunt: &Hunt, wanted: &[Mutant], tell: &mut dyn FnMut(Fate)) -> anyho
         }
         Ok(())
     })
+}
+
+/// A seed that fails without the bug too has not found it.
+fn must_pass(seed: u64) -> anyhow::Result<()> {
+    let ended = worker::supervise(&Order::seeds(seed, 1, Profile::Mixed), &mut |_, verdict| !is_kill(&verdict))?;
+    match ended.stopped {
+        None => Ok(()),
+        Some((_, failure)) => {
+            let Violation { property, detail } = failure.violation;
+            bail!("seed {seed} fails without any mutant: {property}: {detail}; run it by itself: it finds a fault")
+        }
+    }
 }
 
 /// A simulator that demanded too much has found nothing.

@@ -150,6 +150,7 @@ impl Sim {
             this.disk.fail_next = false;
             this.slow_until_ns = 0;
             this.paused_until_ns = 0;
+            this.effects_left = None;
             this.clock.set_drift(now_ns, 0);
             // What a stalled disk holds comes now, not when the stall would have ended.
             let life = this.life;
