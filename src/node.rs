@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use synod_ring::{Arena, HousePort, Port, UringIo, Waker};
-use synod_wal::Expect;
+use synod_wal::{Dir, Expect};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::Configuration;
 use synod_wire::{Ballot, Epoch, GroupId, Lsn, NodeId, Slot};
@@ -76,6 +76,7 @@ fn group_ids(config: &Config) -> impl Iterator<Item = GroupId> {
 fn wal_settings(config: &Config) -> synod_wal::Settings {
     synod_wal::Settings {
         segment_bytes: config.wal.segment_bytes,
+        stride_bytes: synod_wal::STRIDE_BYTES,
         arena_bytes: config.wal.arena_bytes,
         max_in_flight: config.wal.max_in_flight,
         max_flush_bytes: config.wal.max_flush_bytes,
@@ -180,7 +181,7 @@ impl Pipeline {
         let found = shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns())?;
         tracing::info!(
             group = self.group.0,
-            dir = %settings.dir.display(),
+            dir = %settings.dir.path().display(),
             last_lsn = found.core.last_lsn().0,
             applied_slot = found.core.prefix().0,
             tail = found.machine.tail().0,
@@ -203,7 +204,7 @@ impl Pipeline {
             group: self.group,
             me: self.node,
             members: members.iter().map(|node| (*node, self.config.client_address(*node, self.group))).collect(),
-            dir: self.log_dir(),
+            dir: Dir::from(&self.log_dir()),
             max_batch_bytes: self.config.net.max_batch_bytes,
             core,
         }

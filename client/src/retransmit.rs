@@ -43,7 +43,7 @@ impl Timeout {
     pub(crate) fn current_ns(&self) -> u64 {
         let base = match self.smoothed_ns {
             None => self.initial_ns,
-            Some(smoothed) => smoothed.saturating_add(self.deviation_ns.saturating_mul(4)).max(self.min_ns),
+            Some(_) => self.answer_within_ns().max(self.min_ns),
         };
         base.saturating_mul(1 << self.doublings).min(self.max_ns)
     }
@@ -51,6 +51,11 @@ impl Timeout {
     /// The typical round trip; before the first sample the initial timeout.
     pub(crate) fn round_trip_ns(&self) -> u64 {
         self.smoothed_ns.unwrap_or(self.initial_ns)
+    }
+
+    /// Within this an answer is there, or is not coming, going by the round trips alone.
+    pub(crate) fn answer_within_ns(&self) -> u64 {
+        self.round_trip_ns().saturating_add(self.deviation_ns.saturating_mul(4))
     }
 
     /// It expired.

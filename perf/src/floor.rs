@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use synod_ring::{Arena, Event, FileSlot, Io, Settings, UringIo, port};
 
@@ -199,7 +200,7 @@ impl Disk {
         };
         settings.cq_entries = settings.cq_entries_min();
         let mut io = UringIo::new(settings, &log, &send, core)?;
-        io.attach(FileSlot(0), files::open_log(&path)?)?;
+        io.attach(FileSlot(0), Arc::new(files::open_log(&path)?))?;
         Ok(Disk { io, arena: log, offset: 0, queued: false })
     }
 }

@@ -11,11 +11,14 @@
 //! - **Log writes** are a [`Slice`] too. They must not change until their [`Event::Written`] came.
 //! - **Arenas** are mapped once and shared by reference count with the reactor, which keeps them until its ring is closed:
 //!   a write in flight never outlives its memory.
+//!
+//! [`BlockFile`] is a file as the log sees it, outside of a turn too.
 #![cfg_attr(loom, allow(dead_code, reason = "only what meets other threads is modelled"))]
 
 mod arena;
 #[cfg(not(loom))]
 mod clock;
+mod file;
 mod port;
 #[cfg(not(loom))]
 mod settings;
@@ -28,6 +31,7 @@ mod wait;
 mod wake;
 
 pub use arena::{Arena, Slice};
+pub use file::{BlockFile, Reading, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 #[cfg(not(loom))]
 pub use settings::{Settings, Stats, WRITES_MAX};
@@ -37,6 +41,7 @@ pub use wait::{BACK_OFF_MAX_NS, BACK_OFF_MIN_NS, LATE_YIELD_NS, PROMPT_YIELDS, W
 pub use wake::Waker;
 
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
 /// Which socket a datagram came in on, or goes out from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,7 +133,7 @@ pub trait Io {
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>);
 
     /// Registers a log file, opened O_DIRECT, under `slot`, in place of what was there.
-    fn attach(&mut self, slot: FileSlot, file: std::fs::File) -> Result<(), IoError>;
+    fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError>;
 
     /// Queues a durable write: when its [`Event::Written`] comes without an error, the bytes are on stable storage.
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64);

@@ -6,6 +6,7 @@ mod common;
 use common::{Node, node, settings};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 use synod_ring::{Event, FileSlot, Io, WRITES_MAX};
 use tempfile::{NamedTempFile, TempDir};
 
@@ -30,7 +31,7 @@ fn open_direct(file: &NamedTempFile, write: bool) -> File {
 fn with_log(slot: FileSlot, directory: &TempDir) -> (Node, NamedTempFile) {
     let file = log_file(directory);
     let mut node = node(settings());
-    node.io.attach(slot, open_direct(&file, true)).unwrap();
+    node.io.attach(slot, Arc::new(open_direct(&file, true))).unwrap();
     (node, file)
 }
 
@@ -90,11 +91,11 @@ fn each_slot_is_a_file_of_its_own_and_can_be_replaced() {
     let (mut node, first) = with_log(FileSlot(0), &directory);
     let second = log_file(&directory);
     let third = log_file(&directory);
-    node.io.attach(FileSlot(3), open_direct(&second, true)).unwrap();
+    node.io.attach(FileSlot(3), Arc::new(open_direct(&second, true))).unwrap();
     write(&mut node, FileSlot(0), 1, 1, 1);
     write(&mut node, FileSlot(3), 2, 2, 2);
     assert_eq!(written(&mut node, 2).len(), 2);
-    node.io.attach(FileSlot(0), open_direct(&third, true)).unwrap();
+    node.io.attach(FileSlot(0), Arc::new(open_direct(&third, true))).unwrap();
     write(&mut node, FileSlot(0), 1, 3, 3);
     assert_eq!(written(&mut node, 1), [(3, Ok(BLOCK))]);
     assert_eq!(
@@ -108,13 +109,13 @@ fn errors_are_told_once_and_never_retried() {
     let directory = directory();
     let file = log_file(&directory);
     let mut node = node(settings());
-    node.io.attach(FileSlot(1), open_direct(&file, false)).unwrap();
+    node.io.attach(FileSlot(1), Arc::new(open_direct(&file, false))).unwrap();
     write(&mut node, FileSlot(1), 0, 1, 42);
     assert_eq!(written(&mut node, 1), [(42, Err(libc::EBADF))], "opened for reading only");
-    node.io.attach(FileSlot(1), open_direct(&file, true)).unwrap();
+    node.io.attach(FileSlot(1), Arc::new(open_direct(&file, true))).unwrap();
     node.io.write(FileSlot(1), 100, node.log.slice(0, BLOCK), 43);
     assert_eq!(written(&mut node, 1), [(43, Err(libc::EINVAL))], "not aligned");
-    node.io.attach(FileSlot(1), OpenOptions::new().write(true).open("/dev/full").unwrap()).unwrap();
+    node.io.attach(FileSlot(1), Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap())).unwrap();
     node.io.write(FileSlot(1), 0, node.log.slice(0, BLOCK), 44);
     assert_eq!(written(&mut node, 1), [(44, Err(libc::ENOSPC))], "no space");
     assert_eq!(node.io.stats().writes_retried, 0);
@@ -169,7 +170,7 @@ fn a_file_is_not_replaced_under_its_writes() {
     let (mut node, file) = with_log(FileSlot(0), &directory);
     write(&mut node, FileSlot(0), 0, 1, 1);
     let replacement = open_direct(&file, true);
-    node.io.attach(FileSlot(0), replacement).unwrap();
+    node.io.attach(FileSlot(0), Arc::new(replacement)).unwrap();
 }
 
 #[test]

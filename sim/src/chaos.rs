@@ -7,9 +7,8 @@ use crate::disk::{Flush, SECTOR_BYTES, place};
 use crate::fault::{Fault, Style};
 use crate::node::{CLUSTER, GROUP, Health, SEGMENT_BYTES};
 use crate::sim::{Client, Happening, Sim};
+use crate::storage::MemoryDir;
 use crate::trace::{End, What};
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use synod_paxos::Role;
 use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
@@ -234,10 +233,10 @@ impl Sim {
         }
         let incarnation = self.chaos.word().max(1);
         let this = &mut self.nodes[node];
-        std::fs::remove_dir_all(&this.dir).expect("tmpfs removes a directory");
+        this.dir = MemoryDir::dir(this.dir.path().to_path_buf());
         this.disk = crate::disk::Disk::default();
         this.robbed = true;
-        this.format(&self.plan, incarnation).expect("tmpfs takes a log");
+        this.format(&self.plan, incarnation).expect("memory takes a log");
         self.after(10_000_000, Happening::Start { node });
         Ok(())
     }
@@ -346,8 +345,7 @@ impl Sim {
     }
 
     fn damage_flush(&mut self, node: usize, flush: &Flush, fault: Fault) {
-        let (path, offset) = place(&self.nodes[node].dir, SEGMENT_BYTES, flush.start);
-        let file = OpenOptions::new().read(true).write(true).open(path).expect("the segment exists");
+        let (file, offset) = place(&self.nodes[node].dir, SEGMENT_BYTES, flush.start);
         let (from, bytes) = match fault {
             Fault::PhantomWrite => (0, flush.bytes as usize),
             Fault::Misdirected => (0, SECTOR_BYTES.min(flush.bytes as usize)),
@@ -361,15 +359,15 @@ impl Sim {
             Fault::PhantomWrite => {}
             Fault::Misdirected => {
                 // What belongs to the segment's front lies here now.
-                file.read_exact_at(&mut damaged, crate::disk::BLOCK_BYTES as u64).expect("tmpfs reads");
+                file.read_at(&mut damaged, crate::disk::BLOCK_BYTES as u64).expect("memory reads");
             }
             _ => {
-                file.read_exact_at(&mut damaged, offset + from as u64).expect("tmpfs reads");
+                file.read_at(&mut damaged, offset + from as u64).expect("memory reads");
                 let bit = self.chaos.below(8 * 64);
                 damaged[(bit / 8) as usize] ^= 1 << (bit % 8);
             }
         }
-        file.write_all_at(&damaged, offset + from as u64).expect("tmpfs takes writes");
+        file.write_at(&damaged, offset + from as u64).expect("memory takes writes");
     }
 
     // Datagrams of nobody.

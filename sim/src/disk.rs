@@ -1,15 +1,14 @@
-//! One node's disk: what is in flight, what a lying cache holds, and what a crash makes of both. The files are real
-//! (on tmpfs), so that the production recovery reads what is left; when and whether bytes reach them is decided here.
+//! One node's disk: what is in flight, what a lying cache holds, and what a crash makes of both. When and whether bytes reach
+//! the files (`storage.rs`), which the production recovery reads, is decided here.
 
 use crate::fault::Fault;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
+use synod_ring::BlockFile;
+use synod_wal::{Dir, Opening};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, frame_bytes, parse_header};
 use synod_wire::record::Trailer;
 use synod_wire::{Lsn, Slot};
@@ -22,7 +21,7 @@ pub(crate) const BLOCK_BYTES: usize = 4096;
 
 /// A log write that the disk has not finished.
 pub(crate) struct InFlight {
-    pub(crate) file: Rc<File>,
+    pub(crate) file: Arc<dyn BlockFile>,
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
     pub(crate) token: u64,
@@ -47,7 +46,7 @@ pub(crate) struct Flush {
 }
 
 struct Undo {
-    file: Rc<File>,
+    file: Arc<dyn BlockFile>,
     offset: u64,
     before: Vec<u8>,
 }
@@ -58,7 +57,7 @@ pub(crate) struct Disk {
     pub(crate) in_flight: BTreeMap<u64, InFlight>,
     next_id: u64,
     /// Parts of flushes whose rest is still to be written.
-    partial: Vec<(Rc<File>, u64, Vec<u8>)>,
+    partial: Vec<(Arc<dyn BlockFile>, u64, Vec<u8>)>,
     /// Since the lies began: what was there before, the oldest first.
     lies: Vec<Undo>,
     /// Syncs are lies: a power cut undoes all since.
@@ -108,11 +107,11 @@ impl Disk {
         let written = &all[..bytes];
         if self.lying {
             let mut before = vec![0; bytes];
-            file.read_exact_at(&mut before, offset)?;
+            file.read_at(&mut before, offset)?;
             self.lies.push(Undo { file: file.clone(), offset, before });
         }
-        file.write_all_at(written, offset)?;
-        let before = self.partial.iter().position(|(part, end, _)| Rc::ptr_eq(part, &file) && *end == offset);
+        file.write_at(written, offset)?;
+        let before = self.partial.iter().position(|(part, end, _)| same(part, &file) && *end == offset);
         let mut flush = before.map_or_else(Vec::new, |at| self.partial.swap_remove(at).2);
         flush.extend_from_slice(written);
         if bytes < all.len() {
@@ -169,7 +168,7 @@ impl Disk {
         if power && !self.lies.is_empty() {
             tally.undone = self.lies.len();
             for undo in self.lies.drain(..).rev() {
-                undo.file.write_all_at(&undo.before, undo.offset)?;
+                undo.file.write_at(&undo.before, undo.offset)?;
             }
         }
         Ok(tally)
@@ -231,7 +230,7 @@ fn tear(write: &InFlight, rng: &mut Rng) -> io::Result<bool> {
     let (mut trailer_written, mut missing) = (false, false);
     for (at, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
         if rng.percent(50) {
-            write.file.write_all_at(sector, write.offset + (at * SECTOR_BYTES) as u64)?;
+            write.file.write_at(sector, write.offset + (at * SECTOR_BYTES) as u64)?;
             trailer_written |= trailer == Some(at);
         } else {
             missing |= trailer.is_some_and(|trailer| at < trailer);
@@ -263,7 +262,14 @@ fn trailer_sector(bytes: &[u8]) -> Option<usize> {
     None
 }
 
+/// Whether they are the same file.
+fn same(a: &Arc<dyn BlockFile>, b: &Arc<dyn BlockFile>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b))
+}
+
 /// The file that holds a position of the log, and where in it.
-pub(crate) fn place(dir: &Path, segment_bytes: u64, pos: u64) -> (PathBuf, u64) {
-    (dir.join(format!("{:016x}.seg", pos / segment_bytes)), pos % segment_bytes)
+pub(crate) fn place(dir: &Dir, segment_bytes: u64, pos: u64) -> (Arc<dyn BlockFile>, u64) {
+    let name = format!("{:016x}.seg", pos / segment_bytes);
+    let file = dir.open(&name, Opening::Direct).expect("a segment that the log wrote to");
+    (file, pos % segment_bytes)
 }

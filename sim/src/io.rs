@@ -3,11 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
+use std::sync::Arc;
 use synod::shard::jobs::{Done, Job, MAX_JOBS};
-use synod_ring::{Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket};
+use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket};
 
 /// Receive buffers of each socket.
 pub(crate) const RX_BUFFERS: usize = 128;
@@ -26,7 +26,7 @@ pub(crate) enum Arrival {
 pub(crate) enum Request {
     Peer { peer: usize, bytes: Rc<[u8]> },
     Client { to: SocketAddrV4, bytes: Rc<[u8]> },
-    Write { file: Rc<File>, offset: u64, bytes: Vec<u8>, token: u64 },
+    Write { file: Arc<dyn BlockFile>, offset: u64, bytes: Vec<u8>, token: u64 },
     Job(Job),
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct SimIo {
     wall_ns: u64,
     buffers: Vec<Option<Rc<[u8]>>>,
     free: Vec<u16>,
-    files: [Option<Rc<File>>; FILE_SLOTS as usize],
+    files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     max_datagram_bytes: usize,
 }
 
@@ -137,8 +137,8 @@ impl Io for SimIo {
         self.port.borrow_mut().requests.push(Request::Client { to, bytes: bytes.bytes().into() });
     }
 
-    fn attach(&mut self, slot: FileSlot, file: File) -> Result<(), IoError> {
-        self.files[usize::from(slot.0)] = Some(Rc::new(file));
+    fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
+        self.files[usize::from(slot.0)] = Some(file);
         Ok(())
     }
 

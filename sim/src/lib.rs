@@ -6,10 +6,11 @@
 //! | `plan.rs` | what the seed decides beforehand |
 //! | `run.rs` | a run's phases: chaos, then a healed core that must commit and converge |
 //! | `sim.rs` | the engine: the queue of happenings, and what each does |
+//! | `queue.rs` | what is going to happen, in order |
 //! | `script.rs` | scenarios as text, in `sim/scenarios` |
 //! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
-//! | `net.rs`, `disk.rs` | what links and disks do |
+//! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
 //! | `checks/` | what must hold, one property a file |
 //! | `known.rs` | the bugs that mutants put back |
@@ -27,10 +28,12 @@ mod net;
 mod node;
 mod payload;
 mod plan;
+mod queue;
 mod rng;
 mod run;
 mod script;
 mod sim;
+mod storage;
 mod trace;
 
 pub use checks::Violation;
@@ -39,5 +42,5 @@ pub use fault::{Area, Fault, Style};
 pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
-pub use run::{DISKS_VARIABLE, Failure, Outcome, disks, run};
+pub use run::{Failure, Outcome, run};
 pub use script::{Step, scenario};

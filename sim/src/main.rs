@@ -11,6 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use report::Total;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use synod_sim::{Failure, Plan, Profile};
 use worker::Verdict;
@@ -55,6 +58,15 @@ enum Command {
     Worker(worker::Order),
 }
 
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Style {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
 #[derive(Debug, clap::Args)]
 struct Run {
     /// How many seeds.
@@ -81,6 +93,12 @@ struct Run {
     /// Go on after a failure, and only list it.
     #[arg(long)]
     keep_going: bool,
+    /// Worker processes.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// How to print the report.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Style,
 }
 
 fn main() -> ExitCode {
@@ -112,40 +130,95 @@ fn run(order: &Run) -> anyhow::Result<bool> {
     };
     let until = order.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(60.0 * minutes));
     let seeds = if order.seed.is_some() { 1 } else { order.seeds };
-    println!("profile {:?}, seeds from {first}", order.profile);
+    if order.output == Style::Text {
+        println!("profile {:?}, seeds from {first}, {} at a time", order.profile, order.jobs);
+    }
+    let end = if until.is_some() { u64::MAX } else { first + seeds };
+    let batches = Batches { next: AtomicU64::new(first), end, until, profile: order.profile };
     let bar = progress(until.is_none().then_some(seeds));
-    let mut total = Total::new();
-    let mut next = first;
-    let more = |next: u64| until.map_or(next < first + seeds, |until| Instant::now() < until);
-    let mut failures = 0;
-    while more(next) {
-        let count = if until.is_some() { BATCH } else { BATCH.min(first + seeds - next) };
-        let batch = worker::Order::seeds(next, count, order.profile);
-        let ended = worker::supervise(&batch, &mut |seed, verdict| match verdict {
-            Verdict::Passed(outcome) => {
-                total.add(&outcome);
-                bar.inc(1);
-                bar.set_message(total.line());
-                true
+    let mut total = Total::new(order.jobs);
+    let stopped = batches.run(order.jobs, &mut |seed, verdict| match verdict {
+        Verdict::Passed(outcome) => {
+            total.add(&outcome);
+            bar.inc(1);
+            bar.set_message(total.line());
+            true
+        }
+        Verdict::Failed(failure) => {
+            total.failed.push(seed);
+            bar.suspend(|| eprintln!("seed {seed}: {}: {}", failure.violation.property, failure.violation.detail));
+            order.keep_going
+        }
+    })?;
+    bar.finish_and_clear();
+    if let Some((seed, failure)) = stopped {
+        report_failure(seed, failure, &order.out)?;
+        return Ok(false);
+    }
+    match order.output {
+        Style::Text => println!("{}", total.report(order.profile)),
+        Style::Json => println!("{}", serde_json::to_string_pretty(&total.json(order.profile))?),
+    }
+    Ok(total.failed.is_empty())
+}
+
+/// Seeds to be run, handed out a batch at a time.
+struct Batches {
+    next: AtomicU64,
+    end: u64,
+    until: Option<Instant>,
+    profile: Profile,
+}
+
+/// What a thread that supervises a worker tells.
+type Told = anyhow::Result<(u64, Verdict)>;
+
+impl Batches {
+    /// Runs them in `jobs` worker processes; `on` gets each verdict and says whether to go on. The failure at which it did not.
+    fn run(&self, jobs: usize, on: &mut dyn FnMut(u64, Verdict) -> bool) -> anyhow::Result<Option<(u64, Failure)>> {
+        let stop = AtomicBool::new(false);
+        let (send, receive) = mpsc::channel::<Told>();
+        std::thread::scope(|scope| {
+            for send in std::iter::repeat_n(send, jobs.max(1)) {
+                scope.spawn(|| self.work(&stop, send));
             }
-            Verdict::Failed(failure) => {
-                failures += 1;
-                bar.suspend(|| println!("seed {seed}: {}: {}", failure.violation.property, failure.violation.detail));
-                order.keep_going || {
-                    bar.finish_and_clear();
-                    false
+            for told in receive {
+                let (seed, verdict) = told.inspect_err(|_| stop.store(true, Relaxed))?;
+                let failure = match &verdict {
+                    Verdict::Failed(failure) => Some(failure.clone()),
+                    Verdict::Passed(_) => None,
+                };
+                if !on(seed, verdict) {
+                    stop.store(true, Relaxed);
+                    return Ok(failure.map(|failure| (seed, failure)));
                 }
             }
-        })?;
-        if let Some((seed, failure)) = ended.stopped {
-            report_failure(seed, failure, &order.out)?;
-            return Ok(false);
-        }
-        next += ended.done.max(1);
+            Ok(None)
+        })
     }
-    bar.finish_and_clear();
-    println!("{}", total.report(order.profile));
-    Ok(failures == 0)
+
+    fn work(&self, stop: &AtomicBool, send: mpsc::Sender<Told>) {
+        while let Some(order) = self.batch().filter(|_| !stop.load(Relaxed)) {
+            let mut heard = true;
+            let ended = worker::supervise(&order, &mut |seed, verdict| {
+                heard = send.send(Ok((seed, verdict))).is_ok();
+                heard && !stop.load(Relaxed)
+            });
+            if let Err(error) = ended {
+                // Nobody listens any more if another thread was faster with its own.
+                heard &= send.send(Err(error)).is_ok();
+            }
+            if !heard {
+                return;
+            }
+        }
+    }
+
+    fn batch(&self) -> Option<worker::Order> {
+        let first = self.next.fetch_add(BATCH, Relaxed);
+        let due = self.until.is_none_or(|until| Instant::now() < until);
+        (due && first < self.end).then(|| worker::Order::seeds(first, BATCH.min(self.end - first), self.profile))
+    }
 }
 
 fn fresh_seed() -> anyhow::Result<u64> {

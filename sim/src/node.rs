@@ -3,16 +3,17 @@
 use crate::disk::Disk;
 use crate::io::{Port, SimIo};
 use crate::plan::Plan;
+use crate::queue::{Due, NEVER};
+use crate::storage::MemoryDir;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use synod::shard::jobs::Job;
 use synod::shard::{self, Fatal, OUTBOX_BYTES, Shard};
 use synod_paxos::Role;
 use synod_ring::Arena;
-use synod_wal::{Expect, Identity};
+use synod_wal::{Dir, Expect, Identity};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind};
 use synod_wire::record::Configuration;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Quorums, Slot};
@@ -27,8 +28,8 @@ pub(crate) const GROUP: GroupId = GroupId(0);
 pub(crate) const MAX_BATCH_BYTES: usize = 1_408;
 /// The largest datagram of a node.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = HEADER_BYTES + MAX_BATCH_BYTES;
-/// The smallest segments there are.
-pub(crate) const SEGMENT_BYTES: u64 = synod_wal::STRIDE_BYTES;
+/// The smallest segments there are: logs enter new ones often, and scanning to their end is cheap.
+pub(crate) const SEGMENT_BYTES: u64 = synod_wal::MIN_STRIDE_BYTES;
 /// The simulated epoch: where all wall clocks start.
 const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
 /// A node's monotonic clock at the start of a run.
@@ -99,7 +100,7 @@ pub(crate) enum Health {
 /// See the module.
 pub(crate) struct Node {
     pub(crate) index: usize,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Dir,
     pub(crate) incarnation: u64,
     pub(crate) shard: Option<Shard<SimIo>>,
     pub(crate) port: Rc<RefCell<Port>>,
@@ -110,9 +111,8 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) jobs: BTreeMap<u64, Job>,
     pub(crate) next_job: u64,
-    /// When its next turn is due, if it is, and the number of that appointment.
-    pub(crate) turn_at_ns: Option<u64>,
-    pub(crate) turn_number: u64,
+    /// When its next turn is due.
+    pub(crate) turn: Due,
     pub(crate) paused_until_ns: u64,
     pub(crate) slow_until_ns: u64,
     pub(crate) role: Role,
@@ -129,10 +129,10 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(index: usize, dir: PathBuf) -> Node {
+    pub(crate) fn new(index: usize) -> Node {
         Node {
             index,
-            dir,
+            dir: MemoryDir::dir(format!("n{index}").into()),
             incarnation: 0,
             shard: None,
             port: Rc::default(),
@@ -142,8 +142,7 @@ impl Node {
             life: 0,
             jobs: BTreeMap::new(),
             next_job: 0,
-            turn_at_ns: None,
-            turn_number: 0,
+            turn: NEVER,
             paused_until_ns: 0,
             slow_until_ns: 0,
             role: Role::Joining,
@@ -208,7 +207,7 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         self.shard = None;
         self.jobs.clear();
-        self.turn_at_ns = None;
+        self.turn = NEVER;
         self.paused_until_ns = 0;
         if self.health == Health::Up {
             self.health = Health::Down;
@@ -219,19 +218,20 @@ impl Node {
 pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
     synod_wal::Settings {
         segment_bytes: SEGMENT_BYTES,
-        arena_bytes: 8 << 20,
+        stride_bytes: SEGMENT_BYTES,
+        arena_bytes: 2 * SEGMENT_BYTES as usize,
         max_in_flight: plan.max_in_flight,
         max_flush_bytes: 128 << 10,
     }
 }
 
-fn shard_settings(plan: &Plan, me: NodeId, dir: &Path) -> shard::Settings {
+fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     shard::Settings {
         cluster: CLUSTER,
         group: GROUP,
         me,
         members: (0..plan.nodes).map(|node| (NodeId(node as u8), node_address(node))).collect(),
-        dir: dir.to_path_buf(),
+        dir: dir.clone(),
         max_batch_bytes: MAX_BATCH_BYTES,
         core: None,
     }

@@ -14,6 +14,9 @@ pub(crate) struct Total {
     operations: u64,
     slots: u64,
     coverage: Coverage,
+    jobs: usize,
+    /// Seeds that failed, if the caller goes on after them.
+    pub(crate) failed: Vec<u64>,
 }
 
 /// Kinds that are written to a log only, or that a later step of the project will send.
@@ -32,8 +35,10 @@ const NOT_SENT: [Kind; 11] = [
 ];
 
 impl Total {
-    pub(crate) fn new() -> Total {
+    pub(crate) fn new(jobs: usize) -> Total {
         Total {
+            jobs,
+            failed: Vec::new(),
             began: Instant::now(),
             runs: 0,
             events: 0,
@@ -72,16 +77,36 @@ impl Total {
         )
     }
 
+    /// For programs.
+    pub(crate) fn json(&self, profile: Profile) -> serde_json::Value {
+        serde_json::json!({
+            "profile": profile,
+            "seeds_passed": self.runs,
+            "seeds_failed": self.failed,
+            "jobs": self.jobs,
+            "elapsed_seconds": self.began.elapsed().as_secs_f64(),
+            "simulated_seconds": self.simulated_ns as f64 / 1e9,
+            "speed_up": self.speed(),
+            "events": self.events,
+            "operations": self.operations,
+            "slots": self.slots,
+            "coverage": self.coverage,
+            "never_seen": self.missed(profile),
+        })
+    }
+
     /// For the end.
     pub(crate) fn report(&self, profile: Profile) -> String {
         let mut out = String::new();
         let seconds = self.simulated_ns as f64 / 1e9;
         let _ = writeln!(
             out,
-            "{} seeds passed: {seconds:.0} s simulated in {:.1} s ({:.0}x), {} events, {} slots, {} operations ({:.0} a simulated second)",
+            "{} seeds passed, {} failed: {seconds:.0} s simulated in {:.1} s ({:.0}x, {} at a time), {} events, {} slots, {} operations ({:.0} a simulated second)",
             self.runs,
+            self.failed.len(),
             self.began.elapsed().as_secs_f64(),
             self.speed(),
+            self.jobs,
             self.events,
             self.slots,
             self.operations,

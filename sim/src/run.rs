@@ -7,10 +7,10 @@ use crate::coverage::Coverage;
 use crate::fault::Fault;
 use crate::node::Health;
 use crate::plan::Plan;
+use crate::queue::NEVER;
 use crate::sim::{Client, Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use synod_paxos::Role;
 use synod_wire::Slot;
 
@@ -57,27 +57,13 @@ const LOOK_NS: u64 = 10_000_000;
 /// Events in a failure's report.
 const REPORTED: usize = 60;
 
-/// Where simulated disks lie instead of the usual place; a supervisor removes what a worker that died left there.
-pub const DISKS_VARIABLE: &str = "SYNOD_SIM_DISKS";
-
-/// A place for simulated disks: memory, if there is a file system of it.
-pub fn disks() -> std::io::Result<tempfile::TempDir> {
-    let memory = std::env::var_os(DISKS_VARIABLE).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
-    let builder = tempfile::Builder::new().prefix("synod-sim-").to_owned();
-    match builder.tempdir_in(&memory) {
-        Ok(dir) => Ok(dir),
-        Err(_) => builder.tempdir(),
-    }
-}
-
 /// Runs a plan. `print` writes every event to the standard output.
 ///
 /// # Panics
-/// If an assertion of the product fails, or there is no place for the simulated disks.
+/// If an assertion of the product fails.
 pub fn run(plan: &Plan, print: bool) -> Result<Outcome, Box<Failure>> {
     crate::known::switch_on(plan.mutant.as_deref());
-    let dir = disks().expect("a place for the simulated disks, /dev/shm or the temporary directory");
-    let mut sim = Sim::new(plan, dir.path(), print);
+    let mut sim = Sim::new(plan, print);
     let result = sim.whole();
     match result {
         Ok(()) => Ok(sim.outcome()),
@@ -119,13 +105,12 @@ impl Sim {
         for node in 0..self.plan.nodes {
             let incarnation = self.rng.word().max(1);
             let plan = self.plan.clone();
-            self.nodes[node].format(&plan, incarnation).expect("tmpfs takes a log");
+            self.nodes[node].format(&plan, incarnation).expect("memory takes a log");
             let at_ns = self.rng.below(50_000_000);
             self.at(at_ns, Happening::Start { node });
         }
         for client in 0..self.plan.clients {
             self.clients.push(Client::Appender(Box::new(Appender::new(&self.plan, client, 0))));
-            self.after(1_000_000, Happening::Wake { client });
             self.after(2_000_000, Happening::Offer { client });
         }
         for reader in self.plan.clients..self.plan.clients + self.plan.readers {
@@ -188,7 +173,7 @@ impl Sim {
         for node in &core {
             self.start(*node)?;
             // A pause that is over leaves its appointment in the future.
-            self.nodes[*node].turn_at_ns = None;
+            self.nodes[*node].turn = NEVER;
             self.wake_node(*node);
         }
         Ok(core)

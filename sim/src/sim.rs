@@ -10,10 +10,10 @@ use crate::io::{Arrival, RX_BUFFERS, Request, socket_index};
 use crate::net::{Fate, Network};
 use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
+use crate::queue::{Due, NEVER, Queue};
 use crate::rng::Rng;
 use crate::trace::{End, Glance, Trace, What};
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use synod::shard::jobs::{self, Done, Job};
 use synod::shard::{Exit, Fatal};
@@ -36,44 +36,16 @@ const RECENT_ENTRIES: u64 = 300;
 /// EIO.
 const EIO: i32 = 5;
 
-/// Something that is going to happen.
+/// Something that is going to happen, besides the nodes' turns and the clients' wakes.
 pub(crate) enum Happening {
-    Turn { node: usize, number: u64 },
     Datagram { from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]> },
     Written { node: usize, life: u64, id: u64 },
     JobDone { node: usize, life: u64, id: u64 },
     Start { node: usize },
-    Wake { client: usize },
     Offer { client: usize },
     Read { client: usize },
     Strike,
     Scripted { index: usize },
-}
-
-struct Queued {
-    at_ns: u64,
-    number: u64,
-    happening: Happening,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Queued) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Queued {}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
-        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
-    }
 }
 
 /// A slot's value at any node that has applied it and still has its bytes.
@@ -85,6 +57,14 @@ fn held_elsewhere(nodes: [&[Node]; 2], slot: Slot) -> Option<&[u8]> {
         .filter_map(|node| node.shard.as_ref())
         .filter(applied)
         .find_map(|shard| shard.value(slot))
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Turn(usize),
+    Wake(usize),
+    Queued,
 }
 
 /// A client of either kind.
@@ -107,11 +87,11 @@ impl Client {
 pub(crate) struct Sim {
     pub(crate) plan: Plan,
     pub(crate) now_ns: u64,
-    queue: BinaryHeap<Reverse<Queued>>,
-    next_number: u64,
+    queue: Queue<Happening>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) clients: Vec<Client>,
-    wakes: Vec<Option<u64>>,
+    /// When each client acts next by itself.
+    wakes: Vec<Due>,
     pub(crate) net: Network,
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
@@ -130,15 +110,14 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(plan: &Plan, dir: &std::path::Path, print: bool) -> Sim {
+    pub(crate) fn new(plan: &Plan, print: bool) -> Sim {
         let seed = plan.seed;
         Sim {
             now_ns: 0,
-            queue: BinaryHeap::with_capacity(4_096),
-            next_number: 0,
-            nodes: (0..plan.nodes).map(|node| Node::new(node, dir.join(format!("n{node}")))).collect(),
+            queue: Queue::new(),
+            nodes: (0..plan.nodes).map(Node::new).collect(),
             clients: Vec::new(),
-            wakes: vec![None; plan.clients + plan.readers],
+            wakes: vec![NEVER; plan.clients + plan.readers],
             net: Network::new(plan),
             checks: Checks::new(plan),
             trace: Trace::new(print),
@@ -157,8 +136,7 @@ impl Sim {
     }
 
     pub(crate) fn at(&mut self, at_ns: u64, happening: Happening) {
-        self.next_number += 1;
-        self.queue.push(Reverse(Queued { at_ns, number: self.next_number, happening }));
+        self.queue.push(at_ns, happening);
     }
 
     pub(crate) fn after(&mut self, ns: u64, happening: Happening) {
@@ -171,21 +149,46 @@ impl Sim {
 
     /// Lets things happen until `until_ns`.
     pub(crate) fn run_until(&mut self, until_ns: u64) -> Checked {
-        while let Some(Reverse(next)) = self.queue.peek() {
-            if next.at_ns > until_ns {
+        loop {
+            let (due, next) = self.next();
+            if due.at_ns > until_ns {
                 break;
             }
-            let Some(Reverse(Queued { at_ns, happening, .. })) = self.queue.pop() else { break };
-            self.now_ns = at_ns;
-            self.happen(happening)?;
+            self.now_ns = due.at_ns;
+            match next {
+                Next::Turn(node) => self.on_turn(node)?,
+                Next::Wake(client) => {
+                    self.wakes[client] = NEVER;
+                    self.drive(client)?;
+                }
+                Next::Queued => {
+                    let happening = self.queue.pop().expect("the queue has a first");
+                    self.happen(happening)?;
+                }
+            }
         }
         self.now_ns = until_ns;
         Ok(())
     }
 
+    /// What is due first. Nodes and clients are few: looking at each is cheaper than keeping them in order.
+    fn next(&self) -> (Due, Next) {
+        let mut first = (self.queue.first(), Next::Queued);
+        for (at, node) in self.nodes.iter().enumerate() {
+            if node.turn < first.0 {
+                first = (node.turn, Next::Turn(at));
+            }
+        }
+        for (at, wake) in self.wakes.iter().enumerate() {
+            if *wake < first.0 {
+                first = (*wake, Next::Wake(at));
+            }
+        }
+        first
+    }
+
     fn happen(&mut self, happening: Happening) -> Checked {
         match happening {
-            Happening::Turn { node, number } => self.on_turn(node, number),
             Happening::Datagram { from, to, peers, life, bytes } => self.on_datagram(from, to, peers, life, bytes),
             Happening::Written { node, life, id } => self.on_written(node, life, id),
             Happening::JobDone { node, life, id } => {
@@ -193,13 +196,6 @@ impl Sim {
                 Ok(())
             }
             Happening::Start { node } => self.start(node),
-            Happening::Wake { client } => {
-                if self.wakes[client].is_some_and(|at| at <= self.now_ns) {
-                    self.wakes[client] = None;
-                    return self.drive(client);
-                }
-                Ok(())
-            }
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
             Happening::Strike => self.strike(),
@@ -264,7 +260,7 @@ impl Sim {
         let this = &mut self.nodes[node];
         this.stop();
         let how = Crash { chaos: self.chaos_on, power };
-        let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("tmpfs takes writes");
+        let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
         if tally.trailers > 0 {
             self.coverage.mark("a crash left a whole trailer over a torn record");
@@ -322,21 +318,17 @@ impl Sim {
 
     fn turn_at(&mut self, node: usize, at_ns: u64) {
         let this = &mut self.nodes[node];
-        if this.turn_at_ns.is_some_and(|due| due <= at_ns) {
-            return;
+        if at_ns < this.turn.at_ns {
+            this.turn = self.queue.due(at_ns);
         }
-        this.turn_at_ns = Some(at_ns);
-        this.turn_number += 1;
-        let number = this.turn_number;
-        self.at(at_ns, Happening::Turn { node, number });
     }
 
-    fn on_turn(&mut self, node: usize, number: u64) -> Checked {
+    fn on_turn(&mut self, node: usize) -> Checked {
         let this = &mut self.nodes[node];
-        if this.turn_number != number || this.health != Health::Up {
+        this.turn = NEVER;
+        if this.health != Health::Up {
             return Ok(());
         }
-        this.turn_at_ns = None;
         if self.now_ns < this.paused_until_ns {
             let until_ns = this.paused_until_ns;
             self.turn_at(node, until_ns);
@@ -492,7 +484,7 @@ impl Sim {
             this.write_failed = true;
             self.coverage.fault(Fault::SyncError);
             // What such a write leaves behind is anybody's guess.
-            this.disk.fail(write, &mut self.disk_rng).expect("tmpfs takes writes");
+            this.disk.fail(write, &mut self.disk_rng).expect("memory takes writes");
             Err(EIO)
         } else {
             let all = write.bytes.len();
@@ -503,7 +495,7 @@ impl Sim {
             if short {
                 self.coverage.fault(Fault::ShortWrite);
             }
-            this.disk.complete(write, bytes).expect("tmpfs takes writes");
+            this.disk.complete(write, bytes).expect("memory takes writes");
             Ok(bytes)
         };
         this.port.borrow_mut().inbox.push_back(Arrival::Written { token, result });
@@ -528,10 +520,11 @@ impl Sim {
         }
         let Some(job) = this.jobs.remove(&id) else { return };
         let fails = self.chaos_on && self.disk_rng.ppm(self.plan.rate(Fault::ReadError));
-        let unreadable = || LogError::NotFormatted { dir: this.dir.clone() };
+        let unreadable = || LogError::NotFormatted { dir: this.dir.path().to_path_buf() };
         let (name, done) = match job {
             Job::PrepareSegment(_) if self.now_ns < this.disk.no_space_until_ns => {
-                let error = LogError::NoSpace { path: this.dir.clone(), bytes: crate::node::SEGMENT_BYTES };
+                let error =
+                    LogError::NoSpace { path: this.dir.path().to_path_buf(), bytes: crate::node::SEGMENT_BYTES };
                 ("no space for a segment", Done::Segment(Err(error)))
             }
             Job::Read(request, _) if fails => ("a read fails", Done::Read(request, Err(unreadable()))),
@@ -688,9 +681,8 @@ impl Sim {
         self.send_all(client, out);
         if let Some(at_ns) = next_ns {
             let at_ns = at_ns.max(self.now_ns + 1_000);
-            if self.wakes[client].is_none_or(|due| at_ns < due) {
-                self.wakes[client] = Some(at_ns);
-                self.at(at_ns, Happening::Wake { client });
+            if at_ns < self.wakes[client].at_ns {
+                self.wakes[client] = self.queue.due(at_ns);
             }
         }
         Ok(())

@@ -4,11 +4,11 @@
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
-use synod_sim::{DISKS_VARIABLE, Failure, Outcome, Plan, Profile, Violation, disks, run};
+use synod_sim::{Failure, Outcome, Plan, Profile, Violation, run};
 
 /// A run that takes longer than this hangs.
 const HANG: Duration = Duration::from_secs(120);
@@ -82,7 +82,7 @@ impl Order {
         Plan { mutant: self.mutant.clone(), ..Plan::new(seed, self.profile) }
     }
 
-    fn spawn(&self, disks: &Path) -> anyhow::Result<Child> {
+    fn spawn(&self) -> anyhow::Result<Child> {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
         command.args(["worker", "--from", &self.from.to_string(), "--count", &self.count.to_string()]);
         let profile = clap::ValueEnum::to_possible_value(&self.profile).context("a profile without a name")?;
@@ -96,7 +96,7 @@ impl Order {
         if self.trace {
             command.arg("--trace");
         }
-        command.env(DISKS_VARIABLE, disks).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().context("cannot start a worker")
     }
 }
@@ -125,12 +125,11 @@ pub(crate) fn work(order: &Order) -> anyhow::Result<()> {
 
 /// Runs a batch; `on` gets each seed's verdict and says whether to go on.
 pub(crate) fn supervise(order: &Order, on: &mut dyn FnMut(u64, Verdict) -> bool) -> anyhow::Result<Ended> {
-    let place = disks().context("no place for the simulated disks")?;
     let mut ended = Ended::default();
     let mut left = order.clone();
     let mut hung_before = None;
     loop {
-        let mut child = left.spawn(place.path())?;
+        let mut child = left.spawn()?;
         let (lines, errors) = (lines_of(child.stdout.take()), lines_of(child.stderr.take()));
         let mut running = None;
         let mut hung = false;
@@ -248,8 +247,7 @@ pub(crate) fn last_events(plan: &Plan) -> anyhow::Result<Vec<String>> {
     std::fs::write(file.path(), serde_json::to_vec(plan)?).context("cannot write the plan")?;
     let order =
         Order { plan: Some(file.path().to_path_buf()), trace: true, ..Order::seeds(plan.seed, 1, plan.profile) };
-    let place = disks().context("no place for the simulated disks")?;
-    let mut child = order.spawn(place.path())?;
+    let mut child = order.spawn()?;
     let (lines, _errors) = (lines_of(child.stdout.take()), lines_of(child.stderr.take()));
     let mut last = std::collections::VecDeque::new();
     while let Ok(line) = lines.recv_timeout(HANG) {

@@ -4,8 +4,7 @@ use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use synod_wal::{Item, LogError, LogReader, PreparedSegment, SegmentSpec};
+use synod_wal::{Dir, Item, LogError, LogReader, PreparedSegment, SegmentSpec};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Header, Kind};
 use synod_wire::{NodeId, Slot};
@@ -39,7 +38,7 @@ pub enum Job {
 #[derive(Debug)]
 pub struct LogRange {
     /// The group's directory.
-    pub dir: PathBuf,
+    pub dir: Dir,
     /// Consecutive blocks of the index.
     pub blocks: Vec<Block>,
     /// The exceptions among their slots.
@@ -87,7 +86,7 @@ pub fn perform(job: Job) -> Done {
 /// The last record of each slot in the range: the one that was applied.
 fn records(range: &LogRange) -> Result<BTreeMap<Slot, (Header, Vec<u8>)>, LogError> {
     let mut found = BTreeMap::new();
-    let mut reader = LogReader::open(Path::new(&range.dir))?;
+    let mut reader = LogReader::open(&range.dir)?;
     for block in &range.blocks {
         let wanted = block.first_slot..=block.last_slot;
         reader.scan(block.start_pos, Some(block.end_pos), &mut |item| {

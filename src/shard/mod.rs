@@ -42,11 +42,10 @@ use crate::shard::status::{Bad, Counters};
 use jobs::{Done, Job};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
-use synod_wal::{Log, LogError};
+use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::Counter;
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
@@ -64,7 +63,7 @@ pub struct Settings {
     /// All members with their clients' addresses for this group, in the order of the reactor's peers' table.
     pub members: Vec<(NodeId, SocketAddrV4)>,
     /// The group's directory.
-    pub dir: PathBuf,
+    pub dir: Dir,
     /// The largest batch; a datagram is one header larger.
     pub max_batch_bytes: usize,
     /// The core that the shard is pinned to, for the status.

@@ -8,9 +8,8 @@ use crate::sequencer::Sequencer;
 use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
 use crate::shard::slots::{Kept, Slots};
 use std::collections::BTreeMap;
-use std::path::Path;
 use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
-use synod_wal::{Damage, Expect, Log, LogError, LogReader, Place};
+use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind, flags};
 use synod_wire::mutant::mutant;
@@ -63,7 +62,7 @@ struct Replay {
 
 /// Reads the log in `dir` and makes the core from `paxos`, whose incarnation is taken from the directory.
 pub fn recover(
-    dir: &Path,
+    dir: &Dir,
     expect: &Expect,
     wal: &synod_wal::Settings,
     mut paxos: synod_paxos::Settings,
@@ -84,14 +83,14 @@ pub fn recover(
     };
     let found = synod_wal::recover(dir, expect, wal, &mut |place, frame| replay.record(place, frame))?;
     if let Some(what) = replay.bad.take() {
-        return Err(LogError::Malformed { dir: dir.to_path_buf(), what });
+        return Err(LogError::Malformed { dir: dir.path().to_path_buf(), what });
     }
     replay.drain_from_disk(dir)?;
     let votes = replay.pending.values().map(|value| value.ballot).max().unwrap_or_default();
     replay.restart.promised = if mutant("promise_forgotten") { votes } else { found.promised };
     replay.restart.last_lsn = found.last_lsn;
     if let Some(torn) = &found.torn {
-        tracing::info!(dir = %dir.display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
+        tracing::info!(dir = %dir.path().display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
     }
     replay.unknown(&found.damage);
     let restart = replay.finish();
@@ -197,8 +196,8 @@ impl Replay {
     }
 
     /// Applies what became deliverable after its payload was let go: after a hole that was filled later in the log.
-    fn drain_from_disk(&mut self, dir: &Path) -> Result<(), LogError> {
-        let mut reader = LogReader::open(dir)?;
+    fn drain_from_disk(&mut self, dir: &Dir) -> Result<(), LogError> {
+        let mut reader = None;
         while let Some(entry) = self.pending.first_entry() {
             if *entry.key() != self.slots.applied().next() || !entry.get().chosen {
                 break;
@@ -206,7 +205,13 @@ impl Replay {
             let (slot, value) = entry.remove_entry();
             let payload = match value.payload {
                 Some(payload) => payload,
-                None => reader.record_at(value.place)?.1,
+                None => {
+                    let reader = match &mut reader {
+                        Some(reader) => reader,
+                        none => none.insert(LogReader::open(dir)?),
+                    };
+                    reader.record_at(value.place)?.1
+                }
             };
             self.apply(slot, value.place, &payload);
         }
@@ -285,7 +290,7 @@ impl Replay {
 
     /// A candidate proposes again what is held and not known chosen. Where open slots reach further back than the arena does
     /// (behind damage), the log cannot hold on to their bytes, so they stay in memory.
-    fn keep_old_votes(&mut self, dir: &Path, log: &Log) -> Result<(), LogError> {
+    fn keep_old_votes(&mut self, dir: &Dir, log: &Log) -> Result<(), LogError> {
         if self.pending.values().all(|value| log.frame(value.place).is_some()) {
             return Ok(());
         }

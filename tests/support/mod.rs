@@ -6,7 +6,8 @@ use std::fs::File;
 use std::net::SocketAddrV4;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use synod_ring::{Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice};
+use std::sync::Arc;
+use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice};
 use synod_wal::{Expect, Identity, Log, Place, Settings};
 use synod_wire::batch::{BATCH_HEADER_BYTES, RunBuilder, RunKind, write_batch_header};
 use synod_wire::frame::{Header, Kind};
@@ -17,13 +18,18 @@ use zerocopy::IntoBytes;
 pub const CLUSTER: ClusterId = ClusterId(7);
 pub const GROUP: GroupId = GroupId(0);
 pub const CLIENT: u128 = 99;
-const SETTINGS: Settings =
-    Settings { segment_bytes: 4 << 20, arena_bytes: 8 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 };
+const SETTINGS: Settings = Settings {
+    segment_bytes: 4 << 20,
+    stride_bytes: 4 << 20,
+    arena_bytes: 8 << 20,
+    max_in_flight: 1,
+    max_flush_bytes: 256 << 10,
+};
 
 /// An `Io` whose writes complete before they return.
 #[derive(Default)]
 struct DirectIo {
-    files: Vec<Option<File>>,
+    files: Vec<Option<Arc<dyn BlockFile>>>,
     written: Vec<(u64, usize)>,
 }
 
@@ -59,7 +65,7 @@ impl Io for DirectIo {
         unreachable!("a log sends nothing")
     }
 
-    fn attach(&mut self, slot: FileSlot, file: File) -> Result<(), IoError> {
+    fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
         self.files.resize_with(usize::from(FILE_SLOTS), || None);
         self.files[usize::from(slot.0)] = Some(file);
         Ok(())
@@ -67,7 +73,7 @@ impl Io for DirectIo {
 
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
         let file = self.files[usize::from(file.0)].as_ref().expect("a write goes to an attached file");
-        file.write_all_at(bytes.bytes(), offset).expect("the test's disk takes the write");
+        file.write_at(bytes.bytes(), offset).expect("the test's disk takes the write");
         self.written.push((token, bytes.bytes().len()));
     }
 

@@ -2,103 +2,254 @@
 //! housekeeping; blocking.
 
 use crate::{LogError, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES};
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{CWD, RenameFlags};
+use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use synod_ring::BlockFile;
 
-/// The exclusive right to a log's directory, until dropped (or until the process ends: the kernel gives it back).
-#[derive(Debug)]
-pub(crate) struct DirLock {
-    _file: File,
+/// The name of the file whose lock is the directory's.
+const LOCK: &str = "lock";
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// To be read, through the page cache.
+    Read,
+    /// To be read and written directly.
+    Direct,
+    /// As [`Opening::Direct`], made anew and empty.
+    Create,
 }
 
-impl DirLock {
-    /// Takes the lock of `dir`, which must exist.
-    pub(crate) fn take(dir: &Path) -> Result<DirLock, LogError> {
-        let path = dir.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(LogError::file("open", &path))?;
+/// A directory in which a log lies: of a file system, or of a simulator. Files are named by their names in it.
+pub trait Directory: Debug + Send + Sync {
+    /// What it is called, for messages.
+    fn path(&self) -> &Path;
+    /// Whether it is there.
+    fn exists(&self) -> bool;
+    /// Makes it, if it is not there.
+    fn create(&self) -> io::Result<()>;
+    /// Takes the exclusive right to it, until the value is dropped (or the process ends). [`io::ErrorKind::WouldBlock`]: somebody has it.
+    fn lock(&self) -> io::Result<Box<dyn Lock>>;
+    /// The names of its files.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// Opens a file.
+    fn open(&self, name: &str, opening: Opening) -> io::Result<Arc<dyn BlockFile>>;
+    /// Gives a file another name, which must not be taken.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes its names durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Makes its own name durable.
+    fn sync_parent(&self) -> io::Result<()>;
+    /// The space that is left, bytes.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// Something that is held.
+pub trait Lock: Debug + Send {}
+
+impl Lock for File {}
+
+/// Where a log lies: a [`Directory`] that is shared. A path stands for a directory of the file system.
+#[derive(Clone, Debug)]
+pub struct Dir(Arc<dyn Directory>);
+
+impl Dir {
+    /// A directory of any kind.
+    pub fn new(directory: impl Directory + 'static) -> Dir {
+        Dir(Arc::new(directory))
+    }
+}
+
+impl Deref for Dir {
+    type Target = dyn Directory;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl From<&Dir> for Dir {
+    fn from(dir: &Dir) -> Dir {
+        dir.clone()
+    }
+}
+
+impl From<&Path> for Dir {
+    fn from(path: &Path) -> Dir {
+        Dir::new(Folder { path: path.to_path_buf() })
+    }
+}
+
+impl From<&PathBuf> for Dir {
+    fn from(path: &PathBuf) -> Dir {
+        Dir::from(path.as_path())
+    }
+}
+
+/// A directory of the file system.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+}
+
+impl Directory for Folder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    fn create(&self) -> io::Result<()> {
+        std::fs::create_dir_all(&self.path)
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Lock>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join(LOCK))?;
         match file.try_lock() {
-            Ok(()) => Ok(DirLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LogError::Locked { dir: dir.to_path_buf() }),
-            Err(TryLockError::Error(source)) => Err(LogError::file("lock", &path)(source)),
+            Ok(()) => Ok(Box::new(file)),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(source)) => Err(source),
         }
     }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            // No file of a log has a name that is no text.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, opening: Opening) -> io::Result<Arc<dyn BlockFile>> {
+        let path = self.path.join(name);
+        if opening == Opening::Read {
+            return Ok(Arc::new(File::open(path)?));
+        }
+        let create = opening == Opening::Create;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_DIRECT).create(create).truncate(create);
+        Ok(Arc::new(options.open(path)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(CWD, self.path.join(from), CWD, self.path.join(to), RenameFlags::NOREPLACE)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        match self.path.canonicalize()?.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(&self.path)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+}
+
+/// Takes the lock of `dir`, which must exist.
+pub(crate) fn take_lock(dir: &Dir) -> Result<Box<dyn Lock>, LogError> {
+    dir.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => LogError::Locked { dir: dir.path().to_path_buf() },
+        _ => LogError::file("lock", &dir.path().join(LOCK))(error),
+    })
 }
 
 /// The files of a log.
 pub(crate) struct Listing {
-    /// The segments, by number.
-    pub(crate) segments: Vec<(u64, PathBuf)>,
-    /// What interrupted preparations left.
-    pub(crate) leftovers: Vec<PathBuf>,
+    /// The segments' numbers, in order.
+    pub(crate) segments: Vec<u64>,
+    /// The names that interrupted preparations left.
+    pub(crate) leftovers: Vec<String>,
 }
 
-/// The file of segment `index`.
-pub(crate) fn segment_path(dir: &Path, index: u64) -> PathBuf {
-    dir.join(format!("{index:016x}.seg"))
+/// The name of segment `index`.
+pub(crate) fn segment_name(index: u64) -> String {
+    format!("{index:016x}.seg")
 }
 
-/// The file of segment `index` while it is prepared.
-pub(crate) fn preparation_path(dir: &Path, index: u64) -> PathBuf {
-    dir.join(format!("{index:016x}.seg.tmp"))
+/// Its name while it is prepared.
+pub(crate) fn preparation_name(index: u64) -> String {
+    format!("{index:016x}.seg.tmp")
+}
+
+/// The path of segment `index`, for messages.
+pub(crate) fn segment_path(dir: &Dir, index: u64) -> PathBuf {
+    dir.path().join(segment_name(index))
 }
 
 fn segment_index(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
     let index = u64::from_str_radix(digits, 16).ok()?;
-    // Only the one spelling that `segment_path` gives: two files must not be the same segment.
-    (name == format!("{index:016x}.seg")).then_some(index)
+    // Only the one spelling that `segment_name` gives: two files must not be the same segment.
+    (name == segment_name(index)).then_some(index)
 }
 
 /// Lists the log's files in `dir`; others are not looked at.
-pub(crate) fn list(dir: &Path) -> Result<Listing, LogError> {
+pub(crate) fn list(dir: &Dir) -> Result<Listing, LogError> {
     let mut listing = Listing { segments: Vec::new(), leftovers: Vec::new() };
-    let entries = std::fs::read_dir(dir).map_err(LogError::file("list", dir))?;
-    for entry in entries {
-        let path = entry.map_err(LogError::file("list", dir))?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if let Some(index) = segment_index(name) {
-            listing.segments.push((index, path));
+    for name in dir.names().map_err(LogError::file("list", dir.path()))? {
+        if let Some(index) = segment_index(&name) {
+            listing.segments.push(index);
         } else if name.strip_suffix(".tmp").and_then(segment_index).is_some() {
-            listing.leftovers.push(path);
+            listing.leftovers.push(name);
         }
     }
-    listing.segments.sort();
+    listing.segments.sort_unstable();
     Ok(listing)
 }
 
 /// Makes the names in `dir` durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), LogError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(LogError::file("sync the directory", dir))
+pub(crate) fn sync_dir(dir: &Dir) -> Result<(), LogError> {
+    dir.sync().map_err(LogError::file("sync the directory", dir.path()))
 }
 
-/// Opens `path` for direct writes (and reads).
-pub(crate) fn open_direct(path: &Path, create: bool) -> Result<File, LogError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_DIRECT).create(create).truncate(create);
-    options.open(path).map_err(|source| match source.raw_os_error() {
-        Some(libc::EINVAL) => LogError::NoDirectIo { path: path.to_path_buf(), reason: source.to_string() },
-        _ => LogError::file("open", path)(source),
+/// Opens a file to be read.
+pub(crate) fn open_read(dir: &Dir, name: &str) -> Result<Arc<dyn BlockFile>, LogError> {
+    dir.open(name, Opening::Read).map_err(LogError::file("open", &dir.path().join(name)))
+}
+
+/// Opens a file for direct writes (and reads).
+pub(crate) fn open_direct(dir: &Dir, name: &str, create: bool) -> Result<Arc<dyn BlockFile>, LogError> {
+    let path = dir.path().join(name);
+    let opening = if create { Opening::Create } else { Opening::Direct };
+    dir.open(name, opening).map_err(|source| match source.raw_os_error() {
+        Some(libc::EINVAL) => LogError::NoDirectIo { path, reason: source.to_string() },
+        _ => LogError::file("open", &path)(source),
     })
 }
 
 /// The unit of writes that the device below `file` asks for, at least [`MIN_BLOCK_BYTES`].
-pub(crate) fn block_bytes(file: &File, path: &Path) -> Result<u32, LogError> {
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    let stat = stat.map_err(|errno| LogError::file("statx", path)(errno.into()))?;
-    if !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN) {
-        // The file system does not say (tmpfs, for one); a page suits whatever takes O_DIRECT at all.
-        return Ok(MIN_BLOCK_BYTES);
-    }
+pub(crate) fn block_bytes(file: &dyn BlockFile, path: &Path) -> Result<u32, LogError> {
     let refuse = |reason: String| Err(LogError::NoDirectIo { path: path.to_path_buf(), reason });
-    match stat.stx_dio_offset_align {
-        0 => refuse("statx reports no direct I/O".into()),
-        align if align > MAX_BLOCK_BYTES || !align.is_power_of_two() => {
+    match file.direct_bytes().map_err(LogError::file("statx", path))? {
+        // The file system does not say (tmpfs, for one); a page suits whatever takes O_DIRECT at all.
+        None => Ok(MIN_BLOCK_BYTES),
+        Some(0) => refuse("statx reports no direct I/O".into()),
+        Some(align) if align > MAX_BLOCK_BYTES || !align.is_power_of_two() => {
             refuse(format!("it asks for blocks of {align} bytes, {MAX_BLOCK_BYTES} is the most"))
         }
-        align => Ok(align.max(MIN_BLOCK_BYTES)),
+        Some(align) => Ok(align.max(MIN_BLOCK_BYTES)),
     }
 }
 
@@ -119,10 +270,11 @@ mod tests {
     #[test]
     fn a_second_owner_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let held = DirLock::take(dir.path()).unwrap();
-        let error = DirLock::take(dir.path()).unwrap_err();
+        let log = Dir::from(dir.path());
+        let held = take_lock(&log).unwrap();
+        let error = take_lock(&log).unwrap_err();
         assert!(matches!(&error, LogError::Locked { dir: named } if named == dir.path()), "{error}");
         drop(held);
-        DirLock::take(dir.path()).unwrap();
+        drop(take_lock(&log).unwrap());
     }
 }

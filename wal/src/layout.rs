@@ -1,7 +1,7 @@
 //! Where things lie: the arithmetic of positions, strides, blocks and flushes. Pure; the writer and the scanner share it, so
 //! that what one places the other finds.
 
-use crate::{MIN_FLUSH_BYTES, STRIDE_BYTES};
+use crate::MIN_FLUSH_BYTES;
 use synod_wire::frame::frame_bytes;
 use synod_wire::record::{MAX_FLUSH_RECORDS, Trailer, TrailerEntry};
 
@@ -9,17 +9,8 @@ use synod_wire::record::{MAX_FLUSH_RECORDS, Trailer, TrailerEntry};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) segment_bytes: u64,
+    pub(crate) stride_bytes: u64,
     pub(crate) block_bytes: u64,
-}
-
-/// The start of the stride that holds `pos`.
-pub(crate) const fn stride_start(pos: u64) -> u64 {
-    pos / STRIDE_BYTES * STRIDE_BYTES
-}
-
-/// The end of the stride that holds `pos`.
-pub(crate) const fn stride_end(pos: u64) -> u64 {
-    stride_start(pos) + STRIDE_BYTES
 }
 
 /// The bytes of a trailer frame that names `records` records.
@@ -28,6 +19,16 @@ pub(crate) const fn trailer_bytes(records: usize) -> u64 {
 }
 
 impl Geometry {
+    /// The start of the stride that holds `pos`.
+    pub(crate) fn stride_start(&self, pos: u64) -> u64 {
+        pos / self.stride_bytes * self.stride_bytes
+    }
+
+    /// The end of the stride that holds `pos`.
+    pub(crate) fn stride_end(&self, pos: u64) -> u64 {
+        self.stride_start(pos) + self.stride_bytes
+    }
+
     /// The segment that holds `pos`.
     pub(crate) fn segment(&self, pos: u64) -> u64 {
         pos / self.segment_bytes
@@ -69,13 +70,13 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MAX_BLOCK_BYTES, MIN_BLOCK_BYTES};
+    use crate::{MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, STRIDE_BYTES};
     use synod_wire::frame::MAX_PAYLOAD_BYTES;
 
     #[test]
     fn any_record_fits_where_a_flush_may_start() {
         for block_bytes in [MIN_BLOCK_BYTES, 8192, MAX_BLOCK_BYTES].map(u64::from) {
-            let geometry = Geometry { segment_bytes: STRIDE_BYTES, block_bytes };
+            let geometry = Geometry { segment_bytes: STRIDE_BYTES, stride_bytes: STRIDE_BYTES, block_bytes };
             let last_start = STRIDE_BYTES - MIN_FLUSH_BYTES;
             assert!(geometry.fits(last_start + frame_bytes(MAX_PAYLOAD_BYTES) as u64, 1, STRIDE_BYTES));
             assert_eq!(geometry.next_start(last_start, STRIDE_BYTES), last_start);
@@ -86,7 +87,11 @@ mod tests {
     #[test]
     fn a_full_flush_that_cannot_take_a_record_ends_in_the_last_part_of_its_stride() {
         // The seal that a record forces always skips to the next stride; otherwise `append` would have to seal twice.
-        let geometry = Geometry { segment_bytes: STRIDE_BYTES, block_bytes: u64::from(MAX_BLOCK_BYTES) };
+        let geometry = Geometry {
+            segment_bytes: STRIDE_BYTES,
+            stride_bytes: STRIDE_BYTES,
+            block_bytes: u64::from(MAX_BLOCK_BYTES),
+        };
         let need = frame_bytes(MAX_PAYLOAD_BYTES) as u64;
         for records in [1, 100, MAX_FLUSH_RECORDS - 1] {
             let mut records_end = STRIDE_BYTES;
@@ -105,7 +110,7 @@ mod tests {
     #[test]
     fn whatever_fits_can_be_sealed_and_cut_within_its_stride() {
         for block_bytes in [MIN_BLOCK_BYTES, MAX_BLOCK_BYTES].map(u64::from) {
-            let geometry = Geometry { segment_bytes: STRIDE_BYTES, block_bytes };
+            let geometry = Geometry { segment_bytes: STRIDE_BYTES, stride_bytes: STRIDE_BYTES, block_bytes };
             for records in [1, 2, 100, MAX_FLUSH_RECORDS] {
                 for records_end in (STRIDE_BYTES - 2 * MIN_FLUSH_BYTES..=STRIDE_BYTES).step_by(64) {
                     if geometry.fits(records_end, records, STRIDE_BYTES) {
@@ -120,10 +125,13 @@ mod tests {
 
     #[test]
     fn strides_in_the_middle_of_a_segment_have_no_header() {
-        let geometry = Geometry { segment_bytes: 2 * STRIDE_BYTES, block_bytes: 4096 };
+        let geometry = Geometry { segment_bytes: 2 * STRIDE_BYTES, stride_bytes: STRIDE_BYTES, block_bytes: 4096 };
         assert_eq!(geometry.first(0), 4096);
         assert_eq!(geometry.first(STRIDE_BYTES), STRIDE_BYTES);
         assert_eq!(geometry.first(2 * STRIDE_BYTES), 2 * STRIDE_BYTES + 4096);
-        assert_eq!((stride_start(STRIDE_BYTES), stride_end(STRIDE_BYTES)), (STRIDE_BYTES, 2 * STRIDE_BYTES));
+        assert_eq!(
+            (geometry.stride_start(STRIDE_BYTES), geometry.stride_end(STRIDE_BYTES)),
+            (STRIDE_BYTES, 2 * STRIDE_BYTES)
+        );
     }
 }

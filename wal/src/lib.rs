@@ -5,8 +5,8 @@
 //! # The contract on disk (format 1)
 //!
 //! **Address space.** The log is an unbounded space of byte positions (`u64`). Segment file `k`, named `{k:016x}.seg`, holds
-//! positions `[k * segment_bytes, (k + 1) * segment_bytes)`. Nothing (record or flush) crosses a multiple of [`STRIDE_BYTES`];
-//! `segment_bytes` is a multiple of it. In memory byte `pos` lies at `pos % arena_bytes` of a ring (`arena_bytes` is a
+//! positions `[k * segment_bytes, (k + 1) * segment_bytes)`. Nothing (record or flush) crosses a multiple of the stride
+//! ([`STRIDE_BYTES`], unless the segments' headers say otherwise); `segment_bytes` is a multiple of it. In memory byte `pos` lies at `pos % arena_bytes` of a ring (`arena_bytes` is a
 //! multiple of the stride too), so what is appended, what is written and what is sent are the same bytes.
 //!
 //! | where | what |
@@ -107,8 +107,9 @@ mod segment;
 mod trailer;
 mod window;
 
+pub use directory::{Dir, Directory, Lock, Opening};
 pub use error::LogError;
-pub use log::{Log, TURN_BYTES};
+pub use log::Log;
 pub use reader::{LogReader, ScanEnd};
 pub use recover::{Recovered, recover};
 pub use scan::{Damage, FlushMark, Item, TornTail};
@@ -117,8 +118,12 @@ pub use synod_wire::record::TrailerEntry;
 
 use synod_wire::{ClusterId, GroupId, NodeId};
 
-/// What no record and no flush crosses: large enough that skipping its end wastes little, small enough to map and read at once.
+/// What no record and no flush crosses, unless a log is formatted otherwise: large enough that skipping its end wastes little,
+/// small enough to map and read at once.
 pub const STRIDE_BYTES: u64 = 4 << 20;
+/// The smallest stride, with room for a turn of a shard whose batches fit one datagram: its log enters strides and segments often,
+/// which is what a simulator wants.
+pub const MIN_STRIDE_BYTES: u64 = 8 * MIN_FLUSH_BYTES;
 /// A flush does not start with fewer bytes than this before its stride's end: any single record and its trailer fit.
 pub const MIN_FLUSH_BYTES: u64 = 128 << 10;
 /// The smallest unit of writes, even on devices that accept less: a page, so that flushes share no page of the page cache.
@@ -171,9 +176,12 @@ impl Place {
 /// Sizes that the configuration sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes of a segment file: a multiple of [`STRIDE_BYTES`]. Fixed when the log is formatted.
+    /// Bytes of a segment file: a multiple of the stride. Fixed when the log is formatted.
     pub segment_bytes: u64,
-    /// Bytes of the ring in memory: a multiple of [`STRIDE_BYTES`], at least two.
+    /// Bytes of a stride: a power of two from [`MIN_STRIDE_BYTES`] to [`STRIDE_BYTES`]. Fixed when the log is formatted. A turn
+    /// appends no more than this.
+    pub stride_bytes: u64,
+    /// Bytes of the ring in memory: a multiple of the stride, at least two.
     pub arena_bytes: usize,
     /// Log writes in flight at once, from 1. More than one pays on devices with parallel synced writes only.
     pub max_in_flight: usize,
@@ -183,7 +191,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { segment_bytes: 256 << 20, arena_bytes: 64 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 }
+        Settings {
+            segment_bytes: 256 << 20,
+            stride_bytes: STRIDE_BYTES,
+            arena_bytes: 64 << 20,
+            max_in_flight: 1,
+            max_flush_bytes: 256 << 10,
+        }
     }
 }
 
@@ -191,20 +205,27 @@ impl Settings {
     /// Whether the sizes fit together.
     pub fn check(&self) -> Result<(), LogError> {
         let bad = |field, value, rule| Err(LogError::Setting { field, value, rule });
-        let segment = self.segment_bytes;
-        if segment == 0 || !segment.is_multiple_of(STRIDE_BYTES) || segment > MAX_SEGMENT_BYTES {
-            return bad("segment_bytes", segment, "a multiple of 4 MiB, at most 1 TiB");
+        let (stride, segment, arena) = (self.stride_bytes, self.segment_bytes, self.arena_bytes as u64);
+        if !is_stride(stride) {
+            return bad("stride_bytes", stride, "a power of two from 1 MiB to 4 MiB");
         }
-        let arena = self.arena_bytes as u64;
-        if arena < 2 * STRIDE_BYTES || !arena.is_multiple_of(STRIDE_BYTES) {
-            return bad("arena_bytes", arena, "a multiple of 4 MiB, at least 8 MiB");
+        if segment == 0 || !segment.is_multiple_of(stride) || segment > MAX_SEGMENT_BYTES {
+            return bad("segment_bytes", segment, "a multiple of the stride (4 MiB), at most 1 TiB");
+        }
+        if arena < 2 * stride || !arena.is_multiple_of(stride) {
+            return bad("arena_bytes", arena, "a multiple of the stride (4 MiB), at least two of them");
         }
         if !(1..=64).contains(&self.max_in_flight) {
             return bad("max_in_flight", self.max_in_flight as u64, "1 to 64");
         }
-        if !(MIN_FLUSH_BYTES..=STRIDE_BYTES / 2).contains(&(self.max_flush_bytes as u64)) {
-            return bad("max_flush_bytes", self.max_flush_bytes as u64, "128 KiB to 2 MiB");
+        if !(MIN_FLUSH_BYTES..=stride / 2).contains(&(self.max_flush_bytes as u64)) {
+            return bad("max_flush_bytes", self.max_flush_bytes as u64, "128 KiB to half a stride (2 MiB)");
         }
         Ok(())
     }
+}
+
+/// Whether a log may have such strides.
+fn is_stride(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (MIN_STRIDE_BYTES..=STRIDE_BYTES).contains(&bytes)
 }

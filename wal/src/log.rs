@@ -4,28 +4,24 @@
 //! # What must not be overwritten
 //! Appending at `pos` overwrites what lay at `pos - arena_bytes`. At each turn's end ([`Log::flush`]) the log fixes how far
 //! the next turn may append: not over bytes that are not durable yet, not over what [`Log::set_hold`] holds, and not
-//! further than [`TURN_BYTES`]. So whatever [`Log::frame`] hands out stays as it is until the turn's datagrams left, even
+//! further than a stride. So whatever [`Log::frame`] hands out stays as it is until the turn's datagrams left, even
 //! where completions or a new hold set bytes free in the middle of the turn.
 
-use crate::directory::{DirLock, segment_path};
-use crate::layout::{Geometry, stride_end, trailer_bytes};
+use crate::directory::{Lock, segment_path};
+use crate::layout::{Geometry, trailer_bytes};
 use crate::trailer::{self, TrailerFields};
-use crate::{Identity, LogError, MIN_FLUSH_BYTES, Place, PreparedSegment, STRIDE_BYTES, SegmentSpec, Settings};
+use crate::{Dir, Identity, LogError, MIN_FLUSH_BYTES, Place, PreparedSegment, SegmentSpec, Settings};
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use synod_ring::{Arena, FILE_SLOTS, FileSlot, Slice};
 use synod_wire::frame::{self, HEADER_BYTES, Header, Kind, frame_bytes};
 use synod_wire::record::{MAX_FLUSH_RECORDS, TrailerEntry};
 use synod_wire::{Ballot, Lsn};
 
-/// The most that one turn may append: half of the smallest ring. A turn's datagrams are far fewer.
-pub const TURN_BYTES: u64 = STRIDE_BYTES;
-
 /// The log of one group, open for appending.
 #[derive(Debug)]
 pub struct Log {
-    _lock: DirLock,
-    pub(crate) dir: PathBuf,
+    _lock: Box<dyn Lock>,
+    pub(crate) dir: Dir,
     pub(crate) settings: Settings,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
@@ -95,8 +91,8 @@ pub(crate) struct InFlight {
 
 /// What recovery hands over.
 pub(crate) struct Start {
-    pub(crate) lock: DirLock,
-    pub(crate) dir: PathBuf,
+    pub(crate) lock: Box<dyn Lock>,
+    pub(crate) dir: Dir,
     pub(crate) settings: Settings,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
@@ -115,7 +111,8 @@ impl Log {
         assert!(start.files.iter().map(|file| file.index).eq(current..current + start.files.len() as u64));
         // A flush that waits for its write was full: it has this many bytes at least, but for one a stride.
         let smallest_full = MIN_FLUSH_BYTES as usize / 2;
-        let waiting = start.settings.arena_bytes / smallest_full + start.settings.arena_bytes / STRIDE_BYTES as usize;
+        let waiting = start.settings.arena_bytes / smallest_full
+            + (start.settings.arena_bytes as u64 / start.geometry.stride_bytes) as usize;
         let mut log = Log {
             _lock: start.lock,
             dir: start.dir,
@@ -252,7 +249,7 @@ impl Log {
         self.frame(first)?;
         self.frame(last)?;
         let end = last.pos + u64::from(last.bytes);
-        if last.pos < first.pos || end > stride_end(first.pos) {
+        if last.pos < first.pos || end > self.geometry.stride_end(first.pos) {
             return None;
         }
         let mut pos = first.end();
@@ -317,12 +314,14 @@ impl Log {
     /// Fixes what the next turn may append up to; see the module.
     pub(crate) fn begin_turn(&mut self) {
         let high = self.high();
+        // Half of the smallest ring; a turn's datagrams are far fewer.
+        let turn_bytes = self.geometry.stride_bytes;
         let arena_bytes = self.settings.arena_bytes as u64;
         let unwritten = self.in_flight.front().map(|write| write.flush.start);
         let unwritten = unwritten.or(self.sealed.front().map(|flush| flush.start)).unwrap_or(self.open.start);
         let floor = high.saturating_sub(arena_bytes).max(self.arena_floor);
-        let hold = if self.hold < floor { high.saturating_sub(arena_bytes - TURN_BYTES) } else { self.hold };
-        self.limit = (unwritten.min(hold) + arena_bytes).min(high + TURN_BYTES).max(high);
+        let hold = if self.hold < floor { high.saturating_sub(arena_bytes - turn_bytes) } else { self.hold };
+        self.limit = (unwritten.min(hold) + arena_bytes).min(high + turn_bytes).max(high);
     }
 
     /// The end of what was and surely will be written to the ring: the open flush's trailer included.
@@ -350,7 +349,7 @@ impl Log {
         let records = self.open.entries.len();
         if self.is_full(need) {
             let end = self.geometry.sealed_end(self.open.head, records);
-            let start = self.geometry.next_start(end, stride_end(self.open.start));
+            let start = self.geometry.next_start(end, self.geometry.stride_end(self.open.start));
             if !self.has_room(start + need, 1) {
                 return None;
             }
@@ -367,7 +366,7 @@ impl Log {
     fn is_full(&self, need: u64) -> bool {
         let records = self.open.entries.len();
         let end = self.open.head + need;
-        let fits = self.geometry.fits(end, records + 1, stride_end(self.open.start));
+        let fits = self.geometry.fits(end, records + 1, self.geometry.stride_end(self.open.start));
         assert!(fits || records > 0, "any record fits where a flush may start");
         let bytes = self.geometry.sealed_end(end, records + 1) - self.open.start;
         records > 0 && (!fits || bytes > self.settings.max_flush_bytes as u64)
@@ -408,7 +407,7 @@ impl Log {
         let Open { start, head, .. } = self.open;
         let records = self.open.entries.len();
         let end = self.geometry.sealed_end(head, records);
-        let next = self.geometry.next_start(end, stride_end(start));
+        let next = self.geometry.next_start(end, self.geometry.stride_end(start));
         let fields = TrailerFields { start, next, lsn: self.last_lsn, mark: self.durable_lsn, promised: self.promised };
         let at = self.at(head);
         let out = self.arena.get_mut(at, (end - head) as usize);

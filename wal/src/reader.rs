@@ -1,14 +1,12 @@
 //! Reading a log from outside the shard: catch-up, archive, `inspect`, `verify`. Blocking, through maps, so for housekeeping
 //! threads and offline tools only; see "Reading through maps" at the crate's top.
 
-use crate::directory::DirLock;
-use crate::layout::stride_start;
+use crate::directory::{Lock, take_lock};
 use crate::scan::Scanner;
 use crate::segment::Segments;
 use crate::window::is_ours;
-use crate::{Identity, Item, LogError, MIN_BLOCK_BYTES, Place, TornTail};
+use crate::{Dir, Identity, Item, LogError, MIN_BLOCK_BYTES, Place, TornTail};
 use std::ops::ControlFlow;
-use std::path::Path;
 use synod_wire::frame::{HEADER_BYTES, Header};
 use synod_wire::{Ballot, Lsn};
 
@@ -16,7 +14,7 @@ use synod_wire::{Ballot, Lsn};
 #[derive(Debug)]
 pub struct LogReader {
     segments: Segments,
-    lock: Option<DirLock>,
+    lock: Option<Box<dyn Lock>>,
 }
 
 /// Where a scan ended.
@@ -34,14 +32,15 @@ pub struct ScanEnd {
 
 impl LogReader {
     /// Opens a log that may be in use: it can be read up to a durable position of its writer.
-    pub fn open(dir: &Path) -> Result<LogReader, LogError> {
-        Ok(LogReader { segments: Segments::open(dir, true)?, lock: None })
+    pub fn open(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
+        Ok(LogReader { segments: Segments::open(&dir.into(), true)?, lock: None })
     }
 
     /// Opens a log that is not in use, and keeps it so: it can be read to its end.
-    pub fn open_offline(dir: &Path) -> Result<LogReader, LogError> {
-        let lock = DirLock::take(dir)?;
-        Ok(LogReader { segments: Segments::open(dir, false)?, lock: Some(lock) })
+    pub fn open_offline(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
+        let dir = dir.into();
+        let lock = take_lock(&dir)?;
+        Ok(LogReader { segments: Segments::open(&dir, false)?, lock: Some(lock) })
     }
 
     /// Whose log it is.
@@ -72,7 +71,7 @@ impl LogReader {
     ) -> Result<ScanEnd, LogError> {
         match to {
             None if self.lock.is_none() => {
-                return Err(LogError::Unbounded { dir: self.segments.dir.clone() });
+                return Err(LogError::Unbounded { dir: self.segments.dir.path().to_path_buf() });
             }
             Some(to) if to > self.segments.end() => self.refresh()?,
             _ => {}
@@ -105,7 +104,7 @@ impl LogReader {
             return Err(missing(&self.segments));
         }
         let page = u64::from(MIN_BLOCK_BYTES);
-        let start = (place.pos / page * page).max(stride_start(place.pos));
+        let start = (place.pos / page * page).max(self.segments.geometry.stride_start(place.pos));
         let end = place.pos.saturating_add(u64::from(place.bytes)).checked_next_multiple_of(page);
         let window = self.segments.window(start, end.unwrap_or(u64::MAX))?;
         let frame = window.frame(place.pos).ok().filter(|frame| {

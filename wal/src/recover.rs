@@ -1,23 +1,19 @@
 //! Recovery: from a directory to a [`Log`] that can be appended to. Scans, cuts a torn tail, fills the ring in memory. Called
 //! once, before the shard runs; blocking. The rules stand at the crate's top.
 
-use crate::directory::{DirLock, block_bytes, list, open_direct, sync_dir};
-use crate::layout::{Geometry, stride_end, stride_start, trailer_bytes};
-use crate::log::{Start, TURN_BYTES};
+use crate::directory::{block_bytes, list, open_direct, segment_name, sync_dir, take_lock};
+use crate::layout::{Geometry, trailer_bytes};
+use crate::log::Start;
 use crate::scan::{End, Scanner};
-use crate::segment::{Segments, zero};
+use crate::segment::Segments;
 use crate::trailer::{self, TrailerFields};
 use crate::window::{Page, is_zero, search_start};
 use crate::{
-    Damage, Expect, Identity, Item, Log, LogError, Place, PreparedSegment, STRIDE_BYTES, SegmentSpec, Settings,
-    TornTail,
+    Damage, Dir, Expect, Identity, Item, Log, LogError, Place, PreparedSegment, SegmentSpec, Settings, TornTail,
 };
-use rustix::fs::Advice;
-use std::fs::File;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use synod_ring::Arena;
+use synod_ring::{Arena, BlockFile};
 use synod_wire::frame::Frame;
 use synod_wire::{Ballot, Lsn};
 
@@ -49,18 +45,19 @@ pub struct Recovered {
 /// Recovers the log in `dir`: takes its lock, syncs it, calls `visit` for each whole record in order, cuts a torn tail, and makes
 /// sure that the segment to append to exists. May be interrupted at any point and repeated.
 pub fn recover(
-    dir: &Path,
+    dir: impl Into<Dir>,
     expect: &Expect,
     settings: &Settings,
     visit: &mut dyn FnMut(Place, &Frame<'_>),
 ) -> Result<Recovered, LogError> {
     settings.check()?;
-    if !dir.is_dir() {
-        return Err(LogError::NotFormatted { dir: dir.to_path_buf() });
+    let dir = dir.into();
+    if !dir.exists() {
+        return Err(LogError::NotFormatted { dir: dir.path().to_path_buf() });
     }
-    let lock = DirLock::take(dir)?;
-    remove_leftovers(dir)?;
-    let segments = Segments::open(dir, false)?;
+    let lock = take_lock(&dir)?;
+    remove_leftovers(&dir)?;
+    let segments = Segments::open(&dir, false)?;
     segments.check(expect, settings)?;
     check_blocks(&segments)?;
     sync(&segments)?;
@@ -84,7 +81,7 @@ pub fn recover(
     forget_pages(&segments)?;
     let start = Start {
         lock,
-        dir: dir.to_path_buf(),
+        dir,
         settings: *settings,
         geometry: segments.geometry,
         identity: segments.identity,
@@ -131,10 +128,10 @@ impl Found {
 }
 
 /// Interrupted preparations never were part of the log.
-fn remove_leftovers(dir: &Path) -> Result<(), LogError> {
+fn remove_leftovers(dir: &Dir) -> Result<(), LogError> {
     let leftovers = list(dir)?.leftovers;
-    for path in &leftovers {
-        std::fs::remove_file(path).map_err(LogError::file("remove", path))?;
+    for name in &leftovers {
+        dir.remove(name).map_err(LogError::file("remove", &dir.path().join(name)))?;
     }
     if leftovers.is_empty() { Ok(()) } else { sync_dir(dir) }
 }
@@ -142,7 +139,7 @@ fn remove_leftovers(dir: &Path) -> Result<(), LogError> {
 /// A log moved to a device with larger blocks could not be appended to.
 fn check_blocks(segments: &Segments) -> Result<(), LogError> {
     let file = segments.files.last().expect("an opened log has a segment");
-    let device = u64::from(block_bytes(&file.file, &file.path)?);
+    let device = u64::from(block_bytes(&*file.file, &file.path)?);
     if device <= segments.geometry.block_bytes {
         return Ok(());
     }
@@ -172,7 +169,7 @@ fn check_lsn(segments: &Segments, last_lsn: Lsn) -> Result<(), LogError> {
 /// What is read from here on is durable: writes that a killed process left in the device's cache, and names.
 fn sync(segments: &Segments) -> Result<(), LogError> {
     for segment in &segments.files {
-        segment.file.sync_all().map_err(LogError::file("sync", &segment.path))?;
+        segment.file.sync().map_err(LogError::file("sync", &segment.path))?;
     }
     sync_dir(&segments.dir)
 }
@@ -187,16 +184,16 @@ fn cut(segments: &Segments, end: &End) -> Result<(u64, TornTail), LogError> {
     };
     let cut_bytes = voided + zero_from(segments, start)?;
     let bytes = geometry.block_ceil(trailer_bytes(end.kept.len()));
-    assert!(start + bytes <= stride_end(end.at), "every flush leaves room for a cut");
-    let next = geometry.next_start(start + bytes, stride_end(end.at));
+    assert!(start + bytes <= segments.geometry.stride_end(end.at), "every flush leaves room for a cut");
+    let next = geometry.next_start(start + bytes, segments.geometry.stride_end(end.at));
     let segment = segments.file_at(start);
     let mut block = Arena::new(bytes as usize).map_err(LogError::file("map a buffer to write", &segment.path))?;
     let fields =
         TrailerFields { start: end.flush_start, next, lsn: end.last_lsn, mark: end.last_lsn, promised: end.promised };
     trailer::write(block.get_mut(0, trailer_bytes(end.kept.len()) as usize), &segments.identity, &fields, &end.kept);
-    let file = open_direct(&segment.path, false)?;
-    file.write_all_at(block.get(0, bytes as usize), geometry.offset(start))
-        .and_then(|()| file.sync_all())
+    let file = open_direct(&segments.dir, &segment_name(geometry.segment(start)), false)?;
+    file.write_at(block.get(0, bytes as usize), geometry.offset(start))
+        .and_then(|()| file.sync())
         .map_err(LogError::file("write the cut of", &segment.path))?;
     Ok((next, TornTail { pos: end.at, kept: end.kept.len(), cut_bytes }))
 }
@@ -212,11 +209,11 @@ fn zero_behind(segments: &Segments, at: u64) -> Result<u64, LogError> {
     let mut buffer = Arena::new(bytes).map_err(LogError::file("map a buffer to write", &segment.path))?;
     segment
         .file
-        .read_exact_at(buffer.get_mut(0, (at - block) as usize), geometry.offset(block))
+        .read_at(buffer.get_mut(0, (at - block) as usize), geometry.offset(block))
         .map_err(LogError::file("read", &segment.path))?;
-    let file = open_direct(&segment.path, false)?;
-    file.write_all_at(buffer.get(0, bytes), geometry.offset(block))
-        .and_then(|()| file.sync_all())
+    let file = open_direct(&segments.dir, &segment_name(geometry.segment(block)), false)?;
+    file.write_at(buffer.get(0, bytes), geometry.offset(block))
+        .and_then(|()| file.sync())
         .map_err(LogError::file("void the torn trailer in", &segment.path))?;
     Ok(block + geometry.block_bytes - at)
 }
@@ -227,26 +224,27 @@ fn zero_from(segments: &Segments, from: u64) -> Result<u64, LogError> {
     let mut zeroed = 0;
     for index in geometry.segment(from)..segments.files.len() as u64 {
         let path = &segments.files[index as usize].path;
-        let file = open_direct(path, false)?;
-        restore_length(&file, path, geometry)?;
+        let file = open_direct(&segments.dir, &segment_name(index), false)?;
+        restore_length(&*file, path, geometry)?;
         let segment_start = index * geometry.segment_bytes;
-        for stride in (0..geometry.segment_bytes).step_by(STRIDE_BYTES as usize).map(|at| segment_start + at) {
-            if stride_end(stride) <= from {
+        for stride in (0..geometry.segment_bytes).step_by(geometry.stride_bytes as usize).map(|at| segment_start + at) {
+            if segments.geometry.stride_end(stride) <= from {
                 continue;
             }
             for run in dirty_blocks(segments, search_start(geometry, stride, from))? {
-                zero(&file, path, geometry.offset(run), geometry.offset(run) + geometry.block_bytes)?;
+                let offset = geometry.offset(run);
+                file.zero(offset, offset + geometry.block_bytes).map_err(LogError::file("zero", path))?;
                 zeroed += geometry.block_bytes;
             }
         }
-        file.sync_all().map_err(LogError::file("sync", path))?;
+        file.sync().map_err(LogError::file("sync", path))?;
     }
     Ok(zeroed)
 }
 
 /// The blocks from `from` to its stride's end that hold anything but zeros, or cannot be read.
 fn dirty_blocks(segments: &Segments, from: u64) -> Result<Vec<u64>, LogError> {
-    let window = segments.window(stride_start(from), u64::MAX)?;
+    let window = segments.window(segments.geometry.stride_start(from), u64::MAX)?;
     let block_bytes = segments.geometry.block_bytes;
     let mut blocks = Vec::new();
     let mut pos = from;
@@ -265,14 +263,14 @@ fn dirty_blocks(segments: &Segments, from: u64) -> Result<Vec<u64>, LogError> {
 }
 
 /// A shortened segment gets its length and its zeros back before anything is appended to it.
-fn restore_length(file: &File, path: &Path, geometry: &Geometry) -> Result<(), LogError> {
-    let bytes = file.metadata().map_err(LogError::file("stat", path))?.len();
+fn restore_length(file: &dyn BlockFile, path: &Path, geometry: &Geometry) -> Result<(), LogError> {
+    let bytes = file.len_bytes().map_err(LogError::file("stat", path))?;
     if bytes >= geometry.segment_bytes {
         return Ok(());
     }
-    file.set_len(geometry.segment_bytes).map_err(LogError::file("restore the length of", path))?;
-    zero(file, path, geometry.block_ceil(bytes), geometry.segment_bytes)?;
-    file.sync_all().map_err(LogError::file("sync", path))
+    file.set_len_bytes(geometry.segment_bytes).map_err(LogError::file("restore the length of", path))?;
+    file.zero(geometry.block_ceil(bytes), geometry.segment_bytes).map_err(LogError::file("zero", path))?;
+    file.sync().map_err(LogError::file("sync", path))
 }
 
 /// Opens the segment to append to, and those behind it, for direct writes; prepares the first if it does not exist.
@@ -290,8 +288,8 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
     }
     let open = |index: u64| {
         let path = segments.files[index as usize].path.clone();
-        let file = open_direct(&path, false)?;
-        restore_length(&file, &path, &geometry)?;
+        let file = open_direct(&segments.dir, &segment_name(index), false)?;
+        restore_length(&*file, &path, &geometry)?;
         Ok(PreparedSegment { index, path, file })
     };
     (current..existing).map(open).collect()
@@ -299,17 +297,17 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
 
 /// Fills the ring with the last part of the log; also the first position that it holds.
 fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Arena, u64), LogError> {
-    let path = &segments.dir;
+    let path = segments.dir.path();
     let arena_bytes = settings.arena_bytes as u64;
     let mut arena = Arena::new(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
     // A turn's room stays free: what the caller holds of a log with a hole may reach down to the floor.
-    let mut floor = head.saturating_sub(arena_bytes - TURN_BYTES);
+    let mut floor = head.saturating_sub(arena_bytes - segments.geometry.stride_bytes);
     let mut pos = floor;
     while pos < head {
-        let end = stride_end(pos).min(head);
+        let end = segments.geometry.stride_end(pos).min(head);
         let target = arena.get_mut((pos % arena_bytes) as usize, (end - pos) as usize);
         let segment = segments.file_at(pos);
-        if let Err(error) = segment.file.read_exact_at(target, segments.geometry.offset(pos)) {
+        if let Err(error) = segment.file.read_at(target, segments.geometry.offset(pos)) {
             match error.kind() {
                 // Damage was found there; what lies behind can still be served from memory, the rest from disk.
                 std::io::ErrorKind::UnexpectedEof => floor = end,
@@ -325,8 +323,7 @@ fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Ar
 /// The log is written around the page cache from now on; cached pages would only have to be dropped write by write.
 fn forget_pages(segments: &Segments) -> Result<(), LogError> {
     for segment in &segments.files {
-        rustix::fs::fadvise(&segment.file, 0, None, Advice::DontNeed)
-            .map_err(|errno| LogError::file("drop the cached pages of", &segment.path)(errno.into()))?;
+        segment.file.forget().map_err(LogError::file("drop the cached pages of", &segment.path))?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The scanner: one reading of a log for recovery, inspection and verification. It decides what is a record, what is damage and
 //! where the log ends, by the rules at the crate's top; it writes nothing.
 
-use crate::layout::{stride_end, stride_start};
 use crate::segment::Segments;
 use crate::trailer::{self, TrailerView};
 use crate::window::{PAGE_BYTES, Page, Window, is_ours, is_zero, lines, search_start};
@@ -198,7 +197,11 @@ impl<'s> Scanner<'s> {
     /// it maps no more than that. An unbounded one wants the whole stride, to explain damage.
     fn window_start(&self) -> u64 {
         let page = self.at / PAGE_BYTES * PAGE_BYTES;
-        if self.to.is_some() { page.max(stride_start(self.at)) } else { stride_start(self.at) }
+        if self.to.is_some() {
+            page.max(self.segments.geometry.stride_start(self.at))
+        } else {
+            self.segments.geometry.stride_start(self.at)
+        }
     }
 
     fn limit(&self) -> u64 {
@@ -233,7 +236,7 @@ impl<'s> Scanner<'s> {
     /// Follows whole records from `self.at`, into `self.walked`; stops behind the last. The trailer there, if one is.
     fn walk<'w>(&mut self, window: &'w Window) -> Option<TrailerView<'w>> {
         self.walked.clear();
-        let stride_end = stride_end(self.at);
+        let stride_end = self.segments.geometry.stride_end(self.at);
         let mut expected = self.next_lsn;
         loop {
             let frame = window.frame(self.at).ok().filter(|frame| is_ours(&frame.header, &self.segments.identity))?;
@@ -267,7 +270,7 @@ impl<'s> Scanner<'s> {
         }
         let (proven, floor) = (self.to.is_some(), self.next_lsn);
         let mut search = Search { resume: None, proven, dirty: false, begun: self.begun, floor, walked: &self.walked };
-        let here = search_start(&self.segments.geometry, stride_start(self.at), self.at);
+        let here = search_start(&self.segments.geometry, self.segments.geometry.stride_start(self.at), self.at);
         let mut covering = None;
         search.window(self.segments, window, here, &mut |trailer| {
             covering = Some(trailer).filter(|trailer| self.closes(trailer));
@@ -276,12 +279,12 @@ impl<'s> Scanner<'s> {
         if let Some(trailer) = covering {
             return Ok(Verdict::Covered(trailer));
         }
-        let mut stride = stride_end(self.at);
+        let mut stride = self.segments.geometry.stride_end(self.at);
         while !search.is_decided() && stride < self.segments.end().min(self.limit()) {
             let window = self.segments.window(stride, self.limit())?;
             let from = search_start(&self.segments.geometry, stride, stride);
             search.window(self.segments, &window, from, &mut |_| false);
-            stride += crate::STRIDE_BYTES;
+            stride += self.segments.geometry.stride_bytes;
         }
         Ok(search.verdict())
     }
@@ -329,11 +332,11 @@ impl<'s> Scanner<'s> {
             marked
         };
         let mut marked = has_mark(window, from);
-        let mut stride = stride_end(from);
+        let mut stride = self.segments.geometry.stride_end(from);
         while !marked && stride < self.segments.end() {
             let window = self.segments.window(stride, u64::MAX)?;
             marked = has_mark(&window, search_start(&self.segments.geometry, stride, stride));
-            stride += crate::STRIDE_BYTES;
+            stride += self.segments.geometry.stride_bytes;
         }
         Ok(marked)
     }
@@ -443,7 +446,8 @@ impl<'s> Scanner<'s> {
     fn header_below(&self, window: &Window, limit: u64) -> Option<(Place, Header)> {
         let (header, _, payload_bytes) = window.header(self.at).ok()?;
         let place = Place { pos: self.at, bytes: (HEADER_BYTES + payload_bytes) as u32 };
-        let fits = place.end() <= stride_end(self.at) && place.pos + u64::from(place.bytes) <= limit;
+        let fits =
+            place.end() <= self.segments.geometry.stride_end(self.at) && place.pos + u64::from(place.bytes) <= limit;
         let next = self.next_lsn.is_none_or(|next| header.lsn == next);
         (fits && next && is_record(&header) && is_ours(&header, &self.segments.identity)).then_some((place, header))
     }
@@ -495,7 +499,7 @@ impl<'s> Scanner<'s> {
 
     /// On entering a segment: its header may be damaged, which loses no record.
     fn report_header(&self, visit: &mut Visit<'_>) -> ControlFlow<()> {
-        let start = stride_start(self.at);
+        let start = self.segments.geometry.stride_start(self.at);
         if self.segments.geometry.offset(start) != 0 || self.segments.file_at(start).header_is_whole {
             return ControlFlow::Continue(());
         }

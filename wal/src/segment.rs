@@ -1,28 +1,27 @@
 //! Segment files: making them (housekeeping, blocking), naming their owner, and the set of them that readers scan.
 
-use crate::directory::{DirLock, block_bytes, list, open_direct, preparation_path, segment_path, sync_dir};
+use crate::directory::{
+    block_bytes, list, open_direct, open_read, preparation_name, segment_name, segment_path, sync_dir, take_lock,
+};
 use crate::layout::{Geometry, trailer_bytes};
 use crate::trailer::{self, TrailerFields};
 use crate::window::Window;
-use crate::{Expect, Identity, LogError, MAX_BLOCK_BYTES, MAX_SEGMENT_BYTES, MIN_BLOCK_BYTES, STRIDE_BYTES, Settings};
-use rustix::fs::{CWD, FallocateFlags, RenameFlags};
-use std::fs::File;
+use crate::{
+    Dir, Expect, Identity, LogError, MAX_BLOCK_BYTES, MAX_SEGMENT_BYTES, MIN_BLOCK_BYTES, Settings, is_stride,
+};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use synod_ring::Arena;
+use std::sync::Arc;
+use synod_ring::{Arena, BlockFile, Reading};
 use synod_wire::frame::{self, FrameError, HEADER_BYTES, Header, Kind};
 use synod_wire::record::SegmentHeader;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Zeros are written in pieces of this size: large enough for the disk, small enough that log writes get in between.
-const ZERO_BYTES: usize = 256 << 10;
-
 /// A segment to be prepared: hand it to a housekeeping thread.
 #[derive(Clone, Debug)]
 pub struct SegmentSpec {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Dir,
     pub(crate) index: u64,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
@@ -33,7 +32,7 @@ pub struct SegmentSpec {
 pub struct PreparedSegment {
     pub(crate) index: u64,
     pub(crate) path: PathBuf,
-    pub(crate) file: File,
+    pub(crate) file: Arc<dyn BlockFile>,
 }
 
 impl SegmentSpec {
@@ -45,42 +44,36 @@ impl SegmentSpec {
 
     /// As [`SegmentSpec::prepare`], with `flush` (whole blocks) behind the header block.
     fn prepare_with(&self, flush: &[u8]) -> Result<PreparedSegment, LogError> {
-        let path = segment_path(&self.dir, self.index);
-        let preparation = preparation_path(&self.dir, self.index);
-        let file = open_direct(&preparation, true)?;
-        let filled = self.fill(&file, &preparation, flush).map_err(|error| self.out_of_space(error));
-        if let Err(error) = filled {
+        let (name, preparation) = (segment_name(self.index), preparation_name(self.index));
+        let path = self.dir.path().join(&name);
+        let file = open_direct(&self.dir, &preparation, true)?;
+        let filled = self.fill(&*file, &self.dir.path().join(&preparation), flush);
+        if let Err(error) = filled.map_err(|error| self.out_of_space(error)) {
             // The first error is the one to report; a file that cannot be removed is overwritten by the next attempt.
-            let _removed: bool = std::fs::remove_file(&preparation).is_ok();
+            let _removed: bool = self.dir.remove(&preparation).is_ok();
             return Err(error);
         }
-        // NOREPLACE: no mistake of ours may put zeros in the place of a log.
-        rustix::fs::renameat_with(CWD, &preparation, CWD, &path, RenameFlags::NOREPLACE)
-            .map_err(|errno| LogError::file("name the prepared segment", &path)(errno.into()))?;
+        // The rename replaces nothing: no mistake of ours may put zeros in the place of a log.
+        self.dir.rename(&preparation, &name).map_err(LogError::file("name the prepared segment", &path))?;
         sync_dir(&self.dir)?;
         Ok(PreparedSegment { index: self.index, path, file })
     }
 
-    fn fill(&self, file: &File, path: &Path, flush: &[u8]) -> Result<(), LogError> {
+    fn fill(&self, file: &dyn BlockFile, path: &Path, flush: &[u8]) -> Result<(), LogError> {
         let bytes = self.geometry.segment_bytes;
         // Asked first: an allocation that must fail would take all that is left from others for a while.
-        let space = rustix::fs::fstatvfs(file).map_err(|errno| LogError::file("statvfs", path)(errno.into()))?;
-        if space.f_bavail.saturating_mul(space.f_frsize) < bytes {
+        if self.dir.free_bytes().map_err(LogError::file("statvfs", self.dir.path()))? < bytes {
             return Err(LogError::NoSpace { path: path.to_path_buf(), bytes });
         }
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
-            // Without fallocate the zeros below take the space.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(LogError::file("allocate", path)(errno.into())),
-        }
-        zero(file, path, 0, bytes)?;
-        let mut head = Arena::new(self.geometry.block_bytes as usize + flush.len())
-            .map_err(LogError::file("map a buffer to write", path))?;
-        let head_bytes = self.geometry.block_bytes as usize + flush.len();
-        write_header(head.get_mut(0, self.geometry.block_bytes as usize), self);
-        head.get_mut(self.geometry.block_bytes as usize, flush.len()).copy_from_slice(flush);
-        file.write_all_at(head.get(0, head_bytes), 0).map_err(LogError::file("write the header of", path))?;
-        file.sync_all().map_err(LogError::file("sync", path))
+        file.allocate(bytes).map_err(LogError::file("allocate", path))?;
+        file.zero(0, bytes).map_err(LogError::file("zero", path))?;
+        let block_bytes = self.geometry.block_bytes as usize;
+        let head_bytes = block_bytes + flush.len();
+        let mut head = Arena::new(head_bytes).map_err(LogError::file("map a buffer to write", path))?;
+        write_header(head.get_mut(0, block_bytes), self);
+        head.get_mut(block_bytes, flush.len()).copy_from_slice(flush);
+        file.write_at(head.get(0, head_bytes), 0).map_err(LogError::file("write the header of", path))?;
+        file.sync().map_err(LogError::file("sync", path))
     }
 
     fn out_of_space(&self, error: LogError) -> LogError {
@@ -95,23 +88,11 @@ impl SegmentSpec {
     }
 }
 
-/// Writes zeros over `[from, to)` of a file opened for direct writes, both block boundaries. Does not sync.
-pub(crate) fn zero(file: &File, path: &Path, from: u64, to: u64) -> Result<(), LogError> {
-    let zeros = Arena::new(ZERO_BYTES).map_err(LogError::file("map a buffer to zero", path))?;
-    let mut at = from;
-    while at < to {
-        let bytes = ((to - at) as usize).min(ZERO_BYTES);
-        file.write_all_at(zeros.get(0, bytes), at).map_err(LogError::file("zero", path))?;
-        at += bytes as u64;
-    }
-    Ok(())
-}
-
 fn write_header(block: &mut [u8], spec: &SegmentSpec) {
     let body = SegmentHeader {
         index: spec.index.into(),
         segment_bytes: spec.geometry.segment_bytes.into(),
-        stride_bytes: STRIDE_BYTES.into(),
+        stride_bytes: spec.geometry.stride_bytes.into(),
         block_bytes: (spec.geometry.block_bytes as u32).into(),
         node: spec.identity.node.0,
         reserved: [0; 3],
@@ -136,7 +117,7 @@ fn write_header(block: &mut [u8], spec: &SegmentSpec) {
 /// Makes the log of a new node in `dir`: the lock, segment 0, and in it `first_record` (the founding configuration, Lsn 1), all
 /// synced, names included. Refuses a directory that holds a log. If it is interrupted, it can be run again.
 pub fn format(
-    dir: &Path,
+    dir: impl Into<Dir>,
     identity: &Identity,
     first_record: (&Header, &[u8]),
     settings: &Settings,
@@ -145,27 +126,27 @@ pub fn format(
     let (header, payload) = first_record;
     assert_eq!(header.lsn, Lsn(1), "the first record has Lsn 1");
     assert!(header.cluster == identity.cluster && header.group == identity.group, "the first record is of another log");
-    std::fs::create_dir_all(dir).map_err(LogError::file("create", dir))?;
-    let _lock = DirLock::take(dir)?;
-    if let Some((_, found)) = list(dir)?.segments.into_iter().next() {
-        return Err(LogError::Formatted { dir: dir.to_path_buf(), found });
+    let dir = dir.into();
+    dir.create().map_err(LogError::file("create", dir.path()))?;
+    let _lock = take_lock(&dir)?;
+    if let Some(found) = list(&dir)?.segments.first().map(|index| segment_path(&dir, *index)) {
+        return Err(LogError::Formatted { dir: dir.path().to_path_buf(), found });
     }
-    let dir_file = File::open(dir).map_err(LogError::file("open", dir))?;
-    let block_bytes = format_block_bytes(dir, &dir_file)?;
-    let geometry = Geometry { segment_bytes: settings.segment_bytes, block_bytes: u64::from(block_bytes) };
-    let spec = SegmentSpec { dir: dir.to_path_buf(), index: 0, geometry, identity: *identity };
+    let block_bytes = u64::from(format_block_bytes(&dir)?);
+    let geometry = Geometry { segment_bytes: settings.segment_bytes, stride_bytes: settings.stride_bytes, block_bytes };
+    let spec = SegmentSpec { dir: dir.clone(), index: 0, geometry, identity: *identity };
     spec.prepare_with(&first_flush(&geometry, identity, header, payload))?;
-    let parent = dir.canonicalize().map_err(LogError::file("resolve", dir))?;
-    parent.parent().map_or(Ok(()), sync_dir)
+    dir.sync_parent().map_err(LogError::file("sync the directory above", dir.path()))
 }
 
 /// statx tells the alignment of direct I/O for files only, so a probe is opened under the lock's protection.
-fn format_block_bytes(dir: &Path, dir_file: &File) -> Result<u32, LogError> {
-    let probe = preparation_path(dir, 0);
-    let file = open_direct(&probe, true)?;
-    let bytes = block_bytes(&file, &probe)?;
-    std::fs::remove_file(&probe).map_err(LogError::file("remove", &probe))?;
-    dir_file.sync_all().map_err(LogError::file("sync the directory", dir))?;
+fn format_block_bytes(dir: &Dir) -> Result<u32, LogError> {
+    let name = preparation_name(0);
+    let probe = dir.path().join(&name);
+    let file = open_direct(dir, &name, true)?;
+    let bytes = block_bytes(&*file, &probe)?;
+    dir.remove(&name).map_err(LogError::file("remove", &probe))?;
+    sync_dir(dir)?;
     Ok(bytes)
 }
 
@@ -178,7 +159,7 @@ fn first_flush(geometry: &Geometry, identity: &Identity, header: &Header, payloa
     let header_crc = u32::from_le_bytes([flush[0], flush[1], flush[2], flush[3]]);
     let fields = TrailerFields {
         start,
-        next: geometry.next_start(end, STRIDE_BYTES),
+        next: geometry.next_start(end, geometry.stride_bytes),
         lsn: header.lsn,
         // Segment 0 gets its name only after this flush was synced: whoever reads the mark reads the truth.
         mark: header.lsn,
@@ -194,7 +175,7 @@ fn first_flush(geometry: &Geometry, identity: &Identity, header: &Header, payloa
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
     pub(crate) path: PathBuf,
-    pub(crate) file: File,
+    pub(crate) file: Arc<dyn BlockFile>,
     /// Whether its header is whole. A damaged one loses nothing: the others say the same.
     pub(crate) header_is_whole: bool,
 }
@@ -202,7 +183,7 @@ pub(crate) struct SegmentFile {
 /// All segments of a directory, from 0 on.
 #[derive(Debug)]
 pub(crate) struct Segments {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Dir,
     pub(crate) files: Vec<SegmentFile>,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
@@ -212,20 +193,20 @@ pub(crate) struct Segments {
 
 impl Segments {
     /// Opens the segments in `dir` and checks that they belong together.
-    pub(crate) fn open(dir: &Path, live: bool) -> Result<Segments, LogError> {
+    pub(crate) fn open(dir: &Dir, live: bool) -> Result<Segments, LogError> {
         let mut files = Vec::new();
         let mut first: Option<(Geometry, Identity)> = None;
-        for (expected_index, (index, path)) in list(dir)?.segments.into_iter().enumerate() {
+        for (expected_index, index) in list(dir)?.segments.into_iter().enumerate() {
             if index != expected_index as u64 {
                 return Err(LogError::MissingSegment { path: segment_path(dir, expected_index as u64) });
             }
-            let file = File::open(&path).map_err(LogError::file("open", &path))?;
+            let name = segment_name(index);
+            let (path, file) = (dir.path().join(&name), open_read(dir, &name)?);
             if live {
                 // Reading the header must not read ahead into what the log is about to write directly.
-                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)
-                    .map_err(|errno| LogError::file("fadvise", &path)(errno.into()))?;
+                file.expect(Reading::Pieces).map_err(LogError::file("fadvise", &path))?;
             }
-            let header = read_header(&file, &path)?;
+            let header = read_header(&*file, &path)?;
             if let Some((frame_header, body)) = &header {
                 let found = check_header(&path, index, frame_header, body)?;
                 same_log(&path, &found, first.get_or_insert(found))?;
@@ -233,17 +214,17 @@ impl Segments {
             files.push(SegmentFile { path, file, header_is_whole: header.is_some() });
         }
         if files.is_empty() {
-            return Err(LogError::NotFormatted { dir: dir.to_path_buf() });
+            return Err(LogError::NotFormatted { dir: dir.path().to_path_buf() });
         }
-        let (geometry, identity) = first.ok_or_else(|| LogError::NoHeader { dir: dir.to_path_buf() })?;
+        let (geometry, identity) = first.ok_or_else(|| LogError::NoHeader { dir: dir.path().to_path_buf() })?;
         for segment in &files {
-            let bytes = segment.file.metadata().map_err(LogError::file("stat", &segment.path))?.len();
+            let bytes = segment.file.len_bytes().map_err(LogError::file("stat", &segment.path))?;
             if bytes > geometry.segment_bytes {
                 let mend = "It is longer than this program makes it: restore the file";
                 return mismatch(&segment.path, "bytes", bytes, geometry.segment_bytes, mend);
             }
         }
-        Ok(Segments { dir: dir.to_path_buf(), files, geometry, identity, live })
+        Ok(Segments { dir: dir.clone(), files, geometry, identity, live })
     }
 
     /// Checks that the log is the expected one.
@@ -260,9 +241,15 @@ impl Segments {
                 return mismatch(path, field, found, expected, foreign);
             }
         }
-        if self.geometry.segment_bytes != settings.segment_bytes {
-            let mend = "The size is fixed when a log is formatted: set segment_bytes to what the file has";
-            return mismatch(path, "segment_bytes", self.geometry.segment_bytes, settings.segment_bytes, mend);
+        let fixed = "The size is fixed when a log is formatted: set it to what the file has";
+        let sizes = [
+            ("segment_bytes", self.geometry.segment_bytes, settings.segment_bytes),
+            ("stride_bytes", self.geometry.stride_bytes, settings.stride_bytes),
+        ];
+        for (field, found, expected) in sizes {
+            if found != expected {
+                return mismatch(path, field, found, expected, fixed);
+            }
         }
         Ok(())
     }
@@ -285,15 +272,14 @@ impl Segments {
     /// Maps from `start` (a page boundary) to the end of its stride, or to `to`. The segment must exist.
     pub(crate) fn window(&self, start: u64, to: u64) -> Result<Window, LogError> {
         let segment = self.file_at(start);
-        let segment_start = start - self.geometry.offset(start);
-        Window::map(&segment.file, &segment.path, segment_start, start, to, self.live)
+        Window::open(&self.geometry, &*segment.file, &segment.path, start, to, self.live)
     }
 }
 
 /// The header frame of a segment, if it is whole. Another format version that is whole in its own right is an error.
-fn read_header(file: &File, path: &Path) -> Result<Option<(Header, SegmentHeader)>, LogError> {
+fn read_header(file: &dyn BlockFile, path: &Path) -> Result<Option<(Header, SegmentHeader)>, LogError> {
     let mut bytes = [0; HEADER_BYTES + size_of::<SegmentHeader>()];
-    match file.read_exact_at(&mut bytes, 0) {
+    match file.read_at(&mut bytes, 0) {
         Ok(()) => {}
         // Too short or unreadable: damage of a header, which the scanner reports.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -327,12 +313,13 @@ fn check_header(
     if body.index.get() != index {
         return mismatch(path, "index", body.index.get(), index, mend);
     }
-    if body.stride_bytes.get() != STRIDE_BYTES {
-        return mismatch(path, "stride_bytes", body.stride_bytes.get(), STRIDE_BYTES, mend);
+    let stride_bytes = body.stride_bytes.get();
+    if !is_stride(stride_bytes) {
+        return mismatch(path, "stride_bytes", stride_bytes, crate::STRIDE_BYTES, mend);
     }
     let segment_bytes = body.segment_bytes.get();
-    if segment_bytes == 0 || !segment_bytes.is_multiple_of(STRIDE_BYTES) || segment_bytes > MAX_SEGMENT_BYTES {
-        return mismatch(path, "segment_bytes", segment_bytes, STRIDE_BYTES, mend);
+    if segment_bytes == 0 || !segment_bytes.is_multiple_of(stride_bytes) || segment_bytes > MAX_SEGMENT_BYTES {
+        return mismatch(path, "segment_bytes", segment_bytes, stride_bytes, mend);
     }
     let block_bytes = body.block_bytes.get();
     if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block_bytes) {
@@ -344,7 +331,7 @@ fn check_header(
         node: NodeId(body.node),
         incarnation: body.incarnation.get(),
     };
-    Ok((Geometry { segment_bytes, block_bytes: u64::from(block_bytes) }, identity))
+    Ok((Geometry { segment_bytes, stride_bytes, block_bytes: u64::from(block_bytes) }, identity))
 }
 
 fn same_log(path: &Path, found: &(Geometry, Identity), first: &(Geometry, Identity)) -> Result<(), LogError> {
@@ -355,6 +342,7 @@ fn same_log(path: &Path, found: &(Geometry, Identity), first: &(Geometry, Identi
         ("node", u64::from(found.1.node.0), u64::from(first.1.node.0)),
         ("incarnation", found.1.incarnation, first.1.incarnation),
         ("segment_bytes", found.0.segment_bytes, first.0.segment_bytes),
+        ("stride_bytes", found.0.stride_bytes, first.0.stride_bytes),
         ("block_bytes", found.0.block_bytes, first.0.block_bytes),
     ];
     match pairs.into_iter().find(|(_, found, first)| found != first) {
@@ -370,12 +358,13 @@ fn mismatch<T>(path: &Path, field: &'static str, found: u64, expected: u64, mend
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::STRIDE_BYTES;
 
     #[test]
     fn a_full_disk_is_told_with_what_is_needed() {
         let identity = Identity { cluster: ClusterId(1), group: GroupId(0), node: NodeId(0), incarnation: 1 };
-        let geometry = Geometry { segment_bytes: STRIDE_BYTES, block_bytes: 4096 };
-        let spec = SegmentSpec { dir: PathBuf::from("/wal"), index: 3, geometry, identity };
+        let geometry = Geometry { segment_bytes: STRIDE_BYTES, stride_bytes: STRIDE_BYTES, block_bytes: 4096 };
+        let spec = SegmentSpec { dir: Dir::from(Path::new("/wal")), index: 3, geometry, identity };
         for (errno, full) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
             let error = LogError::file("allocate", Path::new("/wal/3"))(io::Error::from_raw_os_error(errno));
             let told = spec.out_of_space(error);

@@ -1,7 +1,7 @@
 //! The end of a flush: building it in place and reading it back. Called by the writer, the cut and the scanner.
 
 use crate::Identity;
-use crate::layout::{Geometry, stride_end, stride_start, trailer_bytes};
+use crate::layout::{Geometry, trailer_bytes};
 use synod_wire::frame::{self, HEADER_BYTES, Header, Kind};
 use synod_wire::record::{MAX_FLUSH_RECORDS, Trailer, TrailerEntry};
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
@@ -95,9 +95,9 @@ impl<'a> TrailerView<'a> {
     fn belongs(&self, geometry: &Geometry) -> bool {
         let TrailerFields { start, next, .. } = self.fields;
         let end = geometry.block_ceil(self.pos + trailer_bytes(self.entries.len()));
-        let stride_end = stride_end(self.pos);
+        let stride_end = geometry.stride_end(self.pos);
         start.is_multiple_of(geometry.block_bytes)
-            && start >= geometry.first(stride_start(self.pos))
+            && start >= geometry.first(geometry.stride_start(self.pos))
             && start <= self.pos
             && end <= stride_end
             && next == geometry.next_start(end, stride_end)

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use proptest::prelude::*;
-use synod_wal::{Log, LogError, Place, STRIDE_BYTES, Settings, TURN_BYTES};
+use synod_wal::{Log, LogError, Place, STRIDE_BYTES, Settings};
 use synod_wire::frame::{self, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES};
 use synod_wire::{Ballot, Lsn, NodeId};
 
@@ -215,7 +215,7 @@ fn a_turn_has_a_bound_and_bytes_in_flight_are_never_overwritten() {
     let mut kept = vec![founding()];
     let start = log.head_pos();
     assert!(fill(&mut log, &mut kept, 10_000) > 100);
-    assert!(log.head_pos() - start <= TURN_BYTES, "a turn appended more than its bound");
+    assert!(log.head_pos() - start <= STRIDE_BYTES, "a turn appended more than its bound");
     for _ in 0..20 {
         log.flush(&mut disk, Ballot::ZERO);
         housekeep(&mut log, &mut disk);

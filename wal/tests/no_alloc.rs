@@ -5,9 +5,9 @@ mod common;
 use common::{fresh, header, settings, tempdir};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::fs::File;
 use std::net::SocketAddrV4;
-use synod_ring::{Event, FileSlot, Io, IoError, RxBuf, Slice};
+use std::sync::Arc;
+use synod_ring::{BlockFile, Event, FileSlot, Io, IoError, RxBuf, Slice};
 use synod_wal::Settings;
 use synod_wire::Ballot;
 use synod_wire::frame::Kind;
@@ -59,7 +59,7 @@ impl Io for Instant {
     fn release(&mut self, _: RxBuf) {}
     fn send_peer(&mut self, _: usize, _: Slice<'_>) {}
     fn send_client(&mut self, _: SocketAddrV4, _: Slice<'_>) {}
-    fn attach(&mut self, _: FileSlot, _: File) -> Result<(), IoError> {
+    fn attach(&mut self, _: FileSlot, _: Arc<dyn BlockFile>) -> Result<(), IoError> {
         Ok(())
     }
     fn write(&mut self, _: FileSlot, _: u64, bytes: Slice<'_>, token: u64) {

@@ -7,6 +7,12 @@
 //! unacknowledged one up to the cursor; they are bounded by the server's credit and by `burst`, which halves on BUSY,
 //! falls to one after a time-out, and grows with acknowledgements.
 //!
+//! *Gaps.* A server takes runs in order only, so a lost or overtaken datagram moves the cursor back to what the server
+//! wants next, and everything behind it goes again. Each datagram that was under way meanwhile is refused, too, and so
+//! may be each one of the second try: without a bound, a network that reorders turns every refusal into a whole window
+//! of datagrams. So the cursor goes back once in a round trip for what that covers, a gap reported meanwhile is looked
+//! at again when the answer is overdue, and `burst` halves if the try before was in vain.
+//!
 //! *Time.* One timer: armed while something is in flight, re-armed when the first unacknowledged entry moves. When it
 //! expires the cursor goes back to that entry; the second time in a row the next member is asked.
 
@@ -176,14 +182,26 @@ pub struct Core {
     burst: u64,
     max_run_bytes: usize,
     max_entry_bytes: usize,
-    /// The last RESEND_FROM obeyed, and when: one per round trip, as each datagram behind a gap causes one.
-    resent_from: Option<(u64, u64)>,
+    /// The last RESEND_FROM obeyed, until something is acknowledged or given up.
+    went_back: Option<WentBack>,
     last_committed: Option<u64>,
     opened_event: Option<Event>,
     last_event: Option<Event>,
     last_refusal: Option<(SocketAddrV4, Refusal)>,
     last_contact_ns: Option<u64>,
     counters: Counters,
+}
+
+/// The cursor went back for a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WentBack {
+    /// What the server wanted next.
+    from: u64,
+    /// Above everything that goes again by it.
+    upto: u64,
+    at_ns: u64,
+    /// What the server said last that it wants, too soon after `at_ns` to tell whether it knew of the second try.
+    again: Option<u64>,
 }
 
 /// How often OpenSession was sent, as far as Karn's rule asks.
@@ -229,7 +247,7 @@ impl Core {
             burst: options.window_entries as u64,
             max_run_bytes: options.max_payload_bytes(),
             max_entry_bytes: options.max_entry_bytes(),
-            resent_from: None,
+            went_back: None,
             last_committed: None,
             opened_event: None,
             last_event: None,
@@ -306,7 +324,7 @@ impl Core {
             return None;
         }
         let send_ns = self.can_send().then_some(self.pause_until_ns);
-        [self.timer_ns, self.window.first_deadline_ns(), send_ns].into_iter().flatten().min()
+        [self.timer_ns, self.window.first_deadline_ns(), send_ns, self.gap_due_ns()].into_iter().flatten().min()
     }
 
     /// Whether the session is open: it was opened and is not closed.
@@ -412,6 +430,9 @@ impl Core {
             self.timer_ns = None;
             self.on_silence();
         }
+        if self.gap_due_ns().is_some_and(|due_ns| due_ns <= now_ns) {
+            self.on_gap_overdue(now_ns);
+        }
     }
 
     /// The timer expired: what was in flight is sent again, one datagram first; the second time to the next member.
@@ -437,7 +458,7 @@ impl Core {
     fn start_over(&mut self) {
         self.next_send = self.window.first_unacked();
         self.burst = 1;
-        self.resent_from = None;
+        self.went_back = None;
         self.timer_ns = None;
     }
 

@@ -1,7 +1,7 @@
 //! What datagrams do to a session: acknowledgements, the opening, refusals. Total: whatever the bytes are, they are
 //! obeyed, or counted and ignored. Entered through [`Core::handle`] only.
 
-use super::{CloseReason, Core, Event, OpenSent, Phase};
+use super::{CloseReason, Core, Event, OpenSent, Phase, WentBack};
 use crate::reply::{Rejection, Reply};
 use crate::window::Mark;
 use std::net::SocketAddrV4;
@@ -105,6 +105,7 @@ impl Core {
         self.succeeded(from);
         self.burst = self.burst.saturating_add(acked).min(self.window.capacity());
         self.move_cursor(self.next_send);
+        self.second_try_was_answered(now_ns);
         if self.window.first_unacked() > first_unacked {
             self.timer_ns = None;
         }
@@ -225,18 +226,58 @@ impl Core {
         }
     }
 
-    /// A datagram was lost, or overtaken by a later one. Each datagram behind the gap causes such a refusal: one is
-    /// obeyed in a round trip.
+    /// A datagram was lost, or overtaken by a later one. See "Gaps" in [`super`].
     fn on_resend_from(&mut self, now_ns: u64, client_seq: u64) {
-        let obeyed_lately = self.resent_from.is_some_and(|(last, at_ns)| {
-            last == client_seq && now_ns.saturating_sub(at_ns) < self.timeout.round_trip_ns()
-        });
-        if client_seq < self.window.first_unacked() || client_seq >= self.next_send || obeyed_lately {
+        if client_seq < self.window.first_unacked() || client_seq >= self.next_send {
+            self.counters.stale += 1;
+            return;
+        }
+        if let Some(back) = &mut self.went_back
+            && (back.from..back.upto).contains(&client_seq)
+            && now_ns.saturating_sub(back.at_ns) < self.timeout.round_trip_ns()
+        {
+            back.again = Some(client_seq);
             self.counters.stale += 1;
             return;
         }
         self.counters.refusals += 1;
-        self.resent_from = Some((client_seq, now_ns));
+        self.go_back(now_ns, client_seq);
+    }
+
+    /// When a gap that was reported again should have been closed by the second try.
+    pub(super) fn gap_due_ns(&self) -> Option<u64> {
+        let back = self.went_back.filter(|back| back.again.is_some())?;
+        Some(back.at_ns.saturating_add(self.timeout.answer_within_ns()))
+    }
+
+    /// The second try was not answered either.
+    pub(super) fn on_gap_overdue(&mut self, now_ns: u64) {
+        let Some(WentBack { again: Some(client_seq), .. }) = self.went_back else { return };
+        if client_seq < self.window.first_unacked() || client_seq >= self.next_send {
+            self.went_back = None;
+            return;
+        }
+        self.go_back(now_ns, client_seq);
+    }
+
+    /// Some of what went again is acknowledged: if the server reported a gap in the rest, it knew of the second try.
+    fn second_try_was_answered(&mut self, now_ns: u64) {
+        let first_unacked = self.window.first_unacked();
+        let Some(back) = self.went_back.filter(|back| back.from < first_unacked) else { return };
+        match back.again {
+            Some(client_seq) if (first_unacked..self.next_send).contains(&client_seq) => {
+                self.go_back(now_ns, client_seq)
+            }
+            _ => self.went_back = None,
+        }
+    }
+
+    /// Everything from `client_seq` on goes again; half as much at once if the last try was in vain.
+    fn go_back(&mut self, now_ns: u64, client_seq: u64) {
+        if self.went_back.is_some() {
+            self.burst = (self.in_flight() / 2).max(1);
+        }
+        self.went_back = Some(WentBack { from: client_seq, upto: self.sent_end, at_ns: now_ns, again: None });
         self.move_cursor(client_seq);
     }
 

@@ -166,10 +166,68 @@ fn a_gap_is_closed_at_once_and_once_in_a_round_trip() {
     core.handle(2 * MS, address(A), &gap(4));
     assert!(sent(&mut core, 2 * MS).is_empty(), "the same gap, reported by the next datagram");
     core.handle(4 * MS, address(A), &gap(3));
-    assert_eq!(sent(&mut core, 4 * MS).len(), 3, "a round trip later it is a new loss");
+    assert_eq!(
+        firsts(&sent(&mut core, 4 * MS)),
+        [(A, 2)],
+        "a round trip later it is a new loss: half as much in flight"
+    );
     core.handle(5 * MS, address(A), &appended(&[(1, 1, 1, 4)], 100));
     core.handle(5 * MS, address(A), &gap(3));
     assert!(sent(&mut core, 5 * MS).is_empty(), "what is acknowledged is not sent again");
+}
+
+#[test]
+fn a_gap_that_is_reported_too_soon_is_looked_at_again() {
+    let mut core = open_core(Options::default(), 100);
+    offer_long(&mut core, 4, MS);
+    sent(&mut core, MS);
+    let gap = |detail| Refuse { reference: 4, detail, ..Refuse::with(Refusal::ResendFrom) }.datagram();
+    core.handle(2 * MS, address(A), &gap(2));
+    assert_eq!(sent(&mut core, 2 * MS).len(), 3);
+    core.handle(2 * MS, address(A), &gap(3));
+    assert!(sent(&mut core, 2 * MS).is_empty(), "the second try may not have been there yet");
+    let due_ns = core.poll_timeout().unwrap();
+    assert!((3 * MS..10 * MS).contains(&due_ns), "sooner than the time-out: {due_ns}");
+    assert_eq!(firsts(&sent(&mut core, due_ns)), [], "half of four are in flight already");
+    core.handle(due_ns, address(A), &appended(&[(1, 1, 1, 2)], 100));
+    assert_eq!(firsts(&sent(&mut core, due_ns)), [(A, 3), (A, 4)]);
+}
+
+/// A server that takes runs in order only, behind a network that keeps no order at all.
+#[test]
+fn a_network_that_reorders_does_not_cause_a_storm() {
+    const ENTRIES: u64 = 256;
+    let mut core = open_core(Options::default(), 1_000);
+    offer_long(&mut core, ENTRIES as usize, MS);
+    let (mut next, mut datagrams, mut now_ns) = (1, 0, MS);
+    let mut random = Jitter::new(7);
+    let mut under_way = Vec::new();
+    while next <= ENTRIES {
+        under_way.extend(firsts(&sent(&mut core, now_ns)));
+        datagrams += under_way.len();
+        let (first_new, mut refusals) = (next, Vec::new());
+        while !under_way.is_empty() {
+            let (_, first_seq) = under_way.swap_remove((random.stretch(1 << 20) % under_way.len() as u64) as usize);
+            if first_seq == next {
+                next += 1;
+            } else if first_seq > next {
+                refusals.push(Refuse { reference: first_seq, detail: next, ..Refuse::with(Refusal::ResendFrom) });
+            }
+        }
+        for refusal in refusals {
+            now_ns += MS / 100;
+            core.handle(now_ns, address(A), &refusal.datagram());
+            under_way.extend(firsts(&sent(&mut core, now_ns)));
+        }
+        now_ns += MS;
+        if next > first_new {
+            let entries = (next - first_new) as u32;
+            core.handle(now_ns, address(A), &appended(&[(first_new, first_new, 1, entries)], 1_000));
+        }
+        events(&mut core);
+        assert!(now_ns < 10_000 * MS, "no progress: {next} of {ENTRIES}");
+    }
+    assert!(datagrams < 8 * ENTRIES as usize, "{datagrams} datagrams for {ENTRIES} entries");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::message::{HEAD_BYTES, Kind, write_head};
 use crate::files::{BLOCK_BYTES, LOG_BYTES};
 use anyhow::{Context, bail, ensure};
 use std::path::Path;
+use std::sync::Arc;
 use synod_ring::{Arena, FileSlot, Io, Slice};
 
 /// Bytes of a region: far more than the largest window here sends at once.
@@ -78,7 +79,7 @@ impl Gather {
 
     /// Hands the log's file to the reactor.
     pub(super) fn attach<I: Io>(&self, io: &mut I, path: &Path) -> anyhow::Result<()> {
-        io.attach(FILE, crate::files::open_log(path)?).context("cannot register the log file")
+        io.attach(FILE, Arc::new(crate::files::open_log(path)?)).context("cannot register the log file")
     }
 
     /// Behind the last durable entry.
@@ -229,7 +230,7 @@ mod tests {
         fn send_client(&mut self, _: SocketAddrV4, _: Slice<'_>) {
             unreachable!("the log knows no client")
         }
-        fn attach(&mut self, _: FileSlot, _: std::fs::File) -> Result<(), IoError> {
+        fn attach(&mut self, _: FileSlot, _: Arc<dyn synod_ring::BlockFile>) -> Result<(), IoError> {
             Ok(())
         }
         fn write(&mut self, _: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {

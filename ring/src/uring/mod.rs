@@ -38,13 +38,12 @@ use crate::settings::{Settings, Stats};
 use crate::socket::{self, ADDRESS_BYTES, UdpSocket, sockaddr};
 use crate::wait::{Step, Waiter};
 use crate::wake::Waker;
-use crate::{Arena, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket, clock};
+use crate::{Arena, BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket, clock};
 use enter::Ring;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 use receive::RxPool;
 use std::cell::UnsafeCell;
-use std::fs::File;
 use std::marker::PhantomData;
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
@@ -446,10 +445,17 @@ impl<J, D> Io for UringIo<J, D> {
 
     /// # Panics
     /// If the slot's file has writes in flight: one that is to be submitted again would go to the new file.
-    fn attach(&mut self, slot: FileSlot, file: File) -> Result<(), IoError> {
+    fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
         assert!(slot.0 < FILE_SLOTS, "file slot {} of {FILE_SLOTS}", slot.0);
         assert!(!self.writes.uses(slot), "file slot {} has writes in flight", slot.0);
         let place = FILE_LOG_FIRST + u32::from(slot.0);
+        let Some(file) = file.descriptor() else {
+            let source = std::io::Error::from_raw_os_error(libc::EBADF);
+            return Err(IoError::System {
+                call: "io_uring_register(FILES_UPDATE) of a file that the kernel does not know",
+                source,
+            });
+        };
         // The ring holds the file open from here on.
         self.ring
             .submitter()

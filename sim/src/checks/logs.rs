@@ -6,15 +6,14 @@ use super::prefix::Prefix;
 use super::{Checked, violated};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
-use synod_wal::{Item, LogReader};
+use synod_wal::{Dir, Item, LogReader};
 use synod_wire::Slot;
 use synod_wire::frame::Kind;
 
 /// Reads a log that no process uses and compares the value of each slot up to `applied` with what was applied first.
 /// Slots whose records were damaged there are left out: an older record of theirs may be all that is left.
 pub(crate) fn applied_log(
-    dir: &Path,
+    dir: &Dir,
     node: usize,
     applied: Slot,
     prefix: &Prefix,

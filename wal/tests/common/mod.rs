@@ -6,7 +6,8 @@ use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use synod_ring::{Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice};
+use std::sync::Arc;
+use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice};
 use synod_wal::{Expect, Identity, Log, LogError, Place, Recovered, STRIDE_BYTES, Settings, format, recover};
 use synod_wire::frame::{Frame, Header, Kind};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
@@ -112,10 +113,10 @@ impl Io for TestDisk {
         unreachable!("a log sends nothing")
     }
 
-    fn attach(&mut self, slot: FileSlot, file: File) -> Result<(), IoError> {
+    fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
         assert!(self.pending.iter().all(|write| write.slot != usize::from(slot.0)), "replaced under a write");
         // Opened again without O_DIRECT, so that single sectors can be written.
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", file.descriptor().unwrap().as_raw_fd());
         let file = File::options().write(true).open(path).unwrap();
         self.files[usize::from(slot.0)] = Some(file);
         Ok(())
@@ -143,6 +144,7 @@ pub const EXPECT: Expect = Expect { cluster: IDENTITY.cluster, group: IDENTITY.g
 pub fn settings() -> Settings {
     Settings {
         segment_bytes: STRIDE_BYTES,
+        stride_bytes: STRIDE_BYTES,
         arena_bytes: 2 * STRIDE_BYTES as usize,
         max_in_flight: 1,
         max_flush_bytes: 256 << 10,

@@ -1,0 +1,250 @@
+//! Files of a log: what the log, its recovery and the reactor ask of one. [`std::fs::File`] is the real one; the simulator
+//! brings its own, so that recovery and segment preparation run there unchanged. All calls but [`BlockFile::descriptor`] block,
+//! and are for start-up, housekeeping threads and offline tools; a pipeline's core writes through [`Io`](crate::Io).
+
+use memmap2::{Advice, Mmap, MmapOptions};
+use rustix::fs::{AtFlags, FallocateFlags, StatxFlags};
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::Arena;
+
+/// Pages are the unit of what can be unreadable.
+const PAGE: usize = 4096;
+/// Zeros are written in pieces of this size: large enough for the disk, small enough that log writes get in between.
+const ZERO_BYTES: usize = 256 << 10;
+
+/// How a file is going to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// From one end to the other: reading ahead pays.
+    Whole,
+    /// Here and there, while its end is being written: nothing may be read ahead.
+    Pieces,
+}
+
+/// A file of a log. Offsets and lengths are bytes.
+pub trait BlockFile: Debug + Send + Sync {
+    /// Its length.
+    fn len_bytes(&self) -> io::Result<u64>;
+    /// Makes it longer (or shorter).
+    fn set_len_bytes(&self, bytes: u64) -> io::Result<()>;
+    /// Takes the space for its first `bytes`, where the file system can.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Reads all of `out` at `offset`.
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`, both as the way it was opened asks for. Does not sync.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes zeros over `[from, to)`, both multiples of the block size. Does not sync.
+    fn zero(&self, from: u64, to: u64) -> io::Result<()>;
+    /// Makes all that was written durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Its bytes `[offset, offset + bytes)`, which must exist and must not change while the view lives. `offset` is a multiple of the
+    /// page size.
+    fn view(&self, offset: u64, bytes: usize, reading: Reading) -> io::Result<View>;
+    /// Says how it is going to be read.
+    fn expect(&self, reading: Reading) -> io::Result<()>;
+    /// Drops what is cached of it.
+    fn forget(&self) -> io::Result<()>;
+    /// The unit of direct reads and writes, bytes; 0: there are none; None: the file system does not say.
+    fn direct_bytes(&self) -> io::Result<Option<u32>>;
+    /// The descriptor, if the kernel knows the file.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// Bytes of a file, read-only. Those of pages that cannot be read must not be touched.
+#[derive(Debug, Default)]
+pub struct View {
+    bytes: Bytes,
+    unreadable: Vec<Range<usize>>,
+}
+
+#[derive(Debug, Default)]
+enum Bytes {
+    #[default]
+    None,
+    Map(Mmap),
+    Shared(Arc<Vec<u8>>, Range<usize>),
+}
+
+impl View {
+    /// A view of memory, with the ranges of it that count as unreadable.
+    pub fn shared(bytes: Arc<Vec<u8>>, range: Range<usize>, unreadable: Vec<Range<usize>>) -> View {
+        View { bytes: Bytes::Shared(bytes, range), unreadable }
+    }
+
+    /// How many bytes it has, unreadable ones included.
+    pub fn len(&self) -> usize {
+        match &self.bytes {
+            Bytes::None => 0,
+            Bytes::Map(map) => map.len(),
+            Bytes::Shared(_, range) => range.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Some of the bytes, if all of them are there and can be read.
+    pub fn get(&self, range: Range<usize>) -> Option<&[u8]> {
+        let hit = |bad: &Range<usize>| bad.start < range.end && range.start < bad.end;
+        if self.unreadable.iter().any(hit) {
+            return None;
+        }
+        match &self.bytes {
+            Bytes::None => None,
+            Bytes::Map(map) => map.get(range),
+            Bytes::Shared(bytes, whole) => bytes[whole.clone()].get(range),
+        }
+    }
+}
+
+impl BlockFile for File {
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_len_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(self, FallocateFlags::empty(), 0, bytes) {
+            // Whoever zeroes it next takes the space, too.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(out, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+        let zeros = Arena::new(ZERO_BYTES)?;
+        let mut at = from;
+        while at < to {
+            let bytes = ((to - at) as usize).min(ZERO_BYTES);
+            self.write_all_at(zeros.get(0, bytes), at)?;
+            at += bytes as u64;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+
+    fn view(&self, offset: u64, bytes: usize, reading: Reading) -> io::Result<View> {
+        if bytes == 0 {
+            return Ok(View::default());
+        }
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(bytes);
+        // SAFETY: by the trait's contract these bytes exist and do not change while the view lives. What a foreign process could do
+        // to the file is discussed where the log maps it (synod-wal, "Reading through maps").
+        let map = unsafe { options.map(self) }?;
+        // Reading ahead beyond the end would put pages into the page cache that the log is about to write directly.
+        map.advise(if reading == Reading::Pieces { Advice::Random } else { Advice::Sequential })?;
+        // One request for the whole stretch: populating by itself reads page by page where reading ahead is off.
+        map.advise(Advice::WillNeed)?;
+        let unreadable = populate(&map)?;
+        if unreadable.is_empty() {
+            // Refused where RLIMIT_MEMLOCK is lower than the view: then eviction stays possible.
+            let _locked: bool = map.lock().is_ok();
+        }
+        Ok(View { bytes: Bytes::Map(map), unreadable })
+    }
+
+    fn expect(&self, reading: Reading) -> io::Result<()> {
+        let advice = match reading {
+            Reading::Whole => rustix::fs::Advice::Sequential,
+            Reading::Pieces => rustix::fs::Advice::Random,
+        };
+        Ok(rustix::fs::fadvise(self, 0, None, advice)?)
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
+    fn direct_bytes(&self) -> io::Result<Option<u32>> {
+        let stat = rustix::fs::statx(self, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
+        let says = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN);
+        Ok(says.then_some(stat.stx_dio_offset_align))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+/// Brings all pages in; the ranges that cannot be read.
+fn populate(map: &Mmap) -> io::Result<Vec<Range<usize>>> {
+    if is_readable(map.advise(Advice::PopulateRead))? {
+        return Ok(Vec::new());
+    }
+    let mut unreadable = Vec::new();
+    for start in (0..map.len()).step_by(PAGE) {
+        let len = PAGE.min(map.len() - start);
+        if !is_readable(map.advise_range(Advice::PopulateRead, start, len))? {
+            unreadable.push(start..start + len);
+        }
+    }
+    Ok(unreadable)
+}
+
+/// EFAULT stands where touching would raise SIGBUS (an I/O error, a shortened file), EHWPOISON for broken memory; anything
+/// else is not about a page.
+fn is_readable(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EHWPOISON | libc::EIO)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bytes: u64) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_page_that_vanished_under_the_map_is_told_before_it_is_touched() {
+        let file = file(16_384);
+        // SAFETY: the map is only given to madvise, never read.
+        let map = unsafe { MmapOptions::new().len(16_384).map(&file) }.unwrap();
+        file.set_len(8_192).unwrap();
+        assert_eq!(populate(&map).unwrap(), [8_192..12_288, 12_288..16_384]);
+    }
+
+    #[test]
+    fn a_view_gives_what_is_there_and_readable() {
+        let file = file(12_288);
+        FileExt::write_at(&file, &[7; 100], 4_096).unwrap();
+        let mapped = file.view(4_096, 8_192, Reading::Whole).unwrap();
+        assert_eq!((mapped.len(), mapped.get(0..100)), (8_192, Some(&[7; 100][..])));
+        assert_eq!(mapped.get(8_190..8_193), None);
+        assert!(file.view(0, 0, Reading::Pieces).unwrap().is_empty());
+        let unreadable = std::iter::once(4_096..8_192).collect();
+        let shared = View::shared(Arc::new(vec![1; 12_288]), 4_096..12_288, unreadable);
+        assert_eq!((shared.len(), shared.get(4_000..4_096).map(<[u8]>::len)), (8_192, Some(96)));
+        assert_eq!((shared.get(4_000..4_097), shared.get(8_191..8_192)), (None, None));
+    }
+}
