@@ -2,6 +2,8 @@
 
 use crate::replica::Replica;
 use crate::types::Role;
+use crate::window::Window;
+use synod_wire::{Ballot, Lsn, Slot};
 
 /// Panics if the state breaks a rule.
 pub fn check_state(replica: &Replica) {
@@ -29,16 +31,57 @@ pub fn check_state(replica: &Replica) {
 
 /// Panics if `new` cannot follow `old`.
 pub fn check_step(old: &Replica, new: &Replica) {
-    assert!(new.promised >= old.promised, "a promise regressed");
-    assert!(new.prefix >= old.prefix, "the delivered prefix shrank");
-    assert!(new.durable >= old.durable && new.last_lsn >= old.last_lsn, "the log shrank");
-    assert!(old.role != Role::Halted || new.role == Role::Halted, "a halted replica went on");
-    for (slot, before) in old.window.iter() {
-        let Some(after) = new.window.get(slot) else { continue };
-        assert!(!before.chosen || after.chosen, "{slot}: chosen no longer");
-        if let (Some(was), Some(is)) = (before.accepted, after.accepted) {
-            assert!(after.chosen || is.ballot >= was.ballot, "{slot}: an accepted ballot regressed");
+    Before::of(old).check_step(new);
+}
+
+/// What a step must respect of the state before it. Much less than the state: a simulator keeps one for each node, and
+/// takes the next without allocating.
+#[derive(Clone, Debug)]
+pub struct Before {
+    promised: Ballot,
+    prefix: Slot,
+    durable: Lsn,
+    last_lsn: Lsn,
+    role: Role,
+    window: Window,
+}
+
+impl Before {
+    /// Of this state.
+    pub fn of(replica: &Replica) -> Before {
+        Before {
+            promised: replica.promised,
+            prefix: replica.prefix,
+            durable: replica.durable,
+            last_lsn: replica.last_lsn,
+            role: replica.role,
+            window: replica.window.clone(),
         }
-        assert!(before.accepted.is_none() || after.accepted.is_some(), "{slot}: an accepted value was dropped");
+    }
+
+    /// Takes this state for the next step.
+    pub fn follow(&mut self, replica: &Replica) {
+        self.promised = replica.promised;
+        self.prefix = replica.prefix;
+        self.durable = replica.durable;
+        self.last_lsn = replica.last_lsn;
+        self.role = replica.role;
+        self.window.copy_from(&replica.window);
+    }
+
+    /// Panics if `new` cannot follow.
+    pub fn check_step(&self, new: &Replica) {
+        assert!(new.promised >= self.promised, "a promise regressed");
+        assert!(new.prefix >= self.prefix, "the delivered prefix shrank");
+        assert!(new.durable >= self.durable && new.last_lsn >= self.last_lsn, "the log shrank");
+        assert!(self.role != Role::Halted || new.role == Role::Halted, "a halted replica went on");
+        for (slot, before) in self.window.iter() {
+            let Some(after) = new.window.get(slot) else { continue };
+            assert!(!before.chosen || after.chosen, "{slot}: chosen no longer");
+            if let (Some(was), Some(is)) = (before.accepted, after.accepted) {
+                assert!(after.chosen || is.ballot >= was.ballot, "{slot}: an accepted ballot regressed");
+            }
+            assert!(before.accepted.is_none() || after.accepted.is_some(), "{slot}: an accepted value was dropped");
+        }
     }
 }

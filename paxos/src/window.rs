@@ -40,6 +40,13 @@ impl Window {
         Window { base: prefix.next(), slots: VecDeque::with_capacity(capacity) }
     }
 
+    /// Becomes a copy of `other`, in the memory that it has.
+    pub(crate) fn copy_from(&mut self, other: &Window) {
+        self.base = other.base;
+        self.slots.clear();
+        self.slots.extend(other.slots.iter().copied());
+    }
+
     /// The slot after the delivered prefix.
     pub(crate) fn base(&self) -> Slot {
         self.base

@@ -45,6 +45,7 @@ pub(crate) struct Appender {
     opened: bool,
     payloads: Payloads,
     entry: Vec<u8>,
+    datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
 fn members(count: usize, first: usize) -> Vec<(NodeId, SocketAddrV4)> {
@@ -84,6 +85,7 @@ impl Appender {
             opened: false,
             payloads: Payloads::new(plan),
             entry: Vec::new(),
+            datagram: Box::new([0; DATAGRAM_BYTES]),
         }
     }
 
@@ -130,9 +132,8 @@ impl Appender {
 
     /// Does what is due: datagrams to send, and what was learnt.
     pub(crate) fn drive(&mut self, now_ns: u64, out: &mut Vec<Outgoing>, learnt: &mut Vec<Learnt>) {
-        let mut buffer = [0; DATAGRAM_BYTES];
-        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut buffer) {
-            out.push((to, buffer[..bytes].into()));
+        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
+            out.push((to, self.datagram[..bytes].into()));
         }
         while let Some(event) = self.core.poll_event() {
             match event {
@@ -185,6 +186,7 @@ fn core(client_id: u128, nodes: usize, first: usize, options: &Options, now_ns: 
 pub(crate) struct Reader {
     index: usize,
     core: ReadCore,
+    datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
 impl Reader {
@@ -192,7 +194,7 @@ impl Reader {
         let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
         let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
         let core = ReadCore::new(CLUSTER, GROUP, members, options).expect("the options are valid");
-        Reader { index, core }
+        Reader { index, core, datagram: Box::new([0; DATAGRAM_BYTES]) }
     }
 
     pub(crate) fn address(&self) -> SocketAddrV4 {
@@ -212,9 +214,8 @@ impl Reader {
     }
 
     pub(crate) fn transmit(&mut self, now_ns: u64, out: &mut Vec<Outgoing>) {
-        let mut buffer = [0; DATAGRAM_BYTES];
-        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut buffer) {
-            out.push((to, buffer[..bytes].into()));
+        while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
+            out.push((to, self.datagram[..bytes].into()));
         }
     }
 

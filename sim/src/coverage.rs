@@ -20,20 +20,37 @@ pub struct Coverage {
     pub marks: BTreeMap<String, u64>,
 }
 
-impl Coverage {
-    pub(crate) fn fault(&mut self, fault: Fault) {
-        *self.faults.entry(fault).or_default() += 1;
-    }
+/// How many frames of each kind were sent: counted at every datagram, so in place.
+#[derive(Clone, Debug)]
+pub(crate) struct FramesSent([u64; 256]);
 
+impl Default for FramesSent {
+    fn default() -> FramesSent {
+        FramesSent([0; 256])
+    }
+}
+
+impl FramesSent {
     pub(crate) fn kind(&mut self, kind: Kind) {
-        *self.kinds.entry(kind as u8).or_default() += 1;
+        self.0[usize::from(kind as u8)] += 1;
     }
 
     /// The first frame of a datagram to or from a client.
     pub(crate) fn message(&mut self, datagram: &[u8]) {
         if let Some(kind) = datagram.get(17) {
-            *self.kinds.entry(*kind).or_default() += 1;
+            self.0[usize::from(*kind)] += 1;
         }
+    }
+
+    /// Those that were sent at all.
+    pub(crate) fn counts(&self) -> BTreeMap<u8, u64> {
+        (0..=u8::MAX).zip(self.0).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+impl Coverage {
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
     }
 
     pub(crate) fn role(&mut self, from: Role, to: Role) {

@@ -1,6 +1,7 @@
 //! The simulator's command line: run seeds, replay a failure, measure the checkers with mutants. See `sim/README.md`.
 
 mod mutants;
+mod pace;
 mod report;
 mod shrink;
 mod worker;
@@ -138,8 +139,8 @@ fn run(order: &Run) -> anyhow::Result<bool> {
     let bar = progress(until.is_none().then_some(seeds));
     let mut total = Total::new(order.jobs);
     let stopped = batches.run(order.jobs, &mut |seed, verdict| match verdict {
-        Verdict::Passed(outcome) => {
-            total.add(&outcome);
+        Verdict::Passed(passed) => {
+            total.add(seed, &passed);
             bar.inc(1);
             bar.set_message(total.line());
             true

@@ -5,7 +5,6 @@ use crate::fault::Fault;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::trace::End;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Old datagrams that may be sent again.
@@ -27,11 +26,26 @@ pub(crate) struct Link {
     pub(crate) small_only_until_ns: u64,
 }
 
+/// The rates and times that each datagram asks for, taken out of the plan once.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    loss: u64,
+    duplicate: u64,
+    delay: u64,
+    bit_flip: u64,
+    delay_min_ns: u64,
+    delay_mean_ns: u64,
+    late_mean_ns: u64,
+}
+
 /// See the module.
 pub(crate) struct Network {
-    pub(crate) links: BTreeMap<(End, End), Link>,
+    links: Vec<Link>,
+    nodes: usize,
+    ends: usize,
     pub(crate) history: Vec<(End, End, bool, Rc<[u8]>)>,
     pub(crate) rng: Rng,
+    rates: Rates,
     /// Whether each datagram's own faults (loss and the like) are on.
     pub(crate) chaos: bool,
 }
@@ -41,16 +55,45 @@ const SMALL_BYTES: usize = 300;
 
 impl Network {
     pub(crate) fn new(plan: &Plan) -> Network {
-        Network { links: BTreeMap::new(), history: Vec::new(), rng: Rng::new(plan.seed, "network"), chaos: true }
+        // The nodes, the clients, and whoever else.
+        let ends = plan.nodes + plan.clients + plan.readers + 1;
+        let rates = Rates {
+            loss: plan.rate(Fault::Loss),
+            duplicate: plan.rate(Fault::Duplicate),
+            delay: plan.rate(Fault::Delay),
+            bit_flip: plan.rate(Fault::BitFlip),
+            delay_min_ns: plan.timing.delay_min_ns,
+            delay_mean_ns: plan.timing.delay_mean_ns,
+            late_mean_ns: plan.timing.election_max_ns / 2,
+        };
+        Network {
+            links: vec![Link::default(); ends * ends],
+            nodes: plan.nodes,
+            ends,
+            history: Vec::new(),
+            rng: Rng::new(plan.seed, "network"),
+            rates,
+            chaos: true,
+        }
+    }
+
+    fn index(&self, from: End, to: End) -> usize {
+        let of = |end| match end {
+            End::Node(node) => node,
+            End::Client(client) => self.nodes + client,
+            End::Stranger => self.ends - 1,
+        };
+        of(from) * self.ends + of(to)
     }
 
     pub(crate) fn link(&mut self, from: End, to: End) -> &mut Link {
-        self.links.entry((from, to)).or_default()
+        let at = self.index(from, to);
+        &mut self.links[at]
     }
 
     /// All links as they should be.
     pub(crate) fn heal(&mut self) {
-        self.links.clear();
+        self.links.fill(Link::default());
     }
 
     /// Keeps a datagram for a replay, now and then.
@@ -64,20 +107,20 @@ impl Network {
     }
 
     /// What becomes of one copy of a datagram.
-    pub(crate) fn fate(&mut self, plan: &Plan, now_ns: u64, from: End, to: End, bytes: usize) -> Fate {
-        let link = self.links.get(&(from, to)).copied().unwrap_or_default();
+    pub(crate) fn fate(&mut self, now_ns: u64, from: End, to: End, bytes: usize) -> Fate {
+        let (link, rates) = (self.links[self.index(from, to)], self.rates);
         if now_ns < link.cut_until_ns {
             return Fate::Lost("cut");
         }
         if now_ns < link.small_only_until_ns && bytes > SMALL_BYTES {
             return Fate::Lost("mtu");
         }
-        if self.chaos && self.rng.ppm(plan.rate(Fault::Loss)) {
+        if self.chaos && self.rng.ppm(rates.loss) {
             return Fate::Lost("loss");
         }
-        let mut delay_ns = plan.timing.delay_min_ns + self.rng.exponential(plan.timing.delay_mean_ns);
-        if self.chaos && self.rng.ppm(plan.rate(Fault::Delay)) {
-            delay_ns += self.rng.exponential(plan.timing.election_max_ns / 2);
+        let mut delay_ns = rates.delay_min_ns + self.rng.exponential(rates.delay_mean_ns);
+        if self.chaos && self.rng.ppm(rates.delay) {
+            delay_ns += self.rng.exponential(rates.late_mean_ns);
         }
         if now_ns < link.clogged_until_ns {
             delay_ns += link.clogged_until_ns - now_ns;
@@ -86,13 +129,13 @@ impl Network {
     }
 
     /// Whether a second copy goes out.
-    pub(crate) fn doubles(&mut self, plan: &Plan) -> bool {
-        self.chaos && self.rng.ppm(plan.rate(Fault::Duplicate))
+    pub(crate) fn doubles(&mut self) -> bool {
+        self.chaos && self.rng.ppm(self.rates.duplicate)
     }
 
     /// Flips a bit of a copy, if chance wants it.
-    pub(crate) fn flip(&mut self, plan: &Plan, bytes: &Rc<[u8]>) -> Option<Rc<[u8]>> {
-        if !self.chaos || bytes.is_empty() || !self.rng.ppm(plan.rate(Fault::BitFlip)) {
+    pub(crate) fn flip(&mut self, bytes: &Rc<[u8]>) -> Option<Rc<[u8]>> {
+        if !self.chaos || bytes.is_empty() || !self.rng.ppm(self.rates.bit_flip) {
             return None;
         }
         let mut copy = bytes.to_vec();

@@ -1,8 +1,10 @@
 //! What the command line prints: totals of many runs, and failures.
 
+use crate::pace::Pace;
+use crate::worker::Passed;
 use std::fmt::Write;
 use std::time::Instant;
-use synod_sim::{Coverage, Failure, Fault, Outcome, Plan, Profile};
+use synod_sim::{Coverage, Failure, Fault, Plan, Profile};
 use synod_wire::frame::Kind;
 
 /// Sums over runs.
@@ -14,6 +16,7 @@ pub(crate) struct Total {
     operations: u64,
     slots: u64,
     coverage: Coverage,
+    pace: Pace,
     jobs: usize,
     /// Seeds that failed, if the caller goes on after them.
     pub(crate) failed: Vec<u64>,
@@ -46,10 +49,13 @@ impl Total {
             operations: 0,
             slots: 0,
             coverage: Coverage::default(),
+            pace: Pace::default(),
         }
     }
 
-    pub(crate) fn add(&mut self, outcome: &Outcome) {
+    pub(crate) fn add(&mut self, seed: u64, passed: &Passed) {
+        let outcome = &passed.outcome;
+        self.pace.add(seed, outcome, passed.cpu_ns);
         self.runs += 1;
         self.events += outcome.events;
         self.simulated_ns += outcome.simulated_ns;
@@ -87,6 +93,7 @@ impl Total {
             "elapsed_seconds": self.began.elapsed().as_secs_f64(),
             "simulated_seconds": self.simulated_ns as f64 / 1e9,
             "speed_up": self.speed(),
+            "pace": self.pace.json(),
             "events": self.events,
             "operations": self.operations,
             "slots": self.slots,
@@ -112,6 +119,7 @@ impl Total {
             self.operations,
             self.operations as f64 / seconds.max(1e-9)
         );
+        out.push_str(&self.pace.lines());
         for (fault, count) in &self.coverage.faults {
             let _ = writeln!(out, "  fault {:<30} {count:>10}", fault.to_string());
         }

@@ -82,7 +82,7 @@ impl Sim {
             simulated_ns: self.now_ns,
             operations: self.operations,
             slots: self.checks.prefix.end().0,
-            coverage: self.coverage.clone(),
+            coverage: Coverage { kinds: self.frames_sent.counts(), ..self.coverage.clone() },
         }
     }
 

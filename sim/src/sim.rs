@@ -3,7 +3,7 @@
 
 use crate::checks::{Checked, Checks, Turn, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, FramesSent};
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
 use crate::io::{Arrival, RX_BUFFERS, Request, socket_index};
@@ -107,6 +107,17 @@ pub(crate) struct Sim {
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
+    pub(crate) frames_sent: FramesSent,
+    /// Kept for their memory between uses.
+    scratch: Scratch,
+}
+
+/// See [`Sim::scratch`].
+#[derive(Default)]
+struct Scratch {
+    requests: Vec<Request>,
+    outgoing: Vec<Outgoing>,
+    learnt: Vec<Learnt>,
 }
 
 impl Sim {
@@ -131,6 +142,8 @@ impl Sim {
             overload_until_ns: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
+            frames_sent: FramesSent::default(),
+            scratch: Scratch::default(),
             plan: plan.clone(),
         }
     }
@@ -365,9 +378,10 @@ impl Sim {
 
     /// Carries out what a turn asked for: datagrams sent, and the longest.
     fn carry_out(&mut self, node: usize) -> Result<Turn, crate::checks::Violation> {
-        let requests = std::mem::take(&mut self.nodes[node].port.borrow_mut().requests);
+        let mut requests = std::mem::take(&mut self.scratch.requests);
+        std::mem::swap(&mut requests, &mut self.nodes[node].port.borrow_mut().requests);
         let mut turn = Turn::default();
-        for request in requests {
+        for request in requests.drain(..) {
             match request {
                 Request::Peer { peer, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
@@ -376,7 +390,7 @@ impl Sim {
                 }
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
-                    self.coverage.message(&bytes);
+                    self.frames_sent.message(&bytes);
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
@@ -387,13 +401,14 @@ impl Sim {
                 Request::Job(job) => self.begin_job(node, job),
             }
         }
+        self.scratch.requests = requests;
         Ok(turn)
     }
 
     fn check_sent(&mut self, node: usize, bytes: &[u8]) -> Checked {
         let mut at = 0;
         while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
-            self.coverage.kind(header.kind);
+            self.frames_sent.kind(header.kind);
             self.checks.ballots.sent(node, &header)?;
             at += frame_bytes(payload_bytes);
         }
@@ -556,12 +571,12 @@ impl Sim {
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
         self.net.remember(from, to, peers, &bytes);
-        let copies = 1 + u64::from(self.net.doubles(&self.plan));
+        let copies = 1 + u64::from(self.net.doubles());
         if copies > 1 {
             self.coverage.fault(Fault::Duplicate);
         }
         for _ in 0..copies {
-            match self.net.fate(&self.plan, self.now_ns, from, to, bytes.len()) {
+            match self.net.fate(self.now_ns, from, to, bytes.len()) {
                 Fate::Lost(why) => {
                     if why == "loss" {
                         self.coverage.fault(Fault::Loss);
@@ -572,7 +587,7 @@ impl Sim {
                     if delay_ns > self.plan.timing.delay_mean_ns * 20 {
                         self.coverage.fault(Fault::Delay);
                     }
-                    let flipped = self.net.flip(&self.plan, &bytes);
+                    let flipped = self.net.flip(&bytes);
                     if flipped.is_some() {
                         self.coverage.fault(Fault::BitFlip);
                     }
@@ -637,9 +652,9 @@ impl Sim {
 
     // Clients.
 
-    fn send_all(&mut self, client: usize, out: Vec<Outgoing>) {
-        for (to, bytes) in out {
-            self.coverage.message(&bytes);
+    fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
+        for (to, bytes) in out.drain(..) {
+            self.frames_sent.message(&bytes);
             if let Some(node) = node_at(to) {
                 self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
             }
@@ -648,12 +663,12 @@ impl Sim {
 
     /// Lets a client do what is due, and arranges for its next time.
     pub(crate) fn drive(&mut self, client: usize) -> Checked {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.scratch.outgoing);
         let next_ns = match &mut self.clients[client] {
             Client::Appender(appender) => {
-                let mut learnt = Vec::new();
+                let mut all = std::mem::take(&mut self.scratch.learnt);
                 let client_id = appender.client_id;
-                appender.drive(self.now_ns, &mut out, &mut learnt);
+                appender.drive(self.now_ns, &mut out, &mut all);
                 let (offered, acked, conflicts) = (appender.offered, appender.acked, appender.conflicting_acks());
                 let next_ns = appender.next_ns();
                 if conflicts > 0 {
@@ -662,9 +677,10 @@ impl Sim {
                         format!("c{client} got contradicting acknowledgements"),
                     );
                 }
-                for learnt in learnt {
+                for learnt in all.drain(..) {
                     self.learnt(client, client_id, learnt, (offered, acked))?;
                 }
+                self.scratch.learnt = all;
                 next_ns
             }
             Client::Reader(reader) => {
@@ -678,7 +694,8 @@ impl Sim {
                 reader.next_ns()
             }
         };
-        self.send_all(client, out);
+        self.send_all(client, &mut out);
+        self.scratch.outgoing = out;
         if let Some(at_ns) = next_ns {
             let at_ns = at_ns.max(self.now_ns + 1_000);
             if at_ns < self.wakes[client].at_ns {

@@ -38,10 +38,18 @@ pub(crate) struct Order {
     trace: bool,
 }
 
+/// A seed that passed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Passed {
+    pub(crate) outcome: Outcome,
+    /// The processor time that it took: no part of the outcome, which is the same at each run.
+    pub(crate) cpu_ns: u64,
+}
+
 /// What became of a seed.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
-    Passed(Box<Outcome>),
+    Passed(Box<Passed>),
     Failed(Failure),
 }
 
@@ -57,7 +65,7 @@ pub(crate) struct Ended {
 #[derive(Debug, Serialize, Deserialize)]
 enum Line {
     Begin(u64),
-    Passed(Box<Outcome>),
+    Passed(Box<Passed>),
     Failed(Box<Failure>),
 }
 
@@ -114,13 +122,20 @@ pub(crate) fn work(order: &Order) -> anyhow::Result<()> {
             return Ok(());
         }
         writeln!(out, "{}", serde_json::to_string(&Line::Begin(plan.seed))?)?;
+        let began_ns = cpu_ns();
         let line = match run(&plan, false) {
-            Ok(outcome) => Line::Passed(Box::new(outcome)),
+            Ok(outcome) => Line::Passed(Box::new(Passed { outcome, cpu_ns: cpu_ns() - began_ns })),
             Err(failure) => Line::Failed(failure),
         };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
     Ok(())
+}
+
+/// The processor time of this thread so far.
+fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Runs a batch; `on` gets each seed's verdict and says whether to go on.
@@ -147,7 +162,7 @@ pub(crate) fn supervise(order: &Order, on: &mut dyn FnMut(u64, Verdict) -> bool)
                     running = Some(seed);
                     continue;
                 }
-                Line::Passed(outcome) => Verdict::Passed(outcome),
+                Line::Passed(passed) => Verdict::Passed(passed),
                 Line::Failed(failure) => Verdict::Failed(*failure),
             };
             let seed = running.take().context("a verdict without a seed")?;

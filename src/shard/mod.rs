@@ -172,7 +172,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
-            waiters: Waiters::new(),
+            waiters: Waiters::new(settings.max_datagram_bytes()),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
@@ -392,7 +392,16 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// When the next turn is due if nothing happens before: what [`Shard::turn`] waits for.
     pub fn deadline_ns(&self) -> u64 {
-        let core_ns = if self.is_full() { self.segment_retry_ns } else { self.core.poll_timeout() };
+        if self.recover_again {
+            // The state in memory has come to its end; what is awaited is the log's write, an event.
+            return u64::MAX;
+        }
+        let waits_for_log = self.log.in_flight() && self.log.room() < self.step_bytes();
+        let core_ns = match self.is_full() {
+            true => self.segment_retry_ns,
+            false if waits_for_log => u64::MAX,
+            false => self.core.poll_timeout(),
+        };
         core_ns.min(self.waiters.next_ns()).min(self.idle_mark_at_ns)
     }
 

@@ -23,11 +23,14 @@ const MAX_READ_DATAGRAMS: u16 = 64;
 pub(super) struct Waiters {
     all: Vec<(u64, ReadRequest)>,
     served_tail: Sequence,
+    /// Where the reply that is served is built: kept, so that a read does not begin with clearing memory.
+    body: Box<[u8]>,
 }
 
 impl Waiters {
-    pub(super) fn new() -> Waiters {
-        Waiters { all: Vec::with_capacity(MAX_WAITERS), served_tail: Sequence::ZERO }
+    pub(super) fn new(max_datagram_bytes: usize) -> Waiters {
+        let body = vec![0; max_datagram_bytes].into();
+        Waiters { all: Vec::with_capacity(MAX_WAITERS), served_tail: Sequence::ZERO, body }
     }
 
     /// When the first one must be answered.
@@ -109,6 +112,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let header = self.header(Kind::ReadReply);
         let (io, outbox, log, slots) = (&mut self.io, &mut self.outbox, &self.log, &self.slots);
+        let out = &mut self.waiters.body;
         let mut emit = |body: &[u8]| {
             let Some(out) = outbox.room() else { return };
             put(body, &mut out[HEADER_BYTES..]);
@@ -117,8 +121,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let mut walker = Walker::new(&start, self.index.exceptions(first, applied));
         let mut writer = ReadWriter::new(request, self.machine.tail().0);
-        let mut buffer = [0; 65_536];
-        let out = &mut buffer[..self.settings.max_datagram_bytes()];
         for slot in (first.0..=applied.0).map(Slot) {
             let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
             let Ok(batch) = Batch::parse(payload) else { break };

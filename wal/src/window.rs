@@ -70,8 +70,12 @@ impl Window {
 
     /// The whole frame at `pos`.
     pub(crate) fn frame(&self, pos: u64) -> Result<Frame<'_>, FrameError> {
-        let (_, _, payload_bytes) = self.header(pos)?;
-        frame::parse(self.bytes(pos, HEADER_BYTES + payload_bytes).ok_or(FrameError::Truncated)?)
+        let (header, payload_crc, payload_bytes) = self.header(pos)?;
+        let payload = self.bytes(pos + HEADER_BYTES as u64, payload_bytes).ok_or(FrameError::Truncated)?;
+        if frame::checksum(payload) != payload_crc {
+            return Err(FrameError::Checksum);
+        }
+        Ok(Frame { header, payload_crc, payload })
     }
 
     /// The checksum field of the header at `pos`, which must be whole.

@@ -18,7 +18,8 @@ use crate::disk::Logged;
 use crate::payload::Payloads;
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
-use synod_paxos::{Replica, invariants};
+use synod_paxos::Replica;
+use synod_paxos::invariants::{self, Before};
 use synod_wire::{Ballot, Lsn, Slot};
 
 /// A property that did not hold.
@@ -47,7 +48,7 @@ pub(crate) struct Checks {
     pub(crate) acked: acked::Acked,
     pub(crate) reads: reads::Reads,
     pub(crate) bounds: bounds::Bounds,
-    before: Vec<Option<Replica>>,
+    before: Vec<Option<Before>>,
 }
 
 impl Checks {
@@ -66,7 +67,7 @@ impl Checks {
 
     /// A node has a new core: nothing links it to the last one but what it said.
     pub(crate) fn restarted(&mut self, node: usize, core: &Replica, applied: Slot, excused: bool) -> Checked {
-        self.before[node] = Some(core.clone());
+        self.before[node] = Some(Before::of(core));
         self.prefix.restarted(node, applied);
         self.ballots.restarted(node, core, excused)
     }
@@ -74,12 +75,12 @@ impl Checks {
     /// A node has taken a turn. The core's own invariants panic.
     pub(crate) fn stepped(&mut self, node: usize, core: &Replica) {
         invariants::check_state(core);
-        if let Some(before) = &self.before[node] {
-            invariants::check_step(before, core);
-        }
         match &mut self.before[node] {
-            Some(before) => before.clone_from(core),
-            none => *none = Some(core.clone()),
+            Some(before) => {
+                before.check_step(core);
+                before.follow(core);
+            }
+            none => *none = Some(Before::of(core)),
         }
     }
 

@@ -7,31 +7,53 @@ use super::sessions::Entry;
 use super::{Checked, violated};
 use std::collections::BTreeMap;
 
+/// When an entry was offered first, and when it was acknowledged first.
+#[derive(Clone, Copy)]
+struct Span {
+    offered_ns: u64,
+    acked_ns: u64,
+}
+
+/// Not yet, or never.
+const OPEN: u64 = u64::MAX;
+
 /// When entries were offered first, and acknowledged first.
 #[derive(Default)]
 pub(crate) struct Times {
-    all: BTreeMap<(u128, u64), (u64, Option<u64>)>,
+    /// By session; a session's entries from client sequence 1 on.
+    all: BTreeMap<u128, Vec<Span>>,
 }
 
 impl Times {
     pub(crate) fn offered(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
-        self.all.entry((client_id, client_seq)).or_insert((now_ns, None));
+        let spans = self.all.entry(client_id).or_default();
+        let at = client_seq as usize - 1;
+        if spans.len() <= at {
+            spans.resize(at + 1, Span { offered_ns: OPEN, acked_ns: OPEN });
+        }
+        spans[at].offered_ns = spans[at].offered_ns.min(now_ns);
     }
 
     pub(crate) fn acked(&mut self, client_id: u128, client_seq: u64, now_ns: u64) {
-        if let Some((_, acked)) = self.all.get_mut(&(client_id, client_seq)) {
-            acked.get_or_insert(now_ns);
+        let span = self.all.get_mut(&client_id).and_then(|spans| spans.get_mut(client_seq as usize - 1));
+        if let Some(span) = span {
+            span.acked_ns = span.acked_ns.min(now_ns);
         }
+    }
+
+    fn span(&self, entry: &Entry) -> Option<Span> {
+        let spans = self.all.get(&entry.client_id)?;
+        spans.get(entry.client_seq as usize - 1).copied().filter(|span| span.offered_ns != OPEN)
     }
 
     /// Checks the whole order.
     pub(crate) fn check(&self, log: &[Entry]) -> Checked {
         let mut earliest_ack: Option<(u64, usize)> = None;
         for (at, entry) in log.iter().enumerate().rev() {
-            let Some((offered, acked)) = self.all.get(&(entry.client_id, entry.client_seq)) else {
+            let Some(Span { offered_ns: offered, acked_ns: acked }) = self.span(entry) else {
                 return violated("real-time order", format!("sequence {} was never offered", at + 1));
             };
-            if let Some((ack, later)) = earliest_ack.filter(|(ack, _)| ack < offered) {
+            if let Some((ack, later)) = earliest_ack.filter(|(ack, _)| *ack < offered) {
                 let detail = format!(
                     "sequence {} was acknowledged at {ack} ns, before sequence {} was offered at {offered} ns",
                     later + 1,
@@ -39,10 +61,8 @@ impl Times {
                 );
                 return violated("real-time order", detail);
             }
-            if let Some(ack) = acked
-                && earliest_ack.is_none_or(|(earliest, _)| *ack < earliest)
-            {
-                earliest_ack = Some((*ack, at));
+            if acked != OPEN && earliest_ack.is_none_or(|(earliest, _)| acked < earliest) {
+                earliest_ack = Some((acked, at));
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 use super::{Checked, violated};
 use crate::payload::Payloads;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use synod::sequencer::{MAX_SESSIONS, Sequencer};
 use synod_wire::Slot;
 use synod_wire::batch::Batch;
@@ -33,7 +33,8 @@ pub(crate) struct Sessions {
     payloads: Payloads,
     sessions: BTreeMap<u128, Session>,
     entries: Vec<Entry>,
-    seen: BTreeSet<(u128, u64)>,
+    /// The highest client sequence ever sequenced under an id, in whatever session of that id.
+    sequenced: BTreeMap<u128, u64>,
     timestamp_ns: u64,
     /// The tail after each slot, from slot 1.
     tails: Vec<(u64, u64)>,
@@ -45,7 +46,7 @@ impl Sessions {
             payloads,
             sessions: BTreeMap::new(),
             entries: Vec::new(),
-            seen: BTreeSet::new(),
+            sequenced: BTreeMap::new(),
             timestamp_ns: 0,
             tails: Vec::new(),
         }
@@ -67,12 +68,14 @@ impl Sessions {
             }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.last_used = slot;
+            let highest = self.sequenced.entry(id).or_default();
             for (client_seq, entry) in (run.first_seq()..).zip(run.entries()) {
                 if client_seq != session.last_seq + 1 {
                     continue;
                 }
                 session.last_seq = client_seq;
-                if !self.seen.insert((id, client_seq)) {
+                // A session takes its entries one by one: what was not sequenced before lies above the highest.
+                if std::mem::replace(highest, client_seq.max(*highest)) >= client_seq {
                     return violated(PROPERTY, format!("entry {client_seq} of session {id:x} was sequenced twice"));
                 }
                 if !self.payloads.is(id, client_seq, entry) {
