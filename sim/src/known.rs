@@ -102,7 +102,6 @@ pub const MUTANTS: &[Mutant] = &[
     rule("reopened_session_forgets", "opening a session again forgets what it committed"),
     rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
-    rule("admission_outlives_leadership", "a leader elected again remembers what it admitted before"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
 ];
 

@@ -180,19 +180,24 @@ impl Sim {
         Ok(core)
     }
 
-    /// A node that is not of the core stays down, or cut off.
+    /// A node that is not of the core stays down, or cut off: both ways, or so that it only hears, or only speaks (FAULTS 5).
     fn leave_out(&mut self, node: usize) -> Checked {
         if self.chaos.percent(50) {
             self.stop(node, false)?;
             self.nodes[node].health = Health::Dead(LEFT_OUT);
-        } else {
-            for other in (0..self.plan.nodes).filter(|other| *other != node) {
-                self.net.link(End::Node(node), End::Node(other)).cut_until_ns = u64::MAX;
-                self.net.link(End::Node(other), End::Node(node)).cut_until_ns = u64::MAX;
-            }
-            self.start(node)?;
+            return Ok(());
         }
-        Ok(())
+        let (hears, speaks) = self.chaos.pick(&[(false, false), (false, false), (true, false), (false, true)]);
+        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            if !speaks {
+                self.net.cut(End::Node(node), End::Node(other), u64::MAX);
+            }
+            if !hears {
+                self.net.cut(End::Node(other), End::Node(node), u64::MAX);
+            }
+        }
+        self.note(What::World(format!("n{node} is left out; hears: {hears}, speaks: {speaks}")));
+        self.start(node)
     }
 
     fn release_the_others(&mut self) -> Checked {

@@ -279,16 +279,13 @@ impl Sim {
     }
 
     pub(crate) fn stop(&mut self, node: usize, power: bool) -> Checked {
-        let slots = self.nodes[node].disk.slots_in_flight();
-        let may_damage = self.may_damage(node, &slots);
         let this = &mut self.nodes[node];
         this.stop();
-        let how = Crash { chaos: self.chaos_on, power, may_damage };
+        let how = Crash { chaos: self.chaos_on, power };
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
-        if tally.damaged {
-            this.damaged = true;
-            self.damaged_slots.extend(slots.into_iter().map(|slot| (slot, node)));
+        if tally.trailers > 0 {
+            self.coverage.mark("a crash left a whole trailer over a torn record");
         }
         for (fault, count) in
             [(Fault::TornWrite, tally.torn), (Fault::LostWrite, tally.lost), (Fault::Rollback, tally.undone)]

@@ -344,7 +344,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.core.log_evidence();
             self.drain(value)?;
         }
-        if role == Role::Leader && self.core.role() != Role::Leader && !mutant("admission_outlives_leadership") {
+        if role == Role::Leader && self.core.role() != Role::Leader {
             self.admission.clear();
         }
         Ok(())

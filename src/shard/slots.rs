@@ -71,13 +71,13 @@ impl Slots {
         while self.values.len() <= at {
             self.values.push_back(None);
         }
+        self.kept.remove(&slot);
         let value = Value { place, tail_before: Sequence::ZERO, timestamp_before_ns: 0 };
         let before = self.values[at].replace(value);
         self.closed(before);
         if let Lowest::Known(lowest) = &mut self.lowest_open {
             *lowest = Some(lowest.map_or(place.pos, |pos| pos.min(place.pos)));
         }
-        self.kept.remove(&slot);
     }
 
     /// The value of a slot above the applied prefix, whose place is known, is not in the arena.
