@@ -78,7 +78,7 @@ impl Sim {
             }
             Fault::Replay if self.chaos.percent(50) => {
                 self.note(What::World(format!("{fault}: old datagrams wait for the next elections")));
-                self.replays_at_elections = self.chaos.between(1, 4);
+                self.replays_at_elections = self.chaos.between(1, 8);
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
@@ -423,7 +423,8 @@ impl Sim {
         // About as long as the true answers take.
         let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
         for _ in 0..count {
-            let Some(Old { from, to, peers, bytes }) = self.net.history.pick_for(node, &mut self.chaos).cloned() else {
+            let Some(Old { from, to, peers, bytes }) = self.net.history.pick_answer(node, &mut self.chaos).cloned()
+            else {
                 return;
             };
             let delay_ns = self.chaos.exponential(late_ns);

@@ -5,6 +5,7 @@ use crate::rng::Rng;
 use crate::trace::End;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use synod_wire::frame::Kind;
 
 /// The latest of each kind that are kept.
 const LATEST: usize = 16;
@@ -71,9 +72,11 @@ impl History {
         self.pick_if(rng, |_| true)
     }
 
-    /// One of those kept that members sent to `node`.
-    pub(crate) fn pick_for(&self, node: usize, rng: &mut Rng) -> Option<&Old> {
-        self.pick_if(rng, |old| old.peers && old.to == End::Node(node))
+    /// One of the answers kept that members gave to `node`, as a candidate or as a leader.
+    pub(crate) fn pick_answer(&self, node: usize, rng: &mut Rng) -> Option<&Old> {
+        let is_answer = |kind: u8| kind == Kind::Promise as u8 || kind == Kind::Accepted as u8;
+        let kind = |old: &Old| old.bytes.get(KIND_OFFSET).copied().unwrap_or_default();
+        self.pick_if(rng, |old| old.peers && old.to == End::Node(node) && is_answer(kind(old)))
     }
 
     fn pick_if(&self, rng: &mut Rng, wanted: impl Fn(&Old) -> bool) -> Option<&Old> {
@@ -99,14 +102,14 @@ mod tests {
     #[test]
     fn the_rare_are_picked_as_often_as_the_many() {
         let mut history = History::new(1);
-        history.remember(End::Node(0), End::Node(1), true, &datagram(1, 7));
+        history.remember(End::Node(0), End::Node(1), true, &datagram(Kind::Promise as u8, 7));
         for mark in 0..200 {
-            history.remember(End::Node(0), End::Node(2), true, &datagram(2, mark));
+            history.remember(End::Node(0), End::Node(2), true, &datagram(Kind::Accept as u8, mark));
         }
         let mut rng = Rng::new(2, "test");
-        let rare = (0..1_000).filter(|_| history.pick(&mut rng).is_some_and(|old| old.bytes[KIND_OFFSET] == 1)).count();
+        let rare = (0..1_000).filter(|_| history.pick(&mut rng).is_some_and(|old| old.bytes[0] == 7)).count();
         assert!((400..600).contains(&rare), "{rare}");
-        assert!((0..50).all(|_| history.pick_for(1, &mut rng).is_some_and(|old| old.bytes[0] == 7)));
-        assert!(history.pick_for(3, &mut rng).is_none());
+        assert!((0..50).all(|_| history.pick_answer(1, &mut rng).is_some_and(|old| old.bytes[0] == 7)));
+        assert!(history.pick_answer(2, &mut rng).is_none(), "an accept request is no answer");
     }
 }

@@ -165,7 +165,10 @@ impl Sim {
         // A group that is being founded needs every member, by design.
         if !damaged && self.nodes.iter().all(|node| node.founded) {
             for _ in 0..self.chaos.below(spare as u64 + 1) {
-                let at = self.chaos.below(core.len() as u64) as usize;
+                // Whose silence matters most is the leader's.
+                let leader = core.iter().position(|node| self.nodes[*node].role == Role::Leader);
+                let leader = leader.filter(|_| self.chaos.percent(50));
+                let at = leader.unwrap_or_else(|| self.chaos.below(core.len() as u64) as usize);
                 let out = core.remove(at);
                 self.leave_out(out)?;
             }
@@ -187,7 +190,7 @@ impl Sim {
             self.nodes[node].health = Health::Dead(LEFT_OUT);
             return Ok(());
         }
-        let (hears, speaks) = self.chaos.pick(&[(false, false), (false, false), (true, false), (false, true)]);
+        let (hears, speaks) = self.chaos.pick(&[(false, false), (true, false), (false, true)]);
         for other in (0..self.plan.nodes).filter(|other| *other != node) {
             if !speaks {
                 self.net.cut(End::Node(node), End::Node(other), u64::MAX);
