@@ -64,7 +64,8 @@ pub struct Replica {
 
     // Damage.
     pub(crate) unknown_all: bool,
-    pub(crate) damaged_upto: Option<Lsn>,
+    /// What damage took, while that may hide something.
+    pub(crate) damaged: Vec<LsnRun>,
     pub(crate) recovered_promise: Ballot,
 }
 
@@ -112,17 +113,17 @@ impl Replica {
             counted: restart.counted.iter().copied().collect(),
             marked: restart.counted.iter().copied().collect(),
             unknown_all: false,
-            damaged_upto: None,
+            damaged: Vec::new(),
             recovered_promise: restart.promised,
             settings,
         };
-        replica.take_over(&restart.held, restart.unknown, restart.damaged_upto);
+        replica.take_over(&restart.held, restart.unknown, restart.damaged);
         replica.out.clear();
         replica
     }
 
     /// Puts what recovery found above the prefix into the window.
-    fn take_over(&mut self, held: &[Held], unknown: Unknown, damaged_upto: Lsn) {
+    fn take_over(&mut self, held: &[Held], unknown: Unknown, damaged: Vec<LsnRun>) {
         for value in held.iter().filter(|value| value.slot > self.prefix) {
             let state = self.window.entry(value.slot);
             state.accepted = Some(Accepted { ballot: value.ballot, lsn: self.durable, barrier: value.barrier });
@@ -130,7 +131,7 @@ impl Replica {
             state.unknown = value.unknown && !value.chosen;
         }
         if unknown != Unknown::Nothing {
-            self.damaged_upto = Some(damaged_upto);
+            self.damaged = damaged;
         }
         match unknown {
             Unknown::Nothing => {}
@@ -276,6 +277,7 @@ impl Replica {
             self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
             match self.role {
                 Role::Joining => self.say_hello(),
+                Role::Candidate if mutant("stands_again_each_tick") => self.stand(Reason::ElectionTimeout),
                 Role::Candidate => self.send_prepare(),
                 Role::Preparing | Role::Leader => self.resend_open(),
                 Role::Follower | Role::Halted => {}

@@ -61,6 +61,22 @@ pub enum Unknown {
     All,
 }
 
+/// Lsns without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LsnRun {
+    /// The first.
+    pub first: Lsn,
+    /// The last.
+    pub last: Lsn,
+}
+
+impl LsnRun {
+    /// Whether all of `other` is part of it.
+    pub fn covers(&self, other: &LsnRun) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+}
+
 /// What recovery found. `Restart::default()` is a directory fresh from `format`, but for its Lsn.
 #[derive(Clone, Debug, Default)]
 pub struct Restart {
@@ -78,8 +94,8 @@ pub struct Restart {
     pub chosen_upto: Slot,
     /// What damage hides.
     pub unknown: Unknown,
-    /// The last damaged Lsn, so that its repair can be recorded.
-    pub damaged_upto: Lsn,
+    /// The Lsns that damage took, so that its repair can be recorded.
+    pub damaged: Vec<LsnRun>,
     /// The highest Lsn counted from each peer.
     pub counted: Vec<(NodeId, Lsn)>,
 }
@@ -164,8 +180,9 @@ pub enum ReportState {
     Unknown,
 }
 
-/// Slots that one part of a promise covers.
-pub const PART_SLOTS: u64 = 48;
+/// Slots that one part of a promise covers: as many as fit the smallest datagram. Parts for the same member travel together
+/// in larger ones.
+pub const PART_SLOTS: u64 = 20;
 
 /// A message between members. Where a value travels with it, the shard attaches the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -366,8 +383,9 @@ pub enum Record {
     Founded(Vec<(NodeId, u64)>),
     /// The highest Lsn counted from each peer.
     PeerMarks(Vec<(NodeId, Lsn)>),
-    /// The damage up to this Lsn hides nothing any more.
-    Repaired(Lsn),
+    /// The damage of these Lsns hides nothing any more. It names them all: what is damaged later, below them in the log too,
+    /// is not repaired by it.
+    Repaired(Vec<LsnRun>),
 }
 
 /// Why a node cannot go on.

@@ -1,6 +1,7 @@
 //! Memory that the kernel reads from: mapped once, page-aligned, shared with the reactor by reference count.
 
 use crate::IoError;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -41,6 +42,34 @@ impl<'a> Slice<'a> {
     /// The bytes.
     pub fn bytes(self) -> &'a [u8] {
         self.arena.get(self.start, self.len)
+    }
+
+    /// What a reactor keeps of it beyond this call: as the kernel does, it sees the memory as it is when it looks.
+    pub fn lend(self) -> Loan {
+        Loan { mapping: self.arena.mapping(), start: self.start, len: self.len, thread: PhantomData }
+    }
+}
+
+/// Bytes of an arena that were handed to a reactor and may still be read (see the ownership rules on top of this crate).
+/// Stays in the thread that writes the arena.
+#[derive(Clone, Debug)]
+pub struct Loan {
+    mapping: Arc<Mapping>,
+    start: usize,
+    len: usize,
+    thread: PhantomData<*const ()>,
+}
+
+impl Loan {
+    /// What the memory holds now.
+    ///
+    /// # Safety
+    /// The arena is not written while the bytes are borrowed: its owner lives in this thread, and holds no borrow of
+    /// [`Arena::get_mut`] meanwhile.
+    pub unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: in bounds (the slice was), initialised (mmap zeroes), mapped (by the reference count), and by the
+        // caller's promise nobody writes while this borrow lasts.
+        unsafe { std::slice::from_raw_parts(self.mapping.base().add(self.start), self.len) }
     }
 }
 

@@ -83,8 +83,8 @@ pub(crate) struct CrashTally {
     pub(crate) lost: usize,
     pub(crate) whole: usize,
     pub(crate) undone: usize,
-    /// A whole trailer may lie over a torn record.
-    pub(crate) damaged: bool,
+    /// Torn writes whose trailer was written: recovery must tell them from damage.
+    pub(crate) trailers: usize,
 }
 
 /// How a process ends.
@@ -92,7 +92,6 @@ pub(crate) struct CrashTally {
 pub(crate) struct Crash {
     pub(crate) chaos: bool,
     pub(crate) power: bool,
-    pub(crate) may_damage: bool,
 }
 
 impl Disk {
@@ -147,24 +146,14 @@ impl Disk {
         panic!("the log wrote a flush without a trailer");
     }
 
-    /// The slots of the records in flight.
-    pub(crate) fn slots_in_flight(&self) -> Vec<Slot> {
-        let mut slots = Vec::new();
-        for write in self.in_flight.values() {
-            each_frame(&write.bytes, &mut |header, _| slots.push(header.slot));
-        }
-        slots
-    }
-
     /// The process is gone, and with `power` the caches too: each write in flight is lost, torn by sector, or whole;
-    /// without `chaos` whole. A whole trailer over a torn record is taken for damage by recovery, so it is left behind
-    /// only if `may_damage`.
+    /// without `chaos` whole. What a torn write does not reach stays zeros.
     pub(crate) fn crash(&mut self, plan: &Plan, how: Crash, rng: &mut Rng) -> io::Result<CrashTally> {
-        let Crash { chaos, power, may_damage } = how;
+        let Crash { chaos, power } = how;
         let mut tally = CrashTally::default();
         for (_, write) in std::mem::take(&mut self.in_flight) {
             if chaos && rng.ppm(plan.rate(Fault::TornWrite)) {
-                tally.damaged |= tear(&write, may_damage, rng)?;
+                tally.trailers += usize::from(tear(&write, rng)?);
                 self.torn.extend(records(&write.bytes));
                 tally.torn += 1;
             } else if chaos && rng.ppm(plan.rate(Fault::LostWrite)) {
@@ -185,9 +174,9 @@ impl Disk {
         Ok(tally)
     }
 
-    /// A write fails: some of it may be on disk, but never a trailer over a torn record.
+    /// A write fails: any of its sectors may be on disk.
     pub(crate) fn fail(&mut self, write: InFlight, rng: &mut Rng) -> io::Result<()> {
-        tear(&write, false, rng)?;
+        tear(&write, rng)?;
         self.torn.extend(records(&write.bytes));
         Ok(())
     }
@@ -235,23 +224,19 @@ impl Disk {
     }
 }
 
-/// Writes some of the sectors; whether the trailer is among them.
-fn tear(write: &InFlight, may_damage: bool, rng: &mut Rng) -> io::Result<bool> {
-    let mut trailer = None;
-    each_frame(&write.bytes, &mut |header, at| {
-        if header.kind == Kind::Trailer {
-            trailer = Some(at / SECTOR_BYTES);
-        }
-    });
-    let mut trailer_written = false;
+/// Writes some of the sectors, in any combination; whether a trailer lies over a sector that was not reached.
+fn tear(write: &InFlight, rng: &mut Rng) -> io::Result<bool> {
+    let trailer = trailer_sector(&write.bytes);
+    let (mut trailer_written, mut missing) = (false, false);
     for (at, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
-        let is_trailer = trailer == Some(at);
-        if rng.percent(50) && (may_damage || !is_trailer) {
+        if rng.percent(50) {
             write.file.write_at(sector, write.offset + (at * SECTOR_BYTES) as u64)?;
-            trailer_written |= is_trailer;
+            trailer_written |= trailer == Some(at);
+        } else {
+            missing |= trailer.is_some_and(|trailer| at < trailer);
         }
     }
-    Ok(trailer_written || (may_damage && trailer.is_none()))
+    Ok(trailer_written && missing)
 }
 
 /// The records of a flush, or of its rest.
@@ -265,16 +250,16 @@ fn records(bytes: &[u8]) -> Vec<Logged> {
     all
 }
 
-/// Visits the headers of a run of frames, the trailer last, with their offsets.
-fn each_frame(bytes: &[u8], visit: &mut dyn FnMut(&Header, usize)) {
+/// The sector in which a flush's trailer begins; none if these bytes begin in the middle of a frame.
+fn trailer_sector(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
-        visit(&header, at);
         if header.kind == Kind::Trailer {
-            return;
+            return Some(at / SECTOR_BYTES);
         }
         at += frame_bytes(payload_bytes);
     }
+    None
 }
 
 /// Whether they are the same file.

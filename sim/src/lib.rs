@@ -11,6 +11,7 @@
 //! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
+//! | `history.rs` | old datagrams, to be sent again |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
 //! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
@@ -25,6 +26,7 @@ mod client;
 mod coverage;
 mod disk;
 mod fault;
+mod history;
 mod io;
 mod known;
 pub mod linear;
@@ -40,7 +42,7 @@ mod sim;
 mod storage;
 mod trace;
 
-pub use checks::Violation;
+pub use checks::{SIMULATOR, Violation};
 pub use coverage::Coverage;
 pub use fault::{Area, Fault, Style};
 pub use known::{MUTANTS, Mutant, has_mutants};

@@ -6,6 +6,10 @@ use crate::rng::Rng;
 use crate::script::Step;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use synod_wire::batch::{MIN_BATCH_BYTES, max_entry_bytes};
+
+/// What fills a datagram of an Ethernet frame.
+const MAX_BATCH_BYTES: usize = 1_408;
 
 /// Which faults a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -71,6 +75,8 @@ pub struct Plan {
     pub max_entry_bytes: u64,
     /// The protocol's window.
     pub window_slots: u64,
+    /// The largest batch: small ones make many slots, and promises of many parts.
+    pub max_batch_bytes: usize,
     /// Log writes in flight at once.
     pub max_in_flight: usize,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
@@ -107,6 +113,7 @@ impl Plan {
             burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
+            max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
@@ -114,6 +121,7 @@ impl Plan {
             script: Vec::new(),
             faults: BTreeMap::new(),
         };
+        plan.max_entry_bytes = plan.max_entry_bytes.min(max_entry_bytes(plan.max_batch_bytes) as u64);
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
         plan

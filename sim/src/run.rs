@@ -1,7 +1,7 @@
 //! A run from beginning to end: chaos first, then a healed core that must commit again and converge, then the logs on
 //! disk. The two phases are TigerBeetle's: safety under anything, liveness as soon as a quorum is well.
 
-use crate::checks::{Checked, Violation, applied_log, violated};
+use crate::checks::{Checked, SIMULATOR, Violation, applied_log, violated};
 use crate::client::{Appender, Reader};
 use crate::coverage::Coverage;
 use crate::fault::Fault;
@@ -159,6 +159,7 @@ impl Sim {
             this.disk.fail_next = false;
             this.slow_until_ns = 0;
             this.paused_until_ns = 0;
+            this.effects_left = None;
             this.clock.set_drift(now_ns, 0);
             // What a stalled disk holds comes now, not when the stall would have ended.
             let life = this.life;
@@ -173,7 +174,10 @@ impl Sim {
         // A group that is being founded needs every member, by design.
         if !damaged && self.nodes.iter().all(|node| node.founded) {
             for _ in 0..self.chaos.below(spare as u64 + 1) {
-                let at = self.chaos.below(core.len() as u64) as usize;
+                // Whose silence matters most is the leader's.
+                let leader = core.iter().position(|node| self.nodes[*node].role == Role::Leader);
+                let leader = leader.filter(|_| self.chaos.percent(50));
+                let at = leader.unwrap_or_else(|| self.chaos.below(core.len() as u64) as usize);
                 let out = core.remove(at);
                 self.leave_out(out)?;
             }
@@ -188,19 +192,24 @@ impl Sim {
         Ok(core)
     }
 
-    /// A node that is not of the core stays down, or cut off.
+    /// A node that is not of the core stays down, or cut off: both ways, or so that it only hears, or only speaks (FAULTS 5).
     fn leave_out(&mut self, node: usize) -> Checked {
         if self.chaos.percent(50) {
             self.stop(node, false)?;
             self.nodes[node].health = Health::Dead(LEFT_OUT);
-        } else {
-            for other in (0..self.plan.nodes).filter(|other| *other != node) {
-                self.net.link(End::Node(node), End::Node(other)).cut_until_ns = u64::MAX;
-                self.net.link(End::Node(other), End::Node(node)).cut_until_ns = u64::MAX;
-            }
-            self.start(node)?;
+            return Ok(());
         }
-        Ok(())
+        let (hears, speaks) = self.chaos.pick(&[(false, false), (true, false), (false, true)]);
+        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            if !speaks {
+                self.net.cut(End::Node(node), End::Node(other), u64::MAX);
+            }
+            if !hears {
+                self.net.cut(End::Node(other), End::Node(node), u64::MAX);
+            }
+        }
+        self.note(What::World(format!("n{node} is left out; hears: {hears}, speaks: {speaks}")));
+        self.start(node)
     }
 
     fn release_the_others(&mut self) -> Checked {
@@ -233,7 +242,7 @@ impl Sim {
     /// L1: a healthy core chooses something new within a few election time-outs.
     fn must_commit(&mut self, core: &[usize]) -> Checked {
         if core.len() < self.plan.core_size() {
-            return violated("the simulator", format!("only {core:?} are left, too few to demand anything of"));
+            return violated(SIMULATOR, format!("only {core:?} are left, too few to demand anything of"));
         }
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;

@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::queue::{Due, NEVER, Queue};
 use crate::rng::Rng;
 use crate::trace::{End, Glance, Trace, What};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use synod::shard::jobs::{self, Done, Job};
@@ -22,7 +23,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{frame_bytes, parse_header};
+use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -107,6 +108,8 @@ pub(crate) struct Sim {
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
     pub(crate) overload_until_ns: u64,
+    /// Old datagrams reach the next so many nodes that stand for election, or win one.
+    pub(crate) replays_at_elections: u64,
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
@@ -145,6 +148,7 @@ impl Sim {
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
+            replays_at_elections: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
             offered: 0,
@@ -248,8 +252,13 @@ impl Sim {
         if shard.core().unknown_slots() != Some(0) {
             self.coverage.mark("recovery found damage that hides votes");
         }
-        self.checks.restarted(node, shard.core(), shard.applied(), excused, now_ns)?;
-        self.checks.logged(node, &survived, shard.log().durable_lsn())?;
+        let seen = shard.applied().min(self.checks.prefix.end());
+        self.checks.restarted(node, shard.core(), seen, excused, now_ns)?;
+        self.checks.survived(node, &survived, shard.log().durable_lsn())?;
+        // A recovery may be the first to apply what was chosen behind a hole.
+        for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
+            self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
+        }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         if excused && !self.only_who_remembers(node) {
             self.stop(node, false)?;
@@ -277,16 +286,13 @@ impl Sim {
     }
 
     pub(crate) fn stop(&mut self, node: usize, power: bool) -> Checked {
-        let slots = self.nodes[node].disk.slots_in_flight();
-        let may_damage = self.may_damage(node, &slots);
         let this = &mut self.nodes[node];
         this.stop();
-        let how = Crash { chaos: self.chaos_on, power, may_damage };
+        let how = Crash { chaos: self.chaos_on, power };
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
-        if tally.damaged {
-            this.damaged = true;
-            self.damaged_slots.extend(slots.into_iter().map(|slot| (slot, node)));
+        if tally.trailers > 0 {
+            self.coverage.mark("a crash left a whole trailer over a torn record");
         }
         for (fault, count) in
             [(Fault::TornWrite, tally.torn), (Fault::LostWrite, tally.lost), (Fault::Rollback, tally.undone)]
@@ -368,13 +374,19 @@ impl Sim {
             Err(fatal) => return self.ended(node, fatal),
             Ok(Some(Exit::Recover)) => {
                 self.coverage.mark("a shard asked to be recovered anew");
-                self.note(What::Node(node, "recovers anew".to_owned()));
-                self.stop(node, false)?;
-                return self.start(node);
+                return self.recover_anew(node);
             }
             Ok(_) => {}
         }
+        let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        if self.nodes[node].role != role {
+            self.role_changed(node);
+        }
+        if self.nodes[node].effects_left == Some(0) {
+            self.coverage.mark("a process was killed in the middle of a turn");
+            return self.kill(node, false);
+        }
         let this = &self.nodes[node];
         let due = this.shard.as_ref().expect("the process runs").deadline_ns();
         if !this.port.borrow().inbox.is_empty() {
@@ -386,12 +398,35 @@ impl Sim {
         Ok(())
     }
 
+    /// A shard cannot deliver from memory; a recovery in the same process does it from the log, which must get it further.
+    fn recover_anew(&mut self, node: usize) -> Checked {
+        let applied = |sim: &Sim| sim.nodes[node].shard.as_ref().map(|shard| shard.applied());
+        // What rotted meanwhile may be what was to be delivered.
+        let before = applied(self).filter(|_| !self.nodes[node].damaged_since_start);
+        self.note(What::Node(node, "recovers anew".to_owned()));
+        self.stop(node, false)?;
+        self.start(node)?;
+        match applied(self) {
+            Some(after) if Some(after) <= before => violated(
+                "a recovery makes progress",
+                format!("n{node} recovered anew to deliver more than slot {after}, and applied no more"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Carries out what a turn asked for: datagrams sent, and the longest.
     fn carry_out(&mut self, node: usize) -> Result<Turn, crate::checks::Violation> {
         let mut requests = std::mem::take(&mut self.scratch.requests);
         std::mem::swap(&mut requests, &mut self.nodes[node].port.borrow_mut().requests);
         let mut turn = Turn::default();
         for request in requests.drain(..) {
+            if let Some(left) = &mut self.nodes[node].effects_left {
+                if *left == 0 {
+                    break;
+                }
+                *left -= 1;
+            }
             match request {
                 Request::Peer { peer, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
@@ -420,6 +455,8 @@ impl Sim {
         while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
             self.frames_sent.kind(header.kind);
             self.checks.ballots.sent(node, &header)?;
+            let payload = at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes;
+            self.checks.evidence.sent(node, &header, bytes.get(payload).unwrap_or(&[]));
             at += frame_bytes(payload_bytes);
         }
         Ok(())
@@ -454,13 +491,14 @@ impl Sim {
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
         for slot in (from.0..=applied.0).map(Slot) {
+            // Behind a hole that was open for long the bytes may have left memory since.
             let held = shard.value(slot).or_else(|| held_elsewhere(others, slot));
-            let Some(value) = held else {
-                // Behind a hole that was open for long the bytes may have left memory since; the state tells.
-                self.checks.prefix.unseen(node, slot)?;
+            if held.is_none() && slot <= self.checks.prefix.end() {
+                self.checks.prefix.unseen(node, slot);
                 continue;
-            };
-            if self.checks.applied(node, slot, value)? {
+            }
+            let value = held.map_or_else(|| this.value_on_disk(slot).map(Cow::from), |value| Ok(Cow::from(value)))?;
+            if self.checks.applied(node, slot, &value)? {
                 self.trace.note(self.now_ns, What::Applied(node, slot.0));
             }
         }
@@ -580,7 +618,7 @@ impl Sim {
     pub(crate) fn transmit(&mut self, from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]>) {
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
-        self.net.remember(from, to, peers, &bytes);
+        self.net.history.remember(from, to, peers, &bytes);
         let copies = 1 + u64::from(self.net.doubles());
         if copies > 1 {
             self.coverage.fault(Fault::Duplicate);

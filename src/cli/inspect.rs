@@ -172,7 +172,7 @@ fn name(kind: Kind) -> &'static str {
 
 /// What is in the payload, in short.
 fn detail(frame: &Frame<'_>) -> String {
-    use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark};
+    use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark, RepairedRun};
     use zerocopy::FromBytes;
     let bad = || "the payload does not have its kind's form".to_string();
     match frame.header.kind {
@@ -199,7 +199,10 @@ fn detail(frame: &Frame<'_>) -> String {
                 format!("members {members}; phase 1 {}, phase 2 {}", body.phase1, body.phase2)
             },
         ),
-        Kind::Repaired => format!("damage up to lsn {}", frame.header.slot),
+        Kind::Repaired => <[RepairedRun]>::ref_from_bytes(frame.payload).map_or_else(
+            |_| bad(),
+            |all| list(all.iter().map(|run| format!("damage of lsn {} to {}", run.first, run.last))),
+        ),
         _ => String::new(),
     }
 }

@@ -240,7 +240,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let next = self.remember_session(run.client_id, from, committed + 1);
         let last = run.first_seq + run.entries - 1;
-        if run.first_seq > next {
+        if run.first_seq > next && !mutant("gap_sequenced") {
             return Some(Some((Refusal::ResendFrom, next)));
         }
         if last <= committed && !mutant("duplicate_sequenced_again") {

@@ -1,18 +1,22 @@
 //! Between the core's messages and frames. Parsing checks everything that the core relies on; values stay in the frame.
 
-use synod_paxos::{Evidence, Message, PART_SLOTS, Ranges, Report, ReportState};
-use synod_wire::batch::Batch;
+use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportState};
+use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
     AcceptedBody, HelloAckBody, HelloBody, Probe, PromiseBody, PromiseReport, SlotRange, report_state,
 };
-use synod_wire::record::{ChosenRange, Incarnation, PeerMark};
+use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The most slots that one promise may describe, so that a hostile `parts` cannot make the candidate allocate.
-const MAX_PROMISE_PARTS: u16 = 4_096;
+/// The most parts that a promise may have, so that a hostile `parts` cannot make the candidate allocate: enough for two of
+/// the largest windows (65,536 slots).
+const MAX_PROMISE_PARTS: u16 = 8_192;
+
+const _: () = assert!(2 * 65_536 <= MAX_PROMISE_PARTS as u64 * PART_SLOTS);
+const _: () = assert!(size_of::<PromiseBody>() + PART_SLOTS as usize * size_of::<PromiseReport>() <= MIN_BATCH_BYTES);
 
 /// Parses a frame that came in on the peers' socket.
 pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
@@ -250,6 +254,18 @@ pub(crate) fn encode_ranges(ranges: &Ranges, out: &mut [u8]) -> usize {
     used
 }
 
+/// The runs of a repaired record.
+pub(crate) fn decode_repaired(payload: &[u8]) -> Result<Vec<LsnRun>, FrameError> {
+    let all = rows::<RepairedRun>(payload)?;
+    Ok(all.iter().map(|row| LsnRun { first: Lsn(row.first.get()), last: Lsn(row.last.get()) }).collect())
+}
+
+/// The payload of a repaired record.
+pub(crate) fn encode_repaired(runs: &[LsnRun]) -> Vec<u8> {
+    let row = |run: &LsnRun| RepairedRun { first: U64::new(run.first.0), last: U64::new(run.last.0) };
+    runs.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
+}
+
 /// The payload of a founding record.
 pub(crate) fn encode_founded(members: &[(NodeId, u64)]) -> Vec<u8> {
     let row = |(node, incarnation): &(NodeId, u64)| Incarnation {
@@ -270,6 +286,15 @@ mod tests {
     use super::*;
     use synod_wire::frame::{parse, write_header};
     use synod_wire::{ClusterId, Epoch, GroupId};
+
+    #[test]
+    fn a_repair_names_its_lsns() {
+        let runs = vec![LsnRun { first: Lsn(7), last: Lsn(9) }, LsnRun { first: Lsn(12), last: Lsn(12) }];
+        assert_eq!(decode_repaired(&encode_repaired(&runs)).unwrap(), runs);
+        assert!(decode_repaired(&[0; 15]).is_err(), "a row that is cut off");
+        assert!(runs[0].covers(&LsnRun { first: Lsn(8), last: Lsn(9) }));
+        assert!(!runs[0].covers(&LsnRun { first: Lsn(6), last: Lsn(9) }), "an Lsn below what was repaired");
+    }
 
     #[test]
     fn messages_come_back_as_they_went_in() {

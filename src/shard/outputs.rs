@@ -4,10 +4,11 @@ use super::jobs::{Done, Job};
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec};
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
-use synod_wal::Place;
+use synod_wal::{LogReader, Place};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
 use synod_wire::client::Counter;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
+use synod_wire::mutant::mutant;
 use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
 
@@ -80,8 +81,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Record::PeerMarks(marks) => {
                 self.append(&Header { kind: Kind::PeerMarks, ..header }, &codec::encode_marks(&marks));
             }
-            Record::Repaired(lsn) => {
-                self.append(&Header { kind: Kind::Repaired, slot: Slot(lsn.0), ..header }, &[]);
+            Record::Repaired(runs) => {
+                self.append(&Header { kind: Kind::Repaired, ..header }, &codec::encode_repaired(&runs));
             }
         }
     }
@@ -105,6 +106,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.log.close_batch(header, bytes)
             }
             Source::Held => {
+                if let Some(kept) = self.slots.kept(header.slot) {
+                    let place = self.log.append(header, &kept.payload, None);
+                    return place.expect("room for a step was there before it");
+                }
                 let place = self.slots.place(header.slot).expect("the core holds a value at the slot");
                 self.log.reappend(header, place).expect("open values stay in the arena, and there is room for a step")
             }
@@ -120,7 +125,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn send_parked(&mut self, durable: Lsn) {
         for _ in 0..self.parked.len() {
             let Some(parked) = self.parked.pop_front() else { break };
-            if parked.after <= durable {
+            if parked.after <= durable || mutant("any_sync_releases_all") {
                 self.send(parked.to, &parked.message);
             } else {
                 self.parked.push_back(parked);
@@ -165,6 +170,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Sends what is held at a slot under another kind; false if its bytes are no longer in memory.
     pub(super) fn send_held(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        if self.slots.kept(slot).is_some() {
+            return self.send_kept(to, kind, slot);
+        }
         let base = self.header(kind);
         let Some(place) = self.slots.place(slot) else { return false };
         let Some(record) = self.log.frame(place) else { return false };
@@ -177,9 +185,32 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         true
     }
 
+    /// Sends a value that the arena does not have.
+    fn send_kept(&mut self, to: NodeSet, kind: Kind, slot: Slot) -> bool {
+        let base = self.header(kind);
+        let Some(kept) = self.slots.kept(slot) else { return false };
+        let Some(out) = self.outbox.room() else { return true };
+        let bytes = kept.payload.len();
+        out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(&kept.payload);
+        let flags = if kept.barrier { flags::BARRIER } else { 0 };
+        let header = Header { slot, ballot: kept.ballot, flags, ..base };
+        write_header(out, &header, bytes, checksum(&kept.payload));
+        self.outbox.push(to, HEADER_BYTES + bytes);
+        true
+    }
+
     fn send_value(&mut self, to: NodeSet, kind: Kind, slot: Slot) {
         if self.send_held(to, kind, slot) {
             self.counters.add(Counter::CatchUpSent, 1);
+            return;
+        }
+        // Chosen behind a hole that reaches back further than the arena, so that the disk alone holds it. It is read here and
+        // now, on the pipeline's core: a candidate waits for it, and until it leads nobody is served.
+        let Some(place) = self.slots.place(slot) else { return };
+        match LogReader::open(&self.settings.dir).and_then(|mut reader| reader.record_at(place)) {
+            Ok((held, payload)) => self.send_read(to, kind, &held, &payload),
+            // Who asks goes on to ask, and others than this node.
+            Err(error) => tracing::error!(slot = slot.0, %error, "a value that a member asks for cannot be read"),
         }
     }
 

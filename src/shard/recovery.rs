@@ -5,15 +5,15 @@
 
 use crate::index::Index;
 use crate::sequencer::Sequencer;
-use crate::shard::codec::{decode_founded, decode_marks, decode_ranges};
-use crate::shard::slots::Slots;
+use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
+use crate::shard::slots::{Kept, Slots};
 use std::collections::BTreeMap;
-use synod_paxos::{Held, Replica, Restart, Unknown};
+use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
 use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind, flags};
 use synod_wire::mutant::mutant;
-use synod_wire::record::Configuration;
+use synod_wire::record::{Configuration, MAX_REPAIRED_RUNS};
 use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
 use zerocopy::FromBytes;
 
@@ -53,7 +53,7 @@ struct Replay {
     pending: BTreeMap<Slot, Pending>,
     kept: usize,
     restart: Restart,
-    repaired: Lsn,
+    repaired: Vec<LsnRun>,
     epoch: Epoch,
     members: Vec<u8>,
     quorums: Quorums,
@@ -75,7 +75,7 @@ pub fn recover(
         pending: BTreeMap::new(),
         kept: 0,
         restart: Restart::default(),
-        repaired: Lsn::ZERO,
+        repaired: Vec::new(),
         epoch: Epoch(1),
         members: paxos.members.iter().map(|node| node.0).collect(),
         quorums: paxos.quorums,
@@ -94,6 +94,7 @@ pub fn recover(
     }
     replay.unknown(&found.damage);
     let restart = replay.finish();
+    replay.keep_old_votes(dir, &found.log)?;
     paxos.incarnation = found.identity.incarnation;
     let core = Replica::new(paxos, restart, now_ns);
     Ok(Recovered {
@@ -108,7 +109,6 @@ pub fn recover(
 
 impl Replay {
     fn record(&mut self, place: Place, frame: &Frame<'_>) {
-        let slot = frame.header.slot;
         match frame.header.kind {
             Kind::Accept | Kind::Learnt => self.value(place, frame),
             Kind::Chosen => match decode_ranges(frame.payload) {
@@ -127,7 +127,8 @@ impl Replay {
             }
             Kind::Founded => self.restart.founded = decode_founded(frame.payload).ok(),
             Kind::PeerMarks => self.restart.counted = decode_marks(frame.payload).unwrap_or_default(),
-            Kind::Repaired => self.repaired = self.repaired.max(Lsn(slot.0)),
+            // What cannot be read repairs nothing: that damage is taken for fresh.
+            Kind::Repaired => self.repaired.extend(decode_repaired(frame.payload).unwrap_or_default()),
             _ => {}
         }
         self.apply_ready();
@@ -176,7 +177,7 @@ impl Replay {
     fn chosen(&mut self, first: Slot, last: Slot, ballot: Ballot) {
         self.restart.chosen_upto = self.restart.chosen_upto.max(last);
         for (_, value) in self.pending.range_mut(first..=last) {
-            value.chosen |= value.ballot == ballot;
+            value.chosen |= value.ballot == ballot || mutant("evidence_of_any_ballot");
         }
     }
 
@@ -234,8 +235,13 @@ impl Replay {
     fn unknown(&mut self, damage: &[Damage]) {
         let mut slots = Vec::new();
         let ignored = mutant("damage_reads_as_nothing");
-        for damage in damage.iter().filter(|damage| damage.last_lsn > self.repaired && !ignored) {
-            self.restart.damaged_upto = self.restart.damaged_upto.max(damage.last_lsn);
+        for damage in damage.iter().filter(|_| !ignored) {
+            if self.is_repaired(damage) {
+                continue;
+            }
+            if damage.lost() > 0 && self.restart.damaged.len() < MAX_REPAIRED_RUNS {
+                self.restart.damaged.push(run(damage));
+            }
             let after = |value: &Pending| value.lsn > damage.last_lsn;
             let values =
                 damage.named.iter().filter(|row| row.kind == Kind::Accept as u8 || row.kind == Kind::Learnt as u8);
@@ -265,6 +271,12 @@ impl Replay {
         self.restart.held = self.held(&slots);
     }
 
+    /// Whether what it took was made good. Only the very Lsns that a repair names count: what lies below them in the log may
+    /// have been whole then, and be damaged now.
+    fn is_repaired(&self, damage: &Damage) -> bool {
+        self.repaired.iter().any(|repaired| repaired.covers(&run(damage)))
+    }
+
     fn held(&self, unknown: &[Slot]) -> Vec<Held> {
         let held = self.pending.iter().map(|(slot, value)| Held {
             slot: *slot,
@@ -276,13 +288,44 @@ impl Replay {
         held.collect()
     }
 
+    /// A candidate proposes again what is held and not known chosen. Where open slots reach further back than the arena does
+    /// (behind damage), the log cannot hold on to their bytes, so they stay in memory.
+    fn keep_old_votes(&mut self, dir: &Dir, log: &Log) -> Result<(), LogError> {
+        if self.pending.values().all(|value| log.frame(value.place).is_some()) {
+            return Ok(());
+        }
+        let mut reader = None;
+        for (slot, value) in self.pending.iter_mut().filter(|(_, value)| !value.chosen) {
+            let payload = match value.payload.take() {
+                Some(payload) => payload,
+                None => {
+                    let reader = match &mut reader {
+                        Some(reader) => reader,
+                        none => none.insert(LogReader::open(dir)?),
+                    };
+                    reader.record_at(value.place)?.1
+                }
+            };
+            self.slots.keep(*slot, Kept { ballot: value.ballot, barrier: value.barrier, payload });
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Restart {
+        if mutant("restart_discards_accepted") {
+            self.pending.retain(|_, value| value.chosen);
+            self.restart.held.retain(|held| held.chosen);
+        }
         self.restart.applied = self.slots.applied();
         for (slot, value) in &self.pending {
             self.slots.put(*slot, value.place);
         }
         std::mem::take(&mut self.restart)
     }
+}
+
+fn run(damage: &Damage) -> LsnRun {
+    LsnRun { first: damage.first_lsn, last: damage.last_lsn }
 }
 
 /// Slots as ranges, for people.

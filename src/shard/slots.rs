@@ -1,8 +1,8 @@
 //! Where the values of the recent slots lie in the log: those above the applied prefix, and some below for readers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use synod_wal::Place;
-use synod_wire::{Sequence, Slot};
+use synod_wire::{Ballot, Sequence, Slot};
 
 /// Applied slots that are kept findable one by one; older ones are found through the index.
 pub const RECENT_SLOTS: usize = 8_192;
@@ -17,12 +17,22 @@ pub(crate) struct Value {
     pub(crate) timestamp_before_ns: u64,
 }
 
+/// A value above the applied prefix that recovery found too far back in the log for the arena to have it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) ballot: Ballot,
+    pub(crate) barrier: bool,
+    pub(crate) payload: Vec<u8>,
+}
+
 /// The values of consecutive slots from `base`.
 #[derive(Debug)]
 pub(crate) struct Slots {
     base: Slot,
     applied: Slot,
     values: VecDeque<Option<Value>>,
+    /// Empty unless damage took the evidence of what was chosen.
+    kept: BTreeMap<Slot, Kept>,
     lowest_open: Lowest,
 }
 
@@ -38,7 +48,7 @@ impl Slots {
     pub(crate) fn new(applied: Slot, window_slots: u64) -> Slots {
         let capacity = RECENT_SLOTS + 2 * window_slots as usize + 64;
         let values = VecDeque::with_capacity(capacity);
-        Slots { base: applied.next(), applied, values, lowest_open: Lowest::Known(None) }
+        Slots { base: applied.next(), applied, values, kept: BTreeMap::new(), lowest_open: Lowest::Known(None) }
     }
 
     /// The last slot applied.
@@ -61,12 +71,24 @@ impl Slots {
         while self.values.len() <= at {
             self.values.push_back(None);
         }
+        self.kept.remove(&slot);
         let value = Value { place, tail_before: Sequence::ZERO, timestamp_before_ns: 0 };
         let before = self.values[at].replace(value);
         self.closed(before);
         if let Lowest::Known(lowest) = &mut self.lowest_open {
             *lowest = Some(lowest.map_or(place.pos, |pos| pos.min(place.pos)));
         }
+    }
+
+    /// The value of a slot above the applied prefix, whose place is known, is not in the arena.
+    pub(crate) fn keep(&mut self, slot: Slot, value: Kept) {
+        assert!(self.place(slot).is_some() && slot > self.applied, "kept for a slot that nothing is held at");
+        self.kept.insert(slot, value);
+    }
+
+    /// What the arena does not have.
+    pub(crate) fn kept(&self, slot: Slot) -> Option<&Kept> {
+        self.kept.get(&slot)
     }
 
     /// This value is open no longer.
@@ -80,6 +102,7 @@ impl Slots {
     pub(crate) fn apply(&mut self, slot: Slot, tail_before: Sequence, timestamp_before_ns: u64) {
         assert_eq!(slot, self.applied.next(), "slots are applied in order");
         self.applied = slot;
+        self.kept.remove(&slot);
         let value = self.values.get_mut((slot.0 - self.base.0) as usize).and_then(Option::as_mut);
         let applied = value.map(|value| {
             value.tail_before = tail_before;

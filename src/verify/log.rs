@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use synod_wal::{Damage, Identity, Place, TornTail};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind};
-use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark};
+use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 use zerocopy::FromBytes;
 
@@ -46,7 +46,7 @@ pub(super) struct LogFacts {
     pub(super) damage: Vec<Damage>,
     pub(super) torn_tail: bool,
     gaps: Vec<Gap>,
-    repaired_upto: Lsn,
+    repaired: Vec<(u64, u64)>,
     promised: Ballot,
 }
 
@@ -64,7 +64,7 @@ impl LogFacts {
             damage: Vec::new(),
             torn_tail: false,
             gaps: Vec::new(),
-            repaired_upto: Lsn::ZERO,
+            repaired: Vec::new(),
             promised: Ballot::ZERO,
         }
     }
@@ -81,7 +81,8 @@ impl LogFacts {
     }
 
     fn is_repaired(&self, damage: &Damage) -> bool {
-        damage.last_lsn <= self.repaired_upto
+        let (first, last) = (damage.first_lsn.0, damage.last_lsn.0);
+        self.repaired.iter().any(|repaired| repaired.0 <= first && last <= repaired.1)
     }
 
     /// A problem of this log.
@@ -175,10 +176,9 @@ impl<'a> Pass<'a> {
                     *highest = (*highest).max(mark.lsn.get());
                 }
             }),
-            Kind::Repaired => {
-                self.log.repaired_upto = self.log.repaired_upto.max(Lsn(frame.header.slot.0));
-                Some(())
-            }
+            Kind::Repaired => read_all::<RepairedRun>(frame.payload).map(|all| {
+                self.log.repaired.extend(all.iter().map(|run| (run.first.get(), run.last.get())));
+            }),
             _ => Some(()),
         };
         if read.is_none() {

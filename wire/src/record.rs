@@ -78,6 +78,19 @@ pub struct PeerMark {
     pub lsn: U64,
 }
 
+/// Damage that hides nothing any more: the Lsns that were lost.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct RepairedRun {
+    /// The first Lsn.
+    pub first: U64,
+    /// The last Lsn.
+    pub last: U64,
+}
+
+/// The most runs in one repaired record; damage beyond them is found, and repaired, once more after the next start.
+pub const MAX_REPAIRED_RUNS: usize = 1_024;
+
 /// A configuration; `members` node numbers of one byte follow. The frame's epoch is its own.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]

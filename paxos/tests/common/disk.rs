@@ -2,7 +2,7 @@
 
 use super::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use synod_paxos::{Held, Record, Restart, Unknown};
+use synod_paxos::{Held, LsnRun, Record, Restart, Unknown};
 use synod_wire::{Ballot, Lsn, NodeId, Slot};
 
 /// The record that `format` writes has Lsn 1; what the core logs follows.
@@ -151,9 +151,9 @@ struct Scan {
     counted: Vec<(NodeId, Lsn)>,
     /// Slots that a trailer names as damaged, with the Lsn of the damage.
     named: Vec<(Lsn, Slot)>,
-    nameless: Lsn,
-    damaged: Lsn,
-    repaired: Lsn,
+    nameless: Vec<Lsn>,
+    damaged: Vec<LsnRun>,
+    repaired: Vec<LsnRun>,
 }
 
 impl Scan {
@@ -161,11 +161,11 @@ impl Scan {
         // A damaged record's promise stands in its neighbours and in the trailer.
         self.promised = self.promised.max(logged.promised);
         if let Some(damage) = logged.damage {
-            self.damaged = lsn;
+            self.damaged.push(LsnRun { first: lsn, last: lsn });
             match (damage, copy_of(logged)) {
                 (Damage::Named, Some((slot, _))) => self.named.push((lsn, slot)),
                 (Damage::Named, None) => {}
-                (Damage::Nameless, _) => self.nameless = lsn,
+                (Damage::Nameless, _) => self.nameless.push(lsn),
             }
             return;
         }
@@ -187,7 +187,7 @@ impl Scan {
             }
             Record::Founded(members) => self.founded = Some(members.clone()),
             Record::PeerMarks(marks) => self.counted = marks.clone(),
-            Record::Repaired(upto) => self.repaired = self.repaired.max(*upto),
+            Record::Repaired(runs) => self.repaired.extend(runs),
             Record::Accepted { .. } | Record::Promised => {}
         }
     }
@@ -197,8 +197,10 @@ impl Scan {
         while self.chosen.contains(&applied.next()) {
             applied = applied.next();
         }
-        let named: Vec<_> = self.named.iter().filter(|(lsn, _)| *lsn > self.repaired).collect();
-        let nameless = Some(self.nameless).filter(|lsn| *lsn > self.repaired);
+        let fresh = |lsn: Lsn| !self.repaired.iter().any(|run| run.covers(&LsnRun { first: lsn, last: lsn }));
+        let named: Vec<_> = self.named.iter().filter(|(lsn, _)| fresh(*lsn)).collect();
+        let nameless = self.nameless.iter().copied().filter(|lsn| fresh(*lsn)).max();
+        let damaged = self.damaged.iter().copied().filter(|run| fresh(run.first)).collect();
         let after_damage = |slot: Slot, lsn: Lsn| {
             nameless.is_none_or(|at| lsn > at) && !named.iter().any(|(at, hit)| *hit == slot && *at > lsn)
         };
@@ -225,7 +227,7 @@ impl Scan {
             held: held.collect(),
             chosen_upto: self.chosen_upto,
             unknown,
-            damaged_upto: self.damaged,
+            damaged,
             counted: self.counted,
         };
         let copies = self.copies.into_iter().map(|(slot, (_, copy))| (slot, copy)).collect();

@@ -2,11 +2,11 @@
 
 use super::*;
 
-const DAMAGED: Lsn = Lsn(9);
+const DAMAGED: LsnRun = LsnRun { first: Lsn(8), last: Lsn(9) };
 
 /// A log of ballot 1.2 with a prefix of 4 slots, in which damage hides something.
 fn damaged(unknown: Unknown, held: Vec<Held>) -> Restart {
-    Restart { unknown, damaged_upto: DAMAGED, ..restart(ballot(1, 2), 4, held) }
+    Restart { unknown, damaged: vec![DAMAGED], ..restart(ballot(1, 2), 4, held) }
 }
 
 fn slots(slots: &[u64]) -> Unknown {
@@ -18,7 +18,7 @@ fn unknown_all(ballot: Ballot, prefix: u64) -> Message {
 }
 
 fn repaired(lsn: u64, promised: Ballot) -> [Output; 2] {
-    [persist(lsn, promised, Record::Repaired(DAMAGED)), Output::Repaired]
+    [persist(lsn, promised, Record::Repaired(vec![DAMAGED])), Output::Repaired]
 }
 
 #[test]

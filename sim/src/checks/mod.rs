@@ -4,6 +4,8 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod durable;
+mod evidence;
 mod linear;
 mod logs;
 mod one_value;
@@ -14,7 +16,7 @@ mod sessions;
 mod views;
 
 pub(crate) use bounds::Turn;
-pub(crate) use logs::applied_log;
+pub(crate) use logs::{applied_log, value_on_disk};
 pub(crate) use views::OWN_REQUESTS;
 
 use crate::disk::Logged;
@@ -33,6 +35,9 @@ pub struct Violation {
     /// What was seen.
     pub detail: String,
 }
+
+/// The property of a violation that is the simulator's own fault: it demanded, or destroyed, too much.
+pub const SIMULATOR: &str = "the simulator";
 
 /// What a checker answers.
 pub(crate) type Checked = Result<(), Violation>;
@@ -53,6 +58,8 @@ pub(crate) struct Checks {
     pub(crate) views: views::Views,
     pub(crate) linear: linear::Linear,
     pub(crate) bounds: bounds::Bounds,
+    pub(crate) evidence: evidence::Evidence,
+    durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
 
@@ -68,6 +75,8 @@ impl Checks {
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
             linear: linear::Linear::new(plan.seed, plan.nodes),
             bounds: bounds::Bounds::new(plan),
+            evidence: evidence::Evidence::default(),
+            durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
     }
@@ -100,8 +109,21 @@ impl Checks {
         }
     }
 
-    /// Records of a node became durable, and it knows.
+    /// A recovery found these records, which the node had not been told to be durable.
+    pub(crate) fn survived(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
+        self.durable.restarted(node, durable);
+        self.on_disk(node, records, durable)
+    }
+
+    /// A node has taken a turn, after which it calls its log durable up to here: the records on its disk that it did not
+    /// before.
     pub(crate) fn logged(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
+        self.durable.advanced(node, records, durable)?;
+        self.on_disk(node, records, durable)?;
+        self.evidence.check(&self.one_value)
+    }
+
+    fn on_disk(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
         self.ballots.durable(node, durable);
         records.iter().try_for_each(|record| self.one_value.logged(node, record))
     }
