@@ -1,12 +1,13 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
-use crate::checks::{Checked, Checks, Turn, violated};
+use crate::checks::{Checked, Checks, Turn, status_told, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
-use crate::coverage::{Coverage, FramesSent};
+use crate::coverage::{self, Coverage, FramesSent};
+use crate::crowd::{Crowd, request_header};
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
-use crate::io::{Arrival, RX_BUFFERS, Request, socket_index};
+use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::net::{Fate, Network};
 use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
@@ -15,13 +16,13 @@ use crate::rng::Rng;
 use crate::trace::{End, Glance, Trace, What};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use synod::shard::jobs::{self, Done, Job};
+use synod::shard::jobs::{Done, Job};
 use synod::shard::{Exit, Fatal};
 use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{frame_bytes, parse_header};
+use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -45,6 +46,7 @@ pub(crate) enum Happening {
     Offer { client: usize },
     Read { client: usize },
     Strike,
+    Crowd,
     Scripted { index: usize },
 }
 
@@ -107,6 +109,12 @@ pub(crate) struct Sim {
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
+    /// Sessions that open until another is evicted.
+    pub(crate) crowd: Option<Crowd>,
+    /// Sessions that crowds have opened.
+    pub(crate) crowd_opened: u64,
+    /// Sessions that are not to be opened again.
+    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
     /// Kept for their memory between uses.
     scratch: Scratch,
@@ -142,6 +150,9 @@ impl Sim {
             overload_until_ns: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
+            crowd: None,
+            crowd_opened: 0,
+            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             scratch: Scratch::default(),
             plan: plan.clone(),
@@ -204,14 +215,12 @@ impl Sim {
         match happening {
             Happening::Datagram { from, to, peers, life, bytes } => self.on_datagram(from, to, peers, life, bytes),
             Happening::Written { node, life, id } => self.on_written(node, life, id),
-            Happening::JobDone { node, life, id } => {
-                self.on_job(node, life, id);
-                Ok(())
-            }
+            Happening::JobDone { node, life, id } => self.on_job(node, life, id),
             Happening::Start { node } => self.start(node),
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
             Happening::Strike => self.strike(),
+            Happening::Crowd => self.on_crowd(),
             Happening::Scripted { index } => self.scripted(index),
         }
     }
@@ -224,10 +233,12 @@ impl Sim {
             return Ok(());
         }
         let seed = self.rng.word();
-        let (plan, now_ns) = (&self.plan, self.now_ns);
+        let now_ns = self.now_ns;
         let excused = self.nodes[node].robbed;
-        if let Err(fatal) = self.nodes[node].start(plan, now_ns, seed) {
-            return self.ended(node, fatal);
+        match self.recover(node, seed) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(fatal) => return self.ended(node, fatal),
         }
         self.trace.note(now_ns, What::Node(node, "starts".to_owned()));
         self.coverage.mark("a process started");
@@ -238,24 +249,20 @@ impl Sim {
             let value = shard.value(record.header.slot);
             value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
         });
-        if shard.core().unknown_slots() != Some(0) {
-            self.coverage.mark("recovery found damage that hides votes");
-        }
         self.checks.restarted(node, shard.core(), shard.applied(), excused)?;
         self.checks.logged(node, &survived, shard.log().durable_lsn())?;
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
+        self.checks.sessions.answers_are_true(node, shard.machine())?;
+        if self.checks.prefix.end().0 > shard.applied().0 + self.plan.window_slots {
+            self.coverage.mark("a member came back more than a window behind");
+        }
         if excused && !self.only_who_remembers(node) {
             self.stop(node, false)?;
             self.nodes[node].health = Health::Dead("it lost its state, and nobody up remembers it");
             return Ok(());
         }
-        let again = self.plan.rate(Fault::KillInRecovery);
-        if self.chaos_on && self.chaos.ppm(again) {
-            self.coverage.fault(Fault::KillInRecovery);
-            return self.kill(node, false);
-        }
         self.wake_node(node);
-        Ok(())
+        self.kill_after_recovery(node)
     }
 
     /// The process ends here and now; it is started again later.
@@ -276,6 +283,7 @@ impl Sim {
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
         if tally.trailers > 0 {
+            this.before.trailer_over_torn = true;
             self.coverage.mark("a crash left a whole trailer over a torn record");
         }
         for (fault, count) in
@@ -309,6 +317,8 @@ impl Sim {
                 Ok(())
             }
             Fatal::Halted(_) if robbed => {
+                let before = self.nodes[node].role;
+                self.coverage.role(before, Role::Halted);
                 self.coverage.mark("a node that lost its state halted");
                 self.nodes[node].health = Health::Dead("it lost its state");
                 Ok(())
@@ -348,9 +358,13 @@ impl Sim {
             return Ok(());
         }
         let (local_ns, wall_ns) = (this.clock.monotonic_ns(self.now_ns), this.clock.wall_ns(self.now_ns));
+        let withheld = self.now_ns < this.withheld_until_ns;
         {
             let mut port = this.port.borrow_mut();
-            (port.now_ns, port.wall_ns) = (local_ns, wall_ns);
+            (port.now_ns, port.wall_ns, port.withheld) = (local_ns, wall_ns, withheld);
+            if !withheld && std::mem::take(&mut this.withheld_until_ns) > 0 && port.inbox.len() > MAX_EVENTS {
+                self.coverage.mark("a bunch of completions took more than one turn");
+            }
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
@@ -367,7 +381,12 @@ impl Sim {
         self.observe(node, sent)?;
         let this = &self.nodes[node];
         let due = this.shard.as_ref().expect("the process runs").deadline_ns();
-        if !this.port.borrow().inbox.is_empty() {
+        let held_until_ns = this.withheld_until_ns;
+        if withheld {
+            self.turn_at(node, held_until_ns);
+        }
+        let this = &self.nodes[node];
+        if !withheld && !this.port.borrow().inbox.is_empty() {
             self.wake_node(node);
         } else if due != u64::MAX {
             let at_ns = this.clock.when(self.now_ns, due).max(self.now_ns + RETRY_NS);
@@ -391,6 +410,8 @@ impl Sim {
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
+                    let shard = self.nodes[node].shard.as_ref().expect("the process runs");
+                    status_told(node, shard, &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
@@ -425,6 +446,9 @@ impl Sim {
         let role = core.role();
         if role != this.role {
             self.coverage.role(this.role, role);
+            if !coverage::is_legal(this.role, role) {
+                return violated("roles change as they may", format!("n{node}: {:?} -> {role:?}", this.role));
+            }
             self.trace
                 .note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
             this.role = role;
@@ -528,12 +552,12 @@ impl Sim {
         self.after(took_ns, Happening::JobDone { node, life, id });
     }
 
-    fn on_job(&mut self, node: usize, life: u64, id: u64) {
+    fn on_job(&mut self, node: usize, life: u64, id: u64) -> Checked {
         let this = &mut self.nodes[node];
         if this.life != life || this.health != Health::Up {
-            return;
+            return Ok(());
         }
-        let Some(job) = this.jobs.remove(&id) else { return };
+        let Some(job) = this.jobs.remove(&id) else { return Ok(()) };
         let fails = self.chaos_on && self.disk_rng.ppm(self.plan.rate(Fault::ReadError));
         let unreadable = || LogError::NotFormatted { dir: this.dir.path().to_path_buf() };
         let (name, done) = match job {
@@ -552,16 +576,18 @@ impl Sim {
                     Job::Read(..) => "a read is served from disk",
                     Job::CatchUp { .. } => "catch-up is served from disk",
                 };
-                (name, jobs::perform(job))
+                let Some(done) = self.perform(node, job)? else { return Ok(()) };
+                (name, done)
             }
         };
         if name.ends_with("fails") {
             self.coverage.fault(Fault::ReadError);
         }
         self.coverage.mark(name);
-        this.port.borrow_mut().inbox.push_back(Arrival::Done(done));
+        self.nodes[node].port.borrow_mut().inbox.push_back(Arrival::Done(done));
         self.note(What::JobDone(node, name));
         self.wake_node(node);
+        Ok(())
     }
 
     // The network.
@@ -583,8 +609,8 @@ impl Sim {
                     }
                     self.note(What::Lost(from, to, glance, why));
                 }
-                Fate::Arrives(delay_ns) => {
-                    if delay_ns > self.plan.timing.delay_mean_ns * 20 {
+                Fate::Arrives { delay_ns, late } => {
+                    if late {
                         self.coverage.fault(Fault::Delay);
                     }
                     let flipped = self.net.flip(&bytes);
@@ -604,6 +630,10 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
+                    return Ok(());
+                }
+                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
+                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));
@@ -727,11 +757,14 @@ impl Sim {
             Learnt::Opened(_) => Ok(()),
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
-                if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
-                    return violated(
-                        "each entry once, first in first out",
-                        format!("c{client} lost its session without an eviction"),
-                    );
+                if reason == synod_client::CloseReason::SessionEvicted {
+                    if self.checks.sessions.has(id) {
+                        return violated(
+                            "each entry once, first in first out",
+                            format!("c{client} is told that its session is gone, but it is not"),
+                        );
+                    }
+                    self.coverage.mark("a client was told that its session is gone");
                 }
                 Ok(())
             }
@@ -772,6 +805,9 @@ impl Sim {
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
+        if self.client_rng.percent(10) {
+            self.ask_status(client);
+        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
             if whole {
@@ -781,5 +817,14 @@ impl Sim {
             }
         }
         self.drive(client)
+    }
+
+    /// Asks some node how it fares; its answer is checked as it leaves.
+    fn ask_status(&mut self, client: usize) {
+        let node = self.client_rng.below(self.plan.nodes as u64) as usize;
+        let mut bytes = [0; HEADER_BYTES];
+        write_frame(&mut bytes, &request_header(Kind::Status, 1), &[]);
+        self.frames_sent.message(&bytes);
+        self.transmit(End::Client(client), End::Node(node), false, 0, bytes.as_slice().into());
     }
 }

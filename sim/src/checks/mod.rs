@@ -10,9 +10,11 @@ mod order;
 mod prefix;
 mod reads;
 mod sessions;
+mod status;
 
 pub(crate) use bounds::Turn;
 pub(crate) use logs::applied_log;
+pub(crate) use status::told as status_told;
 
 use crate::disk::Logged;
 use crate::payload::Payloads;
