@@ -40,6 +40,8 @@ pub(crate) struct Appender {
     life: u16,
     options: Options,
     members: usize,
+    /// See [`Appender::retire`].
+    retired: bool,
     /// The highest client sequence ever offered under this id.
     pub(crate) offered: u64,
     /// The highest acknowledged.
@@ -82,6 +84,7 @@ impl Appender {
             life: 0,
             options,
             members: plan.nodes,
+            retired: false,
             offered: 0,
             acked: 0,
             opened: false,
@@ -95,8 +98,24 @@ impl Appender {
         address(self.index, self.life)
     }
 
+    /// Its session is not to be opened again: it goes on with it while it lasts, and takes another id after that.
+    pub(crate) fn retire(&mut self, now_ns: u64) {
+        self.retired = true;
+        if !self.opened {
+            self.restart(now_ns);
+        }
+    }
+
+    /// Whether its session is open, as far as it knows.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened
+    }
+
     /// Forgets everything but its id and what it has offered, and comes back.
     pub(crate) fn restart(&mut self, now_ns: u64) {
+        if self.retired {
+            self.renew();
+        }
         self.life += 1;
         self.opened = false;
         self.core = core(self.client_id, self.members, usize::from(self.life), &self.options, now_ns);
@@ -104,6 +123,7 @@ impl Appender {
 
     /// The session was evicted: a new one.
     fn renew(&mut self) {
+        self.retired = false;
         self.evictions += 1;
         self.client_id = 1 + self.index as u128 + (u128::from(self.evictions) << 32);
         (self.offered, self.acked) = (0, 0);

@@ -27,6 +27,13 @@ pub enum Profile {
     Mixed,
 }
 
+impl Profile {
+    /// Whether its runs may have this fault.
+    pub fn has(self, fault: Fault) -> bool {
+        wanted(self, fault)
+    }
+}
+
 /// The times and sizes of a run. Nanoseconds unless the name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
@@ -190,7 +197,14 @@ fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
     }
     if faults.contains_key(&Fault::CorruptionEverywhere) {
         // One or the other: a victim's copy must not be the only good one.
-        for fault in [Fault::Corruption, Fault::Amnesia, Fault::Rollback, Fault::Misdirected, Fault::PhantomWrite] {
+        for fault in [
+            Fault::Corruption,
+            Fault::Unreadable,
+            Fault::Amnesia,
+            Fault::Rollback,
+            Fault::Misdirected,
+            Fault::PhantomWrite,
+        ] {
             faults.remove(&fault);
         }
     }

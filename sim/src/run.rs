@@ -113,8 +113,7 @@ impl Sim {
     fn begin(&mut self) -> Checked {
         for node in 0..self.plan.nodes {
             let incarnation = self.rng.word().max(1);
-            let plan = self.plan.clone();
-            self.nodes[node].format(&plan, incarnation).expect("memory takes a log");
+            self.format_node(node, incarnation);
             let at_ns = self.rng.below(50_000_000);
             self.at(at_ns, Happening::Start { node });
         }
@@ -160,6 +159,7 @@ impl Sim {
             this.slow_until_ns = 0;
             this.paused_until_ns = 0;
             this.effects_left = None;
+            this.withheld_until_ns = 0;
             this.clock.set_drift(now_ns, 0);
             // What a stalled disk holds comes now, not when the stall would have ended.
             let life = this.life;
@@ -330,6 +330,9 @@ impl Sim {
             return violated("members converge", format!("a log does not become durable; {}", self.states()));
         }
         for node in nodes {
+            if let Some(shard) = &self.nodes[*node].shard {
+                self.checks.sessions.answers_are_true(*node, shard.machine())?;
+            }
             let applied: Slot = self.nodes[*node].shard.as_ref().map_or(Slot::ZERO, |shard| shard.applied());
             self.stop(*node, false)?;
             let this = &self.nodes[*node];

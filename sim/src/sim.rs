@@ -2,12 +2,13 @@
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
 use crate::answers::request_id;
-use crate::checks::{Checked, Checks, Turn, violated};
+use crate::checks::{Checked, Checks, Turn, status_told, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
-use crate::coverage::{Coverage, FramesSent};
+use crate::coverage::{self, Coverage, FramesSent};
+use crate::crowd::{Crowd, request_header};
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
-use crate::io::{Arrival, RX_BUFFERS, Request, socket_index};
+use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::net::{Fate, Network};
 use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
@@ -17,13 +18,13 @@ use crate::trace::{End, Glance, Trace, What};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use synod::shard::jobs::{self, Done, Job};
+use synod::shard::jobs::{Done, Job};
 use synod::shard::{Exit, Fatal};
 use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
+use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -49,6 +50,7 @@ pub(crate) enum Happening {
     Offer { client: usize },
     Read { client: usize },
     Strike,
+    Crowd,
     Scripted { index: usize },
 }
 
@@ -115,6 +117,12 @@ pub(crate) struct Sim {
     pub(crate) operations: u64,
     pub(crate) offered: u64,
     pub(crate) load_ns: u64,
+    /// Sessions that open until another is evicted.
+    pub(crate) crowd: Option<Crowd>,
+    /// Sessions that crowds have opened.
+    pub(crate) crowd_opened: u64,
+    /// Sessions that are not to be opened again.
+    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
     /// Kept for their memory between uses.
     scratch: Scratch,
@@ -153,6 +161,9 @@ impl Sim {
             operations: 0,
             offered: 0,
             load_ns: 0,
+            crowd: None,
+            crowd_opened: 0,
+            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             scratch: Scratch::default(),
             plan: plan.clone(),
@@ -215,14 +226,12 @@ impl Sim {
         match happening {
             Happening::Datagram { from, to, peers, life, bytes } => self.on_datagram(from, to, peers, life, bytes),
             Happening::Written { node, life, id } => self.on_written(node, life, id),
-            Happening::JobDone { node, life, id } => {
-                self.on_job(node, life, id);
-                Ok(())
-            }
+            Happening::JobDone { node, life, id } => self.on_job(node, life, id),
             Happening::Start { node } => self.start(node),
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
             Happening::Strike => self.strike(),
+            Happening::Crowd => self.on_crowd(),
             Happening::Scripted { index } => self.scripted(index),
         }
     }
@@ -235,10 +244,12 @@ impl Sim {
             return Ok(());
         }
         let seed = self.rng.word();
-        let (plan, now_ns) = (&self.plan, self.now_ns);
+        let now_ns = self.now_ns;
         let excused = self.nodes[node].robbed;
-        if let Err(fatal) = self.nodes[node].start(plan, now_ns, seed) {
-            return self.ended(node, fatal);
+        match self.recover(node, seed) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(fatal) => return self.ended(node, fatal),
         }
         self.trace.note(now_ns, What::Node(node, "starts".to_owned()));
         self.coverage.mark("a process started");
@@ -249,9 +260,6 @@ impl Sim {
             let value = shard.value(record.header.slot);
             value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
         });
-        if shard.core().unknown_slots() != Some(0) {
-            self.coverage.mark("recovery found damage that hides votes");
-        }
         let seen = shard.applied().min(self.checks.prefix.end());
         self.checks.restarted(node, shard.core(), seen, excused, now_ns)?;
         self.checks.survived(node, &survived, shard.log().durable_lsn())?;
@@ -260,18 +268,17 @@ impl Sim {
             self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
         }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
+        self.checks.sessions.answers_are_true(node, shard.machine())?;
+        if self.checks.prefix.end().0 > shard.applied().0 + self.plan.window_slots {
+            self.coverage.mark("a member came back more than a window behind");
+        }
         if excused && !self.only_who_remembers(node) {
             self.stop(node, false)?;
             self.nodes[node].health = Health::Dead("it lost its state, and nobody up remembers it");
             return Ok(());
         }
-        let again = self.plan.rate(Fault::KillInRecovery);
-        if self.chaos_on && self.chaos.ppm(again) {
-            self.coverage.fault(Fault::KillInRecovery);
-            return self.kill(node, false);
-        }
         self.wake_node(node);
-        Ok(())
+        self.kill_after_recovery(node)
     }
 
     /// The process ends here and now; it is started again later.
@@ -292,6 +299,7 @@ impl Sim {
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
         if tally.trailers > 0 {
+            this.before.trailer_over_torn = true;
             self.coverage.mark("a crash left a whole trailer over a torn record");
         }
         for (fault, count) in
@@ -325,6 +333,8 @@ impl Sim {
                 Ok(())
             }
             Fatal::Halted(_) if robbed => {
+                let before = self.nodes[node].role;
+                self.coverage.role(before, Role::Halted);
                 self.coverage.mark("a node that lost its state halted");
                 self.nodes[node].health = Health::Dead("it lost its state");
                 Ok(())
@@ -364,9 +374,13 @@ impl Sim {
             return Ok(());
         }
         let (local_ns, wall_ns) = (this.clock.monotonic_ns(self.now_ns), this.clock.wall_ns(self.now_ns));
+        let withheld = self.now_ns < this.withheld_until_ns;
         {
             let mut port = this.port.borrow_mut();
-            (port.now_ns, port.wall_ns) = (local_ns, wall_ns);
+            (port.now_ns, port.wall_ns, port.withheld) = (local_ns, wall_ns, withheld);
+            if !withheld && std::mem::take(&mut this.withheld_until_ns) > 0 && port.inbox.len() > MAX_EVENTS {
+                self.coverage.mark("a bunch of completions took more than one turn");
+            }
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
@@ -389,7 +403,12 @@ impl Sim {
         }
         let this = &self.nodes[node];
         let due = this.shard.as_ref().expect("the process runs").deadline_ns();
-        if !this.port.borrow().inbox.is_empty() {
+        let held_until_ns = this.withheld_until_ns;
+        if withheld {
+            self.turn_at(node, held_until_ns);
+        }
+        let this = &self.nodes[node];
+        if !withheld && !this.port.borrow().inbox.is_empty() {
             self.wake_node(node);
         } else if due != u64::MAX {
             let at_ns = this.clock.when(self.now_ns, due).max(self.now_ns + RETRY_NS);
@@ -436,6 +455,8 @@ impl Sim {
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
+                    let shard = self.nodes[node].shard.as_ref().expect("the process runs");
+                    status_told(node, shard, &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
@@ -472,6 +493,9 @@ impl Sim {
         let role = core.role();
         if role != this.role {
             self.coverage.role(this.role, role);
+            if !coverage::is_legal(this.role, role) {
+                return violated("roles change as they may", format!("n{node}: {:?} -> {role:?}", this.role));
+            }
             self.trace
                 .note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
             this.role = role;
@@ -576,12 +600,12 @@ impl Sim {
         self.after(took_ns, Happening::JobDone { node, life, id });
     }
 
-    fn on_job(&mut self, node: usize, life: u64, id: u64) {
+    fn on_job(&mut self, node: usize, life: u64, id: u64) -> Checked {
         let this = &mut self.nodes[node];
         if this.life != life || this.health != Health::Up {
-            return;
+            return Ok(());
         }
-        let Some(job) = this.jobs.remove(&id) else { return };
+        let Some(job) = this.jobs.remove(&id) else { return Ok(()) };
         let fails = self.chaos_on && self.disk_rng.ppm(self.plan.rate(Fault::ReadError));
         let unreadable = || LogError::NotFormatted { dir: this.dir.path().to_path_buf() };
         let (name, done) = match job {
@@ -600,16 +624,18 @@ impl Sim {
                     Job::Read(..) => "a read is served from disk",
                     Job::CatchUp { .. } => "catch-up is served from disk",
                 };
-                (name, jobs::perform(job))
+                let Some(done) = self.perform(node, job)? else { return Ok(()) };
+                (name, done)
             }
         };
         if name.ends_with("fails") {
             self.coverage.fault(Fault::ReadError);
         }
         self.coverage.mark(name);
-        this.port.borrow_mut().inbox.push_back(Arrival::Done(done));
+        self.nodes[node].port.borrow_mut().inbox.push_back(Arrival::Done(done));
         self.note(What::JobDone(node, name));
         self.wake_node(node);
+        Ok(())
     }
 
     // The network.
@@ -631,8 +657,8 @@ impl Sim {
                     }
                     self.note(What::Lost(from, to, glance, why));
                 }
-                Fate::Arrives(delay_ns) => {
-                    if delay_ns > self.plan.timing.delay_mean_ns * 20 {
+                Fate::Arrives { delay_ns, late } => {
+                    if late {
                         self.coverage.fault(Fault::Delay);
                     }
                     let flipped = self.net.flip(&bytes);
@@ -652,6 +678,10 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
+                    return Ok(());
+                }
+                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
+                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));
@@ -784,11 +814,14 @@ impl Sim {
             Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
-                if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
-                    return violated(
-                        "each entry once, first in first out",
-                        format!("c{client} lost its session without an eviction"),
-                    );
+                if reason == synod_client::CloseReason::SessionEvicted {
+                    if self.checks.sessions.has(id) {
+                        return violated(
+                            "each entry once, first in first out",
+                            format!("c{client} is told that its session is gone, but it is not"),
+                        );
+                    }
+                    self.coverage.mark("a client was told that its session is gone");
                 }
                 Ok(())
             }
@@ -835,6 +868,9 @@ impl Sim {
         if self.client_rng.percent(50) {
             self.ask_tails(client);
         }
+        if self.client_rng.percent(10) {
+            self.ask_status(client);
+        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
             let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
@@ -842,5 +878,14 @@ impl Sim {
             self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
+    }
+
+    /// Asks some node how it fares; its answer is checked as it leaves.
+    fn ask_status(&mut self, client: usize) {
+        let node = self.client_rng.below(self.plan.nodes as u64) as usize;
+        let mut bytes = [0; HEADER_BYTES];
+        write_frame(&mut bytes, &request_header(Kind::Status, 1), &[]);
+        self.frames_sent.message(&bytes);
+        self.transmit(End::Client(client), End::Node(node), false, 0, bytes.as_slice().into());
     }
 }

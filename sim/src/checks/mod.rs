@@ -13,10 +13,12 @@ mod order;
 mod prefix;
 mod reads;
 mod sessions;
+mod status;
 mod views;
 
 pub(crate) use bounds::Turn;
 pub(crate) use logs::{applied_log, value_on_disk};
+pub(crate) use status::told as status_told;
 pub(crate) use views::OWN_REQUESTS;
 
 use crate::disk::Logged;
