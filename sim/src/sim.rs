@@ -5,7 +5,7 @@ use crate::answers::request_id;
 use crate::checks::{Checked, Checks, Turn, status_told, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
-use crate::crowd::{Crowd, request_header};
+use crate::crowd::Crowd;
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
@@ -24,7 +24,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -868,9 +868,6 @@ impl Sim {
         if self.client_rng.percent(50) {
             self.ask_tails(client);
         }
-        if self.client_rng.percent(10) {
-            self.ask_status(client);
-        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
             let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
@@ -878,14 +875,5 @@ impl Sim {
             self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
-    }
-
-    /// Asks some node how it fares; its answer is checked as it leaves.
-    fn ask_status(&mut self, client: usize) {
-        let node = self.client_rng.below(self.plan.nodes as u64) as usize;
-        let mut bytes = [0; HEADER_BYTES];
-        write_frame(&mut bytes, &request_header(Kind::Status, 1), &[]);
-        self.frames_sent.message(&bytes);
-        self.transmit(End::Client(client), End::Node(node), false, 0, bytes.as_slice().into());
     }
 }
