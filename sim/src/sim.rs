@@ -384,6 +384,7 @@ impl Sim {
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
+        self.count_logged(node)?;
         match result {
             Err(fatal) => return self.ended(node, fatal),
             Ok(Some(Exit::Recover)) => {
@@ -483,6 +484,14 @@ impl Sim {
         Ok(())
     }
 
+    /// Counts what became durable and the node knows of: it may have said so in this turn, whatever becomes of it now.
+    fn count_logged(&mut self, node: usize) -> Checked {
+        let this = &mut self.nodes[node];
+        let durable = this.shard.as_ref().expect("the process runs").log().durable_lsn();
+        let records = this.disk.reported(durable);
+        self.checks.logged(node, &records, durable)
+    }
+
     /// Lets the checkers see a node after its turn.
     fn observe(&mut self, node: usize, mut turn: Turn) -> Checked {
         let (before, after) = self.nodes.split_at_mut(node);
@@ -508,9 +517,6 @@ impl Sim {
             );
         }
         this.founded |= role != Role::Joining;
-        let durable = shard.log().durable_lsn();
-        let records = this.disk.reported(durable);
-        self.checks.logged(node, &records, durable)?;
         self.checks.stepped(node, core);
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
