@@ -114,7 +114,7 @@ impl Sim {
                 let side = self.chaos.between(1, (1 << nodes) - 2);
                 for (a, b) in (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b))) {
                     if (side >> a & 1) != (side >> b & 1) {
-                        self.net.link(End::Node(a), End::Node(b)).cut_until_ns = until_ns;
+                        self.net.cut(End::Node(a), End::Node(b), until_ns);
                     }
                 }
                 self.struck(fault, format!("side {side:b} is cut off"));
@@ -125,7 +125,7 @@ impl Sim {
                 let deaf = self.chaos.percent(50);
                 for other in (0..nodes).filter(|other| *other != a && (all || *other == b)) {
                     let (from, to) = if deaf { (other, a) } else { (a, other) };
-                    self.net.link(End::Node(from), End::Node(to)).cut_until_ns = until_ns;
+                    self.net.cut(End::Node(from), End::Node(to), until_ns);
                 }
                 self.struck(
                     fault,
@@ -141,7 +141,7 @@ impl Sim {
                 for (a, b) in (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b))) {
                     if a.abs_diff(b) > 1 {
                         let (a, b) = ((a + shift) % nodes, (b + shift) % nodes);
-                        self.net.link(End::Node(a), End::Node(b)).cut_until_ns = until_ns;
+                        self.net.cut(End::Node(a), End::Node(b), until_ns);
                     }
                 }
                 self.struck(fault, format!("the nodes stand in a chain that begins with n{shift}"));
@@ -283,8 +283,8 @@ impl Sim {
         };
         let Some(witness) = self.nodes.iter().position(remembers) else { return false };
         for other in (0..self.plan.nodes).filter(|other| *other != witness && *other != node) {
-            self.net.link(End::Node(node), End::Node(other)).cut_until_ns = u64::MAX;
-            self.net.link(End::Node(other), End::Node(node)).cut_until_ns = u64::MAX;
+            self.net.cut(End::Node(node), End::Node(other), u64::MAX);
+            self.net.cut(End::Node(other), End::Node(node), u64::MAX);
         }
         true
     }
@@ -354,8 +354,8 @@ impl Sim {
     fn isolate(&mut self, node: usize) {
         let until_ns = self.now_ns + self.chaos.exponential(2 * SPELL_MEAN_NS);
         for other in (0..self.plan.nodes).filter(|other| *other != node) {
-            self.net.link(End::Node(node), End::Node(other)).cut_until_ns = until_ns;
-            self.net.link(End::Node(other), End::Node(node)).cut_until_ns = until_ns;
+            self.net.cut(End::Node(node), End::Node(other), until_ns);
+            self.net.cut(End::Node(other), End::Node(node), until_ns);
         }
         self.note(What::World(format!("n{node} is cut off")));
     }

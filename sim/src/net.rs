@@ -94,6 +94,12 @@ impl Network {
         &mut self.links[at]
     }
 
+    /// Cuts a link; one that is cut for longer stays so.
+    pub(crate) fn cut(&mut self, from: End, to: End, until_ns: u64) {
+        let link = self.link(from, to);
+        link.cut_until_ns = link.cut_until_ns.max(until_ns);
+    }
+
     /// All links as they should be.
     pub(crate) fn heal(&mut self) {
         self.links.fill(Link::default());

@@ -186,8 +186,8 @@ impl Sim {
             self.nodes[node].health = Health::Dead(LEFT_OUT);
         } else {
             for other in (0..self.plan.nodes).filter(|other| *other != node) {
-                self.net.link(End::Node(node), End::Node(other)).cut_until_ns = u64::MAX;
-                self.net.link(End::Node(other), End::Node(node)).cut_until_ns = u64::MAX;
+                self.net.cut(End::Node(node), End::Node(other), u64::MAX);
+                self.net.cut(End::Node(other), End::Node(node), u64::MAX);
             }
             self.start(node)?;
         }

@@ -106,7 +106,7 @@ impl Sim {
     }
 
     fn cut(&mut self, from: usize, to: usize, ms: u64) {
-        self.net.link(End::Node(from), End::Node(to)).cut_until_ns = self.now_ns + ms * 1_000_000;
+        self.net.cut(End::Node(from), End::Node(to), self.now_ns + ms * 1_000_000);
     }
 
     /// A node by its number, or the one that leads (or else the first).

@@ -246,11 +246,19 @@ impl Sim {
         let shard = this.shard.as_ref().expect("the process runs");
         this.open_at_start = shard.core().highest_held().0.saturating_sub(shard.core().prefix().0);
         let survived = this.disk.recovered(shard.core().last_lsn(), |record| {
-            let value = shard.value(record.header.slot);
+            // Beside a page that cannot be read the arena has no bytes; then the ballot tells.
+            let (slot, ballot) = (record.header.slot, record.header.ballot);
+            let value = shard.value(slot);
             value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
+                || shard.core().held(slot) == Some(ballot)
         });
-        self.checks.restarted(node, shard.core(), shard.applied(), excused)?;
+        let (applied, end) = (shard.applied(), self.checks.prefix.end());
+        self.checks.restarted(node, shard.core(), applied.min(end), excused)?;
         self.checks.logged(node, &survived, shard.log().durable_lsn())?;
+        if applied > end {
+            self.applied_by_recovery(node)?;
+        }
+        let shard = self.nodes[node].shard.as_ref().expect("the process runs");
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         self.checks.sessions.answers_are_true(node, shard.machine())?;
         if self.checks.prefix.end().0 > shard.applied().0 + self.plan.window_slots {
