@@ -19,7 +19,7 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("partial_promise_counts", "promise_in_two_parts"),
     ("prefix_read_as_nothing", "lagging_candidate"),
     ("prepare_before_sync", "unsynced_ballot"),
-    ("serves_too_early", "adopts_all_before_serving"),
+    ("serves_too_early", "serves_after_all_it_adopted"),
     ("step_down_clears_promise", "same_ballot_step_down"),
     ("unknown_read_as_nothing", "damage_makes_the_candidate_wait"),
     ("watermark_of_any_ballot", "watermark_of_another_ballot"),
