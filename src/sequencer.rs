@@ -114,7 +114,9 @@ impl Sequencer {
     /// Applies the value of `slot`, the next after the last applied, and tells the outcome of each run in order.
     pub fn apply(&mut self, slot: Slot, batch: &Batch<'_>, visit: &mut dyn FnMut(usize, &Run<'_>, Verdict)) {
         if !batch.is_noop() {
-            self.timestamp_ns = self.timestamp_ns.max(batch.header.timestamp_ns.get());
+            let stamp_ns = batch.header.timestamp_ns.get();
+            let floor_ns = if mutant("timestamp_runs_back") { 0 } else { self.timestamp_ns };
+            self.timestamp_ns = floor_ns.max(stamp_ns);
         }
         for (index, run) in batch.runs().enumerate() {
             let verdict = if run.opens_session() { self.open(slot, run.client_id()) } else { self.append(slot, &run) };
@@ -125,6 +127,9 @@ impl Sequencer {
     fn open(&mut self, slot: Slot, client_id: u128) -> Verdict {
         if let Some(session) = self.sessions.get_mut(&client_id) {
             session.last_used = slot;
+            if mutant("reopened_session_forgets") {
+                session.last_seq = 0;
+            }
             return Verdict::Opened;
         }
         if self.sessions.len() == MAX_SESSIONS {
@@ -139,10 +144,17 @@ impl Sequencer {
 
     /// In this order (DESIGN, "Applying"): duplicate? then the stored answer; the next in line? else no effect.
     fn append(&mut self, slot: Slot, run: &Run<'_>) -> Verdict {
+        if mutant("retry_opens_evicted_session") && !self.sessions.contains_key(&run.client_id()) {
+            self.open(slot, run.client_id());
+            self.sessions.entry(run.client_id()).and_modify(|session| session.last_seq = run.first_seq() - 1);
+        }
         let Some(session) = self.sessions.get_mut(&run.client_id()) else { return Verdict::UnknownSession };
         session.last_used = slot;
         if mutant("duplicate_sequenced_again") {
             session.last_seq = session.last_seq.min(run.first_seq() - 1);
+        }
+        if mutant("gap_sequenced") {
+            session.last_seq = session.last_seq.max(run.first_seq() - 1);
         }
         let expected = session.last_seq + 1;
         let last = run.first_seq() + run.len() - 1;
@@ -172,7 +184,8 @@ impl Sequencer {
             move |a| {
                 let from = a.first_seq.max(first_seq);
                 let to = (a.first_seq + a.entries).min(end);
-                let first_sequence = Sequence(a.first_sequence.0 + (from - a.first_seq));
+                let skipped = if mutant("answer_of_the_run") { 0 } else { from - a.first_seq };
+                let first_sequence = Sequence(a.first_sequence.0 + skipped);
                 Answer { first_seq: from, entries: to - from, first_sequence, timestamp_ns: a.timestamp_ns }
             },
         )

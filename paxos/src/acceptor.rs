@@ -54,7 +54,8 @@ impl Replica {
                 reports,
             };
             // Also what is reported as accepted must be durable before it is said.
-            self.send_to(to, promise, self.last_lsn);
+            let after = if mutant("promise_before_sync") { Lsn::ZERO } else { self.last_lsn };
+            self.send_to(to, promise, after);
         }
     }
 
@@ -75,7 +76,7 @@ impl Replica {
         if ballot.node != from {
             return;
         }
-        if ballot < self.promised {
+        if ballot < self.promised && !mutant("accepts_below_promise") {
             return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
         }
         self.follow(from, ballot);
@@ -96,7 +97,8 @@ impl Replica {
     /// Logs the value; false if nothing is to be logged.
     fn accept(&mut self, slot: Slot, ballot: Ballot, barrier: bool) -> bool {
         let state = self.window.entry(slot);
-        if state.chosen || state.accepted.is_some_and(|held| held.ballot == ballot) {
+        let any = mutant("higher_ballot_taken_for_duplicate");
+        if state.chosen || state.accepted.is_some_and(|held| any || held.ballot == ballot) {
             return false;
         }
         assert!(state.accepted.is_none_or(|held| held.ballot < ballot), "an accepted ballot never regresses");
@@ -147,6 +149,9 @@ impl Replica {
         let mut upto = self.prefix;
         while asserts(upto.next()) {
             upto = upto.next();
+        }
+        if mutant("watermark_over_holes") {
+            upto = self.window.last();
         }
         let mut bits = [0u64; 4];
         let last = self.window.last().0.min(upto.0 + ACCEPTED_BITS);

@@ -132,7 +132,7 @@ impl Replica {
         let mut promises: Vec<(NodeId, PromiseSet)> =
             self.promises.iter().filter(|(_, set)| set.complete()).map(|(node, set)| (*node, set.clone())).collect();
         promises.push((self.settings.me, self.own_promise()));
-        if promises.len() < self.settings.quorums.phase1 {
+        if promises.len() < self.phase1_quorum() {
             return;
         }
         let (best, target) =
@@ -145,10 +145,15 @@ impl Replica {
         self.lead(plan);
     }
 
+    fn phase1_quorum(&self) -> usize {
+        let quorums = &self.settings.quorums;
+        if mutant("phase1_with_phase2_quorum") { quorums.phase2 } else { quorums.phase1 }
+    }
+
     /// What to propose in each open slot; `None` while damage hides too much.
     fn plan(&self, promises: &[(NodeId, PromiseSet)]) -> Option<BTreeMap<Slot, Plan>> {
         let intact = promises.iter().filter(|(_, set)| !set.unknown_all).count();
-        if intact < self.settings.quorums.phase1 {
+        if intact < self.phase1_quorum() {
             return None;
         }
         let reported = promises.iter().filter_map(|(_, set)| set.reports.keys().next_back().copied());
@@ -182,13 +187,15 @@ impl Replica {
                 }
             };
             known += 1;
-            best = best.max(Some((chosen, ballot, *node)));
+            let found = Some((chosen, ballot, *node));
+            best = if mutant("first_value_adopted") { best.or(found) } else { best.max(found) };
         }
         let chosen = best.is_some_and(|(chosen, ..)| chosen);
-        if known < self.settings.quorums.phase1 && !chosen {
+        if known < self.phase1_quorum() && !chosen {
             return None;
         }
         Some(match best {
+            None if mutant("holes_left_open") => Plan::Fetch(Ballot::ZERO, self.settings.me),
             None => Plan::Noop,
             Some((_, ballot, _)) if self.held(slot) == Some(ballot) => Plan::Held,
             Some((_, ballot, node)) => Plan::Fetch(ballot, node),

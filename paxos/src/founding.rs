@@ -23,6 +23,7 @@ impl Replica {
     pub(crate) fn on_hello(&mut self, from: NodeId, incarnation: u64, _fresh: bool) {
         let founded_with = self.founding_incarnation(from);
         let counted = self.counted.get(&from).copied().unwrap_or_default();
+        let counted = if mutant("counted_lsn_not_told") { Lsn::ZERO } else { counted };
         let ack = Message::HelloAck {
             incarnation: self.settings.incarnation,
             to_incarnation: incarnation,
@@ -46,7 +47,7 @@ impl Replica {
         if founded_with != 0 && founded_with != self.settings.incarnation && !mutant("amnesiac_votes") {
             return self.halt(Halt::FormattedAnew { peer: from });
         }
-        if counted > self.durable && !mutant("amnesiac_votes") {
+        if counted > self.durable && !mutant("amnesiac_votes") && !mutant("rolled_back_votes") {
             return self.halt(Halt::Behind { peer: from, counted, durable: self.durable });
         }
         if self.role == Role::Joining {
@@ -58,7 +59,8 @@ impl Replica {
     /// Begins to vote once enough peers have answered.
     pub(crate) fn finish_joining(&mut self) {
         if self.founded.is_none() {
-            if self.confirmed.len() < self.peers.len() && !mutant("amnesiac_votes") {
+            let some_suffice = mutant("amnesiac_votes") || mutant("founded_by_some");
+            if self.confirmed.len() < self.peers.len() && !some_suffice {
                 return;
             }
             let mut members: Vec<(NodeId, u64)> = self.confirmed.iter().map(|(node, inc)| (*node, *inc)).collect();

@@ -67,7 +67,8 @@ impl Replica {
 
     /// Whether a batch may be proposed now: this node leads, serves, and its window has room.
     pub fn can_propose(&self) -> bool {
-        self.role == Role::Leader && self.leading.next_slot.0 <= self.prefix.0 + self.settings.window_slots
+        let open = self.leading.next_slot.0 <= self.prefix.0 + self.settings.window_slots;
+        self.role == Role::Leader && (open || mutant("window_unbounded"))
     }
 
     /// Proposes the batch of this step in the next slot.
@@ -94,12 +95,17 @@ impl Replica {
         let state = self.window.entry(slot);
         state.accepted = Some(Accepted { ballot, lsn, barrier });
         state.unknown = false;
-        state.votes = NodeSet::EMPTY;
+        if !mutant("votes_survive_reelection") {
+            state.votes = NodeSet::EMPTY;
+        }
         state.resend_at_ns = resend_at_ns;
         state.resends = 0;
         self.undurable.push_back((lsn, slot));
         if mutant("leader_counts_unsynced_vote") {
             self.vote(slot, self.settings.me);
+        }
+        if mutant("chosen_recorded_when_proposed") {
+            self.note_chosen(Evidence { first: slot, last: slot, ballot, acceptors: NodeSet::EMPTY });
         }
         self.tick_at_ns = self.tick_at_ns.min(resend_at_ns).max(self.now_ns);
         self.send(self.peers, Message::Accept { ballot, slot, barrier }, Lsn::ZERO);
@@ -113,7 +119,7 @@ impl Replica {
             return;
         }
         state.votes.insert(node);
-        if state.votes.len() < quorum {
+        if state.votes.len() + usize::from(mutant("own_vote_counted_twice")) < quorum {
             return;
         }
         state.chosen = true;
@@ -208,12 +214,14 @@ impl Replica {
     pub(crate) fn beat(&mut self) {
         let horizon = self.settings.election_max_ns;
         let near = self.leading.answered_ns.values().filter(|heard| *heard + horizon >= self.now_ns).count() + 1;
-        if near < self.settings.quorums.phase2 {
+        if near < self.settings.quorums.phase2 && !mutant("deaf_leader_goes_on") {
             self.leader = None;
             return self.become_role(Role::Follower, Reason::QuorumLost);
         }
         self.leading.heartbeat_at_ns = self.now_ns + self.settings.heartbeat_ns;
-        let beat = Message::Heartbeat { ballot: self.promised, chosen: self.prefix, sent_ns: self.now_ns };
+        let highest = || self.window.iter().filter(|(_, state)| state.chosen).last().map(|(slot, _)| slot);
+        let chosen = if mutant("heartbeat_over_holes") { highest().unwrap_or(self.prefix) } else { self.prefix };
+        let beat = Message::Heartbeat { ballot: self.promised, chosen, sent_ns: self.now_ns };
         self.send(self.peers, beat, Lsn::ZERO);
         self.mark_peers();
     }

@@ -53,6 +53,11 @@ impl Replica {
         }
     }
 
+    /// Logs the evidence gathered without waiting for its linger: for a driver that is going to read the log again.
+    pub fn log_evidence(&mut self) {
+        self.emit_chosen();
+    }
+
     /// Logs the evidence gathered, and as leader tells the others. It is a fact already: nothing waits for it.
     pub(crate) fn emit_chosen(&mut self) {
         self.chosen_due_ns = None;
@@ -147,7 +152,8 @@ impl Replica {
     }
 
     pub(crate) fn on_fetch_chosen(&mut self, from: NodeId, first: Slot, last: Slot) {
-        let last = last.min(self.prefix).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
+        let held = if mutant("unchosen_served_as_learnt") { self.window.last() } else { self.prefix };
+        let last = last.min(held).min(Slot(first.0.saturating_add(self.settings.fetch_slots - 1)));
         if first.0 >= 1 && first <= last {
             self.out.push_back(Output::ServeCatchUp { to: from, first, last });
         }

@@ -277,6 +277,7 @@ impl Replica {
             self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
             match self.role {
                 Role::Joining => self.say_hello(),
+                Role::Candidate if mutant("stands_again_each_tick") => self.stand(Reason::ElectionTimeout),
                 Role::Candidate => self.send_prepare(),
                 Role::Preparing | Role::Leader => self.resend_open(),
                 Role::Follower | Role::Halted => {}

@@ -180,8 +180,9 @@ pub enum ReportState {
     Unknown,
 }
 
-/// Slots that one part of a promise covers.
-pub const PART_SLOTS: u64 = 48;
+/// Slots that one part of a promise covers: as many as fit the smallest datagram. Parts for the same member travel together
+/// in larger ones.
+pub const PART_SLOTS: u64 = 20;
 
 /// A message between members. Where a value travels with it, the shard attaches the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

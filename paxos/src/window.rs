@@ -1,6 +1,7 @@
 //! The slots above the delivered prefix.
 
 use alloc::collections::VecDeque;
+use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeSet, Slot};
 
 /// What this node holds at a slot.
@@ -76,7 +77,10 @@ impl Window {
 
     /// Removes the first slot if it is chosen.
     pub(crate) fn pop_chosen(&mut self) -> Option<(Slot, SlotState)> {
-        if !self.slots.front()?.chosen {
+        let front = self.slots.front()?;
+        let next_is_chosen = || self.slots.get(1).is_some_and(|next| next.chosen);
+        let implied = mutant("chosen_implies_all_below") && front.accepted.is_some() && next_is_chosen();
+        if !front.chosen && !implied {
             return None;
         }
         let slot = self.base;

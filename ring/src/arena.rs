@@ -1,6 +1,7 @@
 //! Memory that the kernel reads from: mapped once, page-aligned, shared with the reactor by reference count.
 
 use crate::IoError;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -42,6 +43,34 @@ impl<'a> Slice<'a> {
     pub fn bytes(self) -> &'a [u8] {
         self.arena.get(self.start, self.len)
     }
+
+    /// What a reactor keeps of it beyond this call: as the kernel does, it sees the memory as it is when it looks.
+    pub fn lend(self) -> Loan {
+        Loan { mapping: self.arena.mapping(), start: self.start, len: self.len, thread: PhantomData }
+    }
+}
+
+/// Bytes of an arena that were handed to a reactor and may still be read (see the ownership rules on top of this crate).
+/// Stays in the thread that writes the arena.
+#[derive(Clone, Debug)]
+pub struct Loan {
+    mapping: Arc<Mapping>,
+    start: usize,
+    len: usize,
+    thread: PhantomData<*const ()>,
+}
+
+impl Loan {
+    /// What the memory holds now.
+    ///
+    /// # Safety
+    /// The arena is not written while the bytes are borrowed: its owner lives in this thread, and holds no borrow of
+    /// [`Arena::get_mut`] meanwhile.
+    pub unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: in bounds (the slice was), initialised (mmap zeroes), mapped (by the reference count), and by the
+        // caller's promise nobody writes while this borrow lasts.
+        unsafe { std::slice::from_raw_parts(self.mapping.base().add(self.start), self.len) }
+    }
 }
 
 impl Arena {
@@ -65,6 +94,17 @@ impl Arena {
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| std::io::Error::other("mmap returned the null page"))?;
         Ok(Arena { mapping: Arc::new(Mapping { base, bytes }) })
+    }
+
+    /// As [`Arena::new`], for memory that will be used all over: asks the kernel to back it with huge pages, so that first
+    /// uses fault once each 2 MiB instead of 512 times.
+    pub fn of_huge_pages(bytes: usize) -> std::io::Result<Arena> {
+        let arena = Arena::new(bytes)?;
+        let mapping = &arena.mapping;
+        // A hint: a kernel without huge pages refuses it, and all is as without.
+        // SAFETY: the range is the mapping just made, which nobody else knows yet; its contents do not change.
+        unsafe { libc::madvise(mapping.base.as_ptr().cast(), mapping.bytes, libc::MADV_HUGEPAGE) };
+        Ok(arena)
     }
 
     /// Bytes of the arena.

@@ -30,7 +30,7 @@ mod uring;
 mod wait;
 mod wake;
 
-pub use arena::{Arena, Slice};
+pub use arena::{Arena, Loan, Slice};
 pub use file::{BlockFile, Reading, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 #[cfg(not(loom))]

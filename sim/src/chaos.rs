@@ -5,6 +5,7 @@ use crate::checks::Checked;
 
 use crate::disk::{Flush, SECTOR_BYTES, place, segment_name};
 use crate::fault::{Fault, Style};
+use crate::history::Old;
 use crate::node::{CLUSTER, GROUP, Health, SEGMENT_BYTES};
 use crate::sim::{Client, Happening, Sim};
 use crate::storage::MemoryDir;
@@ -18,6 +19,10 @@ use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
 const SPELL_MEAN_NS: u64 = 1_500_000_000;
 /// Datagrams of one flood.
 const FLOOD: usize = 300;
+/// A process that is killed at its work is so within so many sends and writes: a few turns.
+const KILL_WITHIN_EFFECTS: u64 = 100;
+/// Old datagrams that reach a node around its election, at most.
+const LATE_ANSWERS: u64 = 60;
 /// An hour.
 const HOUR_NS: i64 = 3_600_000_000_000;
 
@@ -71,13 +76,15 @@ impl Sim {
             Fault::CatchUpStorm => return self.catch_up_storm(),
             Fault::Eviction => return self.crowd(),
             Fault::Kill => {
-                let node = self.some_node();
-                self.struck(fault, format!("kills n{node}"));
-                return self.kill(node, false);
+                return self.strike_kill();
             }
             Fault::PowerCut => {
                 self.struck(fault, "the power fails".to_owned());
                 return (0..self.plan.nodes).try_for_each(|node| self.kill(node, true));
+            }
+            Fault::Replay if self.chaos.percent(50) => {
+                self.note(What::World(format!("{fault}: old datagrams wait for the next elections")));
+                self.replays_at_elections = self.chaos.between(1, 8);
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
@@ -211,6 +218,21 @@ impl Sim {
         self.struck(fault, format!("n{node} for {} ms", (until_ns - self.now_ns) / 1_000_000));
     }
 
+    /// A process ends at once, or in the middle of what it does next: most of the time a node does nothing, and what it
+    /// has just sent, or is about to log, is what a crash makes interesting (FAULTS 27).
+    fn strike_kill(&mut self) -> Checked {
+        let leader = self.nodes.iter().position(|node| node.role == Role::Leader && node.health == Health::Up);
+        let node = leader.filter(|_| self.chaos.percent(40)).unwrap_or_else(|| self.some_node());
+        if self.chaos.percent(40) {
+            self.struck(Fault::Kill, format!("kills n{node}"));
+            return self.kill(node, false);
+        }
+        let effects = self.chaos.between(1, KILL_WITHIN_EFFECTS);
+        self.nodes[node].effects_left = Some(effects);
+        self.struck(Fault::Kill, format!("kills n{node} after {effects} more sends and writes"));
+        Ok(())
+    }
+
     fn restart_client(&mut self) -> Checked {
         let client = self.chaos.below(self.plan.clients as u64) as usize;
         self.struck(Fault::ClientRestart, format!("c{client}"));
@@ -251,7 +273,7 @@ impl Sim {
     }
 
     /// Syncs become lies; when they are already, the power fails and shows it.
-    fn rollback(&mut self) -> Checked {
+    pub(crate) fn rollback(&mut self) -> Checked {
         let Some(node) = self.some_victim() else { return Ok(()) };
         if self.nodes[node].health != Health::Up {
             return Ok(());
@@ -290,7 +312,7 @@ impl Sim {
     }
 
     /// Damages a flush that a later mark covers, so that it cannot be taken for a torn tail.
-    fn damage(&mut self, fault: Fault) -> Checked {
+    pub(crate) fn damage(&mut self, fault: Fault) -> Checked {
         let everywhere = fault == Fault::CorruptionEverywhere;
         let node = if everywhere { Some(self.some_node()) } else { self.some_victim() };
         let Some(node) = node.filter(|node| !self.nodes[*node].disk.lying && !self.nodes[*node].robbed) else {
@@ -321,7 +343,7 @@ impl Sim {
             return self.damage_header(node, flush.start);
         }
         self.nodes[node].disk.flushes[at].damaged = true;
-        self.nodes[node].damaged = true;
+        (self.nodes[node].damaged, self.nodes[node].damaged_since_start) = (true, true);
         self.damaged_slots.extend(flush.records.iter().map(|(_, slot, ..)| (*slot, node)));
         self.damage_flush(node, &flush, fault);
         self.struck(fault, format!("n{node}: the flush at {} with records up to {}", flush.start, flush.last_lsn));
@@ -426,12 +448,32 @@ impl Sim {
         }
     }
 
+    /// A change of leaders is when late answers to an earlier ballot are dangerous.
+    pub(crate) fn role_changed(&mut self, node: usize) {
+        let elects = matches!(self.nodes[node].role, Role::Candidate | Role::Preparing);
+        if !elects || !self.chaos_on || self.replays_at_elections == 0 {
+            return;
+        }
+        self.replays_at_elections -= 1;
+        let count = self.chaos.between(1, LATE_ANSWERS);
+        // About as long as the true answers take.
+        let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
+        for _ in 0..count {
+            let Some(Old { from, to, peers, bytes }) = self.net.history.pick_answer(node, &mut self.chaos).cloned()
+            else {
+                return;
+            };
+            let delay_ns = self.chaos.exponential(late_ns);
+            self.after(delay_ns, Happening::Datagram { from, to, peers, life: 0, bytes });
+        }
+        self.struck(Fault::Replay, format!("{count} datagrams to n{node} at its election"));
+    }
+
     fn noise_datagram(&mut self, fault: Fault, node: usize) -> Option<(End, End, bool, Rc<[u8]>)> {
         let to = End::Node(node);
         match fault {
             Fault::Replay => {
-                let old = self.chaos.pick_index(self.net.history.len())?;
-                let (from, to, peers, bytes) = self.net.history[old].clone();
+                let Old { from, to, peers, bytes } = self.net.history.pick(&mut self.chaos)?.clone();
                 match (from, to) {
                     (End::Node(_), End::Client(_)) => None,
                     (End::Client(_), _) if self.chaos.percent(50) => Some((End::Stranger, to, peers, bytes)),
@@ -474,9 +516,9 @@ impl Sim {
 
     /// Noise, or an old datagram that is cut and scratched so that no checksum fits.
     fn garbage(&mut self) -> Rc<[u8]> {
-        let old = self.chaos.pick_index(self.net.history.len()).filter(|_| self.chaos.percent(60));
+        let old = self.net.history.pick(&mut self.chaos).cloned().filter(|_| self.chaos.percent(60));
         let mut bytes = match old {
-            Some(old) => self.net.history[old].3.to_vec(),
+            Some(old) => old.bytes.to_vec(),
             None => {
                 let count = self.chaos.below(1_600) as usize;
                 (0..count).map(|_| self.chaos.word() as u8).collect()

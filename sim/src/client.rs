@@ -1,6 +1,8 @@
 //! Simulated clients around the production sans-I/O cores: appenders that resume under the same session after a crash or
 //! a closed session, and readers. They decide nothing about time or the network; the engine drives them.
 
+use crate::answers::questions;
+use crate::checks::OWN_REQUESTS;
 use crate::node::{CLUSTER, GROUP, node_address};
 use crate::payload::Payloads;
 use crate::plan::Plan;
@@ -206,6 +208,8 @@ fn core(client_id: u128, nodes: usize, first: usize, options: &Options, now_ns: 
 pub(crate) struct Reader {
     index: usize,
     core: ReadCore,
+    /// The number of the next question of its own.
+    next_question: u64,
     datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
@@ -214,7 +218,7 @@ impl Reader {
         let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
         let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
         let core = ReadCore::new(CLUSTER, GROUP, members, options).expect("the options are valid");
-        Reader { index, core, datagram: Box::new([0; DATAGRAM_BYTES]) }
+        Reader { index, core, next_question: OWN_REQUESTS, datagram: Box::new([0; DATAGRAM_BYTES]) }
     }
 
     pub(crate) fn address(&self) -> SocketAddrV4 {
@@ -237,6 +241,18 @@ impl Reader {
         while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
             out.push((to, self.datagram[..bytes].into()));
         }
+    }
+
+    /// Asks a node how far its log reaches, in both ways there are.
+    pub(crate) fn ask_tail(&mut self, node: usize) -> [Outgoing; 2] {
+        let id = self.next_question;
+        self.next_question += 2;
+        questions(node, id, id + 1)
+    }
+
+    /// Whether it has all that it wanted, as far as it exists.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.core.is_finished()
     }
 
     pub(crate) fn next_entry(&mut self) -> Option<EntryRef<'_>> {

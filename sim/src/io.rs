@@ -7,7 +7,8 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::sync::Arc;
 use synod::shard::jobs::{Done, Job, MAX_JOBS};
-use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket};
+use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
+use synod_wire::frame::checksum;
 
 /// Receive buffers of each socket.
 pub(crate) const RX_BUFFERS: usize = 128;
@@ -60,6 +61,10 @@ pub(crate) struct SimIo {
     free: Vec<u16>,
     files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     max_datagram_bytes: usize,
+    /// Datagrams queued since the last poll: the memory, and what was in it then.
+    sent: Vec<(Loan, Rc<[u8]>)>,
+    /// Log writes that have not ended: token, memory, and the checksum of what was in it at the start.
+    written: Vec<(u64, Loan, u32)>,
 }
 
 impl SimIo {
@@ -73,7 +78,27 @@ impl SimIo {
             free: (0..2 * RX_BUFFERS as u16).rev().collect(),
             files: Default::default(),
             max_datagram_bytes,
+            sent: Vec::new(),
+            written: Vec::new(),
         }
+    }
+
+    /// What was handed over must not change before the kernel has it (ring/src/lib.rs, "Who owns which bytes when").
+    fn check_sent(&mut self) {
+        for (loan, bytes) in self.sent.drain(..) {
+            // SAFETY: the shard, in this thread, is within `poll`, and holds no borrow of its arenas.
+            let now = unsafe { loan.bytes() };
+            assert!(now == &*bytes, "bytes of a datagram changed before it was sent");
+        }
+    }
+
+    /// The same for a log write, up to its end.
+    fn check_written(&mut self, token: u64) {
+        let at = self.written.iter().position(|(running, ..)| *running == token).expect("a write that runs");
+        let (_, loan, before) = self.written.swap_remove(at);
+        // SAFETY: as in `check_sent`.
+        let now = checksum(unsafe { loan.bytes() });
+        assert!(now == before, "bytes of a log write changed while it ran");
     }
 
     fn receive(&mut self, socket: Socket, from: Option<SocketAddrV4>, bytes: Rc<[u8]>) -> Event<Done> {
@@ -91,6 +116,7 @@ impl Io for SimIo {
 
     fn poll(&mut self, _deadline_ns: u64, _eager: bool, events: &mut Vec<Event<Done>>) -> Result<(), IoError> {
         assert_eq!(self.free.len(), self.buffers.len(), "each datagram's buffer is released in the turn it came");
+        self.check_sent();
         let port = self.port.clone();
         let mut port = port.borrow_mut();
         let most = if port.withheld { 0 } else { MAX_EVENTS };
@@ -101,7 +127,10 @@ impl Io for SimIo {
                     port.waiting[socket_index(socket)] -= 1;
                     self.receive(socket, from, bytes)
                 }
-                Arrival::Written { token, result } => Event::Written { token, result },
+                Arrival::Written { token, result } => {
+                    self.check_written(token);
+                    Event::Written { token, result }
+                }
                 Arrival::Done(done) => {
                     port.jobs_out -= 1;
                     Event::Done(done)
@@ -135,15 +164,19 @@ impl Io for SimIo {
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
         let mut port = self.port.borrow_mut();
         // A frame goes to one peer after the other: one copy for all of them.
-        let bytes = match port.requests.last() {
-            Some(Request::Peer { bytes: last, .. }) if **last == *bytes.bytes() => last.clone(),
-            _ => bytes.bytes().into(),
+        let same = match port.requests.last() {
+            Some(Request::Peer { bytes: last, .. }) if **last == *bytes.bytes() => Some(last.clone()),
+            _ => None,
         };
-        port.requests.push(Request::Peer { peer, bytes });
+        let copy = same.unwrap_or_else(|| bytes.bytes().into());
+        self.sent.push((bytes.lend(), copy.clone()));
+        port.requests.push(Request::Peer { peer, bytes: copy });
     }
 
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {
-        self.port.borrow_mut().requests.push(Request::Client { to, bytes: bytes.bytes().into() });
+        let copy: Rc<[u8]> = bytes.bytes().into();
+        self.sent.push((bytes.lend(), copy.clone()));
+        self.port.borrow_mut().requests.push(Request::Client { to, bytes: copy });
     }
 
     fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
@@ -153,6 +186,7 @@ impl Io for SimIo {
 
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
         let file = self.files[usize::from(file.0)].clone().expect("a write to a segment that was attached");
+        self.written.push((token, bytes.lend(), checksum(bytes.bytes())));
         self.port.borrow_mut().requests.push(Request::Write { file, offset, bytes: bytes.bytes().to_vec(), token });
     }
 

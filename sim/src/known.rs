@@ -1,69 +1,107 @@
 //! The bugs that the checkers are tested with: each stands behind a switch in the product's code, compiled out of every
-//! build but the simulator's with its feature `mutants`.
+//! build but the simulator's with its feature `mutants`. `sim/README.md` says what kills them, and which of the list are absent.
 
 /// A known bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mutant {
-    /// Its number in the project's list of bugs.
-    pub number: u32,
+    /// Its number in the project's list of bugs, or none: it breaks a rule of the design that no bug of the list does.
+    pub number: Option<u32>,
     /// The name of its switch.
     pub name: &'static str,
     /// What it does.
     pub what: &'static str,
+    /// It takes too many seeds for the fast subset.
+    pub slow: bool,
 }
 
-/// All of them.
+const fn bug(number: u32, name: &'static str, what: &'static str) -> Mutant {
+    Mutant { number: Some(number), name, what, slow: false }
+}
+
+const fn rule(name: &'static str, what: &'static str) -> Mutant {
+    Mutant { number: None, name, what, slow: false }
+}
+
+impl Mutant {
+    const fn slow(self) -> Mutant {
+        Mutant { slow: true, ..self }
+    }
+}
+
+/// All of them: the list's bugs in its order, then the rules by place.
 pub const MUTANTS: &[Mutant] = &[
-    Mutant {
-        number: 1,
-        name: "duplicate_ack_unsynced",
-        what: "a follower's acknowledgements do not wait for the log when an accept comes again",
-    },
-    Mutant {
-        number: 2,
-        name: "leader_counts_unsynced_vote",
-        what: "the leader counts its own vote before its record is durable",
-    },
-    Mutant { number: 3, name: "ack_before_sync", what: "a follower acknowledges before its record is durable" },
-    Mutant { number: 4, name: "promise_forgotten", what: "a restart forgets the promise, and ballots are used again" },
-    Mutant { number: 4, name: "prepare_before_sync", what: "a candidate asks for promises before its own is durable" },
-    Mutant { number: 5, name: "step_down_clears_promise", what: "a leader that steps down forgets its promise" },
-    Mutant { number: 6, name: "old_reply_counted", what: "votes of another ballot of this leader are counted" },
-    Mutant { number: 7, name: "one_ballot_variable", what: "one variable for the promised and the accepted ballot" },
-    Mutant { number: 8, name: "amnesiac_votes", what: "a node that lost its disk votes" },
-    Mutant {
-        number: 9,
-        name: "damage_truncated",
-        what: "damage in the middle of the log is cut as if it were a torn tail",
-    },
-    Mutant {
-        number: 9,
-        name: "damage_reads_as_nothing",
-        what: "slots that damage hides are reported as never accepted",
-    },
-    Mutant { number: 9, name: "unknown_read_as_nothing", what: "a candidate takes 'unknown' for 'accepted nothing'" },
-    Mutant { number: 11, name: "write_error_ignored", what: "a failed log write is taken for a done one" },
-    Mutant { number: 12, name: "failed_disk_goes_on", what: "a node with a failed disk goes on without it" },
-    Mutant { number: 13, name: "restart_applies_unchosen", what: "a restart applies what is not known chosen" },
-    Mutant { number: 14, name: "old_promise_counted", what: "promises of another ballot are counted" },
-    Mutant { number: 14, name: "partial_promise_counts", what: "a part of a promise counts as the whole" },
-    Mutant {
-        number: 25,
-        name: "watermark_over_older_ballot",
-        what: "the leader's watermark makes values of older ballots chosen",
-    },
-    Mutant { number: 26, name: "serves_too_early", what: "a new leader serves before all it adopted is chosen" },
-    Mutant {
-        number: 27,
-        name: "prefix_read_as_nothing",
-        what: "a peer's delivered prefix is read as 'accepted nothing'",
-    },
-    Mutant {
-        number: 28,
-        name: "watermark_of_any_ballot",
-        what: "an acknowledgement covers slots accepted in other ballots",
-    },
-    Mutant { number: 39, name: "duplicate_sequenced_again", what: "an entry that comes again is sequenced again" },
+    bug(
+        1,
+        "duplicate_ack_unsynced",
+        "a follower's acknowledgements do not wait for the log when an accept comes again",
+    ),
+    bug(2, "leader_counts_unsynced_vote", "the leader counts its own vote before its record is durable"),
+    bug(3, "ack_before_sync", "a follower acknowledges before its record is durable"),
+    bug(3, "any_sync_releases_all", "any write that ends releases every reply that waits for the log"),
+    bug(4, "promise_forgotten", "a restart forgets the promise, and ballots are used again"),
+    bug(4, "prepare_before_sync", "a candidate asks for promises before its own is durable"),
+    bug(4, "promise_before_sync", "an acceptor promises before its record is durable"),
+    bug(5, "step_down_clears_promise", "a leader that steps down forgets its promise"),
+    bug(6, "old_reply_counted", "votes of another ballot of this leader are counted").slow(),
+    bug(7, "one_ballot_variable", "one variable for the promised and the accepted ballot"),
+    bug(8, "amnesiac_votes", "a node that lost its disk votes"),
+    bug(8, "rolled_back_votes", "a node votes though a peer counted more from it than its log holds"),
+    bug(8, "counted_lsn_not_told", "peers do not tell a node what they counted from it"),
+    bug(9, "damage_truncated", "damage in the middle of the log is cut as if it were a torn tail"),
+    bug(9, "damage_reads_as_nothing", "slots that damage hides are reported as never accepted"),
+    bug(9, "unknown_read_as_nothing", "a candidate takes 'unknown' for 'accepted nothing', and puts a no-op there"),
+    bug(10, "torn_tail_not_cut", "a torn tail is not cut: what is appended stands behind it, where no recovery looks"),
+    bug(10, "cut_not_zeroed", "a torn tail is cut, but its bytes stay"),
+    bug(11, "write_error_ignored", "a failed log write is taken for a done one, as a repeated fsync does"),
+    bug(12, "failed_disk_goes_on", "a node with a failed disk goes on without it"),
+    bug(13, "restart_applies_unchosen", "a restart applies what is not known chosen"),
+    bug(14, "old_promise_counted", "promises of another ballot are counted").slow(),
+    bug(14, "partial_promise_counts", "a part of a promise counts as the whole").slow(),
+    bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next").slow(),
+    bug(21, "stands_again_each_tick", "a candidate takes a new ballot instead of asking again in its own"),
+    bug(22, "outbox_reused_in_turn", "bytes of a datagram are used again in the turn that sends it").slow(),
+    bug(22, "rx_buffer_released_early", "a receive buffer goes back before its datagram is read"),
+    bug(25, "watermark_over_older_ballot", "the leader's watermark makes values of older ballots chosen"),
+    bug(25, "evidence_of_any_ballot", "a restart takes values of other ballots for those that were chosen"),
+    bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),
+    bug(27, "prefix_read_as_nothing", "a peer's delivered prefix is read as 'accepted nothing'"),
+    bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
+    // Votes and ballots.
+    rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
+    rule(
+        "higher_ballot_taken_for_duplicate",
+        "an accept in a higher ballot is taken for a duplicate of the held value",
+    ),
+    rule("own_vote_counted_twice", "the leader's own vote counts twice"),
+    rule("watermark_over_holes", "an acknowledgement's watermark is the highest slot, not the contiguous one"),
+    rule("heartbeat_over_holes", "a heartbeat's watermark is the highest chosen slot, not the contiguous one"),
+    rule("chosen_recorded_when_proposed", "a slot's chosen record is written before its quorum"),
+    rule("chosen_implies_all_below", "a value is delivered because a higher slot is chosen"),
+    rule("restart_discards_accepted", "a restart drops what it accepted and does not know chosen"),
+    rule("unchosen_served_as_learnt", "a request for chosen values is answered with accepted ones"),
+    rule("window_unbounded", "the leader proposes beyond its window"),
+    // A new leader.
+    rule("phase1_with_phase2_quorum", "a candidate takes the smaller phase 2 quorum for that of phase 1"),
+    rule("first_value_adopted", "a new leader adopts the value first reported, not that of the highest ballot"),
+    rule("holes_left_open", "a new leader leaves holes open"),
+    rule("deaf_leader_goes_on", "a leader that hears no quorum does not step down").slow(),
+    // Membership.
+    rule("founded_by_some", "a fresh node votes before every founding member has confirmed").slow(),
+    rule("foreign_cluster_heard", "messages of another cluster are heard"),
+    // Damage.
+    rule("payload_checksum_ignored", "payloads are not checked against their checksum"),
+    rule("torn_flush_called_damage", "a torn last flush is called damage").slow(),
+    rule("mark_covers_own_flush", "a flush claims that it was durable before it was written").slow(),
+    // The log's way to the disk.
+    rule("short_write_taken_for_whole", "a write done in part counts as done"),
+    rule("completion_covers_earlier_writes", "the end of a write stands for those before it"),
+    // Applying.
+    rule("duplicate_sequenced_again", "an entry that comes again is sequenced again"),
+    rule("gap_sequenced", "an entry is sequenced though those before it in its session are missing"),
+    rule("reopened_session_forgets", "opening a session again forgets what it committed"),
+    rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
+    rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
+    rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
 ];
 
 /// Whether this build can put them back.
@@ -77,4 +115,25 @@ pub(crate) fn switch_on(name: Option<&str>) {
     synod_wire::mutant::switch_on(name.unwrap_or(""));
     #[cfg(not(feature = "mutants"))]
     assert!(name.is_none(), "this build has no mutants: build with --features mutants");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_bugs_stand_in_the_lists_order() {
+        let names: BTreeSet<&str> = MUTANTS.iter().map(|mutant| mutant.name).collect();
+        assert_eq!(names.len(), MUTANTS.len());
+        let numbers: Vec<u32> = MUTANTS.iter().map_while(|mutant| mutant.number).collect();
+        assert!(numbers.is_sorted() && MUTANTS[numbers.len()..].iter().all(|mutant| mutant.number.is_none()));
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn no_two_switches_are_one() {
+        let switches: BTreeSet<u64> = MUTANTS.iter().map(|mutant| synod_wire::mutant::number(mutant.name)).collect();
+        assert!(switches.len() == MUTANTS.len() && !switches.contains(&0));
+    }
 }

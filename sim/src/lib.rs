@@ -12,11 +12,15 @@
 //! | `recovery.rs` | starts of a process, and deaths inside them |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
+//! | `history.rs` | old datagrams, to be sent again |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
+//! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
+//! | `linear/` | linearizability of small histories, and the log as a sequential object |
 //! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
+mod answers;
 mod chaos;
 mod checks;
 mod client;
@@ -24,8 +28,10 @@ mod coverage;
 mod crowd;
 mod disk;
 mod fault;
+mod history;
 mod io;
 mod known;
+pub mod linear;
 mod net;
 mod node;
 mod payload;
@@ -39,11 +45,11 @@ mod sim;
 mod storage;
 mod trace;
 
-pub use checks::Violation;
+pub use checks::{SIMULATOR, Violation};
 pub use coverage::{Coverage, Missed};
 pub use fault::{Area, Fault, Style};
 pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
 pub use run::{Failure, Outcome, run};
-pub use script::{Step, scenario};
+pub use script::{Step, scenario, sights};

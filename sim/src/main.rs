@@ -43,17 +43,7 @@ enum Command {
         trace: bool,
     },
     /// Put each known bug back and count the seeds until a checker finds it.
-    Mutants {
-        /// Seeds for each, at most.
-        #[arg(long, default_value_t = 1_000)]
-        seeds: u64,
-        /// These alone.
-        #[arg(long)]
-        only: Vec<String>,
-        /// The first seed.
-        #[arg(long, default_value_t = 1)]
-        from: u64,
-    },
+    Mutants(mutants::Hunt),
     /// Run seeds for another process of this program.
     #[command(hide = true)]
     Worker(worker::Order),
@@ -106,7 +96,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(order) => run(&order),
         Command::Replay { file, trace } => replay(&file, trace),
-        Command::Mutants { seeds, only, from } => mutants::run(from, seeds, &only),
+        Command::Mutants(hunt) => mutants::run(&hunt),
         Command::Worker(order) => worker::work(&order).map(|()| true),
     };
     match result {

@@ -2,13 +2,11 @@
 //! delivers nothing itself.
 
 use crate::fault::Fault;
+use crate::history::History;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::trace::End;
 use std::rc::Rc;
-
-/// Old datagrams that may be sent again.
-const REPLAYABLE: usize = 128;
 
 /// What a link does with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub(crate) struct Network {
     links: Vec<Link>,
     nodes: usize,
     ends: usize,
-    pub(crate) history: Vec<(End, End, bool, Rc<[u8]>)>,
+    pub(crate) history: History,
     pub(crate) rng: Rng,
     rates: Rates,
     /// Whether each datagram's own faults (loss and the like) are on.
@@ -73,7 +71,7 @@ impl Network {
             links: vec![Link::default(); ends * ends],
             nodes: plan.nodes,
             ends,
-            history: Vec::new(),
+            history: History::new(plan.seed),
             rng: Rng::new(plan.seed, "network"),
             rates,
             chaos: true,
@@ -94,7 +92,7 @@ impl Network {
         &mut self.links[at]
     }
 
-    /// Cuts a link; one that is cut for longer stays so.
+    /// What `from` sends to `to` is lost until then, or for longer if it is so already.
     pub(crate) fn cut(&mut self, from: End, to: End, until_ns: u64) {
         let link = self.link(from, to);
         link.cut_until_ns = link.cut_until_ns.max(until_ns);
@@ -103,16 +101,6 @@ impl Network {
     /// All links as they should be.
     pub(crate) fn heal(&mut self) {
         self.links.fill(Link::default());
-    }
-
-    /// Keeps a datagram for a replay, now and then.
-    pub(crate) fn remember(&mut self, from: End, to: End, peers: bool, bytes: &Rc<[u8]>) {
-        if self.history.len() < REPLAYABLE {
-            self.history.push((from, to, peers, bytes.clone()));
-        } else if self.rng.percent(10) {
-            let at = self.rng.below(REPLAYABLE as u64) as usize;
-            self.history[at] = (from, to, peers, bytes.clone());
-        }
     }
 
     /// What becomes of one copy of a datagram.

@@ -1,5 +1,6 @@
 //! One simulated node: its directory, its disk, its clocks, and the production shard while its process lives.
 
+use crate::checks::{Violation, value_on_disk, violated};
 use crate::disk::Disk;
 use crate::io::{Port, SimIo};
 use crate::plan::Plan;
@@ -24,10 +25,6 @@ use zerocopy::little_endian::{U32, U64};
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x51_1d);
 /// Its only group.
 pub(crate) const GROUP: GroupId = GroupId(0);
-/// The largest batch.
-pub(crate) const MAX_BATCH_BYTES: usize = 1_408;
-/// The largest datagram of a node.
-pub(crate) const MAX_DATAGRAM_BYTES: usize = HEADER_BYTES + MAX_BATCH_BYTES;
 /// The smallest segments there are: logs enter new ones often, and scanning to their end is cheap.
 pub(crate) const SEGMENT_BYTES: u64 = synod_wal::MIN_STRIDE_BYTES;
 /// The simulated epoch: where all wall clocks start.
@@ -130,6 +127,8 @@ pub(crate) struct Node {
     pub(crate) turn: Due,
     pub(crate) paused_until_ns: u64,
     pub(crate) slow_until_ns: u64,
+    /// It is killed as soon as so many more of its sends, writes and jobs have left it.
+    pub(crate) effects_left: Option<u64>,
     /// Completions are held back until then: its turns find nothing.
     pub(crate) withheld_until_ns: u64,
     /// Its process is to end right after the recovery under way.
@@ -147,6 +146,8 @@ pub(crate) struct Node {
     pub(crate) write_failed: bool,
     /// Its log has been damaged.
     pub(crate) damaged: bool,
+    /// Since its process started.
+    pub(crate) damaged_since_start: bool,
 }
 
 impl Node {
@@ -168,6 +169,7 @@ impl Node {
             turn: NEVER,
             paused_until_ns: 0,
             slow_until_ns: 0,
+            effects_left: None,
             withheld_until_ns: 0,
             killed_after_recovery: false,
             before: Before::default(),
@@ -177,6 +179,7 @@ impl Node {
             robbed: false,
             write_failed: false,
             damaged: false,
+            damaged_since_start: false,
         }
     }
 
@@ -220,14 +223,27 @@ impl Node {
             shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
         let findings = found.findings.clone();
         self.life += 1;
+        self.damaged_since_start = false;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
-        let io = SimIo::new(self.port.clone(), MAX_DATAGRAM_BYTES);
+        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes);
         let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
         self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
         self.health = Health::Up;
         self.role = Role::Joining;
         Ok(findings)
+    }
+
+    /// The value of a slot that it has applied, from its disk.
+    pub(crate) fn value_on_disk(&self, slot: Slot) -> Result<Vec<u8>, Violation> {
+        let durable = self.shard.as_ref().map_or(0, |shard| shard.log().durable_pos());
+        match value_on_disk(&self.dir, durable, slot) {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => {
+                violated("identical logs", format!("n{} applied slot {slot}, which its log has not", self.index))
+            }
+            Err(error) => violated("identical logs", format!("the log of n{} cannot be read: {error}", self.index)),
+        }
     }
 
     /// The process is gone.
@@ -236,6 +252,7 @@ impl Node {
         self.jobs.clear();
         self.turn = NEVER;
         self.paused_until_ns = 0;
+        self.effects_left = None;
         self.withheld_until_ns = 0;
         if self.health == Health::Up {
             self.health = Health::Down;
@@ -260,7 +277,7 @@ fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
         me,
         members: (0..plan.nodes).map(|node| (NodeId(node as u8), node_address(node))).collect(),
         dir: dir.clone(),
-        max_batch_bytes: MAX_BATCH_BYTES,
+        max_batch_bytes: plan.max_batch_bytes,
         core: None,
     }
 }

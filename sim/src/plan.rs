@@ -6,6 +6,10 @@ use crate::rng::Rng;
 use crate::script::Step;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use synod_wire::batch::{MIN_BATCH_BYTES, max_entry_bytes};
+
+/// What fills a datagram of an Ethernet frame.
+const MAX_BATCH_BYTES: usize = 1_408;
 
 /// Which faults a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -78,6 +82,8 @@ pub struct Plan {
     pub max_entry_bytes: u64,
     /// The protocol's window.
     pub window_slots: u64,
+    /// The largest batch: small ones make many slots, and promises of many parts.
+    pub max_batch_bytes: usize,
     /// Log writes in flight at once.
     pub max_in_flight: usize,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
@@ -109,17 +115,20 @@ impl Plan {
             safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
-            entries_per_second: rng.between(100, 160),
-            burst: rng.pick(&[8, 32, 64]),
+            entries_per_second: rng.between(130, 150),
+            // Each entry costs a large group more datagrams: it gets them in larger batches, fewer heartbeats, rarer strikes.
+            burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
+            max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             victims: Vec::new(),
-            timing: timing(&mut rng),
+            timing: timing(nodes, &mut rng),
             mutant: None,
             script: Vec::new(),
             faults: BTreeMap::new(),
         };
+        plan.max_entry_bytes = plan.max_entry_bytes.min(max_entry_bytes(plan.max_batch_bytes) as u64);
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
         plan
@@ -145,8 +154,10 @@ fn quorums(nodes: usize, rng: &mut Rng) -> (usize, usize) {
     (majority, majority)
 }
 
-fn timing(rng: &mut Rng) -> Timing {
-    let heartbeat_ns = rng.pick(&[40_000_000, 60_000_000, 100_000_000]);
+fn timing(nodes: usize, rng: &mut Rng) -> Timing {
+    let heartbeats: &[u64] =
+        if nodes == 3 { &[40_000_000, 60_000_000, 100_000_000] } else { &[60_000_000, 100_000_000] };
+    let heartbeat_ns = rng.pick(heartbeats);
     let election_min_ns = heartbeat_ns * rng.between(5, 8);
     Timing {
         heartbeat_ns,
@@ -156,7 +167,7 @@ fn timing(rng: &mut Rng) -> Timing {
         delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
         delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
-        strike_mean_ns: rng.between(100, 1_500) * 1_000_000,
+        strike_mean_ns: rng.between(500, 1_600) * 1_000_000 * nodes as u64 / 3,
     }
 }
 
@@ -208,6 +219,7 @@ fn each_rate(fault: Fault, rng: &mut Rng) -> u64 {
         Fault::BitFlip => rng.pick(&[1_000, 20_000]),
         Fault::ShortWrite => rng.pick(&[5_000, 100_000]),
         Fault::ReadError => rng.pick(&[20_000, 300_000]),
+        Fault::KillInRecovery => rng.pick(&[50_000, 250_000]),
         Fault::TornWrite | Fault::LostWrite => rng.between(100_000, 700_000),
         _ => rng.between(100_000, 500_000),
     }

@@ -1,19 +1,15 @@
 //! Starts of a node's process with what may go wrong in them: a process that dies inside recovery, in `format` or while it
 //! prepares a segment. Which way each recovery went is marked for the coverage.
 
-use crate::checks::{Checked, violated};
+use crate::checks::Checked;
 use crate::fault::Fault;
 use crate::node::Health;
 use crate::rng::Rng;
 use crate::sim::{Happening, Sim};
 use crate::trace::What;
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use synod::shard::jobs::{Done, Job, perform};
 use synod::shard::{Fatal, Findings};
-use synod_wal::{Dir, Item, LogError, LogReader};
-use synod_wire::Slot;
-use synod_wire::frame::Kind;
+use synod_wal::LogError;
 
 /// The operations on its disk that a recovery, a format or the preparation of a segment gets to do before it dies.
 const OPERATIONS: u64 = 8;
@@ -96,27 +92,6 @@ impl Sim {
         }
     }
 
-    /// A recovery was the first to apply some slots: what they hold is read from its log.
-    pub(crate) fn applied_by_recovery(&mut self, node: usize) -> Checked {
-        let this = &self.nodes[node];
-        let shard = this.shard.as_ref().expect("the process runs");
-        let (applied, end) = (shard.applied(), self.checks.prefix.end());
-        let mut values = values_above(&this.dir, end, shard.log().durable_pos())
-            .unwrap_or_else(|error| panic!("n{node}: a log that was just recovered cannot be read: {error}"));
-        for slot in (end.next().0..=applied.0).map(Slot) {
-            let Some(value) = values.remove(&slot) else {
-                return violated(
-                    "same gap-free prefix",
-                    format!("n{node} applied slot {slot}, which its log does not hold"),
-                );
-            };
-            self.checks.applied(node, slot, &value)?;
-            self.note(What::Applied(node, slot.0));
-        }
-        self.coverage.mark("recovery: it applies what nobody applied before");
-        Ok(())
-    }
-
     /// Makes a node's log anew; a process that dies inside is started again, and the directory it left is used.
     pub(crate) fn format_node(&mut self, node: usize, incarnation: u64) {
         self.dies_inside(node);
@@ -154,21 +129,4 @@ impl Sim {
             false => Ok(()),
         }
     }
-}
-
-/// The values of the slots above `end` that lie below `to` in a log.
-fn values_above(dir: &Dir, end: Slot, to: u64) -> Result<BTreeMap<Slot, Vec<u8>>, LogError> {
-    let mut values = BTreeMap::new();
-    let mut reader = LogReader::open(dir)?;
-    let start = reader.first_pos();
-    reader.scan(start, Some(to), &mut |item| {
-        if let Item::Record(_, frame) = item
-            && matches!(frame.header.kind, Kind::Accept | Kind::Learnt)
-            && frame.header.slot > end
-        {
-            values.insert(frame.header.slot, frame.payload.to_vec());
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(values)
 }

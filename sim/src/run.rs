@@ -1,7 +1,7 @@
 //! A run from beginning to end: chaos first, then a healed core that must commit again and converge, then the logs on
 //! disk. The two phases are TigerBeetle's: safety under anything, liveness as soon as a quorum is well.
 
-use crate::checks::{Checked, Violation, applied_log, violated};
+use crate::checks::{Checked, SIMULATOR, Violation, applied_log, violated};
 use crate::client::{Appender, Reader};
 use crate::coverage::Coverage;
 use crate::fault::Fault;
@@ -25,6 +25,11 @@ pub struct Outcome {
     pub simulated_ns: u64,
     /// Entries acknowledged and reads answered.
     pub operations: u64,
+    /// Entries and reads that clients asked for. Faults may leave a group without a leader for most of a run, or a client
+    /// with a full window; what it asked for then is load all the same.
+    pub offered: u64,
+    /// Simulated nanoseconds of load: without the time in which clients only wait for their last answers.
+    pub load_ns: u64,
     /// Slots chosen.
     pub slots: u64,
     /// What was come by.
@@ -81,6 +86,8 @@ impl Sim {
             events: self.trace.events(),
             simulated_ns: self.now_ns,
             operations: self.operations,
+            offered: self.offered,
+            load_ns: self.load_ns,
             slots: self.checks.prefix.end().0,
             coverage: Coverage { kinds: self.frames_sent.counts(), ..self.coverage.clone() },
         }
@@ -97,7 +104,9 @@ impl Sim {
         self.release_the_others()?;
         let living = self.living();
         self.must_converge(&living)?;
-        self.checks.acked.times.check(self.checks.sessions.entries())?;
+        let (searched, mixed) = self.checks.real_time()?;
+        (0..searched).for_each(|_| self.coverage.mark("a piece of history was searched for an order"));
+        (0..mixed).for_each(|_| self.coverage.mark("a piece of history had reads during appends"));
         self.compare_logs(&living)
     }
 
@@ -149,6 +158,7 @@ impl Sim {
             this.disk.fail_next = false;
             this.slow_until_ns = 0;
             this.paused_until_ns = 0;
+            this.effects_left = None;
             this.withheld_until_ns = 0;
             this.clock.set_drift(now_ns, 0);
             // What a stalled disk holds comes now, not when the stall would have ended.
@@ -164,7 +174,10 @@ impl Sim {
         // A group that is being founded needs every member, by design.
         if !damaged && self.nodes.iter().all(|node| node.founded) {
             for _ in 0..self.chaos.below(spare as u64 + 1) {
-                let at = self.chaos.below(core.len() as u64) as usize;
+                // Whose silence matters most is the leader's.
+                let leader = core.iter().position(|node| self.nodes[*node].role == Role::Leader);
+                let leader = leader.filter(|_| self.chaos.percent(50));
+                let at = leader.unwrap_or_else(|| self.chaos.below(core.len() as u64) as usize);
                 let out = core.remove(at);
                 self.leave_out(out)?;
             }
@@ -179,19 +192,24 @@ impl Sim {
         Ok(core)
     }
 
-    /// A node that is not of the core stays down, or cut off.
+    /// A node that is not of the core stays down, or cut off: both ways, or so that it only hears, or only speaks (FAULTS 5).
     fn leave_out(&mut self, node: usize) -> Checked {
         if self.chaos.percent(50) {
             self.stop(node, false)?;
             self.nodes[node].health = Health::Dead(LEFT_OUT);
-        } else {
-            for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            return Ok(());
+        }
+        let (hears, speaks) = self.chaos.pick(&[(false, false), (true, false), (false, true)]);
+        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            if !speaks {
                 self.net.cut(End::Node(node), End::Node(other), u64::MAX);
+            }
+            if !hears {
                 self.net.cut(End::Node(other), End::Node(node), u64::MAX);
             }
-            self.start(node)?;
         }
-        Ok(())
+        self.note(What::World(format!("n{node} is left out; hears: {hears}, speaks: {speaks}")));
+        self.start(node)
     }
 
     fn release_the_others(&mut self) -> Checked {
@@ -224,7 +242,7 @@ impl Sim {
     /// L1: a healthy core chooses something new within a few election time-outs.
     fn must_commit(&mut self, core: &[usize]) -> Checked {
         if core.len() < self.plan.core_size() {
-            return violated("the simulator", format!("only {core:?} are left, too few to demand anything of"));
+            return violated(SIMULATOR, format!("only {core:?} are left, too few to demand anything of"));
         }
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;
@@ -274,6 +292,7 @@ impl Sim {
     fn load_on_for(&mut self, ns: u64) -> Checked {
         self.run_until(self.now_ns + ns)?;
         self.load_on = false;
+        self.load_ns = self.now_ns;
         Ok(())
     }
 

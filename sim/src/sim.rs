@@ -1,6 +1,7 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
+use crate::answers::request_id;
 use crate::checks::{Checked, Checks, Turn, status_told, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
@@ -13,7 +14,9 @@ use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
 use crate::queue::{Due, NEVER, Queue};
 use crate::rng::Rng;
+use crate::script::Losing;
 use crate::trace::{End, Glance, Trace, What};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use synod::shard::jobs::{Done, Job};
@@ -34,6 +37,8 @@ const DOWN_MEAN_NS: u64 = 700_000_000;
 const SLOW_DISK: u64 = 50;
 /// What most reads begin within, from the tail.
 const RECENT_ENTRIES: u64 = 300;
+/// How much more load an overload is.
+const OVERLOAD: u64 = 4;
 /// EIO.
 const EIO: i32 = 5;
 
@@ -106,9 +111,15 @@ pub(crate) struct Sim {
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
     pub(crate) overload_until_ns: u64,
+    /// Old datagrams reach the next so many nodes that stand for election, or win one.
+    pub(crate) replays_at_elections: u64,
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
+    pub(crate) offered: u64,
+    pub(crate) load_ns: u64,
+    /// What a scenario takes out of the network.
+    pub(crate) losing: Option<Losing>,
     /// Sessions that open until another is evicted.
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
@@ -148,8 +159,12 @@ impl Sim {
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
+            replays_at_elections: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
+            offered: 0,
+            load_ns: 0,
+            losing: None,
             crowd: None,
             crowd_opened: 0,
             retired: BTreeSet::new(),
@@ -252,13 +267,16 @@ impl Sim {
             value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
                 || shard.core().held(slot) == Some(ballot)
         });
-        let (applied, end) = (shard.applied(), self.checks.prefix.end());
-        self.checks.restarted(node, shard.core(), applied.min(end), excused)?;
-        self.checks.logged(node, &survived, shard.log().durable_lsn())?;
-        if applied > end {
-            self.applied_by_recovery(node)?;
+        let seen = shard.applied().min(self.checks.prefix.end());
+        self.checks.restarted(node, shard.core(), seen, excused, now_ns)?;
+        self.checks.survived(node, &survived, shard.log().durable_lsn())?;
+        if shard.applied() > seen {
+            self.coverage.mark("recovery: it applies what nobody applied before");
         }
-        let shard = self.nodes[node].shard.as_ref().expect("the process runs");
+        // A recovery may be the first to apply what was chosen behind a hole.
+        for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
+            self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
+        }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         self.checks.sessions.answers_are_true(node, shard.machine())?;
         if self.checks.prefix.end().0 > shard.applied().0 + self.plan.window_slots {
@@ -380,13 +398,19 @@ impl Sim {
             Err(fatal) => return self.ended(node, fatal),
             Ok(Some(Exit::Recover)) => {
                 self.coverage.mark("a shard asked to be recovered anew");
-                self.note(What::Node(node, "recovers anew".to_owned()));
-                self.stop(node, false)?;
-                return self.start(node);
+                return self.recover_anew(node);
             }
             Ok(_) => {}
         }
+        let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        if self.nodes[node].role != role {
+            self.role_changed(node);
+        }
+        if self.nodes[node].effects_left == Some(0) {
+            self.coverage.mark("a process was killed in the middle of a turn");
+            return self.kill(node, false);
+        }
         let this = &self.nodes[node];
         let due = this.shard.as_ref().expect("the process runs").deadline_ns();
         let held_until_ns = this.withheld_until_ns;
@@ -403,12 +427,35 @@ impl Sim {
         Ok(())
     }
 
+    /// A shard cannot deliver from memory; a recovery in the same process does it from the log, which must get it further.
+    fn recover_anew(&mut self, node: usize) -> Checked {
+        let applied = |sim: &Sim| sim.nodes[node].shard.as_ref().map(|shard| shard.applied());
+        // What rotted meanwhile may be what was to be delivered.
+        let before = applied(self).filter(|_| !self.nodes[node].damaged_since_start);
+        self.note(What::Node(node, "recovers anew".to_owned()));
+        self.stop(node, false)?;
+        self.start(node)?;
+        match applied(self) {
+            Some(after) if Some(after) <= before => violated(
+                "a recovery makes progress",
+                format!("n{node} recovered anew to deliver more than slot {after}, and applied no more"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Carries out what a turn asked for: datagrams sent, and the longest.
     fn carry_out(&mut self, node: usize) -> Result<Turn, crate::checks::Violation> {
         let mut requests = std::mem::take(&mut self.scratch.requests);
         std::mem::swap(&mut requests, &mut self.nodes[node].port.borrow_mut().requests);
         let mut turn = Turn::default();
         for request in requests.drain(..) {
+            if let Some(left) = &mut self.nodes[node].effects_left {
+                if *left == 0 {
+                    break;
+                }
+                *left -= 1;
+            }
             match request {
                 Request::Peer { peer, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
@@ -439,6 +486,8 @@ impl Sim {
         while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
             self.frames_sent.kind(header.kind);
             self.checks.ballots.sent(node, &header)?;
+            let payload = at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes;
+            self.checks.evidence.sent(node, &header, bytes.get(payload).unwrap_or(&[]));
             at += frame_bytes(payload_bytes);
         }
         Ok(())
@@ -476,13 +525,14 @@ impl Sim {
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
         for slot in (from.0..=applied.0).map(Slot) {
+            // Behind a hole that was open for long the bytes may have left memory since.
             let held = shard.value(slot).or_else(|| held_elsewhere(others, slot));
-            let Some(value) = held else {
-                // Behind a hole that was open for long the bytes may have left memory since; the state tells.
-                self.checks.prefix.unseen(node, slot)?;
+            if held.is_none() && slot <= self.checks.prefix.end() {
+                self.checks.prefix.unseen(node, slot);
                 continue;
-            };
-            if self.checks.applied(node, slot, value)? {
+            }
+            let value = held.map_or_else(|| this.value_on_disk(slot).map(Cow::from), |value| Ok(Cow::from(value)))?;
+            if self.checks.applied(node, slot, &value)? {
                 self.trace.note(self.now_ns, What::Applied(node, slot.0));
             }
         }
@@ -604,7 +654,10 @@ impl Sim {
     pub(crate) fn transmit(&mut self, from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]>) {
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
-        self.net.remember(from, to, peers, &bytes);
+        self.net.history.remember(from, to, peers, &bytes);
+        if self.losing.is_some_and(|losing| losing.takes(self.now_ns, from, to, bytes.get(17).copied())) {
+            return self.note(What::Lost(from, to, glance, "script"));
+        }
         let copies = 1 + u64::from(self.net.doubles());
         if copies > 1 {
             self.coverage.fault(Fault::Duplicate);
@@ -671,6 +724,9 @@ impl Sim {
                     Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
                 }
                 self.note(What::Arrived(from, to, glance));
+                if let Some(node) = node_at(address) {
+                    self.hear(client, node, &bytes)?;
+                }
                 self.drive(client)
             }
             End::Stranger => Ok(()),
@@ -690,10 +746,13 @@ impl Sim {
 
     // Clients.
 
-    fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
+    pub(crate) fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
         for (to, bytes) in out.drain(..) {
             self.frames_sent.message(&bytes);
             if let Some(node) = node_at(to) {
+                if let Some(id) = request_id(&bytes) {
+                    self.checks.asked(client, id, node, self.now_ns);
+                }
                 self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
             }
         }
@@ -728,6 +787,9 @@ impl Sim {
                     read += 1;
                 }
                 self.operations += u64::from(read > 0);
+                if reader.is_finished() && self.checks.reads.finished(client)? {
+                    self.coverage.mark("a read ended");
+                }
                 reader.transmit(self.now_ns, &mut out);
                 reader.next_ns()
             }
@@ -762,7 +824,7 @@ impl Sim {
                 "acknowledged entries survive",
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
             ),
-            Learnt::Opened(_) => Ok(()),
+            Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
                 if reason == synod_client::CloseReason::SessionEvicted {
@@ -781,11 +843,13 @@ impl Sim {
 
     fn on_offer(&mut self, client: usize) -> Checked {
         let busy = self.now_ns < self.overload_until_ns;
-        let per_client = (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { 10 } else { 1 };
+        let per_client =
+            (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { OVERLOAD } else { 1 };
         let count = self.client_rng.between(1, self.plan.burst);
         let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
+            self.offered += count;
             self.after(next_ns, Happening::Offer { client });
         }
         self.offer_now(client, count)
@@ -794,9 +858,9 @@ impl Sim {
     /// A client offers up to `count` entries.
     pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
         let now_ns = self.now_ns;
-        let times = &mut self.checks.acked;
+        let acked = &mut self.checks.acked;
         if let Client::Appender(appender) = &mut self.clients[client] {
-            appender.offer(count, now_ns, &mut |id, seq| times.offered(id, seq, now_ns));
+            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
         }
         self.drive(client)
     }
@@ -805,24 +869,26 @@ impl Sim {
         let mean_ns = 400_000_000;
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
+            self.offered += 1;
             self.after(next_ns, Happening::Read { client });
         }
         let tail = self.checks.sessions.entries().len() as u64;
         // Old entries come from disk, by way of housekeeping; recent ones from memory.
-        let old = self.client_rng.percent(20);
+        let old = self.client_rng.percent(5);
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
+        if self.client_rng.percent(50) {
+            self.ask_tails(client);
+        }
         if self.client_rng.percent(10) {
             self.ask_status(client);
         }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
-            if whole {
-                reader.begin(tail + 1, None, now_ns);
-            } else {
-                reader.begin(from, Some(count), now_ns);
-            }
+            let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
+            reader.begin(from, count, now_ns);
+            self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
     }

@@ -7,6 +7,7 @@ use super::{Config, Node, Wait};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::NodeId;
+use synod_wire::batch::MIN_BATCH_BYTES;
 use synod_wire::frame::frame_bytes;
 
 /// Groups that a configuration may have.
@@ -50,7 +51,13 @@ const RANGES: &[Range] = &[
     range("cluster.id", |c| c.cluster.id.into(), 1, u32::MAX as u64, Form::Any),
     range("cpu.yield_idle_us", |c| c.cpu.yield_idle_us, 0, 1_000_000, Form::Any),
     range("cpu.yield_durable_us", |c| c.cpu.yield_durable_us, 0, 1_000_000, Form::Any),
-    range("net.max_batch_bytes", |c| c.net.max_batch_bytes as u64, 256, 65_408, Form::MultipleOf(64)),
+    range(
+        "net.max_batch_bytes",
+        |c| c.net.max_batch_bytes as u64,
+        MIN_BATCH_BYTES as u64,
+        65_408,
+        Form::MultipleOf(64),
+    ),
     range("net.rx_buffers_peers", |c| c.net.rx_buffers_peers.into(), 16, 16_384, Form::PowerOfTwo),
     range("net.rx_buffers_clients", |c| c.net.rx_buffers_clients.into(), 16, 16_384, Form::PowerOfTwo),
     range("net.socket_buffer_bytes", |c| c.net.socket_buffer_bytes as u64, 65_536, 1 << 30, Form::Any),

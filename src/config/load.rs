@@ -430,7 +430,7 @@ mod tests {
     fn findings_of_the_check_name_the_line_or_the_section() {
         let found = problems(&format!("{NODE}[net]\n\nmax_batch_bytes = 100\n"), &[]);
         assert!(
-            found[0].starts_with("c.toml:8: net.max_batch_bytes: 100 is out of range; write 256 to 65_408"),
+            found[0].starts_with("c.toml:8: net.max_batch_bytes: 100 is out of range; write 512 to 65_408"),
             "{found:?}"
         );
         let found = problems("", &[]);

@@ -1,7 +1,7 @@
 //! Between the core's messages and frames. Parsing checks everything that the core relies on; values stay in the frame.
 
 use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportState};
-use synod_wire::batch::Batch;
+use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
     AcceptedBody, HelloAckBody, HelloBody, Probe, PromiseBody, PromiseReport, SlotRange, report_state,
@@ -11,8 +11,12 @@ use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The most slots that one promise may describe, so that a hostile `parts` cannot make the candidate allocate.
-const MAX_PROMISE_PARTS: u16 = 4_096;
+/// The most parts that a promise may have, so that a hostile `parts` cannot make the candidate allocate: enough for two of
+/// the largest windows (65,536 slots).
+const MAX_PROMISE_PARTS: u16 = 8_192;
+
+const _: () = assert!(2 * 65_536 <= MAX_PROMISE_PARTS as u64 * PART_SLOTS);
+const _: () = assert!(size_of::<PromiseBody>() + PART_SLOTS as usize * size_of::<PromiseReport>() <= MIN_BATCH_BYTES);
 
 /// Parses a frame that came in on the peers' socket.
 pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {

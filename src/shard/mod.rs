@@ -9,6 +9,7 @@
 //! | `mod.rs` | the shard, its turn |
 //! | `outputs.rs` | carrying out what the core says |
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
+//! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -18,6 +19,7 @@
 
 mod clients;
 mod codec;
+mod drain;
 pub mod jobs;
 mod outbox;
 mod outputs;
@@ -121,8 +123,8 @@ struct Parked {
     message: Message,
 }
 
-/// Parked messages; a promise of a full window has 43 parts, and there are at most 63 peers.
-const MAX_PARKED: usize = 4_096;
+/// Parked messages: room for a promise of two of the largest windows, 6,554 parts.
+const MAX_PARKED: usize = 8_192;
 
 /// A log that stays idle for this long notes its durable Lsn on disk, so that damage of its last flush can be told from
 /// a torn tail.
@@ -233,6 +235,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             // The state in memory has come to its end; only the log still has to.
             Event::Datagram { buf, .. } if self.recover_again => self.io.release(buf),
             Event::Datagram { buf, from: None } => {
+                if mutant("rx_buffer_released_early") {
+                    self.io.release(RxBuf { ..buf });
+                }
                 let result = self.on_peer_datagram(&buf);
                 self.io.release(buf);
                 result?;
@@ -318,7 +323,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
         let header = &frame.header;
         let member = self.settings.members.iter().any(|(node, _)| *node == header.from);
-        if header.cluster != self.settings.cluster {
+        if header.cluster != self.settings.cluster && !mutant("foreign_cluster_heard") {
             return Err(Bad::ForeignCluster);
         }
         if header.group != self.settings.group || !member || header.from == self.settings.me {
@@ -335,11 +340,21 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn step(&mut self, input: Input, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
         let role = self.core.role();
         self.core.step(self.io.now_ns(), input);
-        while let Some(output) = self.core.poll_output() {
-            self.carry_out(output, value)?;
+        self.drain(value)?;
+        if self.recover_again {
+            // What is chosen is known to memory alone until then: the recovery would get no further.
+            self.core.log_evidence();
+            self.drain(value)?;
         }
         if role == Role::Leader && self.core.role() != Role::Leader {
             self.admission.clear();
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
+        while let Some(output) = self.core.poll_output() {
+            self.carry_out(output, value)?;
         }
         Ok(())
     }

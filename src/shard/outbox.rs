@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use synod_ring::{Arena, Io, Slice};
 use synod_wal::{Log, Place};
 use synod_wire::frame::aligned;
+use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, NodeSet};
 
 /// Bytes of the outbox: the replies and messages of the fullest turn, see `memory`.
@@ -100,6 +101,9 @@ impl Outbox {
                     self.sent += 1;
                 }
             }
+        }
+        if mutant("outbox_reused_in_turn") {
+            self.used = 0;
         }
     }
 

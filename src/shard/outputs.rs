@@ -4,10 +4,11 @@ use super::jobs::{Done, Job};
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec};
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
-use synod_wal::Place;
+use synod_wal::{LogReader, Place};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
 use synod_wire::client::Counter;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
+use synod_wire::mutant::mutant;
 use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
 
@@ -100,6 +101,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 place.expect("room for a step was there before it")
             }
             Source::Proposal => {
+                self.admission.drain.proposed(header.slot, self.io.now_ns());
                 let bytes = self.admission.batch_bytes();
                 self.log.close_batch(header, bytes)
             }
@@ -123,7 +125,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn send_parked(&mut self, durable: Lsn) {
         for _ in 0..self.parked.len() {
             let Some(parked) = self.parked.pop_front() else { break };
-            if parked.after <= durable {
+            if parked.after <= durable || mutant("any_sync_releases_all") {
                 self.send(parked.to, &parked.message);
             } else {
                 self.parked.push_back(parked);
@@ -200,6 +202,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn send_value(&mut self, to: NodeSet, kind: Kind, slot: Slot) {
         if self.send_held(to, kind, slot) {
             self.counters.add(Counter::CatchUpSent, 1);
+            return;
+        }
+        // Chosen behind a hole that reaches back further than the arena, so that the disk alone holds it. It is read here and
+        // now, on the pipeline's core: a candidate waits for it, and until it leads nobody is served.
+        let Some(place) = self.slots.place(slot) else { return };
+        match LogReader::open(&self.settings.dir).and_then(|mut reader| reader.record_at(place)) {
+            Ok((held, payload)) => self.send_read(to, kind, &held, &payload),
+            // Who asks goes on to ask, and others than this node.
+            Err(error) => tracing::error!(slot = slot.0, %error, "a value that a member asks for cannot be read"),
         }
     }
 
@@ -223,6 +234,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
         self.slots.apply(slot, tail, timestamp_ns);
+        self.admission.drain.delivered(slot, self.io.now_ns());
         let leads = self.core.leads();
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {

@@ -9,6 +9,7 @@ use synod_ring::Io;
 use synod_wire::batch::Batch;
 use synod_wire::client::Counter;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
+use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, NodeSet, Sequence, Slot};
 
 /// Reads held at the tail; one more is answered at once, with nothing.
@@ -121,7 +122,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let mut walker = Walker::new(&start, self.index.exceptions(first, applied));
         let mut writer = ReadWriter::new(request, self.machine.tail().0);
-        for slot in (first.0..=applied.0).map(Slot) {
+        let last = if mutant("reads_beyond_applied") { self.core.highest_held() } else { applied };
+        for slot in (first.0..=last.0).map(Slot) {
             let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
             let Ok(batch) = Batch::parse(payload) else { break };
             let mut going = true;
@@ -213,8 +215,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Done::CatchUp { to, values: Ok(values) } => {
                 self.jobs_out -= 1;
+                let to: NodeSet = [to].into_iter().collect();
                 for (held, payload) in values {
-                    self.send_learnt(to, &held, &payload);
+                    self.send_read(to, Kind::Learnt, &held, &payload);
                 }
             }
             Done::CatchUp { values: Err(error), .. } => {
@@ -225,8 +228,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Ok(())
     }
 
-    fn send_learnt(&mut self, to: NodeId, held: &Header, payload: &[u8]) {
-        let base = self.header(Kind::Learnt);
+    /// Sends a value that was read from the log.
+    pub(super) fn send_read(&mut self, to: NodeSet, kind: Kind, held: &Header, payload: &[u8]) {
+        let base = self.header(kind);
         if self.outbox.crowded() {
             self.hand_on();
         }
@@ -234,7 +238,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let bytes = put(payload, &mut out[HEADER_BYTES..]);
         let header = Header { slot: held.slot, ballot: held.ballot, flags: held.flags, ..base };
         write_header(out, &header, bytes, checksum(payload));
-        self.outbox.push([to].into_iter().collect(), HEADER_BYTES + bytes);
+        self.outbox.push(to, HEADER_BYTES + bytes);
         self.counters.add(Counter::CatchUpSent, 1);
     }
 }

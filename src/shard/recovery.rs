@@ -189,7 +189,7 @@ impl Replay {
     fn chosen(&mut self, first: Slot, last: Slot, ballot: Ballot) {
         self.restart.chosen_upto = self.restart.chosen_upto.max(last);
         for (_, value) in self.pending.range_mut(first..=last) {
-            value.chosen |= value.ballot == ballot;
+            value.chosen |= value.ballot == ballot || mutant("evidence_of_any_ballot");
         }
     }
 
@@ -324,6 +324,10 @@ impl Replay {
     }
 
     fn finish(&mut self) -> Restart {
+        if mutant("restart_discards_accepted") {
+            self.pending.retain(|_, value| value.chosen);
+            self.restart.held.retain(|held| held.chosen);
+        }
         self.restart.applied = self.slots.applied();
         for (slot, value) in &self.pending {
             self.slots.put(*slot, value.place);

@@ -6,10 +6,13 @@ use super::jobs::{Done, Job};
 use std::net::SocketAddrV4;
 use synod_paxos::Role;
 use synod_ring::Io;
+use synod_wire::batch::MIN_BATCH_BYTES;
 use synod_wire::client::{Counter, Refusal, StatusBody, role};
 use synod_wire::frame::{FrameError, Kind};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
+
+const _: () = assert!(size_of::<StatusBody>() + 8 * Counter::ALL.len() <= MIN_BATCH_BYTES);
 
 /// Why a datagram, or the rest of it, is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

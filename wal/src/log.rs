@@ -14,6 +14,7 @@ use crate::{Dir, Identity, LogError, MIN_FLUSH_BYTES, Place, PreparedSegment, Se
 use std::collections::VecDeque;
 use synod_ring::{Arena, FILE_SLOTS, FileSlot, Slice};
 use synod_wire::frame::{self, HEADER_BYTES, Header, Kind, frame_bytes};
+use synod_wire::mutant::mutant;
 use synod_wire::record::{MAX_FLUSH_RECORDS, TrailerEntry};
 use synod_wire::{Ballot, Lsn};
 
@@ -408,7 +409,8 @@ impl Log {
         let records = self.open.entries.len();
         let end = self.geometry.sealed_end(head, records);
         let next = self.geometry.next_start(end, self.geometry.stride_end(start));
-        let fields = TrailerFields { start, next, lsn: self.last_lsn, mark: self.durable_lsn, promised: self.promised };
+        let mark = if mutant("mark_covers_own_flush") { self.last_lsn } else { self.durable_lsn };
+        let fields = TrailerFields { start, next, lsn: self.last_lsn, mark, promised: self.promised };
         let at = self.at(head);
         let out = self.arena.get_mut(at, (end - head) as usize);
         trailer::write(out, &self.identity, &fields, &self.open.entries);

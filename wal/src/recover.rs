@@ -15,6 +15,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use synod_ring::{Arena, BlockFile};
 use synod_wire::frame::Frame;
+use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn};
 
 /// Segments at and behind the log's end that may exist: the current one and two ahead (after a cut). With the one that
@@ -72,7 +73,9 @@ pub fn recover(
     check_lsn(&segments, end.last_lsn)?;
     let mut head = end.at;
     let mut torn = None;
-    if end.is_torn() {
+    if end.is_torn() && mutant("torn_tail_not_cut") {
+        head = segments.geometry.block_ceil(end.at);
+    } else if end.is_torn() {
         let cut = cut(&segments, &end)?;
         (head, torn) = (cut.0, Some(cut.1));
     }
@@ -182,7 +185,7 @@ fn cut(segments: &Segments, end: &End) -> Result<(u64, TornTail), LogError> {
         Some(trailer) if trailer < start => zero_behind(segments, end.at)?,
         _ => 0,
     };
-    let cut_bytes = voided + zero_from(segments, start)?;
+    let cut_bytes = voided + if mutant("cut_not_zeroed") { 0 } else { zero_from(segments, start)? };
     let bytes = geometry.block_ceil(trailer_bytes(end.kept.len()));
     assert!(start + bytes <= segments.geometry.stride_end(end.at), "every flush leaves room for a cut");
     let next = geometry.next_start(start + bytes, segments.geometry.stride_end(end.at));
@@ -299,7 +302,7 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
 fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Arena, u64), LogError> {
     let path = segments.dir.path();
     let arena_bytes = settings.arena_bytes as u64;
-    let mut arena = Arena::new(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
+    let mut arena = Arena::of_huge_pages(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
     // A turn's room stays free: what the caller holds of a log with a hole may reach down to the floor.
     let mut floor = head.saturating_sub(arena_bytes - segments.geometry.stride_bytes);
     let mut pos = floor;

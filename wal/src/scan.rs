@@ -265,7 +265,7 @@ impl<'s> Scanner<'s> {
 
     /// Searches forward from the bad position `self.at`.
     fn resolve<'w>(&self, window: &'w Window) -> Result<Verdict<'w>, LogError> {
-        if mutant("damage_truncated") {
+        if mutant("damage_truncated") || mutant("torn_tail_not_cut") {
             return Ok(Verdict::Nothing { dirty: true });
         }
         let (proven, floor) = (self.to.is_some(), self.next_lsn);
@@ -294,7 +294,7 @@ impl<'s> Scanner<'s> {
     fn is_torn(&self, window: &Window, trailer: &TrailerView<'_>) -> Result<bool, LogError> {
         // Where the walk ended at the trailer itself, every frame before it was whole.
         let misses = self.at < trailer.pos && self.next_lsn.is_none_or(|next| next == trailer.first_lsn());
-        if self.to.is_some() || !misses {
+        if self.to.is_some() || !misses || mutant("torn_flush_called_damage") {
             return Ok(false);
         }
         match self.first_unreached(window, trailer) {

@@ -55,6 +55,10 @@ pub const RUN_HEADER_BYTES: usize = size_of::<RunHeader>();
 /// Bytes before each entry.
 pub const ENTRY_PREFIX_BYTES: usize = 2;
 
+/// The smallest limit that a configuration may set for batches: every message and reply of fixed length, and one part of a
+/// promise, fits a datagram of this payload.
+pub const MIN_BATCH_BYTES: usize = 512;
+
 /// The longest entry that fits a batch of `max_batch_bytes`.
 pub const fn max_entry_bytes(max_batch_bytes: usize) -> usize {
     max_batch_bytes - BATCH_HEADER_BYTES - RUN_HEADER_BYTES - ENTRY_PREFIX_BYTES

@@ -69,7 +69,8 @@ fn a_long_promise_goes_in_parts_of_fixed_ranges() {
         unknown_all: false,
         reports: slots.filter(|s| *s != 3).map(|s| report(s, ReportState::Accepted(ballot(1, 2)))).collect(),
     };
-    let parts = [send(&[THREE], part(0, 1..=48), Lsn(21)), send(&[THREE], part(1, 49..=50), Lsn(21))];
+    let parts = [part(0, 1..=PART_SLOTS), part(1, PART_SLOTS + 1..=PART_SLOTS + 2)];
+    let parts = parts.map(|part| send(&[THREE], part, Lsn(21)));
     assert_eq!(bench.hear(THREE, prepare(b))[1..], parts);
 }
 

@@ -7,6 +7,7 @@ use crate::plan::Plan;
 use synod::sequencer::MAX_SESSIONS;
 use synod::shard::jobs::MAX_JOBS;
 use synod::shard::{OUTBOX_BYTES, RECENT_SLOTS};
+use synod_wire::frame::HEADER_BYTES;
 
 /// What one turn asked for, and what it left.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +31,7 @@ pub(crate) struct Bounds {
 impl Bounds {
     pub(crate) fn new(plan: &Plan) -> Bounds {
         Bounds {
-            max_datagram_bytes: crate::node::MAX_DATAGRAM_BYTES,
+            max_datagram_bytes: HEADER_BYTES + plan.max_batch_bytes,
             max_in_flight: plan.max_in_flight,
             window_slots: plan.window_slots,
             nodes: plan.nodes,

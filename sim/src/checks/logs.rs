@@ -6,9 +6,27 @@ use super::prefix::Prefix;
 use super::{Checked, violated};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use synod_wal::{Dir, Item, LogReader};
+use synod_wal::{Dir, Item, LogError, LogReader};
 use synod_wire::Slot;
 use synod_wire::frame::Kind;
+
+/// The value that a log in use holds at `slot`, read from its disk up to the durable position `to`: the last record counts,
+/// as in a recovery.
+pub(crate) fn value_on_disk(dir: &Dir, to: u64, slot: Slot) -> Result<Option<Vec<u8>>, LogError> {
+    let mut value = None;
+    let mut reader = LogReader::open(dir)?;
+    let start = reader.first_pos();
+    reader.scan(start, Some(to), &mut |item| {
+        if let Item::Record(_, frame) = item
+            && matches!(frame.header.kind, Kind::Accept | Kind::Learnt)
+            && frame.header.slot == slot
+        {
+            value = Some(frame.payload.to_vec());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(value)
+}
 
 /// Reads a log that no process uses and compares the value of each slot up to `applied` with what was applied first.
 /// Slots whose records were damaged there are left out: an older record of theirs may be all that is left.

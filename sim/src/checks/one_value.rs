@@ -91,6 +91,16 @@ impl OneValue {
         self.same(node, slot, crc, "applied")
     }
 
+    /// Who has durably accepted `slot` in `ballot`.
+    pub(crate) fn voted(&self, slot: Slot, ballot: Ballot) -> NodeSet {
+        self.votes.get(&(slot, ballot)).map_or(NodeSet::EMPTY, |votes| votes.nodes)
+    }
+
+    /// Whether `slot` was chosen in a ballot below this one.
+    pub(crate) fn chosen_below(&self, slot: Slot, ballot: Ballot) -> bool {
+        self.chosen.get(&slot).is_some_and(|(chosen, _)| *chosen < ballot)
+    }
+
     /// The highest slot chosen, and its ballot.
     pub(crate) fn highest(&self) -> (Slot, Ballot) {
         self.chosen.last_key_value().map_or_else(Default::default, |(slot, (ballot, _))| (*slot, *ballot))

@@ -3,7 +3,7 @@
 //! Source: Schneider, "Implementing fault-tolerant services using the state machine approach" (1990), agreement and
 //! order.
 
-use super::{Checked, Violation, violated};
+use super::{Violation, violated};
 use synod_wire::Slot;
 
 const PROPERTY: &str = "same gap-free prefix";
@@ -49,14 +49,11 @@ impl Prefix {
         Ok(false)
     }
 
-    /// A node applied a slot whose bytes are out of reach. Somebody applied it before, and the state that this leads to
-    /// is compared; a first application cannot be checked so.
-    pub(crate) fn unseen(&mut self, node: usize, slot: Slot) -> Checked {
+    /// A node applied a slot that another applied before, and its bytes are out of reach: the state that this leads to is
+    /// compared instead.
+    pub(crate) fn unseen(&mut self, node: usize, slot: Slot) {
+        assert!(slot <= self.end(), "a first application is looked at");
         self.last[node] = slot;
-        if slot <= self.end() {
-            return Ok(());
-        }
-        violated("the simulator", format!("n{node} applied slot {slot} first of all, and its value is out of reach"))
     }
 
     /// The last slot that this node was seen to have applied.

@@ -181,6 +181,11 @@ impl Sessions {
         Ok(())
     }
 
+    /// The last client sequence of an open session that is applied.
+    pub(crate) fn last_seq(&self, client_id: u128) -> Option<u64> {
+        self.sessions.get(&client_id).map(|session| session.last_seq)
+    }
+
     /// The total order so far.
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
