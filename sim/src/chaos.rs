@@ -273,7 +273,7 @@ impl Sim {
     }
 
     /// Syncs become lies; when they are already, the power fails and shows it.
-    fn rollback(&mut self) -> Checked {
+    pub(crate) fn rollback(&mut self) -> Checked {
         let Some(node) = self.some_victim() else { return Ok(()) };
         if self.nodes[node].health != Health::Up {
             return Ok(());
@@ -312,7 +312,7 @@ impl Sim {
     }
 
     /// Damages a flush that a later mark covers, so that it cannot be taken for a torn tail.
-    fn damage(&mut self, fault: Fault) -> Checked {
+    pub(crate) fn damage(&mut self, fault: Fault) -> Checked {
         let everywhere = fault == Fault::CorruptionEverywhere;
         let node = if everywhere { Some(self.some_node()) } else { self.some_victim() };
         let Some(node) = node.filter(|node| !self.nodes[*node].disk.lying && !self.nodes[*node].robbed) else {

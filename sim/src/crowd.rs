@@ -121,8 +121,8 @@ impl Sim {
                 continue;
             }
             for other in (0..self.plan.nodes).filter(|other| *other != node) {
-                self.net.link(End::Node(node), End::Node(other)).cut_until_ns = back_ns;
-                self.net.link(End::Node(other), End::Node(node)).cut_until_ns = back_ns;
+                self.net.cut(End::Node(node), End::Node(other), back_ns);
+                self.net.cut(End::Node(other), End::Node(node), back_ns);
             }
         }
         Ok(())

@@ -52,4 +52,4 @@ pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
 pub use run::{Failure, Outcome, run};
-pub use script::{Step, scenario};
+pub use script::{Step, scenario, sights};

@@ -9,6 +9,7 @@ use crate::sim::{Happening, Sim};
 use crate::trace::What;
 use synod::shard::jobs::{Done, Job, perform};
 use synod::shard::{Fatal, Findings};
+use synod_wal::LogError;
 
 /// The operations on its disk that a recovery, a format or the preparation of a segment gets to do before it dies.
 const OPERATIONS: u64 = 8;
@@ -102,7 +103,7 @@ impl Sim {
         self.coverage.mark("killed inside format");
         match this.format(&self.plan, incarnation) {
             // The segment had its name already: it is whole.
-            Ok(()) | Err(synod_wal::LogError::Formatted { .. }) => {}
+            Ok(()) | Err(LogError::Formatted { .. }) => {}
             Err(error) => panic!("n{node}: a format that was interrupted cannot be repeated: {error}"),
         }
     }

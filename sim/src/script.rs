@@ -3,25 +3,40 @@
 //!
 //! ```text
 //! # a comment
-//! nodes 3
-//! at 2000 isolate 0 3000     n0 is cut off from the others for 3,000 ms
-//! at 2000 oneway 0 1 3000    what n0 sends to n1 is lost
-//! at 2000 chain 3000         each node reaches its neighbours only
-//! at 2000 pause leader 900   whoever leads is frozen (a number names a node)
-//! at 2000 stall leader 900   its disk is
-//! at 2000 kill 1             n1's process ends, and starts again later
-//! at 2000 power              all nodes lose power
-//! at 2000 newdisk 2          n2 comes back with an empty disk (it is the victim)
+//! nodes 5 quorums 4 2              members and quorums (majorities if not said)
+//! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
+//! victim 2                         whose state may be lost for good
+//! sees a failed write ended the shard        a mark, or `fault NAME`, that every run must come by
+//! at 2000 isolate 0 3000           n0 is cut off from the others for 3,000 ms
+//! at 2000 oneway 0 1 3000          what n0 sends to n1 is lost
+//! at 2000 hold 0 1 3000            what n0 sends to n1 arrives after that, all at once
+//! at 2000 lose Accept leader * 500 frames of this kind are lost on their way there
+//! at 2000 chain 3000               each node reaches its neighbours only
+//! at 2000 pause leader 900         whoever leads is frozen (a number names a node)
+//! at 2000 stall leader 900         its disk is
+//! at 2000 fail leader              its next log write fails
+//! at 2000 wall leader -3600        its wall clock jumps by so many seconds
+//! at 2000 kill 1                   n1's process ends, and starts again later
+//! at 2000 down 1 3000              the same, after this time
+//! at 2000 power                    all nodes lose power
+//! at 2000 damage Corruption        a victim's log goes bad, and it starts again
+//! at 2000 lie                      a victim's disk begins to lie; said again, the power shows it
+//! at 2000 newdisk 2                n2 comes back with an empty disk (it is the victim)
+//! at 2000 client 0                 client 0 crashes, and comes back at another node
+//! at 2000 evict                    sessions open until a client's is evicted
+//! at 2000 storm                    as many members as can be spared are away under load, and come back together
 //! ```
 
 use crate::checks::Checked;
+use crate::fault::{Fault, Style};
 use crate::node::Health;
 use crate::plan::{Plan, Profile};
-use crate::sim::Sim;
+use crate::sim::{Client, Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use synod_paxos::Role;
+use synod_wire::frame::Kind;
 
 /// Something that a scenario makes happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +45,23 @@ pub struct Step {
     pub at_ms: u64,
     /// What, and with which words.
     pub words: Vec<String>,
+}
+
+/// Frames that a scenario takes out of the network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Losing {
+    kind: Kind,
+    from: Option<usize>,
+    to: Option<usize>,
+    until_ns: u64,
+}
+
+impl Losing {
+    /// Whether it takes a datagram whose first frame is of `kind`.
+    pub(crate) fn takes(&self, now_ns: u64, from: End, to: End, kind: Option<u8>) -> bool {
+        let fits = |end, wanted: Option<usize>| wanted.is_none_or(|node| end == End::Node(node));
+        now_ns < self.until_ns && kind == Some(self.kind as u8) && fits(from, self.from) && fits(to, self.to)
+    }
 }
 
 /// Reads a scenario: the plan that runs it.
@@ -43,7 +75,19 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
             "nodes" => {
                 plan.nodes = number(&words, 1)? as usize;
                 (plan.phase1, plan.phase2) = (plan.nodes / 2 + 1, plan.nodes / 2 + 1);
+                if words.get(2).is_some_and(|word| word == "quorums") {
+                    (plan.phase1, plan.phase2) = (number(&words, 3)? as usize, number(&words, 4)? as usize);
+                }
             }
+            "fault" => {
+                let name = words.get(1).map_or("", String::as_str);
+                let fault = Fault::ALL.iter().find(|fault| fault.name() == name && fault.style() == Style::Each);
+                let fault =
+                    fault.ok_or_else(|| format!("{line:?}: no fault of each write or datagram has this name"))?;
+                plan.faults.insert(*fault, number(&words, 2)?);
+            }
+            "victim" => plan.victims = vec![number(&words, 1)? as usize],
+            "sees" => {}
             "at" => {
                 let step = Step { at_ms: number(&words, 1)?, words: words[2..].to_vec() };
                 if step.words.first().is_some_and(|what| what == "newdisk") {
@@ -56,6 +100,12 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
     }
     plan.safety_ms = plan.script.iter().map(|step| step.at_ms).max().unwrap_or(0) + 6_000;
     Ok(plan)
+}
+
+/// What every run of a scenario must come by: marks, or `fault NAME`.
+pub fn sights(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("sees "));
+    lines.map(|line| line.trim().to_owned()).collect()
 }
 
 fn number(words: &[String], at: usize) -> Result<u64, String> {
@@ -94,6 +144,52 @@ impl Sim {
                 let node = self.named(&words[1]);
                 self.nodes[node].disk.stalled_until_ns = self.now_ns + arg(2) * 1_000_000;
             }
+            Some("hold") => {
+                let until_ns = self.now_ns + arg(3) * 1_000_000;
+                let (from, to) = (self.named(&words[1]), self.named(&words[2]));
+                self.net.link(End::Node(from), End::Node(to)).clogged_until_ns = until_ns;
+            }
+            Some("lose") => {
+                let until_ns = self.now_ns + arg(4) * 1_000_000;
+                let kind = Kind::ALL.iter().find(|kind| format!("{kind:?}") == words[1]);
+                let kind = *kind.unwrap_or_else(|| panic!("there is no kind {:?}", words[1]));
+                let end = |word: &String| (word != "*").then(|| self.named(word));
+                self.losing = Some(Losing { kind, from: end(&words[2]), to: end(&words[3]), until_ns });
+            }
+            Some("fail") => {
+                let node = self.named(&words[1]);
+                self.nodes[node].disk.fail_next = true;
+            }
+            Some("wall") => {
+                let node = self.named(&words[1]);
+                let by_s: i64 = words[2].parse().unwrap_or_else(|_| panic!("{:?} is no time", words[2]));
+                self.nodes[node].clock.jump_wall(by_s * 1_000_000_000);
+            }
+            Some("down") => {
+                let node = self.named(&words[1]);
+                if self.nodes[node].health == Health::Up {
+                    self.stop(node, false)?;
+                    self.after(arg(2) * 1_000_000, Happening::Start { node });
+                }
+            }
+            Some("damage") => {
+                let fault = Fault::ALL.iter().find(|fault| fault.name() == words[1]);
+                let fault = *fault.unwrap_or_else(|| panic!("there is no fault {:?}", words[1]));
+                let victim = self.plan.victims[0];
+                self.damage(fault)?;
+                return self.kill(victim, false);
+            }
+            Some("lie") => return self.rollback(),
+            Some("client") => {
+                let now_ns = self.now_ns;
+                let client = arg(1) as usize;
+                if let Client::Appender(appender) = &mut self.clients[client] {
+                    appender.restart(now_ns);
+                }
+                return self.drive(client);
+            }
+            Some("evict") => return self.crowd(),
+            Some("storm") => return self.catch_up_storm(),
             Some("kill") => {
                 let node = self.named(&words[1]);
                 return self.kill(node, false);
@@ -106,7 +202,7 @@ impl Sim {
     }
 
     fn cut(&mut self, from: usize, to: usize, ms: u64) {
-        self.net.link(End::Node(from), End::Node(to)).cut_until_ns = self.now_ns + ms * 1_000_000;
+        self.net.cut(End::Node(from), End::Node(to), self.now_ns + ms * 1_000_000);
     }
 
     /// A node by its number, or the one that leads (or else the first).

@@ -14,6 +14,7 @@ use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
 use crate::queue::{Due, NEVER, Queue};
 use crate::rng::Rng;
+use crate::script::Losing;
 use crate::trace::{End, Glance, Trace, What};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -117,6 +118,8 @@ pub(crate) struct Sim {
     pub(crate) operations: u64,
     pub(crate) offered: u64,
     pub(crate) load_ns: u64,
+    /// What a scenario takes out of the network.
+    pub(crate) losing: Option<Losing>,
     /// Sessions that open until another is evicted.
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
@@ -161,6 +164,7 @@ impl Sim {
             operations: 0,
             offered: 0,
             load_ns: 0,
+            losing: None,
             crowd: None,
             crowd_opened: 0,
             retired: BTreeSet::new(),
@@ -257,12 +261,18 @@ impl Sim {
         let shard = this.shard.as_ref().expect("the process runs");
         this.open_at_start = shard.core().highest_held().0.saturating_sub(shard.core().prefix().0);
         let survived = this.disk.recovered(shard.core().last_lsn(), |record| {
-            let value = shard.value(record.header.slot);
+            // Beside a page that cannot be read the arena has no bytes; then the ballot tells.
+            let (slot, ballot) = (record.header.slot, record.header.ballot);
+            let value = shard.value(slot);
             value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
+                || shard.core().held(slot) == Some(ballot)
         });
         let seen = shard.applied().min(self.checks.prefix.end());
         self.checks.restarted(node, shard.core(), seen, excused, now_ns)?;
         self.checks.survived(node, &survived, shard.log().durable_lsn())?;
+        if shard.applied() > seen {
+            self.coverage.mark("recovery: it applies what nobody applied before");
+        }
         // A recovery may be the first to apply what was chosen behind a hole.
         for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
             self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
@@ -651,6 +661,9 @@ impl Sim {
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
         self.net.history.remember(from, to, peers, &bytes);
+        if self.losing.is_some_and(|losing| losing.takes(self.now_ns, from, to, bytes.get(17).copied())) {
+            return self.note(What::Lost(from, to, glance, "script"));
+        }
         let copies = 1 + u64::from(self.net.doubles());
         if copies > 1 {
             self.coverage.fault(Fault::Duplicate);

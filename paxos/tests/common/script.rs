@@ -274,6 +274,17 @@ fn field(message: &Message, key: &str) -> Option<String> {
         (Message::Missing { last, .. } | Message::FetchChosen { last, .. }, "last") => last.to_string(),
         (Message::Accept { ballot, .. } | Message::Accepted { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Prepare { ballot, .. } | Message::Promise { ballot, .. }, "ballot") => ballot.to_string(),
+        (Message::Commit { ballot, .. } | Message::Heartbeat { ballot, .. }, "ballot") => ballot.to_string(),
+        // Of several ranges the first.
+        (Message::Commit { ranges, .. }, _) => {
+            let range = ranges.as_slice().first()?;
+            match key {
+                "first" => range.first.to_string(),
+                "last" => range.last.to_string(),
+                "acceptors" => range.acceptors.iter().map(|node| node.to_string()).collect::<Vec<_>>().join("+"),
+                _ => return None,
+            }
+        }
         _ => return None,
     };
     Some(text)
