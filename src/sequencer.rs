@@ -101,6 +101,11 @@ impl Sequencer {
         self.sessions.len()
     }
 
+    /// The sessions in no order: id, last client sequence, and the slot that used it last.
+    pub fn table(&self) -> impl Iterator<Item = (u128, u64, Slot)> + '_ {
+        self.sessions.iter().map(|(id, session)| (*id, session.last_seq, session.last_used))
+    }
+
     /// The last client sequence committed for a session, if the session exists.
     pub fn last_committed(&self, client_id: u128) -> Option<u64> {
         self.sessions.get(&client_id).map(|session| session.last_seq)

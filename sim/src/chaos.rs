@@ -3,7 +3,7 @@
 
 use crate::checks::Checked;
 
-use crate::disk::{Flush, SECTOR_BYTES, place};
+use crate::disk::{Flush, SECTOR_BYTES, place, segment_name};
 use crate::fault::{Fault, Style};
 use crate::history::Old;
 use crate::node::{CLUSTER, GROUP, Health, SEGMENT_BYTES};
@@ -61,14 +61,20 @@ impl Sim {
             Fault::Partition | Fault::OneWay | Fault::Chained | Fault::Clog | Fault::MtuHole => {
                 self.strike_links(fault)
             }
-            Fault::Corruption | Fault::CorruptionEverywhere | Fault::Misdirected | Fault::PhantomWrite => {
+            Fault::Corruption
+            | Fault::CorruptionEverywhere
+            | Fault::Unreadable
+            | Fault::Misdirected
+            | Fault::PhantomWrite => {
                 return self.damage(fault);
             }
             Fault::Amnesia => return self.amnesia(),
             Fault::Rollback => return self.rollback(),
             Fault::SyncError | Fault::NoSpace | Fault::DiskStall => self.strike_disk(fault),
             Fault::WallJump | Fault::Drift => self.strike_clock(fault),
-            Fault::Pause | Fault::PauseLeader | Fault::SlowCore => self.strike_process(fault),
+            Fault::Pause | Fault::PauseLeader | Fault::SlowCore | Fault::Bunched => self.strike_process(fault),
+            Fault::CatchUpStorm => return self.catch_up_storm(),
+            Fault::Eviction => return self.crowd(),
             Fault::Kill => {
                 return self.strike_kill();
             }
@@ -91,7 +97,7 @@ impl Sim {
         Ok(())
     }
 
-    fn struck(&mut self, fault: Fault, text: String) {
+    pub(crate) fn struck(&mut self, fault: Fault, text: String) {
         self.coverage.fault(fault);
         self.note(What::World(format!("{fault}: {text}")));
     }
@@ -201,10 +207,13 @@ impl Sim {
         };
         let at_least_ns = if fault == Fault::PauseLeader { 2 * self.plan.timing.election_max_ns } else { 1_000_000 };
         let until_ns = self.now_ns + at_least_ns + self.chaos.exponential(SPELL_MEAN_NS / 3);
-        if fault == Fault::SlowCore {
-            self.nodes[node].slow_until_ns = until_ns;
-        } else {
-            self.nodes[node].paused_until_ns = until_ns;
+        match fault {
+            Fault::SlowCore => self.nodes[node].slow_until_ns = until_ns,
+            Fault::Bunched => {
+                self.nodes[node].withheld_until_ns = until_ns;
+                self.overload_until_ns = self.overload_until_ns.max(until_ns);
+            }
+            _ => self.nodes[node].paused_until_ns = until_ns,
         }
         self.struck(fault, format!("n{node} for {} ms", (until_ns - self.now_ns) / 1_000_000));
     }
@@ -255,10 +264,10 @@ impl Sim {
         }
         let incarnation = self.chaos.word().max(1);
         let this = &mut self.nodes[node];
-        this.dir = MemoryDir::dir(this.dir.path().to_path_buf());
+        (this.dir, this.store) = MemoryDir::dir(this.dir.path().to_path_buf());
         this.disk = crate::disk::Disk::default();
         this.robbed = true;
-        this.format(&self.plan, incarnation).expect("memory takes a log");
+        self.format_node(node, incarnation);
         self.after(10_000_000, Happening::Start { node });
         Ok(())
     }
@@ -330,6 +339,9 @@ impl Sim {
         let recent = able.len().min(8) as u64;
         let at = if self.chaos.percent(70) { able[self.chaos.below(recent) as usize] } else { self.chaos.pick(&able) };
         let flush = self.nodes[node].disk.flushes[at].clone();
+        if fault == Fault::Corruption && flush.start >= SEGMENT_BYTES && self.chaos.percent(20) {
+            return self.damage_header(node, flush.start);
+        }
         self.nodes[node].disk.flushes[at].damaged = true;
         (self.nodes[node].damaged, self.nodes[node].damaged_since_start) = (true, true);
         self.damaged_slots.extend(flush.records.iter().map(|(_, slot, ..)| (*slot, node)));
@@ -344,6 +356,20 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// The header of a segment goes bad that is not the only one: the others say the same, and no record is lost.
+    fn damage_header(&mut self, node: usize, pos: u64) -> Checked {
+        let (file, _) = place(&self.nodes[node].dir, SEGMENT_BYTES, pos);
+        let mut header = [0; SECTOR_BYTES];
+        file.read_at(&mut header, 0).expect("memory reads");
+        let bit = self.chaos.below(8 * 64);
+        header[(bit / 8) as usize] ^= 1 << (bit % 8);
+        file.write_at(&header, 0).expect("memory takes writes");
+        self.nodes[node].damaged = true;
+        self.nodes[node].before.header_lost = true;
+        self.struck(Fault::Corruption, format!("n{node}: the header of the segment at {pos}"));
+        self.kill(node, false)
     }
 
     /// Cuts a node off from the others for a while: its copies are out of reach.
@@ -368,6 +394,13 @@ impl Sim {
 
     fn damage_flush(&mut self, node: usize, flush: &Flush, fault: Fault) {
         let (file, offset) = place(&self.nodes[node].dir, SEGMENT_BYTES, flush.start);
+        if fault == Fault::Unreadable {
+            let (_, _, start, _) = self.chaos.pick(&flush.records);
+            let this = &mut self.nodes[node];
+            this.store.spoil(&segment_name(SEGMENT_BYTES, flush.start), offset + start);
+            this.before.unreadable = true;
+            return;
+        }
         let (from, bytes) = match fault {
             Fault::PhantomWrite => (0, flush.bytes as usize),
             Fault::Misdirected => (0, SECTOR_BYTES.min(flush.bytes as usize)),
@@ -381,7 +414,10 @@ impl Sim {
             Fault::PhantomWrite => {}
             Fault::Misdirected => {
                 // What belongs to the segment's front lies here now.
-                file.read_at(&mut damaged, crate::disk::BLOCK_BYTES as u64).expect("memory reads");
+                if let Err(error) = file.read_at(&mut damaged, crate::disk::BLOCK_BYTES as u64) {
+                    // Zeros will do: the front is a page that cannot be read.
+                    assert_eq!(error.raw_os_error(), Some(crate::storage::EIO), "memory reads");
+                }
             }
             _ => {
                 file.read_at(&mut damaged, offset + from as u64).expect("memory reads");

@@ -1,6 +1,8 @@
 //! Simulated clients around the production sans-I/O cores: appenders that resume under the same session after a crash or
 //! a closed session, and readers. They decide nothing about time or the network; the engine drives them.
 
+use crate::answers::questions;
+use crate::checks::OWN_REQUESTS;
 use crate::node::{CLUSTER, GROUP, node_address};
 use crate::payload::Payloads;
 use crate::plan::Plan;
@@ -38,6 +40,8 @@ pub(crate) struct Appender {
     life: u16,
     options: Options,
     members: usize,
+    /// See [`Appender::retire`].
+    retired: bool,
     /// The highest client sequence ever offered under this id.
     pub(crate) offered: u64,
     /// The highest acknowledged.
@@ -80,6 +84,7 @@ impl Appender {
             life: 0,
             options,
             members: plan.nodes,
+            retired: false,
             offered: 0,
             acked: 0,
             opened: false,
@@ -93,8 +98,24 @@ impl Appender {
         address(self.index, self.life)
     }
 
+    /// Its session is not to be opened again: it goes on with it while it lasts, and takes another id after that.
+    pub(crate) fn retire(&mut self, now_ns: u64) {
+        self.retired = true;
+        if !self.opened {
+            self.restart(now_ns);
+        }
+    }
+
+    /// Whether its session is open, as far as it knows.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened
+    }
+
     /// Forgets everything but its id and what it has offered, and comes back.
     pub(crate) fn restart(&mut self, now_ns: u64) {
+        if self.retired {
+            self.renew();
+        }
         self.life += 1;
         self.opened = false;
         self.core = core(self.client_id, self.members, usize::from(self.life), &self.options, now_ns);
@@ -102,6 +123,7 @@ impl Appender {
 
     /// The session was evicted: a new one.
     fn renew(&mut self) {
+        self.retired = false;
         self.evictions += 1;
         self.client_id = 1 + self.index as u128 + (u128::from(self.evictions) << 32);
         (self.offered, self.acked) = (0, 0);
@@ -186,6 +208,8 @@ fn core(client_id: u128, nodes: usize, first: usize, options: &Options, now_ns: 
 pub(crate) struct Reader {
     index: usize,
     core: ReadCore,
+    /// The number of the next question of its own.
+    next_question: u64,
     datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
@@ -194,7 +218,7 @@ impl Reader {
         let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
         let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
         let core = ReadCore::new(CLUSTER, GROUP, members, options).expect("the options are valid");
-        Reader { index, core, datagram: Box::new([0; DATAGRAM_BYTES]) }
+        Reader { index, core, next_question: OWN_REQUESTS, datagram: Box::new([0; DATAGRAM_BYTES]) }
     }
 
     pub(crate) fn address(&self) -> SocketAddrV4 {
@@ -217,6 +241,18 @@ impl Reader {
         while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
             out.push((to, self.datagram[..bytes].into()));
         }
+    }
+
+    /// Asks a node how far its log reaches, in both ways there are.
+    pub(crate) fn ask_tail(&mut self, node: usize) -> [Outgoing; 2] {
+        let id = self.next_question;
+        self.next_question += 2;
+        questions(node, id, id + 1)
+    }
+
+    /// Whether it has all that it wanted, as far as it exists.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.core.is_finished()
     }
 
     pub(crate) fn next_entry(&mut self) -> Option<EntryRef<'_>> {

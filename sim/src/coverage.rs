@@ -1,7 +1,8 @@
-//! What a run, or many, came by: faults by kind, kinds of messages, changes of roles, paths of recovery. The command line
-//! prints what was never seen.
+//! What a run, or many, came by: faults by kind, kinds of messages, changes of roles, paths of recovery; and what there is to
+//! come by. The command line prints what was never seen, and why where that is as it should be.
 
 use crate::fault::Fault;
+use crate::plan::Profile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use synod_paxos::Role;
@@ -48,16 +49,139 @@ impl FramesSent {
     }
 }
 
+/// Something that could have been seen, and was not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// What.
+    pub what: String,
+    /// Why it is not to be seen; none: it ought to be.
+    pub because: Option<String>,
+}
+
+const ON_DISK: &str = "a record of the log, never a message";
+const STEP_5: &str = "comes with snapshots, retention and membership (step 5)";
+
+/// Kinds of frames that are not sent.
+const UNSENT: &[(Kind, &str)] = &[
+    (Kind::Promised, ON_DISK),
+    (Kind::Configuration, ON_DISK),
+    (Kind::Founded, ON_DISK),
+    (Kind::PeerMarks, ON_DISK),
+    (Kind::Repaired, ON_DISK),
+    (Kind::Trailer, ON_DISK),
+    (Kind::Segment, ON_DISK),
+    (Kind::Truncated, STEP_5),
+    (Kind::Retention, STEP_5),
+    (Kind::SnapshotMark, STEP_5),
+    (Kind::Session, STEP_5),
+];
+
+const LATE_WORD: &str = "a node that lost state hears first who remembers it, by placement; the core's script rolled_back.txt has the late answer";
+
+/// The changes of role that the core can make, as they are seen from turn to turn, and why one is not seen.
+const ROLES: &[(Role, Role, Option<&str>)] = &[
+    (Role::Joining, Role::Follower, None),
+    (Role::Joining, Role::Halted, None),
+    (Role::Follower, Role::Candidate, None),
+    (Role::Candidate, Role::Follower, None),
+    (Role::Candidate, Role::Preparing, None),
+    (Role::Preparing, Role::Leader, None),
+    (Role::Preparing, Role::Follower, None),
+    (Role::Preparing, Role::Candidate, None),
+    (Role::Leader, Role::Follower, None),
+    (Role::Follower, Role::Halted, Some(LATE_WORD)),
+    (Role::Candidate, Role::Halted, Some(LATE_WORD)),
+    (Role::Preparing, Role::Halted, Some(LATE_WORD)),
+    (Role::Leader, Role::Halted, Some(LATE_WORD)),
+];
+
+/// Whether the core can make this change of role between two turns.
+pub(crate) fn is_legal(from: Role, to: Role) -> bool {
+    ROLES.iter().any(|(before, after, _)| (*before, *after) == (from, to))
+}
+
+/// Places in the engine that are reached, and the ways of recovery.
+const MARKS: &[&str] = &[
+    "a bunch of completions took more than one turn",
+    "a client was told that its session is gone",
+    "a crash left a whole trailer over a torn record",
+    "a failed write ended the shard",
+    "a healed core was asked to commit",
+    "a member came back more than a window behind",
+    "a node that lost its state halted",
+    "a process started",
+    "a read fails",
+    "a read for a peer fails",
+    "a read is served from disk",
+    "a segment is prepared",
+    "a shard asked to be recovered anew",
+    "catch-up is served from disk",
+    "killed inside format",
+    "killed inside recovery",
+    "killed right after recovery",
+    "killed while a segment was prepared",
+    "no space for a segment",
+    "recovery: a clean end",
+    "recovery: a cut that was interrupted, again",
+    "recovery: a disk that was replaced or rolled back",
+    "recovery: a preparation left over",
+    "recovery: a segment's header is damaged",
+    "recovery: a torn flush whose trailer is whole",
+    "recovery: a torn tail, nothing of it kept",
+    "recovery: a torn tail, whole records kept",
+    "recovery: chosen slots that are not here",
+    "recovery: damage hides all open slots",
+    "recovery: damage hides nothing any more",
+    "recovery: damage hides some slots",
+    "recovery: damage that is named",
+    "recovery: damage that is not all named",
+    "recovery: damage that took no record",
+    "recovery: pages that cannot be read",
+    "recovery: the founding is not done",
+    "recovery: the next segment was missing",
+    "recovery: votes above the prefix",
+];
+
 impl Coverage {
+    /// What there is to come by in a profile and was not. Only the mixed profile has everything.
+    pub fn missed(&self, profile: Profile) -> Vec<Missed> {
+        let mut missed = Vec::new();
+        let mut miss = |what: String, because: Option<&str>| {
+            missed.push(Missed { what, because: because.map(str::to_owned) });
+        };
+        for fault in Fault::ALL.iter().filter(|fault| profile.has(**fault) && !self.faults.contains_key(fault)) {
+            miss(format!("fault {fault}"), None);
+        }
+        if profile != Profile::Mixed {
+            return missed;
+        }
+        for kind in Kind::ALL.iter().filter(|kind| !self.kinds.contains_key(&(**kind as u8))) {
+            let why = UNSENT.iter().find(|(unsent, _)| unsent == kind).map(|(_, why)| *why);
+            miss(format!("message {kind:?}"), why);
+        }
+        for (from, to, why) in ROLES {
+            let name = role_change(*from, *to);
+            if !self.roles.contains_key(&name) {
+                miss(format!("role {name}"), *why);
+            }
+        }
+        for mark in MARKS.iter().filter(|mark| !self.marks.contains_key(**mark)) {
+            miss(format!("place {mark:?}"), None);
+        }
+        missed
+    }
+
     pub(crate) fn fault(&mut self, fault: Fault) {
         *self.faults.entry(fault).or_default() += 1;
     }
 
     pub(crate) fn role(&mut self, from: Role, to: Role) {
-        *self.roles.entry(format!("{from:?} -> {to:?}")).or_default() += 1;
+        *self.roles.entry(role_change(from, to)).or_default() += 1;
     }
 
+    /// A place that [`MARKS`] lists is reached.
     pub(crate) fn mark(&mut self, mark: &str) {
+        debug_assert!(MARKS.contains(&mark), "{mark:?} is not listed");
         match self.marks.get_mut(mark) {
             Some(count) => *count += 1,
             None => drop(self.marks.insert(mark.to_owned(), 1)),
@@ -75,5 +199,36 @@ impl Coverage {
         add(&mut self.kinds, &other.kinds);
         add(&mut self.roles, &other.roles);
         add(&mut self.marks, &other.marks);
+    }
+}
+
+fn role_change(from: Role, to: Role) -> String {
+    format!("{from:?} -> {to:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_not_missed_and_what_cannot_be_seen_is_explained() {
+        let mut coverage = Coverage::default();
+        let before = coverage.missed(Profile::Mixed);
+        coverage.fault(Fault::Loss);
+        coverage.role(Role::Joining, Role::Follower);
+        coverage.mark("a process started");
+        coverage.kinds.insert(Kind::Hello as u8, 1);
+        let after = coverage.missed(Profile::Mixed);
+        let gone: Vec<_> = before.iter().filter(|missed| !after.contains(missed)).map(|m| m.what.as_str()).collect();
+        let seen = ["fault Loss (1)", "message Hello", "role Joining -> Follower", "place \"a process started\""];
+        assert_eq!(gone, seen);
+        let because = |what: &str| after.iter().find(|missed| missed.what == what).unwrap().because.is_some();
+        assert!(because("message Trailer") && !because("message Promise"));
+        assert!(coverage.missed(Profile::Calm).is_empty(), "a calm run has nothing to come by");
+    }
+
+    #[test]
+    fn a_leader_does_not_become_a_candidate() {
+        assert!(is_legal(Role::Leader, Role::Follower) && !is_legal(Role::Leader, Role::Candidate));
     }
 }

@@ -267,9 +267,13 @@ fn same(a: &Arc<dyn BlockFile>, b: &Arc<dyn BlockFile>) -> bool {
     std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b))
 }
 
+/// The name of the segment that holds a position of the log.
+pub(crate) fn segment_name(segment_bytes: u64, pos: u64) -> String {
+    format!("{:016x}.seg", pos / segment_bytes)
+}
+
 /// The file that holds a position of the log, and where in it.
 pub(crate) fn place(dir: &Dir, segment_bytes: u64, pos: u64) -> (Arc<dyn BlockFile>, u64) {
-    let name = format!("{:016x}.seg", pos / segment_bytes);
-    let file = dir.open(&name, Opening::Direct).expect("a segment that the log wrote to");
+    let file = dir.open(&segment_name(segment_bytes, pos), Opening::Direct).expect("a segment that the log wrote to");
     (file, pos % segment_bytes)
 }

@@ -94,6 +94,8 @@ faults! {
     PhantomWrite = 15, Strike, Disk;
     /// Housekeeping cannot read the log.
     ReadError = 16, Each, Disk;
+    /// A page of one node's log cannot be read when it starts again.
+    Unreadable = 16, Strike, Disk;
     /// A write or its sync fails; the process ends and is started again.
     SyncError = 17, Strike, Disk;
     /// There is no space for the next segment for a while.
@@ -118,7 +120,7 @@ faults! {
     PauseLeader = 28, Strike, Process;
     /// All nodes lose power at once.
     PowerCut = 29, Strike, Process;
-    /// A process is killed again right after its recovery.
+    /// A process is killed inside its recovery, inside format or segment preparation, or right after recovery.
     KillInRecovery = 30, Each, Process;
     /// A core is slow while the others go on.
     SlowCore = 31, Strike, Process;
@@ -136,6 +138,10 @@ faults! {
     Overload = 46, Strike, Client;
     /// The receive buffers run out.
     Overrun = 47, Strike, Process;
+    /// Completions are held back, as a full completion queue's are, and come all at once: more than a turn takes.
+    Bunched = 48, Strike, Process;
+    /// Members that were away come back together while the load is at its highest.
+    CatchUpStorm = 49, Strike, Process;
 }
 
 impl std::fmt::Display for Fault {

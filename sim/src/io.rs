@@ -13,7 +13,7 @@ use synod_wire::frame::checksum;
 /// Receive buffers of each socket.
 pub(crate) const RX_BUFFERS: usize = 128;
 /// Events that one poll hands out.
-const MAX_EVENTS: usize = 64;
+pub(crate) const MAX_EVENTS: usize = 64;
 
 /// Something that waits for the shard's next poll.
 pub(crate) enum Arrival {
@@ -41,6 +41,8 @@ pub(crate) struct Port {
     pub(crate) now_ns: u64,
     pub(crate) wall_ns: u64,
     pub(crate) jobs_out: usize,
+    /// Completions are held back: a turn finds nothing.
+    pub(crate) withheld: bool,
 }
 
 pub(crate) fn socket_index(socket: Socket) -> usize {
@@ -117,7 +119,8 @@ impl Io for SimIo {
         self.check_sent();
         let port = self.port.clone();
         let mut port = port.borrow_mut();
-        for _ in 0..MAX_EVENTS {
+        let most = if port.withheld { 0 } else { MAX_EVENTS };
+        for _ in 0..most {
             let Some(arrival) = port.inbox.pop_front() else { break };
             events.push(match arrival {
                 Arrival::Datagram { socket, from, bytes } => {

@@ -8,29 +8,36 @@
 //! | `sim.rs` | the engine: the queue of happenings, and what each does |
 //! | `queue.rs` | what is going to happen, in order |
 //! | `script.rs` | scenarios as text, in `sim/scenarios` |
-//! | `chaos.rs`, `fault.rs` | the faults that strike, and where they may |
+//! | `chaos.rs`, `fault.rs`, `crowd.rs` | the faults that strike, and where they may |
+//! | `recovery.rs` | starts of a process, and deaths inside them |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
 //! | `history.rs` | old datagrams, to be sent again |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
+//! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
+//! | `linear/` | linearizability of small histories, and the log as a sequential object |
 //! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
+mod answers;
 mod chaos;
 mod checks;
 mod client;
 mod coverage;
+mod crowd;
 mod disk;
 mod fault;
 mod history;
 mod io;
 mod known;
+pub mod linear;
 mod net;
 mod node;
 mod payload;
 mod plan;
 mod queue;
+mod recovery;
 mod rng;
 mod run;
 mod script;
@@ -39,7 +46,7 @@ mod storage;
 mod trace;
 
 pub use checks::{SIMULATOR, Violation};
-pub use coverage::Coverage;
+pub use coverage::{Coverage, Missed};
 pub use fault::{Area, Fault, Style};
 pub use known::{MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};

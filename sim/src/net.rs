@@ -12,8 +12,11 @@ use std::rc::Rc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Lost(&'static str),
-    /// After so many nanoseconds.
-    Arrives(u64),
+    /// After so many nanoseconds; `late`: chance made it so.
+    Arrives {
+        delay_ns: u64,
+        late: bool,
+    },
 }
 
 /// One direction between two nodes.
@@ -113,13 +116,14 @@ impl Network {
             return Fate::Lost("loss");
         }
         let mut delay_ns = rates.delay_min_ns + self.rng.exponential(rates.delay_mean_ns);
-        if self.chaos && self.rng.ppm(rates.delay) {
+        let late = self.chaos && self.rng.ppm(rates.delay);
+        if late {
             delay_ns += self.rng.exponential(rates.late_mean_ns);
         }
         if now_ns < link.clogged_until_ns {
             delay_ns += link.clogged_until_ns - now_ns;
         }
-        Fate::Arrives(delay_ns)
+        Fate::Arrives { delay_ns, late }
     }
 
     /// Whether a second copy goes out.

@@ -5,13 +5,13 @@ use crate::disk::Disk;
 use crate::io::{Port, SimIo};
 use crate::plan::Plan;
 use crate::queue::{Due, NEVER};
-use crate::storage::MemoryDir;
+use crate::storage::{MemoryDir, Store};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use synod::shard::jobs::Job;
-use synod::shard::{self, Fatal, OUTBOX_BYTES, Shard};
+use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
 use synod_paxos::Role;
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
@@ -94,10 +94,25 @@ pub(crate) enum Health {
     Dead(&'static str),
 }
 
+/// What happened to a node's disk since its last recovery.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Before {
+    /// A crash left a whole trailer over a torn record.
+    pub(crate) trailer_over_torn: bool,
+    /// A page cannot be read.
+    pub(crate) unreadable: bool,
+    /// A segment's header went bad.
+    pub(crate) header_lost: bool,
+    /// The recovery before this one was killed, after it had written to the disk.
+    pub(crate) killed_while_cutting: bool,
+}
+
 /// See the module.
 pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) dir: Dir,
+    /// What its directory lies on.
+    pub(crate) store: Store,
     pub(crate) incarnation: u64,
     pub(crate) shard: Option<Shard<SimIo>>,
     pub(crate) port: Rc<RefCell<Port>>,
@@ -114,6 +129,12 @@ pub(crate) struct Node {
     pub(crate) slow_until_ns: u64,
     /// It is killed as soon as so many more of its sends, writes and jobs have left it.
     pub(crate) effects_left: Option<u64>,
+    /// Completions are held back until then: its turns find nothing.
+    pub(crate) withheld_until_ns: u64,
+    /// Its process is to end right after the recovery under way.
+    pub(crate) killed_after_recovery: bool,
+    /// How its next recovery came about, for the coverage.
+    pub(crate) before: Before,
     pub(crate) role: Role,
     /// Slots that its recovery found open; falls with the open slots.
     pub(crate) open_at_start: u64,
@@ -131,9 +152,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(index: usize) -> Node {
+        let (dir, store) = MemoryDir::dir(format!("n{index}").into());
         Node {
             index,
-            dir: MemoryDir::dir(format!("n{index}").into()),
+            dir,
+            store,
             incarnation: 0,
             shard: None,
             port: Rc::default(),
@@ -147,6 +170,9 @@ impl Node {
             paused_until_ns: 0,
             slow_until_ns: 0,
             effects_left: None,
+            withheld_until_ns: 0,
+            killed_after_recovery: false,
+            before: Before::default(),
             role: Role::Joining,
             open_at_start: 0,
             founded: false,
@@ -187,14 +213,15 @@ impl Node {
         synod_wal::format(&self.dir, &identity, (&header, &payload), &wal_settings(plan))
     }
 
-    /// Starts the process: the production recovery, then a shard.
-    pub(crate) fn start(&mut self, plan: &Plan, now_ns: u64, seed: u64) -> Result<(), Fatal> {
+    /// Starts the process: the production recovery, then a shard. Gives what the log's recovery found.
+    pub(crate) fn start(&mut self, plan: &Plan, now_ns: u64, seed: u64) -> Result<Findings, Fatal> {
         assert!(self.shard.is_none(), "a process runs already");
         let node = NodeId(self.index as u8);
         let expect = Expect { cluster: CLUSTER, group: GROUP, node };
         let local_ns = self.clock.monotonic_ns(now_ns);
         let found =
             shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
+        let findings = found.findings.clone();
         self.life += 1;
         self.damaged_since_start = false;
         self.port = Rc::default();
@@ -204,7 +231,7 @@ impl Node {
         self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
         self.health = Health::Up;
         self.role = Role::Joining;
-        Ok(())
+        Ok(findings)
     }
 
     /// The value of a slot that it has applied, from its disk.
@@ -226,6 +253,7 @@ impl Node {
         self.turn = NEVER;
         self.paused_until_ns = 0;
         self.effects_left = None;
+        self.withheld_until_ns = 0;
         if self.health == Health::Up {
             self.health = Health::Down;
         }

@@ -27,6 +27,13 @@ pub enum Profile {
     Mixed,
 }
 
+impl Profile {
+    /// Whether its runs may have this fault.
+    pub fn has(self, fault: Fault) -> bool {
+        wanted(self, fault)
+    }
+}
+
 /// The times and sizes of a run. Nanoseconds unless the name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
@@ -108,14 +115,15 @@ impl Plan {
             safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
-            entries_per_second: rng.between(100, 160),
-            burst: rng.pick(&[8, 32, 64]),
+            entries_per_second: rng.between(130, 150),
+            // Each entry costs a large group more datagrams: it gets them in larger batches, fewer heartbeats, rarer strikes.
+            burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
             max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             victims: Vec::new(),
-            timing: timing(&mut rng),
+            timing: timing(nodes, &mut rng),
             mutant: None,
             script: Vec::new(),
             faults: BTreeMap::new(),
@@ -146,8 +154,10 @@ fn quorums(nodes: usize, rng: &mut Rng) -> (usize, usize) {
     (majority, majority)
 }
 
-fn timing(rng: &mut Rng) -> Timing {
-    let heartbeat_ns = rng.pick(&[40_000_000, 60_000_000, 100_000_000]);
+fn timing(nodes: usize, rng: &mut Rng) -> Timing {
+    let heartbeats: &[u64] =
+        if nodes == 3 { &[40_000_000, 60_000_000, 100_000_000] } else { &[60_000_000, 100_000_000] };
+    let heartbeat_ns = rng.pick(heartbeats);
     let election_min_ns = heartbeat_ns * rng.between(5, 8);
     Timing {
         heartbeat_ns,
@@ -157,7 +167,7 @@ fn timing(rng: &mut Rng) -> Timing {
         delay_min_ns: rng.pick(&[20_000, 100_000, 1_000_000]),
         delay_mean_ns: rng.pick(&[20_000, 200_000, 2_000_000]),
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
-        strike_mean_ns: rng.between(100, 1_500) * 1_000_000,
+        strike_mean_ns: rng.between(500, 1_600) * 1_000_000 * nodes as u64 / 3,
     }
 }
 
@@ -187,7 +197,14 @@ fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
     }
     if faults.contains_key(&Fault::CorruptionEverywhere) {
         // One or the other: a victim's copy must not be the only good one.
-        for fault in [Fault::Corruption, Fault::Amnesia, Fault::Rollback, Fault::Misdirected, Fault::PhantomWrite] {
+        for fault in [
+            Fault::Corruption,
+            Fault::Unreadable,
+            Fault::Amnesia,
+            Fault::Rollback,
+            Fault::Misdirected,
+            Fault::PhantomWrite,
+        ] {
             faults.remove(&fault);
         }
     }
@@ -202,6 +219,7 @@ fn each_rate(fault: Fault, rng: &mut Rng) -> u64 {
         Fault::BitFlip => rng.pick(&[1_000, 20_000]),
         Fault::ShortWrite => rng.pick(&[5_000, 100_000]),
         Fault::ReadError => rng.pick(&[20_000, 300_000]),
+        Fault::KillInRecovery => rng.pick(&[50_000, 250_000]),
         Fault::TornWrite | Fault::LostWrite => rng.between(100_000, 700_000),
         _ => rng.between(100_000, 500_000),
     }

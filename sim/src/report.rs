@@ -5,7 +5,6 @@ use crate::worker::Passed;
 use std::fmt::Write;
 use std::time::Instant;
 use synod_sim::{Coverage, Failure, Fault, Plan, Profile};
-use synod_wire::frame::Kind;
 
 /// Sums over runs.
 pub(crate) struct Total {
@@ -21,21 +20,6 @@ pub(crate) struct Total {
     /// Seeds that failed, if the caller goes on after them.
     pub(crate) failed: Vec<u64>,
 }
-
-/// Kinds that are written to a log only, or that a later step of the project will send.
-const NOT_SENT: [Kind; 11] = [
-    Kind::Promised,
-    Kind::Configuration,
-    Kind::Founded,
-    Kind::Truncated,
-    Kind::Retention,
-    Kind::SnapshotMark,
-    Kind::PeerMarks,
-    Kind::Repaired,
-    Kind::Trailer,
-    Kind::Session,
-    Kind::Segment,
-];
 
 impl Total {
     pub(crate) fn new(jobs: usize) -> Total {
@@ -98,7 +82,7 @@ impl Total {
             "operations": self.operations,
             "slots": self.slots,
             "coverage": self.coverage,
-            "never_seen": self.missed(profile),
+            "never_seen": self.coverage.missed(profile),
         })
     }
 
@@ -129,25 +113,13 @@ impl Total {
         for (mark, count) in &self.coverage.marks {
             let _ = writeln!(out, "  mark  {mark:<50} {count:>10}");
         }
-        let missed = self.missed(profile);
-        let _ = match missed.is_empty() {
-            true => writeln!(out, "every kind of fault fired, and every kind of message was sent"),
-            false => writeln!(out, "never seen: {}", missed.join(", ")),
-        };
-        out
-    }
-
-    /// What no run came by, though it could have.
-    fn missed(&self, profile: Profile) -> Vec<String> {
-        let mut missed = Vec::new();
-        if profile == Profile::Mixed {
-            let faults = Fault::ALL.iter().filter(|fault| !self.coverage.faults.contains_key(fault));
-            missed.extend(faults.map(|fault| format!("fault {fault}")));
+        for missed in self.coverage.missed(profile) {
+            let _ = match missed.because {
+                None => writeln!(out, "NEVER SEEN: {}", missed.what),
+                Some(why) => writeln!(out, "  not seen: {}: {why}", missed.what),
+            };
         }
-        let kinds = Kind::ALL.iter().filter(|kind| !NOT_SENT.contains(kind));
-        let unsent = kinds.filter(|kind| !self.coverage.kinds.contains_key(&(**kind as u8)));
-        missed.extend(unsent.map(|kind| format!("message {kind:?}")));
-        missed
+        out
     }
 }
 

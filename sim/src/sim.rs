@@ -1,12 +1,14 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
-use crate::checks::{Checked, Checks, Turn, violated};
+use crate::answers::request_id;
+use crate::checks::{Checked, Checks, Turn, status_told, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
-use crate::coverage::{Coverage, FramesSent};
+use crate::coverage::{self, Coverage, FramesSent};
+use crate::crowd::Crowd;
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
-use crate::io::{Arrival, RX_BUFFERS, Request, socket_index};
+use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::net::{Fate, Network};
 use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
@@ -16,7 +18,7 @@ use crate::trace::{End, Glance, Trace, What};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use synod::shard::jobs::{self, Done, Job};
+use synod::shard::jobs::{Done, Job};
 use synod::shard::{Exit, Fatal};
 use synod_paxos::Role;
 use synod_ring::Socket;
@@ -34,6 +36,8 @@ const DOWN_MEAN_NS: u64 = 700_000_000;
 const SLOW_DISK: u64 = 50;
 /// What most reads begin within, from the tail.
 const RECENT_ENTRIES: u64 = 300;
+/// How much more load an overload is.
+const OVERLOAD: u64 = 4;
 /// EIO.
 const EIO: i32 = 5;
 
@@ -46,6 +50,7 @@ pub(crate) enum Happening {
     Offer { client: usize },
     Read { client: usize },
     Strike,
+    Crowd,
     Scripted { index: usize },
 }
 
@@ -110,6 +115,14 @@ pub(crate) struct Sim {
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
+    pub(crate) offered: u64,
+    pub(crate) load_ns: u64,
+    /// Sessions that open until another is evicted.
+    pub(crate) crowd: Option<Crowd>,
+    /// Sessions that crowds have opened.
+    pub(crate) crowd_opened: u64,
+    /// Sessions that are not to be opened again.
+    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
     /// Kept for their memory between uses.
     scratch: Scratch,
@@ -146,6 +159,11 @@ impl Sim {
             replays_at_elections: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
+            offered: 0,
+            load_ns: 0,
+            crowd: None,
+            crowd_opened: 0,
+            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             scratch: Scratch::default(),
             plan: plan.clone(),
@@ -208,14 +226,12 @@ impl Sim {
         match happening {
             Happening::Datagram { from, to, peers, life, bytes } => self.on_datagram(from, to, peers, life, bytes),
             Happening::Written { node, life, id } => self.on_written(node, life, id),
-            Happening::JobDone { node, life, id } => {
-                self.on_job(node, life, id);
-                Ok(())
-            }
+            Happening::JobDone { node, life, id } => self.on_job(node, life, id),
             Happening::Start { node } => self.start(node),
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
             Happening::Strike => self.strike(),
+            Happening::Crowd => self.on_crowd(),
             Happening::Scripted { index } => self.scripted(index),
         }
     }
@@ -228,10 +244,12 @@ impl Sim {
             return Ok(());
         }
         let seed = self.rng.word();
-        let (plan, now_ns) = (&self.plan, self.now_ns);
+        let now_ns = self.now_ns;
         let excused = self.nodes[node].robbed;
-        if let Err(fatal) = self.nodes[node].start(plan, now_ns, seed) {
-            return self.ended(node, fatal);
+        match self.recover(node, seed) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(fatal) => return self.ended(node, fatal),
         }
         self.trace.note(now_ns, What::Node(node, "starts".to_owned()));
         self.coverage.mark("a process started");
@@ -242,29 +260,25 @@ impl Sim {
             let value = shard.value(record.header.slot);
             value.is_some_and(|value| synod_wire::frame::checksum(value) == record.payload_crc)
         });
-        if shard.core().unknown_slots() != Some(0) {
-            self.coverage.mark("recovery found damage that hides votes");
-        }
         let seen = shard.applied().min(self.checks.prefix.end());
-        self.checks.restarted(node, shard.core(), seen, excused)?;
+        self.checks.restarted(node, shard.core(), seen, excused, now_ns)?;
         self.checks.survived(node, &survived, shard.log().durable_lsn())?;
         // A recovery may be the first to apply what was chosen behind a hole.
         for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
             self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
         }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
+        self.checks.sessions.answers_are_true(node, shard.machine())?;
+        if self.checks.prefix.end().0 > shard.applied().0 + self.plan.window_slots {
+            self.coverage.mark("a member came back more than a window behind");
+        }
         if excused && !self.only_who_remembers(node) {
             self.stop(node, false)?;
             self.nodes[node].health = Health::Dead("it lost its state, and nobody up remembers it");
             return Ok(());
         }
-        let again = self.plan.rate(Fault::KillInRecovery);
-        if self.chaos_on && self.chaos.ppm(again) {
-            self.coverage.fault(Fault::KillInRecovery);
-            return self.kill(node, false);
-        }
         self.wake_node(node);
-        Ok(())
+        self.kill_after_recovery(node)
     }
 
     /// The process ends here and now; it is started again later.
@@ -285,6 +299,7 @@ impl Sim {
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
         if tally.trailers > 0 {
+            this.before.trailer_over_torn = true;
             self.coverage.mark("a crash left a whole trailer over a torn record");
         }
         for (fault, count) in
@@ -318,6 +333,8 @@ impl Sim {
                 Ok(())
             }
             Fatal::Halted(_) if robbed => {
+                let before = self.nodes[node].role;
+                self.coverage.role(before, Role::Halted);
                 self.coverage.mark("a node that lost its state halted");
                 self.nodes[node].health = Health::Dead("it lost its state");
                 Ok(())
@@ -357,9 +374,13 @@ impl Sim {
             return Ok(());
         }
         let (local_ns, wall_ns) = (this.clock.monotonic_ns(self.now_ns), this.clock.wall_ns(self.now_ns));
+        let withheld = self.now_ns < this.withheld_until_ns;
         {
             let mut port = this.port.borrow_mut();
-            (port.now_ns, port.wall_ns) = (local_ns, wall_ns);
+            (port.now_ns, port.wall_ns, port.withheld) = (local_ns, wall_ns, withheld);
+            if !withheld && std::mem::take(&mut this.withheld_until_ns) > 0 && port.inbox.len() > MAX_EVENTS {
+                self.coverage.mark("a bunch of completions took more than one turn");
+            }
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
@@ -382,7 +403,12 @@ impl Sim {
         }
         let this = &self.nodes[node];
         let due = this.shard.as_ref().expect("the process runs").deadline_ns();
-        if !this.port.borrow().inbox.is_empty() {
+        let held_until_ns = this.withheld_until_ns;
+        if withheld {
+            self.turn_at(node, held_until_ns);
+        }
+        let this = &self.nodes[node];
+        if !withheld && !this.port.borrow().inbox.is_empty() {
             self.wake_node(node);
         } else if due != u64::MAX {
             let at_ns = this.clock.when(self.now_ns, due).max(self.now_ns + RETRY_NS);
@@ -429,6 +455,8 @@ impl Sim {
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
+                    let shard = self.nodes[node].shard.as_ref().expect("the process runs");
+                    status_told(node, shard, &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
@@ -465,6 +493,9 @@ impl Sim {
         let role = core.role();
         if role != this.role {
             self.coverage.role(this.role, role);
+            if !coverage::is_legal(this.role, role) {
+                return violated("roles change as they may", format!("n{node}: {:?} -> {role:?}", this.role));
+            }
             self.trace
                 .note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
             this.role = role;
@@ -569,12 +600,12 @@ impl Sim {
         self.after(took_ns, Happening::JobDone { node, life, id });
     }
 
-    fn on_job(&mut self, node: usize, life: u64, id: u64) {
+    fn on_job(&mut self, node: usize, life: u64, id: u64) -> Checked {
         let this = &mut self.nodes[node];
         if this.life != life || this.health != Health::Up {
-            return;
+            return Ok(());
         }
-        let Some(job) = this.jobs.remove(&id) else { return };
+        let Some(job) = this.jobs.remove(&id) else { return Ok(()) };
         let fails = self.chaos_on && self.disk_rng.ppm(self.plan.rate(Fault::ReadError));
         let unreadable = || LogError::NotFormatted { dir: this.dir.path().to_path_buf() };
         let (name, done) = match job {
@@ -593,16 +624,18 @@ impl Sim {
                     Job::Read(..) => "a read is served from disk",
                     Job::CatchUp { .. } => "catch-up is served from disk",
                 };
-                (name, jobs::perform(job))
+                let Some(done) = self.perform(node, job)? else { return Ok(()) };
+                (name, done)
             }
         };
         if name.ends_with("fails") {
             self.coverage.fault(Fault::ReadError);
         }
         self.coverage.mark(name);
-        this.port.borrow_mut().inbox.push_back(Arrival::Done(done));
+        self.nodes[node].port.borrow_mut().inbox.push_back(Arrival::Done(done));
         self.note(What::JobDone(node, name));
         self.wake_node(node);
+        Ok(())
     }
 
     // The network.
@@ -624,8 +657,8 @@ impl Sim {
                     }
                     self.note(What::Lost(from, to, glance, why));
                 }
-                Fate::Arrives(delay_ns) => {
-                    if delay_ns > self.plan.timing.delay_mean_ns * 20 {
+                Fate::Arrives { delay_ns, late } => {
+                    if late {
                         self.coverage.fault(Fault::Delay);
                     }
                     let flipped = self.net.flip(&bytes);
@@ -645,6 +678,10 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
+                    return Ok(());
+                }
+                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
+                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));
@@ -674,6 +711,9 @@ impl Sim {
                     Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
                 }
                 self.note(What::Arrived(from, to, glance));
+                if let Some(node) = node_at(address) {
+                    self.hear(client, node, &bytes)?;
+                }
                 self.drive(client)
             }
             End::Stranger => Ok(()),
@@ -693,10 +733,13 @@ impl Sim {
 
     // Clients.
 
-    fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
+    pub(crate) fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
         for (to, bytes) in out.drain(..) {
             self.frames_sent.message(&bytes);
             if let Some(node) = node_at(to) {
+                if let Some(id) = request_id(&bytes) {
+                    self.checks.asked(client, id, node, self.now_ns);
+                }
                 self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
             }
         }
@@ -731,6 +774,9 @@ impl Sim {
                     read += 1;
                 }
                 self.operations += u64::from(read > 0);
+                if reader.is_finished() && self.checks.reads.finished(client)? {
+                    self.coverage.mark("a read ended");
+                }
                 reader.transmit(self.now_ns, &mut out);
                 reader.next_ns()
             }
@@ -765,14 +811,17 @@ impl Sim {
                 "acknowledged entries survive",
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
             ),
-            Learnt::Opened(_) => Ok(()),
+            Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
             Learnt::Closed(reason) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
-                if reason == synod_client::CloseReason::SessionEvicted && self.plan.rate(Fault::Eviction) == 0 {
-                    return violated(
-                        "each entry once, first in first out",
-                        format!("c{client} lost its session without an eviction"),
-                    );
+                if reason == synod_client::CloseReason::SessionEvicted {
+                    if self.checks.sessions.has(id) {
+                        return violated(
+                            "each entry once, first in first out",
+                            format!("c{client} is told that its session is gone, but it is not"),
+                        );
+                    }
+                    self.coverage.mark("a client was told that its session is gone");
                 }
                 Ok(())
             }
@@ -781,11 +830,13 @@ impl Sim {
 
     fn on_offer(&mut self, client: usize) -> Checked {
         let busy = self.now_ns < self.overload_until_ns;
-        let per_client = (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { 10 } else { 1 };
+        let per_client =
+            (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { OVERLOAD } else { 1 };
         let count = self.client_rng.between(1, self.plan.burst);
         let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
+            self.offered += count;
             self.after(next_ns, Happening::Offer { client });
         }
         self.offer_now(client, count)
@@ -794,9 +845,9 @@ impl Sim {
     /// A client offers up to `count` entries.
     pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
         let now_ns = self.now_ns;
-        let times = &mut self.checks.acked;
+        let acked = &mut self.checks.acked;
         if let Client::Appender(appender) = &mut self.clients[client] {
-            appender.offer(count, now_ns, &mut |id, seq| times.offered(id, seq, now_ns));
+            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
         }
         self.drive(client)
     }
@@ -805,21 +856,23 @@ impl Sim {
         let mean_ns = 400_000_000;
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
+            self.offered += 1;
             self.after(next_ns, Happening::Read { client });
         }
         let tail = self.checks.sessions.entries().len() as u64;
         // Old entries come from disk, by way of housekeeping; recent ones from memory.
-        let old = self.client_rng.percent(20);
+        let old = self.client_rng.percent(5);
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
+        if self.client_rng.percent(50) {
+            self.ask_tails(client);
+        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
-            if whole {
-                reader.begin(tail + 1, None, now_ns);
-            } else {
-                reader.begin(from, Some(count), now_ns);
-            }
+            let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
+            reader.begin(from, count, now_ns);
+            self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
     }

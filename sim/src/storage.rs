@@ -1,8 +1,10 @@
 //! Directories and files in memory: what the production recovery, segment preparation and readers see of a simulated disk.
-//! Whatever is written here has reached the medium; what a log write of the shard goes through before is `disk.rs`.
+//! Whatever is written here has reached the medium; what a log write of the shard goes through before is `disk.rs`. A
+//! [`Medium`] says what does not go well: pages that cannot be read, and a process that dies at an operation.
 
+use crate::rng::Rng;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -19,12 +21,121 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What the sectors of a torn write are.
+const SECTOR_BYTES: usize = crate::disk::SECTOR_BYTES;
+/// The unit of what cannot be read.
+const PAGE_BYTES: u64 = 4_096;
+/// EIO: a page cannot be read.
+pub(crate) const EIO: i32 = 5;
+/// What every operation of a dead process gives; no code of the product makes anything of it.
+const ENODEV: i32 = 19;
+
+/// What a disk does to whoever works on it, shared by its directory and its files.
+#[derive(Debug, Default)]
+pub(crate) struct Medium {
+    state: Mutex<MediumState>,
+}
+
+#[derive(Debug, Default)]
+struct MediumState {
+    /// The process that works on it dies at an operation: after so many more.
+    dies_after: Option<u64>,
+    dead: bool,
+    /// Decides what the last write leaves.
+    rng: Option<Rng>,
+    tally: Tally,
+}
+
+/// What was done, as far as it tells which way a recovery went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Preparations of segments that were never finished, removed.
+    pub(crate) leftovers: u64,
+    /// Segments that got their name.
+    pub(crate) named: u64,
+    /// Bytes written, or ranges zeroed.
+    pub(crate) writes: u64,
+}
+
+impl Medium {
+    /// The process dies at the operation after the next `operations`; a write is torn there.
+    pub(crate) fn dies_after(&self, operations: u64, rng: Rng) {
+        let mut state = lock(&self.state);
+        (state.dies_after, state.rng) = (Some(operations), Some(rng));
+    }
+
+    /// Nobody dies any more; whether somebody had.
+    pub(crate) fn revive(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.dies_after = None;
+        std::mem::take(&mut state.dead)
+    }
+
+    /// What was done since this was asked last.
+    pub(crate) fn tally(&self) -> Tally {
+        std::mem::take(&mut lock(&self.state).tally)
+    }
+
+    /// The dead read nothing.
+    fn alive(&self) -> io::Result<()> {
+        if lock(&self.state).dead { Err(gone()) } else { Ok(()) }
+    }
+
+    /// One operation; an error is the end of the process.
+    fn operation(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        if state.dead {
+            return Err(gone());
+        }
+        match &mut state.dies_after {
+            Some(0) => {
+                state.dead = true;
+                Err(gone())
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Which sectors of the write at which the process died are on disk.
+    fn torn(&self, sectors: usize) -> Vec<bool> {
+        let mut state = lock(&self.state);
+        let rng = state.rng.as_mut();
+        rng.map_or_else(Vec::new, |rng| (0..sectors).map(|_| rng.percent(50)).collect())
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::from_raw_os_error(ENODEV)
+}
+
 /// A directory. It cannot be full: `NoSpace` is a matter of housekeeping's jobs.
 #[derive(Debug)]
 pub(crate) struct MemoryDir {
     path: PathBuf,
-    files: Mutex<BTreeMap<String, Arc<MemoryFile>>>,
+    files: Arc<Files>,
     locked: Arc<AtomicBool>,
+    medium: Arc<Medium>,
+}
+
+type Files = Mutex<BTreeMap<String, Arc<MemoryFile>>>;
+
+/// The simulator's own hand on a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    files: Arc<Files>,
+    pub(crate) medium: Arc<Medium>,
+}
+
+impl Store {
+    /// The page that holds this byte of a file cannot be read any more, until it is written.
+    pub(crate) fn spoil(&self, name: &str, offset: u64) {
+        let file = lock(&self.files).get(name).cloned().expect("a file that the log wrote to");
+        lock(&file.contents).unreadable.insert(offset / PAGE_BYTES * PAGE_BYTES);
+    }
 }
 
 /// See [`Directory::lock`].
@@ -41,8 +152,10 @@ impl Drop for Held {
 
 impl MemoryDir {
     /// An empty directory; `path` is what messages call it.
-    pub(crate) fn dir(path: PathBuf) -> Dir {
-        Dir::new(MemoryDir { path, files: Mutex::default(), locked: Arc::default() })
+    pub(crate) fn dir(path: PathBuf) -> (Dir, Store) {
+        let store = Store::default();
+        let (files, medium) = (store.files.clone(), store.medium.clone());
+        (Dir::new(MemoryDir { path, files, locked: Arc::default(), medium }), store)
     }
 
     fn file(&self, name: &str) -> io::Result<Arc<MemoryFile>> {
@@ -76,17 +189,22 @@ impl Directory for MemoryDir {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
+        self.medium.alive()?;
         Ok(lock(&self.files).keys().cloned().collect())
     }
 
     fn open(&self, name: &str, opening: Opening) -> io::Result<Arc<dyn BlockFile>> {
+        self.medium.alive()?;
         if opening == Opening::Create {
-            lock(&self.files).insert(name.to_owned(), Arc::default());
+            self.medium.operation()?;
+            lock(&self.files).insert(name.to_owned(), Arc::new(MemoryFile::new(self.medium.clone())));
         }
         Ok(self.file(name)?)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.medium.operation()?;
+        lock(&self.medium.state).tally.named += 1;
         let mut files = lock(&self.files);
         if files.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -97,11 +215,13 @@ impl Directory for MemoryDir {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.medium.operation()?;
+        lock(&self.medium.state).tally.leftovers += 1;
         lock(&self.files).remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(())
+        self.medium.operation()
     }
 
     fn sync_parent(&self) -> io::Result<()> {
@@ -117,6 +237,13 @@ impl Directory for MemoryDir {
 #[derive(Debug, Default)]
 pub(crate) struct MemoryFile {
     contents: Mutex<Contents>,
+    medium: Arc<Medium>,
+}
+
+impl MemoryFile {
+    fn new(medium: Arc<Medium>) -> MemoryFile {
+        MemoryFile { contents: Mutex::default(), medium }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +251,8 @@ struct Contents {
     bytes: Arc<Vec<u8>>,
     /// Nothing but zeros lies behind this.
     high: usize,
+    /// The starts of the pages that cannot be read; a write mends them.
+    unreadable: BTreeSet<u64>,
 }
 
 impl Contents {
@@ -140,6 +269,28 @@ impl Contents {
             Arc::make_mut(&mut self.bytes).resize(bytes, 0);
             self.high = self.high.min(bytes);
         }
+    }
+
+    /// Whether a page between these offsets cannot be read.
+    fn is_unreadable(&self, from: u64, to: u64) -> bool {
+        self.unreadable.range(from / PAGE_BYTES * PAGE_BYTES..to).next().is_some()
+    }
+
+    /// What was written can be read again.
+    fn mend(&mut self, from: u64, to: u64) {
+        self.unreadable.retain(|page| page + PAGE_BYTES <= from || *page >= to);
+    }
+
+    fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset as usize + bytes.len();
+        if end > self.bytes.len() {
+            self.resize(end);
+        }
+        let range = self.range(offset, bytes.len())?;
+        self.high = self.high.max(end);
+        Arc::make_mut(&mut self.bytes)[range].copy_from_slice(bytes);
+        self.mend(offset, end as u64);
+        Ok(())
     }
 
     fn range(&self, offset: u64, bytes: usize) -> io::Result<std::ops::Range<usize>> {
@@ -174,11 +325,13 @@ impl BlockFile for MemoryFile {
     }
 
     fn set_len_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.medium.operation()?;
         lock(&self.contents).resize(bytes as usize);
         Ok(())
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.medium.operation()?;
         let mut contents = lock(&self.contents);
         let bytes = (bytes as usize).max(contents.bytes.len());
         contents.resize(bytes);
@@ -186,7 +339,11 @@ impl BlockFile for MemoryFile {
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.medium.alive()?;
         let contents = lock(&self.contents);
+        if contents.is_unreadable(offset, offset + out.len() as u64) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let range = contents.range(offset, out.len())?;
         out.copy_from_slice(&contents.bytes[range]);
         Ok(())
@@ -194,18 +351,23 @@ impl BlockFile for MemoryFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut contents = lock(&self.contents);
-        let end = offset as usize + bytes.len();
-        if end > contents.bytes.len() {
-            contents.resize(end);
+        lock(&self.medium.state).tally.writes += 1;
+        let was_alive = self.medium.alive().is_ok();
+        let Err(end) = self.medium.operation() else { return contents.put(bytes, offset) };
+        if was_alive {
+            let reached = self.medium.torn(bytes.len().div_ceil(SECTOR_BYTES));
+            for ((at, sector), _) in bytes.chunks(SECTOR_BYTES).enumerate().zip(reached).filter(|(_, reached)| *reached)
+            {
+                contents.put(sector, offset + (at * SECTOR_BYTES) as u64)?;
+            }
         }
-        let range = contents.range(offset, bytes.len())?;
-        contents.high = contents.high.max(end);
-        Arc::make_mut(&mut contents.bytes)[range].copy_from_slice(bytes);
-        Ok(())
+        Err(end)
     }
 
     fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+        self.medium.operation()?;
         let mut contents = lock(&self.contents);
+        contents.mend(from, to);
         if to as usize > contents.bytes.len() {
             contents.resize(to as usize);
         }
@@ -217,13 +379,18 @@ impl BlockFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(())
+        self.medium.operation()
     }
 
     fn view(&self, offset: u64, bytes: usize, _: Reading) -> io::Result<View> {
+        self.medium.alive()?;
         let contents = lock(&self.contents);
         let range = contents.range(offset, bytes)?;
-        Ok(View::shared(contents.bytes.clone(), range, Vec::new()))
+        let end = offset + bytes as u64;
+        let pages = contents.unreadable.range(offset / PAGE_BYTES * PAGE_BYTES..end);
+        let within =
+            |page: &u64| page.saturating_sub(offset) as usize..((page + PAGE_BYTES).min(end) - offset) as usize;
+        Ok(View::shared(contents.bytes.clone(), range, pages.map(within).collect()))
     }
 
     fn expect(&self, _: Reading) -> io::Result<()> {
@@ -274,8 +441,39 @@ mod tests {
     }
 
     #[test]
+    fn a_spoilt_page_cannot_be_read_until_it_is_written() {
+        let (dir, store) = MemoryDir::dir("disk".into());
+        let file = dir.open("a", Opening::Create).unwrap();
+        file.allocate(16_384).unwrap();
+        store.spoil("a", 5_000);
+        let mut bytes = [0; 512];
+        assert_eq!(file.read_at(&mut bytes, 8_000).unwrap_err().raw_os_error(), Some(EIO));
+        file.read_at(&mut bytes, 8_192).unwrap();
+        let view = file.view(4_096, 8_192, Reading::Whole).unwrap();
+        assert_eq!((view.get(0..1), view.get(4_096..4_097)), (None, Some(&[0][..])));
+        file.write_at(&[1; 4_096], 4_096).unwrap();
+        file.read_at(&mut bytes, 8_000 - 512).unwrap();
+    }
+
+    #[test]
+    fn a_process_dies_at_an_operation_and_leaves_a_torn_write() {
+        let (dir, store) = MemoryDir::dir("disk".into());
+        let file = dir.open("a", Opening::Create).unwrap();
+        file.allocate(8_192).unwrap();
+        store.medium.dies_after(1, Rng::new(1, "death"));
+        file.write_at(&[1; 4_096], 0).unwrap();
+        assert_eq!(file.write_at(&[2; 4_096], 4_096).unwrap_err().raw_os_error(), Some(ENODEV));
+        assert!(dir.sync().is_err() && file.read_at(&mut [0], 0).is_err(), "the dead do nothing more");
+        assert!(store.medium.revive() && !store.medium.revive());
+        let mut bytes = [0; 4_096];
+        file.read_at(&mut bytes, 4_096).unwrap();
+        let reached = bytes.chunks(SECTOR_BYTES).filter(|sector| sector[0] == 2).count();
+        assert!((1..8).contains(&reached), "{reached} of 8 sectors");
+    }
+
+    #[test]
     fn a_name_that_is_taken_is_not_replaced_and_a_lock_has_one_holder() {
-        let dir = MemoryDir::dir("disk".into());
+        let (dir, _) = MemoryDir::dir("disk".into());
         dir.open("a", Opening::Create).unwrap();
         dir.open("b", Opening::Create).unwrap();
         assert_eq!(dir.rename("a", "b").unwrap_err().kind(), io::ErrorKind::AlreadyExists);

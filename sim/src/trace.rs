@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use synod_wire::frame::Kind;
+use synod_wire::client::Refusal;
+use synod_wire::frame::{HEADER_BYTES, Kind};
 
 /// Events kept for the report of a failure.
 const KEPT: usize = 400;
@@ -37,7 +38,12 @@ pub(crate) struct Glance {
     ballot: u64,
     bytes: usize,
     crcs: u64,
+    /// Of a refusal: why; 0 of anything else.
+    refusal: u8,
 }
+
+/// Where a refusal says why: behind its frame's header, a client id, two numbers and a time.
+const REFUSAL_AT: usize = HEADER_BYTES + 36;
 
 impl Glance {
     /// Reads the first header without checking it.
@@ -45,13 +51,17 @@ impl Glance {
         let word =
             |at: usize| datagram.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])));
         let kind = datagram.get(17).copied().unwrap_or(0);
-        Glance { kind, slot: word(32), ballot: word(40), bytes: datagram.len(), crcs: word(0) }
+        let refusal = if kind == Kind::Rejected as u8 { datagram.get(REFUSAL_AT).copied().unwrap_or(0) } else { 0 };
+        Glance { kind, slot: word(32), ballot: word(40), bytes: datagram.len(), crcs: word(0), refusal }
     }
 }
 
 impl fmt::Display for Glance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Kind::from_u8(self.kind) {
+            Some(Kind::Rejected) => {
+                return write!(f, "Rejected {}", Refusal::from_u8(self.refusal).map_or("?", Refusal::name));
+            }
             Some(kind) => write!(f, "{kind:?}")?,
             None => write!(f, "kind {}", self.kind)?,
         }

@@ -1,9 +1,11 @@
 //! The core's rules as a small model, checked exhaustively: 3 acceptors, 2 slots, 2 ballots, so a leader and the one that
 //! replaces it at any moment. Messages are facts that stay: they may be read late, in any order, or never.
 //!
-//! Rules: an acceptor promises upwards only, and accepts in no ballot below its promise; a candidate that holds the promises of a
-//! majority adopts the value of the highest ballot in each slot and fills holes with no-ops. Each can be left out, and
-//! then the checker must find the schedule that forks the log.
+//! Rules: an acceptor promises upwards only, accepts in no ballot below its promise, and a restart forgets neither; a
+//! candidate that holds the promises of a majority adopts the value of the highest ballot in each slot and fills holes with
+//! no-ops; a leader counts what was accepted in its own ballot; who hears that a leader has counted enough for a slot takes
+//! what it holds there as chosen if it accepted it in that leader's ballot. Each can be left out, and then the checker must
+//! find the schedule that forks the log.
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -38,6 +40,7 @@ enum Action {
     Lead(usize, u8),
     Propose(usize, usize),
     Accept(usize, usize, usize),
+    Restart(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +50,18 @@ enum Broken {
     Adoption,
     /// An acceptor accepts below its promise.
     Promise,
+    /// A restart forgets what was promised, but for what was accepted: the answer did not wait for the disk.
+    Durability,
     /// One promise elects.
     Majority,
+    /// Whatever an acceptor holds in a slot counts as its vote for the leader that it follows.
+    Counting,
+    /// Whatever a follower holds in a slot is chosen once a leader says so.
+    Watermark,
 }
+
+const ONE_VALUE: &str = "one value per slot";
+const TAKEN: &str = "what is taken as chosen is chosen";
 
 impl Model for Broken {
     type State = State;
@@ -61,6 +73,9 @@ impl Model for Broken {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if *self == Broken::Durability {
+            actions.extend((0..ACCEPTORS).map(Action::Restart));
+        }
         for ballot in 0..BALLOTS {
             if state.leads[ballot].is_none() {
                 let free = |acceptor: &usize| state.promised[*acceptor] < ballot + 1;
@@ -102,19 +117,37 @@ impl Model for Broken {
                 state.accepted[acceptor][slot] = Some((ballot, value));
                 state.votes[ballot][slot] |= 1 << acceptor;
             }
+            Action::Restart(acceptor) => {
+                let accepted = state.accepted[acceptor].iter().flatten().map(|(ballot, _)| ballot + 1).max();
+                state.promised[acceptor] = accepted.unwrap_or(0);
+            }
         }
         Some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("one value per slot", |_: &Broken, state: &State| {
+            Property::always(ONE_VALUE, |_: &Broken, state: &State| {
                 (0..SLOTS).all(|slot| {
                     let mut chosen = (0..BALLOTS).filter(|b| chosen(state, *b, slot)).map(|b| state.proposed[b][slot]);
                     let first = chosen.next();
                     chosen.all(|value| Some(value) == first)
                 })
             }),
+            Property::always(TAKEN, |broken: &Broken, state: &State| {
+                let all = (0..SLOTS).flat_map(|slot| (0..BALLOTS).map(move |ballot| (slot, ballot)));
+                all.filter(|(slot, ballot)| broken.is_announced(state, *ballot, *slot)).all(|(slot, ballot)| {
+                    let mut taken = (0..ACCEPTORS).filter_map(|a| broken.takes(state, a, ballot, slot));
+                    taken.all(|value| is_chosen(state, slot, value))
+                })
+            }),
+            Property::sometimes(
+                "a follower holds another value than its leader got chosen",
+                |_: &Broken, state: &State| {
+                    let other = |slot: usize| state.accepted.iter().any(|held| held[slot] == Some((0, 1)));
+                    (0..SLOTS).any(|slot| chosen(state, 1, slot) && state.proposed[1][slot] != Some(1) && other(slot))
+                },
+            ),
             Property::sometimes("both leaders choose in every slot", |_: &Broken, state: &State| {
                 (0..SLOTS).all(|slot| (0..BALLOTS).all(|ballot| chosen(state, ballot, slot)))
             }),
@@ -129,7 +162,27 @@ fn chosen(state: &State, ballot: usize, slot: usize) -> bool {
     u32::from(state.votes[ballot][slot]).count_ones() >= MAJORITY
 }
 
+/// Whether some ballot got this value chosen.
+fn is_chosen(state: &State, slot: usize, value: u8) -> bool {
+    (0..BALLOTS).any(|ballot| chosen(state, ballot, slot) && state.proposed[ballot][slot] == Some(value))
+}
+
 impl Broken {
+    /// Whether the leader of a ballot has counted enough votes to say that the slot is chosen, so that it may be heard of.
+    fn is_announced(&self, state: &State, ballot: usize, slot: usize) -> bool {
+        let follows = |acceptor: &usize| state.promised[*acceptor] == ballot + 1;
+        let holds = |acceptor: &usize| state.accepted[*acceptor][slot].is_some();
+        let anything = (0..ACCEPTORS).filter(follows).filter(holds).count() >= MAJORITY as usize;
+        let counts = *self == Broken::Counting && anything && state.proposed[ballot][slot].is_some();
+        counts || chosen(state, ballot, slot)
+    }
+
+    /// What an acceptor that hears of that takes as chosen. It may have promised more since: what is chosen stays so.
+    fn takes(&self, state: &State, acceptor: usize, ballot: usize, slot: usize) -> Option<u8> {
+        let (accepted_in, value) = state.accepted[acceptor][slot]?;
+        (accepted_in == ballot || *self == Broken::Watermark).then_some(value)
+    }
+
     /// Sets of acceptors whose promises of `ballot` are there and suffice.
     fn quorums<'a>(&self, state: &'a State, ballot: usize) -> impl Iterator<Item = u8> + 'a {
         let least = if *self == Broken::Majority { 1 } else { MAJORITY };
@@ -169,8 +222,17 @@ fn every_schedule_agrees() {
 
 #[test]
 fn each_rule_is_needed() {
-    for broken in [Broken::Adoption, Broken::Promise, Broken::Majority] {
-        let checker = broken.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-        assert!(checker.discovery("one value per slot").is_some(), "{broken:?} forks no log");
+    let rules = [
+        (Broken::Adoption, ONE_VALUE),
+        (Broken::Promise, ONE_VALUE),
+        (Broken::Durability, ONE_VALUE),
+        (Broken::Majority, ONE_VALUE),
+        (Broken::Counting, TAKEN),
+        (Broken::Watermark, TAKEN),
+    ];
+    for (broken, property) in rules {
+        let failed = HasDiscoveries::AnyOf([property].into_iter().collect());
+        let checker = broken.checker().finish_when(failed).spawn_bfs().join();
+        assert!(checker.discovery(property).is_some(), "{broken:?} forks no log");
     }
 }

@@ -4,6 +4,7 @@
 //! duplicates; what crosses a change of leaders is sorted out at apply. Nothing is queued: what the window, the log or
 //! the session's credit cannot take is refused with BUSY.
 
+use super::drain::Drain;
 use super::jobs::{Done, Job};
 use super::reply::{ReadRequest, acks_per_datagram, write_acks};
 use super::status::{self, Bad};
@@ -22,8 +23,6 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// Sessions that a leader serves at once; the table of the state machine bounds them too.
 const MAX_ADMITTED: usize = crate::sequencer::MAX_SESSIONS;
-/// What BUSY tells a client to wait, microseconds.
-const BUSY_RETRY_US: u32 = 200;
 /// What a client is told to wait while there is no leader, microseconds.
 const NO_LEADER_RETRY_US: u32 = 10_000;
 
@@ -61,6 +60,7 @@ pub(super) struct Admission {
     outcomes: Vec<(u128, u32, Outcome)>,
     answers: Vec<Answer>,
     batch: Option<OpenBatch>,
+    pub(super) drain: Drain,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,12 +76,14 @@ impl Admission {
             outcomes: Vec::with_capacity(1024),
             answers: Vec::with_capacity(128),
             batch: None,
+            drain: Drain::new(),
         }
     }
 
     /// This node leads no longer: what it admitted says nothing about the next leader's log.
     pub(super) fn clear(&mut self) {
         self.sessions.clear();
+        self.drain.clear();
     }
 
     /// Bytes of the batch that is being sealed.
@@ -340,7 +342,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.add(status::refused(refusal), 1);
         let leader = self.core.leader().filter(|_| refusal == Refusal::NotLeader);
         let leader = leader.and_then(|node| self.settings.members.iter().find(|(member, _)| *member == node));
-        let retry_after_us = if refusal == Refusal::Busy { BUSY_RETRY_US } else { NO_LEADER_RETRY_US };
+        let retry_after_us = match refusal {
+            Refusal::Busy => self.admission.drain.retry_after_us(self.io.now_ns()),
+            _ => NO_LEADER_RETRY_US,
+        };
         let body = RefusalBody {
             client_id: U128::new(client_id),
             reference: U64::new(reference),

@@ -9,6 +9,7 @@
 //! | `mod.rs` | the shard, its turn |
 //! | `outputs.rs` | carrying out what the core says |
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
+//! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -18,6 +19,7 @@
 
 mod clients;
 mod codec;
+mod drain;
 pub mod jobs;
 mod outbox;
 mod outputs;
@@ -28,7 +30,7 @@ mod slots;
 mod status;
 
 pub use outbox::OUTBOX_BYTES;
-pub use recovery::{Recovered, recover};
+pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
 
@@ -164,7 +166,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, index, slots, epoch } = found;
+        let Recovered { mut log, core, machine, index, slots, epoch, findings: _ } = found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();

@@ -101,6 +101,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 place.expect("room for a step was there before it")
             }
             Source::Proposal => {
+                self.admission.drain.proposed(header.slot, self.io.now_ns());
                 let bytes = self.admission.batch_bytes();
                 self.log.close_batch(header, bytes)
             }
@@ -233,6 +234,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
         self.slots.apply(slot, tail, timestamp_ns);
+        self.admission.drain.delivered(slot, self.io.now_ns());
         let leads = self.core.leads();
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {

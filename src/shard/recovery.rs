@@ -9,7 +9,7 @@ use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_re
 use crate::shard::slots::{Kept, Slots};
 use std::collections::BTreeMap;
 use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
-use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place};
+use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place, TornTail};
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind, flags};
 use synod_wire::mutant::mutant;
@@ -35,6 +35,17 @@ pub struct Recovered {
     pub(crate) slots: Slots,
     /// The configuration's epoch.
     pub epoch: Epoch,
+    /// In which state the log was.
+    pub findings: Findings,
+}
+
+/// The state that a log was found in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The torn tail that was cut.
+    pub torn: Option<TornTail>,
+    /// What was durable once and cannot be read.
+    pub damage: Vec<Damage>,
 }
 
 struct Pending {
@@ -104,6 +115,7 @@ pub fn recover(
         index: replay.index,
         slots: replay.slots,
         epoch: replay.epoch,
+        findings: Findings { torn: found.torn, damage: found.damage },
     })
 }
 

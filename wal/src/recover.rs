@@ -302,7 +302,7 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
 fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Arena, u64), LogError> {
     let path = segments.dir.path();
     let arena_bytes = settings.arena_bytes as u64;
-    let mut arena = Arena::new(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
+    let mut arena = Arena::of_huge_pages(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
     // A turn's room stays free: what the caller holds of a log with a hole may reach down to the floor.
     let mut floor = head.saturating_sub(arena_bytes - segments.geometry.stride_bytes);
     let mut pos = floor;

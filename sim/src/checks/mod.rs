@@ -6,15 +6,20 @@ mod ballots;
 mod bounds;
 mod durable;
 mod evidence;
+mod linear;
 mod logs;
 mod one_value;
 mod order;
 mod prefix;
 mod reads;
 mod sessions;
+mod status;
+mod views;
 
 pub(crate) use bounds::Turn;
 pub(crate) use logs::{applied_log, value_on_disk};
+pub(crate) use status::told as status_told;
+pub(crate) use views::OWN_REQUESTS;
 
 use crate::disk::Logged;
 use crate::payload::Payloads;
@@ -52,6 +57,8 @@ pub(crate) struct Checks {
     pub(crate) ballots: ballots::Ballots,
     pub(crate) acked: acked::Acked,
     pub(crate) reads: reads::Reads,
+    pub(crate) views: views::Views,
+    pub(crate) linear: linear::Linear,
     pub(crate) bounds: bounds::Bounds,
     pub(crate) evidence: evidence::Evidence,
     durable: durable::Durable,
@@ -66,7 +73,9 @@ impl Checks {
             sessions: sessions::Sessions::new(Payloads::new(plan)),
             ballots: ballots::Ballots::new(plan.nodes),
             acked: acked::Acked::default(),
-            reads: reads::Reads,
+            reads: reads::Reads::default(),
+            views: views::Views::new(plan.nodes, plan.clients + plan.readers),
+            linear: linear::Linear::new(plan.seed, plan.nodes),
             bounds: bounds::Bounds::new(plan),
             evidence: evidence::Evidence::default(),
             durable: durable::Durable::new(plan.nodes),
@@ -75,7 +84,16 @@ impl Checks {
     }
 
     /// A node has a new core: nothing links it to the last one but what it said.
-    pub(crate) fn restarted(&mut self, node: usize, core: &Replica, applied: Slot, excused: bool) -> Checked {
+    pub(crate) fn restarted(
+        &mut self,
+        node: usize,
+        core: &Replica,
+        applied: Slot,
+        excused: bool,
+        now_ns: u64,
+    ) -> Checked {
+        self.views.restarted(node, now_ns);
+        self.linear.restarted(node, now_ns);
         self.before[node] = Some(Before::of(core));
         self.prefix.restarted(node, applied);
         self.ballots.restarted(node, core, excused)
@@ -121,6 +139,28 @@ impl Checks {
             self.sessions.apply(slot, value)?;
         }
         Ok(first)
+    }
+
+    /// A client hears a node acknowledge the entry at a place. False: there is none, or nobody offered it.
+    pub(crate) fn node_acked(&mut self, node: usize, sequence: u64, now_ns: u64) -> bool {
+        let entry = (sequence as usize).checked_sub(1).and_then(|at| self.sessions.entries().get(at));
+        let Some(times) = entry.and_then(|entry| self.acked.order.times(entry)) else { return false };
+        let offered_ns = times.offered_ns;
+        self.views.acked(node, sequence, offered_ns);
+        self.linear.acked(node, sequence, offered_ns, now_ns);
+        true
+    }
+
+    /// A reader sends a request to a node.
+    pub(crate) fn asked(&mut self, reader: usize, request_id: u64, node: usize, now_ns: u64) {
+        self.views.asked(reader, request_id, node, now_ns);
+        self.reads.asked(reader, request_id);
+    }
+
+    /// What clients saw of the whole run keeps real time: see `order.rs` and `linear.rs`. The latter's numbers.
+    pub(crate) fn real_time(&mut self) -> Result<(usize, usize), Violation> {
+        self.acked.order.check(self.sessions.entries())?;
+        self.linear.check(&self.acked.order, self.sessions.entries())
     }
 
     /// The highest ballot in which a slot is known chosen.

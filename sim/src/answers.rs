@@ -1,0 +1,241 @@
+//! What nodes answer clients, datagram by datagram, for the checkers: a client's core passes on less than it hears, and an
+//! acknowledgement only in its turn, when another node than the one that sent it may have been heard since. And the
+//! questions that `check_tail` of the client library asks, put as it puts them: how far does the log of each member
+//! reach, and how does it fare? Used by the engine.
+
+use crate::checks::{Checked, Violation, violated};
+use crate::client::Outgoing;
+use crate::node::{CLUSTER, GROUP, node_address};
+use crate::sim::{Client, Sim};
+use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
+use synod_wire::frame::{Frame, Frames, Header, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Entries of an answer that are kept: the last, for old ones are what `reads.rs` looks at.
+const KEPT: usize = 4;
+
+/// Which entry it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Label(u64, u64);
+
+/// The label of an entry.
+pub(crate) fn label(client_id: u128, client_seq: u64) -> Label {
+    // A simulated client's id fits.
+    Label(client_id as u64, client_seq)
+}
+
+/// What a node said in one datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) request_id: u64,
+    /// The last sequence that it has applied.
+    pub(crate) tail: u64,
+    /// The last entries that came with it, and how many of them there are.
+    last: [(u64, Label); KEPT],
+    kept: usize,
+}
+
+impl Answer {
+    pub(crate) fn new(request_id: u64, tail: u64) -> Answer {
+        Answer { request_id, tail, last: Default::default(), kept: 0 }
+    }
+
+    /// An entry more; the oldest may make room for it.
+    pub(crate) fn push(&mut self, sequence: u64, label: Label) {
+        if self.kept == KEPT {
+            self.last.rotate_left(1);
+            self.kept -= 1;
+        }
+        self.last[self.kept] = (sequence, label);
+        self.kept += 1;
+    }
+
+    /// The last entries, in order: sequence and label.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (u64, Label)> + '_ {
+        self.last[..self.kept].iter().copied()
+    }
+
+    fn of_read(payload: &[u8]) -> Option<Answer> {
+        let (body, mut rest) = ReadReplyBody::read_from_prefix(payload).ok()?;
+        let mut answer = Answer::new(body.request_id.get(), body.tail.get());
+        for at in 0..u64::from(body.entries.get()) {
+            let (head, after) = ReadEntry::read_from_prefix(rest).ok()?;
+            let (entry, after) = after.split_at_checked(usize::from(head.length.get()))?;
+            let (client_id, seq) = entry.split_first_chunk::<16>()?;
+            let client_seq = u64::from_le_bytes(*seq.first_chunk()?);
+            answer.push(body.first_sequence.get() + at, label(u128::from_le_bytes(*client_id), client_seq));
+            rest = after;
+        }
+        rest.is_empty().then_some(answer)
+    }
+}
+
+/// The last place of each run that an acknowledgement names.
+fn acked_places(payload: &[u8]) -> Option<Vec<u64>> {
+    let (head, rest) = AckHeader::read_from_prefix(payload).ok()?;
+    let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(head.runs.get())).ok()?;
+    let last = |run: &AckRun| (run.first_sequence.get() + u64::from(run.entries.get())).checked_sub(1);
+    runs.iter().map(last).collect::<Option<Vec<u64>>>().filter(|_| rest.is_empty())
+}
+
+/// A request of a client that reads: its number.
+pub(crate) fn request_id(datagram: &[u8]) -> Option<u64> {
+    let (header, ..) = parse_header(datagram).ok()?;
+    matches!(header.kind, Kind::Read | Kind::Status).then_some(header.slot.0)
+}
+
+/// The two questions for a tail, under these numbers.
+pub(crate) fn questions(node: usize, status_id: u64, read_id: u64) -> [Outgoing; 2] {
+    let body = ReadBody {
+        request_id: U64::new(read_id),
+        from_sequence: U64::ZERO,
+        max_entries: U32::ZERO,
+        max_datagrams: U16::new(1),
+        wait_ms: U16::ZERO,
+    };
+    [question(node, Kind::Status, status_id, &[]), question(node, Kind::Read, read_id, body.as_bytes())]
+}
+
+fn question(node: usize, kind: Kind, request_id: u64, body: &[u8]) -> Outgoing {
+    let header = Header {
+        kind,
+        flags: 0,
+        from: NodeId(0),
+        group: GROUP,
+        cluster: CLUSTER,
+        epoch: Epoch(0),
+        slot: Slot(request_id),
+        ballot: Ballot::ZERO,
+        promised: Ballot::ZERO,
+        lsn: Lsn::ZERO,
+    };
+    let mut out = [0; frame_bytes(size_of::<ReadBody>())];
+    let bytes = write_frame(&mut out, &header, body);
+    (node_address(node), out[..bytes].into())
+}
+
+impl Sim {
+    /// A client hears a node.
+    pub(crate) fn hear(&mut self, client: usize, node: usize, datagram: &[u8]) -> Checked {
+        // What is damaged on the way ends here, as it does in the client's core.
+        for frame in Frames::new(datagram).map_while(Result::ok) {
+            self.hear_frame(client, node, &frame)?;
+        }
+        Ok(())
+    }
+
+    fn hear_frame(&mut self, client: usize, node: usize, frame: &Frame<'_>) -> Checked {
+        let answer = match frame.header.kind {
+            Kind::ReadReply => Answer::of_read(frame.payload),
+            Kind::StatusReply => {
+                let body = StatusBody::read_from_prefix(frame.payload).ok();
+                body.map(|(body, _)| Answer::new(body.request_id.get(), body.tail.get()))
+            }
+            Kind::Appended => match acked_places(frame.payload) {
+                Some(places) => return self.heard_acks(client, node, &places),
+                None => None,
+            },
+            _ => return Ok(()),
+        };
+        match answer {
+            Some(answer) => self.heard(client, node, &answer),
+            None => {
+                let detail = format!("n{node} sent c{client} a malformed {:?}", frame.header.kind);
+                violated("nothing corrupt served", detail)
+            }
+        }
+    }
+
+    fn heard_acks(&mut self, client: usize, node: usize, places: &[u64]) -> Checked {
+        match places.iter().find(|place| !self.checks.node_acked(node, **place, self.now_ns)) {
+            None => Ok(()),
+            Some(place) => violated(
+                "acknowledged entries survive",
+                format!("n{node} acknowledged to c{client} what has the place {place}, where nobody's entry is"),
+            ),
+        }
+    }
+
+    fn heard(&mut self, client: usize, node: usize, answer: &Answer) -> Result<(), Violation> {
+        let applied = self.checks.sessions.entries().len() as u64;
+        if answer.tail > applied {
+            let detail = format!("n{node} told c{client} of a tail {}, {applied} entries were applied", answer.tail);
+            return violated("nothing corrupt served", detail);
+        }
+        let asked_ns = self.checks.views.told(client, node, answer.request_id, answer.tail)?;
+        self.checks.reads.told(client, answer.request_id, answer.tail);
+        let last = answer.labels().last().map_or(0, |(sequence, _)| sequence);
+        self.checks.acked.order.shown(answer.tail.max(last), self.now_ns);
+        self.checks.linear.shown(node, answer, asked_ns, self.now_ns);
+        Ok(())
+    }
+
+    /// A reader asks every member how far its log reaches.
+    pub(crate) fn ask_tails(&mut self, client: usize) {
+        let mut out = Vec::new();
+        if let Client::Reader(reader) = &mut self.clients[client] {
+            (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node)));
+        }
+        self.send_all(client, &mut out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::little_endian::U128;
+
+    #[test]
+    fn an_answer_keeps_its_last_entries() {
+        let mut answer = Answer::new(1, 9);
+        (1..=6).for_each(|sequence| answer.push(sequence, label(7, sequence)));
+        assert_eq!(answer.labels().map(|(sequence, _)| sequence).collect::<Vec<_>>(), [3, 4, 5, 6]);
+        assert_eq!(answer.labels().last(), Some((6, label(7, 6))));
+    }
+
+    #[test]
+    fn what_is_malformed_is_no_answer() {
+        let entry = [7; 24];
+        let head = ReadEntry { timestamp_ns: U64::new(1), length: U16::new(24) };
+        let body = ReadReplyBody {
+            request_id: U64::new(5),
+            first_sequence: U64::new(2),
+            tail: U64::new(2),
+            entries: U16::new(1),
+            last: 1,
+            reserved: [0; 5],
+        };
+        let bytes = [body.as_bytes(), head.as_bytes(), &entry].concat();
+        let answer = Answer::of_read(&bytes).expect("it is well formed");
+        let seven = u64::from_le_bytes([7; 8]);
+        assert_eq!(answer.labels().collect::<Vec<_>>(), [(2, Label(seven, seven))]);
+        assert_eq!(Answer::of_read(&bytes[..bytes.len() - 1]), None, "cut");
+        assert_eq!(Answer::of_read(&[&bytes[..], &[0]].concat()), None, "with something behind");
+    }
+
+    #[test]
+    fn acknowledgements_name_the_last_place_of_each_run() {
+        let head =
+            AckHeader { client_id: U128::new(1), runs: U16::new(2), durability: 1, reserved: 0, credit: U32::new(9) };
+        let run = |first_sequence, entries| AckRun {
+            first_seq: U64::new(1),
+            first_sequence: U64::new(first_sequence),
+            timestamp_ns: U64::new(1),
+            entries: U32::new(entries),
+            reserved: U32::ZERO,
+        };
+        let bytes = [head.as_bytes(), run(5, 3).as_bytes(), run(20, 1).as_bytes()].concat();
+        assert_eq!(acked_places(&bytes), Some(vec![7, 20]));
+        assert_eq!(acked_places(&bytes[..bytes.len() - 1]), None, "cut");
+        assert_eq!(acked_places(&[&bytes[..], &[0]].concat()), None, "with something behind");
+    }
+
+    #[test]
+    fn a_question_has_its_number() {
+        let [status, read] = questions(1, 8, 9);
+        assert_eq!((request_id(&status.1), request_id(&read.1)), (Some(8), Some(9)));
+        assert_eq!(request_id(b"noise"), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! What a node says of itself is how it is: each status reply is compared with the shard that sent it, at the end of the
+//! same turn.
+//!
+//! Source: DESIGN, "Off the core": metrics and status; a wrong one misleads whoever decides to replace a node.
+
+use super::{Checked, violated};
+use crate::io::SimIo;
+use synod::shard::Shard;
+use synod_paxos::Role;
+use synod_wire::client::{StatusBody, role};
+use synod_wire::frame::{Kind, parse};
+use zerocopy::FromBytes;
+
+const PROPERTY: &str = "a status tells the truth";
+
+/// A datagram to a client leaves `node`: if it is a status reply, it must be true.
+pub(crate) fn told(node: usize, shard: &Shard<SimIo>, datagram: &[u8]) -> Checked {
+    if datagram.get(17) != Some(&(Kind::StatusReply as u8)) {
+        return Ok(());
+    }
+    let Ok(frame) = parse(datagram) else {
+        return violated(PROPERTY, format!("n{node} sends a status that is no frame"));
+    };
+    let Ok((body, counters)) = StatusBody::read_from_prefix(frame.payload) else {
+        return violated(PROPERTY, format!("n{node} sends a status without a body"));
+    };
+    let core = shard.core();
+    let number = match core.role() {
+        Role::Joining => role::JOINING,
+        Role::Follower => role::FOLLOWER,
+        Role::Candidate => role::CANDIDATE,
+        Role::Preparing => role::PREPARING,
+        Role::Leader => role::LEADER,
+        Role::Halted => role::HALTED,
+    };
+    let leader = core.leader();
+    let rows = [
+        ("node", u64::from(frame.header.from.0), node as u64),
+        ("role", u64::from(body.role), u64::from(number)),
+        ("leader known", u64::from(body.has_leader), u64::from(leader.is_some())),
+        ("leader", u64::from(body.leader), leader.map_or(0, |leader| u64::from(leader.0))),
+        ("promised", body.promised.get(), core.promised().pack()),
+        ("chosen", body.chosen.get(), core.prefix().0),
+        ("applied", body.applied.get(), shard.applied().0),
+        ("tail", body.tail.get(), shard.machine().tail().0),
+        ("sessions", body.sessions.get(), shard.machine().sessions() as u64),
+        ("unknown slots", body.unknown_slots.get().into(), core.unknown_slots().map_or(u32::MAX as u64, |n| n as u64)),
+        ("durable Lsn", body.durable_lsn.get(), shard.log().durable_lsn().0),
+        ("durable bytes", body.durable_bytes.get(), shard.log().durable_pos()),
+        ("bytes of counters", u64::from(body.counters) * 8, counters.len() as u64),
+    ];
+    if let Some((what, said, is)) = rows.into_iter().find(|(_, said, is)| said != is) {
+        return violated(PROPERTY, format!("n{node} says that its {what} is {said}; it is {is}"));
+    }
+    if body.accepted.get() > core.highest_held().0 {
+        return violated(PROPERTY, format!("n{node} says that it holds slot {}", body.accepted));
+    }
+    Ok(())
+}
