@@ -384,16 +384,17 @@ impl Sim {
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
-        match result {
+        // What the turn found durable counts, even if it was the last: replies that rest on it have left.
+        self.observe_log(node)?;
+        let exit = match result {
             Err(fatal) => return self.ended(node, fatal),
-            Ok(Some(Exit::Recover)) => {
-                self.coverage.mark("a shard asked to be recovered anew");
-                return self.recover_anew(node);
-            }
-            Ok(_) => {}
-        }
+            Ok(exit) => exit,
+        };
         let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        if exit == Some(Exit::Recover) {
+            return self.recover_anew(node);
+        }
         if self.nodes[node].role != role {
             self.role_changed(node);
         }
@@ -422,6 +423,7 @@ impl Sim {
         let applied = |sim: &Sim| sim.nodes[node].shard.as_ref().map(|shard| shard.applied());
         // What rotted meanwhile may be what was to be delivered.
         let before = applied(self).filter(|_| !self.nodes[node].damaged_since_start);
+        self.coverage.mark("a shard asked to be recovered anew");
         self.note(What::Node(node, "recovers anew".to_owned()));
         self.stop(node, false)?;
         self.start(node)?;
@@ -483,6 +485,14 @@ impl Sim {
         Ok(())
     }
 
+    /// Lets the checkers see what became durable in a node's turn.
+    fn observe_log(&mut self, node: usize) -> Checked {
+        let this = &mut self.nodes[node];
+        let durable = this.shard.as_ref().expect("the process runs").log().durable_lsn();
+        let records = this.disk.reported(durable);
+        self.checks.logged(node, &records, durable)
+    }
+
     /// Lets the checkers see a node after its turn.
     fn observe(&mut self, node: usize, mut turn: Turn) -> Checked {
         let (before, after) = self.nodes.split_at_mut(node);
@@ -508,9 +518,6 @@ impl Sim {
             );
         }
         this.founded |= role != Role::Joining;
-        let durable = shard.log().durable_lsn();
-        let records = this.disk.reported(durable);
-        self.checks.logged(node, &records, durable)?;
         self.checks.stepped(node, core);
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
