@@ -310,6 +310,21 @@ impl Sim {
             }
         }
         self.note(What::Node(node, format!("stops: writes in flight {tally:?}")));
+        self.stop_who_hears_only(node)
+    }
+
+    /// A peer's memory of others is written down now and then only: what a stopped node remembered of one that was robbed may
+    /// be lost, and then nothing protects the group from that one.
+    fn stop_who_hears_only(&mut self, node: usize) -> Checked {
+        let hears_it = |other: &usize| {
+            let other = &self.nodes[*other];
+            other.index != node && other.witness == Some(node) && other.health == Health::Up
+        };
+        let orphans: Vec<usize> = (0..self.plan.nodes).filter(hears_it).collect();
+        for orphan in orphans {
+            self.stop(orphan, false)?;
+            self.nodes[orphan].health = Health::Dead("it lost its state, and nobody up remembers it");
+        }
         Ok(())
     }
 
