@@ -304,6 +304,7 @@ impl Sim {
                 && core.is_some_and(|core| if fresh { core.is_founded() } else { core.counted(id) > last })
         };
         let Some(witness) = self.nodes.iter().position(remembers) else { return false };
+        self.nodes[node].witness = Some(witness);
         for other in (0..self.plan.nodes).filter(|other| *other != witness && *other != node) {
             self.net.cut(End::Node(node), End::Node(other), u64::MAX);
             self.net.cut(End::Node(other), End::Node(node), u64::MAX);

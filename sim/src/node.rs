@@ -142,6 +142,8 @@ pub(crate) struct Node {
     pub(crate) founded: bool,
     /// What it had called durable was taken from it: it may halt, and must not vote.
     pub(crate) robbed: bool,
+    /// The only peer that it hears since: the one that remembers what it had.
+    pub(crate) witness: Option<usize>,
     /// A write or sync was made to fail.
     pub(crate) write_failed: bool,
     /// Its log has been damaged.
@@ -177,6 +179,7 @@ impl Node {
             open_at_start: 0,
             founded: false,
             robbed: false,
+            witness: None,
             write_failed: false,
             damaged: false,
             damaged_since_start: false,

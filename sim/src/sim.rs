@@ -320,6 +320,21 @@ impl Sim {
             }
         }
         self.note(What::Node(node, format!("stops: writes in flight {tally:?}")));
+        self.stop_who_hears_only(node)
+    }
+
+    /// A peer's memory of others is written down now and then only: what a stopped node remembered of one that was robbed may
+    /// be lost, and then nothing protects the group from that one.
+    fn stop_who_hears_only(&mut self, node: usize) -> Checked {
+        let hears_it = |other: &usize| {
+            let other = &self.nodes[*other];
+            other.index != node && other.witness == Some(node) && other.health == Health::Up
+        };
+        let orphans: Vec<usize> = (0..self.plan.nodes).filter(hears_it).collect();
+        for orphan in orphans {
+            self.stop(orphan, false)?;
+            self.nodes[orphan].health = Health::Dead("it lost its state, and nobody up remembers it");
+        }
         Ok(())
     }
 
@@ -394,17 +409,17 @@ impl Sim {
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
-        self.count_logged(node)?;
-        match result {
+        // What the turn found durable counts, even if it was the last: replies that rest on it have left.
+        self.observe_log(node)?;
+        let exit = match result {
             Err(fatal) => return self.ended(node, fatal),
-            Ok(Some(Exit::Recover)) => {
-                self.coverage.mark("a shard asked to be recovered anew");
-                return self.recover_anew(node);
-            }
-            Ok(_) => {}
-        }
+            Ok(exit) => exit,
+        };
         let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        if exit == Some(Exit::Recover) {
+            return self.recover_anew(node);
+        }
         if self.nodes[node].role != role {
             self.role_changed(node);
         }
@@ -433,6 +448,7 @@ impl Sim {
         let applied = |sim: &Sim| sim.nodes[node].shard.as_ref().map(|shard| shard.applied());
         // What rotted meanwhile may be what was to be delivered.
         let before = applied(self).filter(|_| !self.nodes[node].damaged_since_start);
+        self.coverage.mark("a shard asked to be recovered anew");
         self.note(What::Node(node, "recovers anew".to_owned()));
         self.stop(node, false)?;
         self.start(node)?;
@@ -494,8 +510,8 @@ impl Sim {
         Ok(())
     }
 
-    /// Counts what became durable and the node knows of: it may have said so in this turn, whatever becomes of it now.
-    fn count_logged(&mut self, node: usize) -> Checked {
+    /// Lets the checkers see what became durable in a node's turn.
+    fn observe_log(&mut self, node: usize) -> Checked {
         let this = &mut self.nodes[node];
         let durable = this.shard.as_ref().expect("the process runs").log().durable_lsn();
         let records = this.disk.reported(durable);

@@ -54,17 +54,16 @@ impl OneValue {
             return violated(PROPERTY, format!("slot {slot}: two values in ballot {ballot}, one of them at n{node}"));
         }
         votes.nodes.insert(NodeId(node as u8));
-        if votes.nodes.len() < self.phase2 || self.chosen.contains_key(&slot) {
-            return self.chosen.get(&slot).filter(|_| votes.nodes.len() >= self.phase2).map_or(
-                Ok(()),
-                |(_, chosen)| {
-                    if *chosen == crc {
-                        Ok(())
-                    } else {
-                        violated(PROPERTY, format!("slot {slot}: two values are chosen"))
-                    }
-                },
-            );
+        if votes.nodes.len() < self.phase2 {
+            return Ok(());
+        }
+        if let Some((lowest, chosen)) = self.chosen.get_mut(&slot) {
+            if *chosen != crc {
+                return violated(PROPERTY, format!("slot {slot}: two values are chosen"));
+            }
+            // A vote in a lower ballot is counted late if its node was frozen when it became durable.
+            *lowest = ballot.min(*lowest);
+            return Ok(());
         }
         self.chosen.insert(slot, (ballot, crc));
         let above = (slot, Ballot { round: ballot.round, node: NodeId(ballot.node.0 + 1) })..=(slot, HIGHEST);
