@@ -900,7 +900,7 @@ impl Sim {
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
-        if self.client_rng.percent(50) {
+        if self.client_rng.percent(15) {
             self.ask_tails(client);
         }
         if let Client::Reader(reader) = &mut self.clients[client] {
