@@ -5,7 +5,7 @@ use crate::answers::request_id;
 use crate::checks::{Checked, Checks, Turn, status_told, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
-use crate::crowd::{Crowd, request_header};
+use crate::crowd::Crowd;
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
@@ -25,7 +25,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -394,6 +394,7 @@ impl Sim {
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
+        self.count_logged(node)?;
         match result {
             Err(fatal) => return self.ended(node, fatal),
             Ok(Some(Exit::Recover)) => {
@@ -493,6 +494,14 @@ impl Sim {
         Ok(())
     }
 
+    /// Counts what became durable and the node knows of: it may have said so in this turn, whatever becomes of it now.
+    fn count_logged(&mut self, node: usize) -> Checked {
+        let this = &mut self.nodes[node];
+        let durable = this.shard.as_ref().expect("the process runs").log().durable_lsn();
+        let records = this.disk.reported(durable);
+        self.checks.logged(node, &records, durable)
+    }
+
     /// Lets the checkers see a node after its turn.
     fn observe(&mut self, node: usize, mut turn: Turn) -> Checked {
         let (before, after) = self.nodes.split_at_mut(node);
@@ -518,9 +527,6 @@ impl Sim {
             );
         }
         this.founded |= role != Role::Joining;
-        let durable = shard.log().durable_lsn();
-        let records = this.disk.reported(durable);
-        self.checks.logged(node, &records, durable)?;
         self.checks.stepped(node, core);
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
@@ -881,9 +887,6 @@ impl Sim {
         if self.client_rng.percent(50) {
             self.ask_tails(client);
         }
-        if self.client_rng.percent(10) {
-            self.ask_status(client);
-        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
             let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
@@ -891,14 +894,5 @@ impl Sim {
             self.checks.reads.begun(client, from, count);
         }
         self.drive(client)
-    }
-
-    /// Asks some node how it fares; its answer is checked as it leaves.
-    fn ask_status(&mut self, client: usize) {
-        let node = self.client_rng.below(self.plan.nodes as u64) as usize;
-        let mut bytes = [0; HEADER_BYTES];
-        write_frame(&mut bytes, &request_header(Kind::Status, 1), &[]);
-        self.frames_sent.message(&bytes);
-        self.transmit(End::Client(client), End::Node(node), false, 0, bytes.as_slice().into());
     }
 }
