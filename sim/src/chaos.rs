@@ -21,6 +21,8 @@ const SPELL_MEAN_NS: u64 = 1_500_000_000;
 const FLOOD: usize = 300;
 /// A process that is killed at its work is so within so many sends and writes: a few turns.
 const KILL_WITHIN_EFFECTS: u64 = 100;
+/// At an election: a promise asked for, logged and given.
+const KILL_WITHIN_ELECTION: u64 = 12;
 /// Old datagrams that reach a node around its election, at most.
 const LATE_ANSWERS: u64 = 60;
 /// An hour.
@@ -84,7 +86,7 @@ impl Sim {
             }
             Fault::Replay if self.chaos.percent(50) => {
                 self.note(What::World(format!("{fault}: old datagrams wait for the next elections")));
-                self.replays_at_elections = self.chaos.between(1, 8);
+                self.replays_at_elections = self.chaos.between(4, 40);
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
@@ -227,10 +229,19 @@ impl Sim {
             self.struck(Fault::Kill, format!("kills n{node}"));
             return self.kill(node, false);
         }
-        let effects = self.chaos.between(1, KILL_WITHIN_EFFECTS);
+        if self.chaos.percent(50) {
+            self.kills_at_elections = self.chaos.between(1, 4);
+            self.note(What::World(format!("{}: the next elections have their deaths", Fault::Kill)));
+        } else {
+            self.kill_at_work(node, KILL_WITHIN_EFFECTS);
+        }
+        Ok(())
+    }
+
+    fn kill_at_work(&mut self, node: usize, within: u64) {
+        let effects = self.chaos.between(1, within);
         self.nodes[node].effects_left = Some(effects);
         self.struck(Fault::Kill, format!("kills n{node} after {effects} more sends and writes"));
-        Ok(())
     }
 
     fn restart_client(&mut self) -> Checked {
@@ -449,13 +460,23 @@ impl Sim {
         }
     }
 
-    /// A change of leaders is when late answers to an earlier ballot are dangerous.
+    /// A change of leaders is when late answers to an earlier ballot are dangerous, and what a crash forgets.
     pub(crate) fn role_changed(&mut self, node: usize) {
-        let elects = matches!(self.nodes[node].role, Role::Candidate | Role::Preparing);
-        if !elects || !self.chaos_on || self.replays_at_elections == 0 {
+        if !self.chaos_on || !matches!(self.nodes[node].role, Role::Candidate | Role::Preparing) {
             return;
         }
-        self.replays_at_elections -= 1;
+        if self.replays_at_elections > 0 {
+            self.replays_at_elections -= 1;
+            self.replay_answers(node);
+        }
+        if self.kills_at_elections > 0 {
+            self.kills_at_elections -= 1;
+            let victim = self.some_node();
+            self.kill_at_work(victim, KILL_WITHIN_ELECTION);
+        }
+    }
+
+    fn replay_answers(&mut self, node: usize) {
         let count = self.chaos.between(1, LATE_ANSWERS);
         // About as long as the true answers take.
         let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
@@ -467,7 +488,7 @@ impl Sim {
             let delay_ns = self.chaos.exponential(late_ns);
             self.after(delay_ns, Happening::Datagram { from, to, peers, life: 0, bytes });
         }
-        self.struck(Fault::Replay, format!("{count} datagrams to n{node} at its election"));
+        self.struck(Fault::Replay, format!("{count} answers to n{node} at its election"));
     }
 
     fn noise_datagram(&mut self, fault: Fault, node: usize) -> Option<(End, End, bool, Rc<[u8]>)> {

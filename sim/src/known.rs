@@ -58,7 +58,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(13, "restart_applies_unchosen", "a restart applies what is not known chosen"),
     bug(14, "old_promise_counted", "promises of another ballot are counted"),
     bug(14, "partial_promise_counts", "a part of a promise counts as the whole").slow(),
-    bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next"),
+    bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next").slow(),
     bug(21, "stands_again_each_tick", "a candidate takes a new ballot instead of asking again in its own"),
     bug(22, "outbox_reused_in_turn", "bytes of a datagram are used again in the turn that sends it").slow(),
     bug(22, "rx_buffer_released_early", "a receive buffer goes back before its datagram is read"),
@@ -67,7 +67,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),
     bug(27, "prefix_read_as_nothing", "a peer's delivered prefix is read as 'accepted nothing'"),
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
-    bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it").slow(),
+    bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it"),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(

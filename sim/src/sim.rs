@@ -113,6 +113,8 @@ pub(crate) struct Sim {
     pub(crate) overload_until_ns: u64,
     /// Old datagrams reach the next so many nodes that stand for election, or win one.
     pub(crate) replays_at_elections: u64,
+    /// Some node dies in each of the next so many elections.
+    pub(crate) kills_at_elections: u64,
     /// Slots whose records were damaged, and where.
     pub(crate) damaged_slots: BTreeSet<(Slot, usize)>,
     pub(crate) operations: u64,
@@ -160,6 +162,7 @@ impl Sim {
             load_on: true,
             overload_until_ns: 0,
             replays_at_elections: 0,
+            kills_at_elections: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
             offered: 0,
