@@ -49,7 +49,8 @@ pub const MUTANTS: &[Mutant] = &[
     bug(8, "counted_lsn_not_told", "peers do not tell a node what they counted from it"),
     bug(9, "damage_truncated", "damage in the middle of the log is cut as if it were a torn tail"),
     bug(9, "damage_reads_as_nothing", "slots that damage hides are reported as never accepted").slow(),
-    bug(9, "unknown_read_as_nothing", "a candidate takes 'unknown' for 'accepted nothing', and puts a no-op there").slow(),
+    bug(9, "unknown_read_as_nothing", "a candidate takes 'unknown' for 'accepted nothing', and puts a no-op there")
+        .slow(),
     bug(10, "torn_tail_not_cut", "a torn tail is not cut: what is appended stands behind it, where no recovery looks"),
     bug(10, "cut_not_zeroed", "a torn tail is cut, but its bytes stay").slow(),
     bug(11, "write_error_ignored", "a failed log write is taken for a done one, as a repeated fsync does"),
