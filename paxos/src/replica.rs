@@ -167,6 +167,11 @@ impl Replica {
         self.out.pop_front()
     }
 
+    /// Elections lost in a row: each doubles the time-out before the next, three times at most.
+    pub fn lost_elections(&self) -> u32 {
+        self.lost_elections
+    }
+
     /// When [`Input::Timeout`] is due next.
     pub fn poll_timeout(&self) -> u64 {
         if self.role == Role::Halted {

@@ -62,6 +62,8 @@ pub trait BlockFile: Debug + Send + Sync {
 pub struct View {
     bytes: Bytes,
     unreadable: Vec<Range<usize>>,
+    /// Where zeros begin that need not be looked at, if that is known.
+    zeros: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +77,17 @@ enum Bytes {
 impl View {
     /// A view of memory, with the ranges of it that count as unreadable.
     pub fn shared(bytes: Arc<Vec<u8>>, range: Range<usize>, unreadable: Vec<Range<usize>>) -> View {
-        View { bytes: Bytes::Shared(bytes, range), unreadable }
+        View { bytes: Bytes::Shared(bytes, range), unreadable, zeros: None }
+    }
+
+    /// The same, with nothing but readable zeros from `from` on.
+    pub fn with_zeros(self, from: usize) -> View {
+        View { zeros: Some(from), ..self }
+    }
+
+    /// How many bytes it has in front of what is known to be zeros.
+    pub fn used(&self) -> usize {
+        self.zeros.map_or(self.len(), |zeros| zeros.min(self.len()))
     }
 
     /// How many bytes it has, unreadable ones included.
@@ -164,7 +176,7 @@ impl BlockFile for File {
             // Refused where RLIMIT_MEMLOCK is lower than the view: then eviction stays possible.
             let _locked: bool = map.lock().is_ok();
         }
-        Ok(View { bytes: Bytes::Map(map), unreadable })
+        Ok(View { bytes: Bytes::Map(map), unreadable, zeros: None })
     }
 
     fn expect(&self, reading: Reading) -> io::Result<()> {

@@ -390,7 +390,10 @@ impl BlockFile for MemoryFile {
         let pages = contents.unreadable.range(offset / PAGE_BYTES * PAGE_BYTES..end);
         let within =
             |page: &u64| page.saturating_sub(offset) as usize..((page + PAGE_BYTES).min(end) - offset) as usize;
-        Ok(View::shared(contents.bytes.clone(), range, pages.map(within).collect()))
+        let unreadable: Vec<_> = pages.map(within).collect();
+        let last_unreadable = unreadable.last().map_or(0, |page| page.end);
+        let zeros = contents.high.saturating_sub(offset as usize).max(last_unreadable);
+        Ok(View::shared(contents.bytes.clone(), range, unreadable).with_zeros(zeros))
     }
 
     fn expect(&self, _: Reading) -> io::Result<()> {

@@ -90,9 +90,9 @@ impl Window {
         sectors.any(|sector| self.bytes(sector, SECTOR_BYTES as usize).is_some_and(is_zero))
     }
 
-    /// The pages from position `from` on.
+    /// The pages from position `from` on, up to where the file knows of nothing but zeros.
     pub(crate) fn pages(&self, from: u64) -> impl Iterator<Item = Page<'_>> {
-        let len = self.view.len();
+        let len = self.view.used().next_multiple_of(PAGE).min(self.view.len());
         let mut at = usize::try_from(from.saturating_sub(self.start)).unwrap_or(len);
         std::iter::from_fn(move || {
             if at >= len {

@@ -275,6 +275,7 @@ fn field(message: &Message, key: &str) -> Option<String> {
         (Message::Accept { ballot, .. } | Message::Accepted { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Prepare { ballot, .. } | Message::Promise { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Commit { ballot, .. } | Message::Heartbeat { ballot, .. }, "ballot") => ballot.to_string(),
+        (Message::Heartbeat { chosen, .. }, "chosen") => chosen.to_string(),
         // Of several ranges the first.
         (Message::Commit { ranges, .. }, _) => {
             let range = ranges.as_slice().first()?;
