@@ -188,7 +188,7 @@ impl Replica {
             };
             known += 1;
             let found = Some((chosen, ballot, *node));
-            best = if mutant("first_value_adopted") { best.or(found) } else { best.max(found) };
+            best = if mutant("lowest_ballot_adopted") && best.is_some() { best.min(found) } else { best.max(found) };
         }
         let chosen = best.is_some_and(|(chosen, ..)| chosen);
         if known < self.phase1_quorum() && !chosen {

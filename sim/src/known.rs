@@ -63,7 +63,6 @@ pub const MUTANTS: &[Mutant] = &[
     bug(22, "outbox_reused_in_turn", "bytes of a datagram are used again in the turn that sends it").slow(),
     bug(22, "rx_buffer_released_early", "a receive buffer goes back before its datagram is read"),
     bug(25, "watermark_over_older_ballot", "the leader's watermark makes values of older ballots chosen"),
-    bug(25, "evidence_of_any_ballot", "a restart takes values of other ballots for those that were chosen").slow(),
     bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),
     bug(27, "prefix_read_as_nothing", "a peer's delivered prefix is read as 'accepted nothing'"),
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
@@ -84,7 +83,8 @@ pub const MUTANTS: &[Mutant] = &[
     rule("window_unbounded", "the leader proposes beyond its window").slow(),
     // A new leader.
     rule("phase1_with_phase2_quorum", "a candidate takes the smaller phase 2 quorum for that of phase 1"),
-    rule("first_value_adopted", "a new leader adopts the value first reported, not that of the highest ballot").slow(),
+    rule("lowest_ballot_adopted", "a new leader adopts the value of the lowest ballot reported, not of the highest")
+        .slow(),
     rule("holes_left_open", "a new leader leaves holes open").slow(),
     rule("deaf_leader_goes_on", "a leader that hears no quorum does not step down").slow(),
     // Membership.
