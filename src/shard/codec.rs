@@ -308,9 +308,9 @@ mod tests {
                 parts: 3,
                 unknown_all: true,
                 reports: vec![
-                    Report { slot: Slot(149), state: ReportState::Accepted(ballot) },
-                    Report { slot: Slot(150), state: ReportState::Chosen(Ballot::ZERO) },
-                    Report { slot: Slot(196), state: ReportState::Unknown },
+                    Report { slot: Slot(122), state: ReportState::Accepted(ballot) },
+                    Report { slot: Slot(123), state: ReportState::Chosen(Ballot::ZERO) },
+                    Report { slot: Slot(140), state: ReportState::Unknown },
                 ],
             },
             Message::Refused { promised: ballot },
