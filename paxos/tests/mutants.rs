@@ -16,7 +16,7 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("counted_lsn_not_told", "rolled_back"),
     ("deaf_leader_goes_on", "isolated_leader_steps_down"),
     ("duplicate_ack_unsynced", "duplicate_waits_for_the_log"),
-    ("first_value_adopted", "highest_ballot_wins"),
+    ("lowest_ballot_adopted", "highest_ballot_wins"),
     ("founded_by_some", "founding"),
     ("heartbeat_over_holes", "watermark_stops_at_a_hole"),
     ("higher_ballot_taken_for_duplicate", "new_leader_adopts"),
