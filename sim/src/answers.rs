@@ -4,12 +4,12 @@
 //! reach, and how does it fare? Used by the engine.
 
 use crate::checks::{Checked, Violation, violated};
-use crate::client::Outgoing;
-use crate::node::{CLUSTER, GROUP, node_address};
-use crate::sim::{Client, Sim};
+use crate::client::{Outgoing, request_header};
+use crate::load::Client;
+use crate::node::node_address;
+use crate::sim::Sim;
 use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
-use synod_wire::frame::{Frame, Frames, Header, Kind, frame_bytes, parse_header, write_frame};
-use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
+use synod_wire::frame::{Frame, Frames, Kind, frame_bytes, parse_header, write_frame};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -99,20 +99,8 @@ pub(crate) fn questions(node: usize, status_id: u64, read_id: u64) -> [Outgoing;
 }
 
 fn question(node: usize, kind: Kind, request_id: u64, body: &[u8]) -> Outgoing {
-    let header = Header {
-        kind,
-        flags: 0,
-        from: NodeId(0),
-        group: GROUP,
-        cluster: CLUSTER,
-        epoch: Epoch(0),
-        slot: Slot(request_id),
-        ballot: Ballot::ZERO,
-        promised: Ballot::ZERO,
-        lsn: Lsn::ZERO,
-    };
     let mut out = [0; frame_bytes(size_of::<ReadBody>())];
-    let bytes = write_frame(&mut out, &header, body);
+    let bytes = write_frame(&mut out, &request_header(kind, request_id), body);
     (node_address(node), out[..bytes].into())
 }
 

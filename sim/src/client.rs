@@ -10,6 +10,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 use synod_client::{CloseReason, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Sequence};
+use synod_wire::frame::{Header, Kind};
+use synod_wire::{Ballot, Epoch, Lsn, Slot};
 
 /// A datagram on its way out.
 pub(crate) type Outgoing = (SocketAddrV4, Rc<[u8]>);
@@ -261,5 +263,21 @@ impl Reader {
 
     pub(crate) fn next_ns(&self) -> Option<u64> {
         self.core.poll_timeout()
+    }
+}
+
+/// The header of a client's request.
+pub(crate) fn request_header(kind: Kind, request_id: u64) -> Header {
+    Header {
+        kind,
+        flags: 0,
+        from: NodeId(0),
+        group: GROUP,
+        cluster: CLUSTER,
+        epoch: Epoch(0),
+        slot: Slot(request_id),
+        ballot: Ballot::ZERO,
+        promised: Ballot::ZERO,
+        lsn: Lsn::ZERO,
     }
 }

@@ -2,14 +2,15 @@
 //! load (49).
 
 use crate::checks::Checked;
+use crate::client::request_header;
 use crate::fault::Fault;
-use crate::node::{CLUSTER, GROUP, Health};
-use crate::sim::{Client, Happening, Sim};
+use crate::load::Client;
+use crate::node::Health;
+use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
 use synod_paxos::Role;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
-use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, frame_bytes, write_header};
-use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
+use synod_wire::frame::{HEADER_BYTES, Kind, checksum, frame_bytes, write_header};
 
 /// Sessions that open in one round of a crowd: what a window of the smallest size takes.
 const ROUND: u64 = 40;
@@ -138,20 +139,4 @@ fn open_session(id: u128) -> std::rc::Rc<[u8]> {
     write_header(&mut bytes, &request_header(Kind::OpenSession, 0), RUN_HEADER_BYTES, crc);
     bytes.truncate(HEADER_BYTES + RUN_HEADER_BYTES);
     bytes.into()
-}
-
-/// The header of a client's request.
-pub(crate) fn request_header(kind: Kind, request_id: u64) -> Header {
-    Header {
-        kind,
-        flags: 0,
-        from: NodeId(0),
-        group: GROUP,
-        cluster: CLUSTER,
-        epoch: Epoch(0),
-        slot: Slot(request_id),
-        ballot: Ballot::ZERO,
-        promised: Ballot::ZERO,
-        lsn: Lsn::ZERO,
-    }
 }

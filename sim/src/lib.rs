@@ -13,6 +13,7 @@
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
 //! | `history.rs` | old datagrams, to be sent again |
+//! | `load.rs` | what the clients of a run offer, read and learn |
 //! | `client.rs`, `payload.rs` | clients around the production client cores |
 //! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
@@ -32,6 +33,7 @@ mod history;
 mod io;
 mod known;
 pub mod linear;
+mod load;
 mod net;
 mod node;
 mod payload;

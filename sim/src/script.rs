@@ -29,9 +29,10 @@
 
 use crate::checks::Checked;
 use crate::fault::{Fault, Style};
+use crate::load::Client;
 use crate::node::Health;
 use crate::plan::{Plan, Profile};
-use crate::sim::{Client, Happening, Sim};
+use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -340,11 +340,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn step(&mut self, input: Input, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
         let role = self.core.role();
         self.core.step(self.io.now_ns(), input);
-        self.drain(value)?;
+        self.carry_out_all(value)?;
         if self.recover_again {
             // What is chosen is known to memory alone until then: the recovery would get no further.
             self.core.log_evidence();
-            self.drain(value)?;
+            self.carry_out_all(value)?;
         }
         if role == Role::Leader && self.core.role() != Role::Leader {
             self.admission.clear();
@@ -352,7 +352,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Ok(())
     }
 
-    fn drain(&mut self, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
+    fn carry_out_all(&mut self, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
         while let Some(output) = self.core.poll_output() {
             self.carry_out(output, value)?;
         }

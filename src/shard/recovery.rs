@@ -215,16 +215,7 @@ impl Replay {
                 break;
             }
             let (slot, value) = entry.remove_entry();
-            let payload = match value.payload {
-                Some(payload) => payload,
-                None => {
-                    let reader = match &mut reader {
-                        Some(reader) => reader,
-                        none => none.insert(LogReader::open(dir)?),
-                    };
-                    reader.record_at(value.place)?.1
-                }
-            };
+            let payload = payload(value.payload, value.place, &mut reader, dir)?;
             self.apply(slot, value.place, &payload);
         }
         Ok(())
@@ -308,16 +299,7 @@ impl Replay {
         }
         let mut reader = None;
         for (slot, value) in self.pending.iter_mut().filter(|(_, value)| !value.chosen) {
-            let payload = match value.payload.take() {
-                Some(payload) => payload,
-                None => {
-                    let reader = match &mut reader {
-                        Some(reader) => reader,
-                        none => none.insert(LogReader::open(dir)?),
-                    };
-                    reader.record_at(value.place)?.1
-                }
-            };
+            let payload = payload(value.payload.take(), value.place, &mut reader, dir)?;
             self.slots.keep(*slot, Kept { ballot: value.ballot, barrier: value.barrier, payload });
         }
         Ok(())
@@ -334,6 +316,23 @@ impl Replay {
         }
         std::mem::take(&mut self.restart)
     }
+}
+
+/// A value's bytes: those that were kept, or else from the log; most recoveries never need the reader.
+fn payload(
+    kept: Option<Vec<u8>>,
+    place: Place,
+    reader: &mut Option<LogReader>,
+    dir: &Dir,
+) -> Result<Vec<u8>, LogError> {
+    if let Some(payload) = kept {
+        return Ok(payload);
+    }
+    let reader = match reader {
+        Some(reader) => reader,
+        none => none.insert(LogReader::open(dir)?),
+    };
+    Ok(reader.record_at(place)?.1)
 }
 
 fn run(damage: &Damage) -> LsnRun {

@@ -12,7 +12,7 @@
 
 use super::order::Order;
 use super::sessions::Entry;
-use super::{Violation, violated};
+use super::{SIMULATOR, Violation, violated};
 use crate::answers::{Answer, Label, label};
 use crate::linear::{self, Call, Log, LogOp, LogRet, MAX_CALLS, VIEWS, Verdict};
 use crate::rng::Rng;
@@ -203,12 +203,11 @@ impl Piece {
         match linear::check(&Log::default(), &self.calls, MAX_STATES) {
             Verdict::Linearizable(_) => Ok(()),
             Verdict::NotLinearizable(longest) => violated("linearizability", self.describe(&longest)),
-            Verdict::GaveUp => violated("the simulator", format!("a search gave up: {}", self.describe(&[]))),
+            Verdict::GaveUp => violated(SIMULATOR, format!("a search gave up: {}", self.describe(&[]))),
         }
     }
 
     fn describe(&self, longest: &[usize]) -> String {
-        use std::fmt::Write;
         let mut out = format!("sequences {}..={}, no order of these calls explains them:", self.base + 1, self.last);
         let mut calls: Vec<(usize, &Call<LogOp, LogRet>)> = self.calls.iter().enumerate().collect();
         calls.sort_by_key(|(_, call)| call.began_ns);
@@ -217,8 +216,7 @@ impl Piece {
             let rank = rank.map_or_else(|| "-".to_owned(), |rank| (rank + 1).to_string());
             let ended = call.returned.as_ref();
             let ended = ended.map_or_else(|| "…".to_owned(), |(at_ns, ret)| format!("{at_ns} {ret:?}"));
-            // Writing to a string cannot fail.
-            let _ = write!(out, " [{rank}: {:?} {}..{ended}]", call.op, call.began_ns);
+            out.push_str(&format!(" [{rank}: {:?} {}..{ended}]", call.op, call.began_ns));
         }
         out
     }

@@ -1,0 +1,176 @@
+//! The clients in the engine: what they offer and read and when, what they send, and what they learnt. One client is in
+//! `client.rs`. Called by the engine.
+
+use crate::answers::request_id;
+use crate::checks::{Checked, violated};
+use crate::client::{Appender, Learnt, Outgoing, Reader};
+use crate::node::node_at;
+use crate::sim::{Happening, Sim};
+use crate::trace::{End, What};
+
+/// What most reads begin within, from the tail.
+const RECENT_ENTRIES: u64 = 300;
+/// How much more load an overload is.
+const OVERLOAD: u64 = 4;
+
+/// A client of either kind.
+pub(crate) enum Client {
+    Appender(Box<Appender>),
+    Reader(Reader),
+}
+
+impl Client {
+    /// Whether it waits for no acknowledgement.
+    pub(crate) fn is_drained(&self) -> bool {
+        match self {
+            Client::Appender(appender) => appender.is_drained(),
+            Client::Reader(_) => true,
+        }
+    }
+}
+
+impl Sim {
+    pub(crate) fn send_all(&mut self, client: usize, out: &mut Vec<Outgoing>) {
+        for (to, bytes) in out.drain(..) {
+            self.frames_sent.message(&bytes);
+            if let Some(node) = node_at(to) {
+                if let Some(id) = request_id(&bytes) {
+                    self.checks.asked(client, id, node, self.now_ns);
+                }
+                self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
+            }
+        }
+    }
+
+    /// Lets a client do what is due, and arranges for its next time.
+    pub(crate) fn drive(&mut self, client: usize) -> Checked {
+        let mut out = std::mem::take(&mut self.scratch.outgoing);
+        let next_ns = match &mut self.clients[client] {
+            Client::Appender(appender) => {
+                let mut all = std::mem::take(&mut self.scratch.learnt);
+                let client_id = appender.client_id;
+                appender.drive(self.now_ns, &mut out, &mut all);
+                let (offered, acked, conflicts) = (appender.offered, appender.acked, appender.conflicting_acks());
+                let next_ns = appender.next_ns();
+                if conflicts > 0 {
+                    return violated(
+                        "acknowledged entries survive",
+                        format!("c{client} got contradicting acknowledgements"),
+                    );
+                }
+                for learnt in all.drain(..) {
+                    self.learnt(client, client_id, learnt, (offered, acked))?;
+                }
+                self.scratch.learnt = all;
+                next_ns
+            }
+            Client::Reader(reader) => {
+                let mut read = 0;
+                while let Some(entry) = reader.next_entry() {
+                    self.checks.reads.read(&self.checks.sessions, client, &entry)?;
+                    read += 1;
+                }
+                self.operations += u64::from(read > 0);
+                if reader.is_finished() && self.checks.reads.finished(client)? {
+                    self.coverage.mark("a read ended");
+                }
+                reader.transmit(self.now_ns, &mut out);
+                reader.next_ns()
+            }
+        };
+        self.send_all(client, &mut out);
+        self.scratch.outgoing = out;
+        if let Some(at_ns) = next_ns {
+            let at_ns = at_ns.max(self.now_ns + 1_000);
+            if at_ns < self.wakes[client].at_ns {
+                self.wakes[client] = self.queue.due(at_ns);
+            }
+        }
+        Ok(())
+    }
+
+    fn learnt(&mut self, client: usize, id: u128, learnt: Learnt, (offered, acked): (u64, u64)) -> Checked {
+        match learnt {
+            Learnt::Acked(client_seq, sequence, entries) => {
+                self.note(What::Acked(client, client_seq, sequence, entries));
+                for at in 0..u64::from(entries) {
+                    let log = self.checks.sessions.entries();
+                    self.checks.acked.acked(log, (id, client_seq + at), sequence + at, self.now_ns)?;
+                }
+                self.operations += u64::from(entries);
+                Ok(())
+            }
+            Learnt::Opened(last) if last > offered => violated(
+                "each entry once, first in first out",
+                format!("c{client}: {last} committed, {offered} offered"),
+            ),
+            Learnt::Opened(last) if last < acked => violated(
+                "acknowledged entries survive",
+                format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
+            ),
+            Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
+            Learnt::Closed(reason) => {
+                self.note(What::World(format!("c{client} closes: {reason:?}")));
+                if reason == synod_client::CloseReason::SessionEvicted {
+                    if self.checks.sessions.has(id) {
+                        return violated(
+                            "each entry once, first in first out",
+                            format!("c{client} is told that its session is gone, but it is not"),
+                        );
+                    }
+                    self.coverage.mark("a client was told that its session is gone");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn on_offer(&mut self, client: usize) -> Checked {
+        let busy = self.now_ns < self.overload_until_ns;
+        let per_client =
+            (self.plan.entries_per_second / self.plan.clients as u64).max(1) * if busy { OVERLOAD } else { 1 };
+        let count = self.client_rng.between(1, self.plan.burst);
+        let mean_ns = 1_000_000_000 / per_client * self.plan.burst.div_ceil(2);
+        let next_ns = self.client_rng.exponential(mean_ns);
+        if self.load_on {
+            self.offered += count;
+            self.after(next_ns, Happening::Offer { client });
+        }
+        self.offer_now(client, count)
+    }
+
+    /// A client offers up to `count` entries.
+    pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
+        let now_ns = self.now_ns;
+        let acked = &mut self.checks.acked;
+        if let Client::Appender(appender) = &mut self.clients[client] {
+            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
+        }
+        self.drive(client)
+    }
+
+    pub(crate) fn on_read(&mut self, client: usize) -> Checked {
+        let mean_ns = 400_000_000;
+        let next_ns = self.client_rng.exponential(mean_ns);
+        if self.load_on {
+            self.offered += 1;
+            self.after(next_ns, Happening::Read { client });
+        }
+        let tail = self.checks.sessions.entries().len() as u64;
+        // Old entries come from disk, by way of housekeeping; recent ones from memory.
+        let old = self.client_rng.percent(5);
+        let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
+        let whole = self.client_rng.percent(40);
+        let count = self.client_rng.between(1, 200);
+        if self.client_rng.percent(15) {
+            self.ask_tails(client);
+        }
+        if let Client::Reader(reader) = &mut self.clients[client] {
+            let now_ns = self.now_ns;
+            let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
+            reader.begin(from, count, now_ns);
+            self.checks.reads.begun(client, from, count);
+        }
+        self.drive(client)
+    }
+}
