@@ -11,6 +11,9 @@ use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
+/// How often an election time-out is doubled at most.
+const MOST_BACK_OFF: u32 = 3;
+
 /// One group on one node. See the crate's documentation.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -165,11 +168,6 @@ impl Replica {
     /// The next thing to do, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
-    }
-
-    /// Elections lost in a row: each doubles the time-out before the next, three times at most.
-    pub fn lost_elections(&self) -> u32 {
-        self.lost_elections
     }
 
     /// When [`Input::Timeout`] is due next.
@@ -340,7 +338,13 @@ impl Replica {
     pub(crate) fn expect_leader(&mut self) {
         let settings = &self.settings;
         let spread = self.rng.between(settings.election_min_ns, settings.election_max_ns);
-        self.election_at_ns = self.now_ns + (spread << self.lost_elections.min(3));
+        self.election_at_ns = self.now_ns + (spread << self.back_off());
+    }
+
+    /// How often the election time-out is doubled: for each election lost in a row; and in full by a node with damage to
+    /// repair, which lets the others stand first: it may lack what phase 1 needs, and its recovery would end its candidacy.
+    pub fn back_off(&self) -> u32 {
+        if self.damaged.is_empty() { self.lost_elections.min(MOST_BACK_OFF) } else { MOST_BACK_OFF }
     }
 
     /// Logs a record under the current promise.

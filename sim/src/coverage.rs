@@ -100,6 +100,8 @@ pub(crate) fn is_legal(from: Role, to: Role) -> bool {
     ROLES.iter().any(|(before, after, _)| (*before, *after) == (from, to))
 }
 
+const APPLIED_BY_NOBODY: &str =
+    "takes a hole below chosen slots on every member that was up and a recovery that fills it: some in 10,000 seeds";
 const FULL_TO_THE_END: &str =
     "takes a crash just when the log has filled its last segment and no other was prepared; wal's own tests have it";
 const TOO_DAMAGED: &str = "takes damage of the founding record with nothing behind it; rare";
@@ -145,7 +147,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("recovery: damage that is named", None),
     ("recovery: damage that is not all named", None),
     ("recovery: damage that took no record", None),
-    ("recovery: it applies what nobody applied before", None),
+    ("recovery: it applies what nobody applied before", Some(APPLIED_BY_NOBODY)),
     ("recovery: pages that cannot be read", None),
     ("recovery: the founding is not done", None),
     ("recovery: the next segment was missing", Some(FULL_TO_THE_END)),

@@ -97,6 +97,8 @@ pub(crate) enum Health {
 /// What happened to a node's disk since its last recovery.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Before {
+    /// A crash left a torn write.
+    pub(crate) torn: bool,
     /// A crash left a whole trailer over a torn record.
     pub(crate) trailer_over_torn: bool,
     /// A page cannot be read.

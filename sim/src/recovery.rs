@@ -13,13 +13,16 @@ use synod_wal::LogError;
 
 /// The operations on its disk that a recovery, a format or the preparation of a segment gets to do before it dies.
 const OPERATIONS: u64 = 8;
+/// How many times likelier a death is where a write was torn: its cut is the rarest thing to interrupt.
+const LIKELIER_TORN: u64 = 3;
 /// How long the one who died stays down, on average.
 const DOWN_MEAN_NS: u64 = 700_000_000;
 
 impl Sim {
     /// Whether chance kills a process at what it begins now.
     fn dies_inside(&mut self, node: usize) -> bool {
-        let rate = self.plan.rate(Fault::KillInRecovery);
+        let likelier = if self.nodes[node].before.torn { LIKELIER_TORN } else { 1 };
+        let rate = self.plan.rate(Fault::KillInRecovery) * likelier;
         if rate == 0 || !self.chaos_on || !self.chaos.ppm(rate) {
             return false;
         }

@@ -267,15 +267,12 @@ impl Sim {
         violated("a healthy core commits again", detail)
     }
 
-    /// The time-outs that a core may take. Elections lost in the chaos have made those of its members longer, and each is waited
-    /// out once; and one with damage to repair starts anew when it has learnt what it lacked, which may cost the others a
-    /// round or two while it was the first to stand.
+    /// The time-outs that a core may take. Elections lost in the chaos and damage have made those of its members longer, and the
+    /// shortest is waited out once.
     fn time_outs_to_commit(&self, core: &[usize]) -> u64 {
-        let replicas = || core.iter().filter_map(|node| self.nodes[*node].shard.as_ref()).map(|shard| shard.core());
-        let lost = replicas().map(|replica| replica.lost_elections().min(3)).min().unwrap_or(0);
-        let damaged = replicas().any(|replica| replica.unknown_slots() != Some(0));
-        let repair = if damaged { ELECTIONS_TO_COMMIT } else { 0 };
-        ELECTIONS_TO_COMMIT + (1 << lost) - 1 + repair
+        let replicas = core.iter().filter_map(|node| self.nodes[*node].shard.as_ref()).map(|shard| shard.core());
+        let shortest = replicas.map(|replica| replica.back_off()).min().unwrap_or(0);
+        ELECTIONS_TO_COMMIT + (1 << shortest) - 1
     }
 
     fn states(&self) -> String {

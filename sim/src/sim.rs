@@ -291,6 +291,7 @@ impl Sim {
         let how = Crash { chaos: self.chaos_on, power };
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
         this.robbed |= tally.undone > 0;
+        this.before.torn |= tally.torn > 0;
         if tally.trailers > 0 {
             this.before.trailer_over_torn = true;
             self.coverage.mark("a crash left a whole trailer over a torn record");

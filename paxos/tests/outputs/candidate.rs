@@ -269,6 +269,17 @@ fn lost_elections_back_off_up_to_eight_times_the_time_out() {
 }
 
 #[test]
+fn a_node_with_damage_lets_the_others_stand_first() {
+    let damaged = vec![LsnRun { first: Lsn(7), last: Lsn(9) }];
+    let hidden = Restart { unknown: Unknown::All, damaged, ..restart(B, 0, vec![]) };
+    let mut bench = Bench::follower_of(settings(1, 3), hidden);
+    let since = bench.now_ns;
+    bench.election();
+    let waited = bench.now_ns - since;
+    assert!(((150 * MS) << 3..=(300 * MS) << 3).contains(&waited), "{waited} ns");
+}
+
+#[test]
 fn a_ballot_is_above_every_promise_found_by_recovery() {
     let mut bench = Bench::follower_of(settings(1, 3), restart(ballot(9, 3), 0, vec![]));
     bench.election();
