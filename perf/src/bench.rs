@@ -2,7 +2,7 @@
 //! datagrams and number in flight. A shared machine drifts by a factor of two within the hour; the ratio of two
 //! neighbours does not, so the ratios of the rounds are what counts, and their spread says how much.
 
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Spec};
 use crate::files;
 use crate::floor::run_skeleton;
 use crate::host::{Host, Usage, Watch};
@@ -147,7 +147,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let dir = files::directory(args.rounds.dir.as_deref())?;
     let cluster = match &args.config {
         Some(file) => Cluster::running(file, args.group)?,
-        None => Cluster::start(&cluster::program(args.synod.as_deref())?, dir.path(), args.nodes, &args.shape)?,
+        None => {
+            let program = cluster::program(args.synod.as_deref())?;
+            Cluster::start(&program, dir.path(), &Spec::of(args.nodes, args.shape))?
+        }
     };
     let members = cluster.members.len();
     let logs = Logs::prepare(dir.path(), if args.skip_skeleton { 0 } else { members })?;

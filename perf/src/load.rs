@@ -8,12 +8,13 @@
 //! system stalls, the entries that fall due meanwhile wait, and their wait is in the numbers (no coordinated omission). A
 //! rate that was not kept is marked, because its percentiles then depend on how long one looks.
 //!
-//! Touches nothing but its target, whose clock it reads; called by `floor`, `bench` and `against`.
+//! Touches nothing but its target, whose clock it reads; called by `floor`, `bench`, `against` and the scenarios.
 
 use crate::interrupt;
 use crate::stats::Measured;
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What load is put on.
@@ -70,6 +71,33 @@ const LAST_STALL: Duration = Duration::from_millis(50);
 
 /// Runs one measurement.
 pub(crate) fn run(target: &mut dyn Target, plan: &Plan) -> anyhow::Result<Measured> {
+    run_until(target, plan, &AtomicBool::new(false))
+}
+
+/// Runs load beside `scene`, on a thread of its own, and ends it when that has ended. `plan` bounds it: load that ends
+/// before its scene is an error.
+pub(crate) fn beside<T>(
+    target: &mut (dyn Target + Send),
+    plan: &Plan,
+    scene: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Measured, T)> {
+    let stop = AtomicBool::new(false);
+    let (loaded, played) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| run_until(target, plan, &stop));
+        let played = scene();
+        let ended = load.is_finished();
+        stop.store(true, Ordering::Relaxed);
+        let loaded = load.join().expect("a load that panics ends the program");
+        (loaded.map(|measured| (measured, ended)), played)
+    });
+    // A load that failed is the cause of a scene that waited in vain.
+    let ((measured, ended), played) = (loaded?, played?);
+    ensure!(!ended, "the load ended after {:?}, before the scene beside it", plan.measure);
+    Ok((measured, played))
+}
+
+/// Runs one measurement, which ends early once `stop` is set: what is due by then counts.
+fn run_until(target: &mut dyn Target, plan: &Plan, stop: &AtomicBool) -> anyhow::Result<Measured> {
     let start = target.now();
     let from = start + plan.warm_up;
     let until = from + plan.measure;
@@ -82,6 +110,7 @@ pub(crate) fn run(target: &mut dyn Target, plan: &Plan) -> anyhow::Result<Measur
         ended_in_time: 0,
         last_counted: until,
         measured: Measured::new(),
+        stop,
     };
     match plan.pace {
         Pace::Closed { outstanding } => load.closed(outstanding),
@@ -103,6 +132,7 @@ struct Load<'a> {
     /// When the last entry that counts ended, if after `until`.
     last_counted: Instant,
     measured: Measured,
+    stop: &'a AtomicBool,
 }
 
 impl Load<'_> {
@@ -186,6 +216,9 @@ impl Load<'_> {
         interrupt::check()?;
         let acknowledged = self.target.poll(max_wait)?;
         let now = self.target.now();
+        if self.stop.load(Ordering::Relaxed) {
+            self.until = self.until.min(now.max(self.from));
+        }
         for _ in 0..acknowledged {
             let Some(start) = self.starts.pop_front() else { bail!("more acknowledgements than entries") };
             if start >= self.from && start < self.until {
@@ -308,6 +341,16 @@ mod tests {
         // One entry at a time, each taking 1.1 ms: 909 a second.
         let slow = run(&mut Fake::new(1_100, 0..0), &plan(Pace::Open { rate: 1_000, window: 1 })).unwrap();
         assert!(slow.summary().missed.is_some());
+    }
+
+    #[test]
+    fn load_beside_a_scene_ends_with_it_and_a_failed_scene_is_told() {
+        let mut fake = Fake::new(100, 0..0);
+        let long = Plan { measure: Duration::from_secs(1_000_000_000), ..plan(Pace::Closed { outstanding: 1 }) };
+        let (measured, played) = beside(&mut fake, &long, || Ok(7)).unwrap();
+        assert_eq!((played, measured.missed), (7, None));
+        let failed = beside(&mut Fake::new(100, 0..0), &long, || -> anyhow::Result<()> { bail!("the scene") });
+        assert!(failed.unwrap_err().to_string().contains("the scene"));
     }
 
     #[test]

@@ -15,16 +15,20 @@
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
 
 mod against;
+mod audit;
 mod bench;
 mod cluster;
+mod failover;
 mod files;
 mod floor;
 mod host;
 mod interrupt;
 mod load;
+mod network;
 mod options;
 mod product;
 mod report;
+mod scenario;
 mod skeleton;
 mod stats;
 
@@ -47,6 +51,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
+    /// Commits while leaders are killed, paused and cut off; what is lost or twice afterwards
+    Failover(failover::FailoverArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -70,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Against(args) => against::run(&args),
+        Command::Failover(args) => failover::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }

@@ -1,13 +1,15 @@
 //! The product's client as a target of load: the client library as an application uses it, nothing else.
 
+use crate::audit::{Journal, MIN_ENTRY_BYTES};
 use crate::cluster::Cluster;
 use crate::load::Target;
 use crate::options::ShapeArgs;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 use synod_client::{Client, Event, OfferError, Options};
+use synod_wire::GroupId;
 
 /// How long an entry may take, and how long a cluster may take to elect a leader.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -35,11 +37,21 @@ pub(crate) struct ProductClient {
     since_sent: usize,
     /// Acknowledged by a poll that only sent.
     acknowledged: u64,
+    journal: Option<Journal>,
 }
 
 impl ProductClient {
     /// Opens a new session; waits for a leader.
     pub(crate) fn connect(cluster: &mut Cluster, setup: &ClientSetup) -> anyhow::Result<ProductClient> {
+        ProductClient::connect_to(cluster, cluster.group, setup)
+    }
+
+    /// The same with one of the other groups.
+    pub(crate) fn connect_to(
+        cluster: &mut Cluster,
+        group: GroupId,
+        setup: &ClientSetup,
+    ) -> anyhow::Result<ProductClient> {
         let shape = setup.shape;
         let datagram = shape.datagram_bytes;
         let options = Options {
@@ -50,7 +62,7 @@ impl ProductClient {
             spin: setup.spin,
             ..Options::default()
         };
-        let client = Client::connect(cluster.id, cluster.group, cluster.members.clone(), random_id()?, options)?;
+        let client = Client::connect(cluster.id, group, cluster.members_of(group.0), random_id()?, options)?;
         let mut product = ProductClient {
             client,
             entry: vec![0; shape.size],
@@ -58,6 +70,7 @@ impl ProductClient {
             per_datagram: shape.entries_per_datagram,
             since_sent: 0,
             acknowledged: 0,
+            journal: None,
         };
         let until = Instant::now() + DEADLINE;
         while !product.client.core().is_open() {
@@ -70,6 +83,22 @@ impl ProductClient {
         Ok(product)
     }
 
+    /// Numbers the entries from now on, which is before the first, and keeps what is acknowledged; `timed`: with times.
+    pub(crate) fn keep_journal(&mut self, timed: bool) -> anyhow::Result<()> {
+        ensure!(self.offered == 0, "entries were sent already");
+        ensure!(
+            self.entry.len() >= MIN_ENTRY_BYTES,
+            "entries that carry a number have {MIN_ENTRY_BYTES} bytes or more"
+        );
+        self.journal = Some(Journal::new(self.client.core().client_id() as u64, timed));
+        Ok(())
+    }
+
+    /// What was acknowledged since [`ProductClient::keep_journal`].
+    pub(crate) fn journal(&self) -> anyhow::Result<&Journal> {
+        self.journal.as_ref().context("no journal was asked for")
+    }
+
     /// Datagrams that the session sent, and entries that it sent again.
     pub(crate) fn sent(&self) -> (u64, u64) {
         let counters = self.client.core().counters();
@@ -80,8 +109,14 @@ impl ProductClient {
     fn take(&mut self, max_wait: Duration) -> anyhow::Result<()> {
         let mut entries_acked = 0;
         let mut bad = None;
+        let journal = &mut self.journal;
         self.client.poll(max_wait, &mut |event| match event {
-            Event::Acked { entries, .. } => entries_acked += u64::from(entries),
+            Event::Acked { client_seq, sequence, entries, .. } => {
+                entries_acked += u64::from(entries);
+                if let Some(journal) = journal {
+                    journal.acknowledged(client_seq, sequence.0, entries.into(), Instant::now());
+                }
+            }
             Event::Opened { .. } => {}
             other => bad = bad.or(Some(other)),
         })?;
@@ -95,7 +130,11 @@ impl ProductClient {
 
 impl Target for ProductClient {
     fn offer(&mut self) -> anyhow::Result<bool> {
-        self.entry.fill(self.offered as u8);
+        match &self.journal {
+            // A new session numbers its entries from 1.
+            Some(journal) => journal.fill(self.offered + 1, &mut self.entry),
+            None => self.entry.fill(self.offered as u8),
+        }
         match self.client.offer(&self.entry) {
             Ok(_) => {}
             Err(OfferError::Full) => return Ok(false),
