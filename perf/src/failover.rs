@@ -202,18 +202,18 @@ fn incident(
     let settle = Duration::from_millis(args.settle_ms);
     cluster.await_in_step(PATIENCE)?;
     let quiet = Instant::now();
-    std::thread::sleep(settle);
+    scenario::wait(settle)?;
     // It may have changed meanwhile, on a busy machine.
     let old = cluster.await_in_step(PATIENCE)?;
     let ballot = cluster.status_of(old, PATIENCE).context("the leader does not answer")?.promised;
     let inflicted = Instant::now();
     fault.inflict(cluster, network, old)?;
     let (new, promised) = await_successor(cluster, old, ballot)?;
-    std::thread::sleep(settle);
+    scenario::wait(settle)?;
     let mended = Instant::now();
     fault.mend(cluster, network, old)?;
     cluster.await_in_step(PATIENCE)?;
-    std::thread::sleep(settle);
+    scenario::wait(settle)?;
     let ballots = u64::from(promised.round).saturating_sub(ballot.round.into());
     eprintln!("{fault:?} {turn} of {}: node {old} led, then node {new}", args.repetitions);
     Ok(Times { old, new, ballots, quiet, fault: inflicted, mended, over: Instant::now() })

@@ -17,7 +17,9 @@
 mod against;
 mod audit;
 mod bench;
+mod catchup;
 mod cluster;
+mod disturb;
 mod failover;
 mod files;
 mod floor;
@@ -27,9 +29,11 @@ mod load;
 mod network;
 mod options;
 mod product;
+mod recovery;
 mod report;
 mod scenario;
 mod skeleton;
+mod soak;
 mod stats;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +57,14 @@ enum Command {
     Against(against::AgainstArgs),
     /// Commits while leaders are killed, paused and cut off; what is lost or twice afterwards
     Failover(failover::FailoverArgs),
+    /// How long a node needs to come back, against the length of its log
+    Recovery(recovery::RecoveryArgs),
+    /// How long a follower needs that was left behind, and what it costs the others
+    Catchup(catchup::CatchupArgs),
+    /// What commits cost beside a slow or dead follower, a slow reader, segment changes, a catch-up, lost datagrams
+    Disturb(disturb::DisturbArgs),
+    /// A constant rate for a long time: memory, latency, and the log at the end
+    Soak(soak::SoakArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -77,6 +89,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Against(args) => against::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Recovery(args) => recovery::run(&args),
+        Command::Catchup(args) => catchup::run(&args),
+        Command::Disturb(args) => disturb::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }

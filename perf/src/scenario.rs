@@ -4,6 +4,7 @@
 use crate::cluster::{self, Cluster, Spec};
 use crate::files;
 use crate::host::Host;
+use crate::interrupt;
 use crate::load::{self, Pace, Plan};
 use crate::options::{ShapeArgs, Style};
 use crate::product::{ClientSetup, ProductClient};
@@ -11,7 +12,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use synod_wire::NodeId;
 use tempfile::TempDir;
 
@@ -124,7 +125,7 @@ pub(crate) fn fill(
     const SLICE: Duration = Duration::from_millis(500);
     const LONGEST_FILL: Duration = Duration::from_secs(1_800);
     let mut client = ProductClient::connect(cluster, &args.client(MOST_IN_FLIGHT))?;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let pace = Pace::Closed { outstanding: MOST_IN_FLIGHT };
     while !enough(cluster)? {
         ensure!(start.elapsed() < LONGEST_FILL, "the log is not long enough after {LONGEST_FILL:?} of appends");
@@ -133,6 +134,34 @@ pub(crate) fn fill(
         filled?;
     }
     Ok(())
+}
+
+/// Kills a follower and lets the log grow by `lag_mib` without it; returns it and the leader.
+pub(crate) fn leave_behind(
+    cluster: &mut Cluster,
+    args: &ScenarioArgs,
+    lag_mib: u64,
+) -> anyhow::Result<(NodeId, NodeId)> {
+    let node = cluster.await_follower(PATIENCE)?;
+    cluster.kill(node)?;
+    let leader = cluster.await_leader(PATIENCE)?;
+    let until = log_bytes(cluster, leader)? + (lag_mib << 20);
+    fill(cluster, args, |cluster| Ok(log_bytes(cluster, leader)? >= until))?;
+    Ok((node, leader))
+}
+
+/// Lets time pass, which is all that is awaited, unless the program is interrupted.
+pub(crate) fn wait(length: Duration) -> anyhow::Result<()> {
+    const LOOK: Duration = Duration::from_millis(100);
+    let until = Instant::now() + length;
+    loop {
+        interrupt::check()?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
 }
 
 /// Bytes that `node` has in its log, as it says itself.

@@ -1,0 +1,280 @@
+//! The command `disturb`: what commits cost while something else goes on that should not be visible in them. Rounds with
+//! and without it alternate; the ratio of neighbours counts.
+
+use crate::cluster::{Cluster, signal};
+use crate::load::{self, Pace, Plan};
+use crate::network::Network;
+use crate::product::ProductClient;
+use crate::report;
+use crate::scenario::{self, LONGEST_SCENE, PATIENCE, ScenarioArgs, Stage};
+use crate::stats::{Spread, Summary};
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+use synod_client::{ReadOptions, Reader};
+use synod_wire::Sequence;
+
+/// Before this nothing counts.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// A slow follower runs for one part of this and stands still for three.
+const PAUSE_PERIOD: Duration = Duration::from_millis(40);
+/// A slow reader takes this many entries, and then pauses.
+const READ_ENTRIES: u32 = 64;
+const READ_PAUSE: Duration = Duration::from_millis(5);
+/// The smallest segment that the product takes.
+const SMALL_SEGMENT_BYTES: u64 = 4 << 20;
+
+/// Arguments of `disturb`.
+#[derive(Args, Debug)]
+pub(crate) struct DisturbArgs {
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+    /// What goes on.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT,…",
+        value_delimiter = ',',
+        default_value = "slow-follower,dead-follower,slow-reader,segments,catch-up,loss"
+    )]
+    what: Vec<What>,
+    /// Entries in flight.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    outstanding: u16,
+    /// Rounds of each; each with and without.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// How long each measurement takes.
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How far the replica that catches up is behind.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    lag_mib: u64,
+    /// Datagrams lost, in thousandths.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    loss_per_mille: u32,
+    /// Fail if the p99 with any of them is longer than without by more than this factor (median of the rounds).
+    #[arg(long, value_name = "RATIO")]
+    max_ratio: Option<f64>,
+}
+
+/// What goes on beside the commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum What {
+    /// A follower stands still three quarters of the time (SIGSTOP, SIGCONT).
+    SlowFollower,
+    /// A follower is down.
+    DeadFollower,
+    /// A client reads the log from its start, slowly, from the leader.
+    SlowReader,
+    /// Segments of 4 MiB instead of the default: many more changes of the segment.
+    Segments,
+    /// A follower that was down comes back and catches up.
+    CatchUp,
+    /// Datagrams get lost.
+    Loss,
+}
+
+#[derive(Debug, Serialize)]
+struct Round {
+    with: Summary,
+    without: Summary,
+}
+
+#[derive(Debug, Serialize)]
+struct Chapter {
+    what: What,
+    /// With divided by without, of each round.
+    p50_ratio: Spread,
+    p99_ratio: Spread,
+    rate_ratio: Spread,
+    rounds: Vec<Round>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    nodes: u8,
+    size: usize,
+    outstanding: u16,
+    lag_mib: u64,
+    loss_per_mille: u32,
+    chapters: Vec<Chapter>,
+    skipped: Vec<(What, String)>,
+}
+
+/// Measures and prints.
+pub(crate) fn run(args: &DisturbArgs) -> anyhow::Result<()> {
+    let mut stage = args.scenario.stage()?;
+    let network = args.what.contains(&What::Loss).then(Network::enter);
+    let mut report = Report {
+        nodes: args.scenario.nodes,
+        size: args.scenario.shape.size,
+        outstanding: args.outstanding,
+        lag_mib: args.lag_mib,
+        loss_per_mille: args.loss_per_mille,
+        chapters: Vec::new(),
+        skipped: Vec::new(),
+    };
+    let usable = network.as_ref().and_then(|network| network.as_ref().ok());
+    for what in &args.what {
+        if let (What::Loss, Some(Err(why))) = (what, &network) {
+            eprintln!("skipped: loss: {why}");
+            report.skipped.push((*what, why.clone()));
+            continue;
+        }
+        report.chapters.push(chapter(args, &mut stage, usable, *what)?);
+    }
+    scenario::print(args.scenario.output, &report, print)?;
+    for Chapter { what, p99_ratio, .. } in &report.chapters {
+        let ratio = p99_ratio.median;
+        if let Some(limit) = args.max_ratio {
+            ensure!(ratio <= limit, "{what:?}: the p99 is {ratio:.2} times that without; the limit is {limit}");
+        }
+    }
+    Ok(())
+}
+
+fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, what: What) -> anyhow::Result<Chapter> {
+    let spec = args.scenario.spec();
+    let mut cluster = stage.cluster(&spec)?;
+    let mut other = match what {
+        What::Segments => {
+            let mut small = spec;
+            small.settings.push(("wal", "segment_bytes", SMALL_SEGMENT_BYTES));
+            Some(stage.cluster(&small)?)
+        }
+        _ => None,
+    };
+    let mut rounds = Vec::new();
+    for number in 0..args.rounds {
+        // Which comes first alternates, so that a drift of the machine favours neither.
+        let mut with = None;
+        if number % 2 == 1 {
+            with = Some(disturbed(args, other.as_mut().unwrap_or(&mut cluster), network, what)?);
+        }
+        let without = measure(args, &mut cluster, |_| wait(args))?;
+        let with = match with {
+            Some(with) => with,
+            None => disturbed(args, other.as_mut().unwrap_or(&mut cluster), network, what)?,
+        };
+        eprintln!("{what:?}, round {}: p99 {:.0} µs, without {:.0} µs", number + 1, with.p99_us, without.p99_us);
+        rounds.push(Round { with, without });
+    }
+    cluster.stop()?;
+    other.map_or(Ok(()), Cluster::stop)?;
+    let ratio = |of: fn(&Summary) -> f64| Spread::of(rounds.iter().map(|round| of(&round.with) / of(&round.without)));
+    Ok(Chapter {
+        what,
+        p50_ratio: ratio(|side| side.p50_us),
+        p99_ratio: ratio(|side| side.p99_us),
+        rate_ratio: ratio(|side| side.per_second),
+        rounds,
+    })
+}
+
+/// One measurement while `what` goes on; afterwards all is as it was.
+fn disturbed(
+    args: &DisturbArgs,
+    cluster: &mut Cluster,
+    network: Option<&Network>,
+    what: What,
+) -> anyhow::Result<Summary> {
+    match what {
+        What::SlowFollower => measure(args, cluster, |cluster| slow_follower(args, cluster)),
+        What::DeadFollower => {
+            let node = cluster.await_follower(PATIENCE)?;
+            cluster.kill(node)?;
+            let summary = measure(args, cluster, |_| wait(args))?;
+            cluster.restart(node)?;
+            cluster.await_in_step(PATIENCE)?;
+            Ok(summary)
+        }
+        What::SlowReader => measure(args, cluster, |cluster| slow_reader(args, cluster)),
+        What::Segments => measure(args, cluster, |_| wait(args)),
+        What::CatchUp => {
+            let (node, _) = scenario::leave_behind(cluster, &args.scenario, args.lag_mib)?;
+            let summary = measure(args, cluster, |cluster| {
+                cluster.restart(node)?;
+                wait(args)
+            })?;
+            cluster.await_in_step(PATIENCE)?;
+            Ok(summary)
+        }
+        What::Loss => {
+            let network = network.context("loss needs a network of its own")?;
+            network.lose(args.loss_per_mille)?;
+            let summary = measure(args, cluster, |_| wait(args));
+            network.heal()?;
+            cluster.await_in_step(PATIENCE)?;
+            summary
+        }
+    }
+}
+
+/// The commits while `scene` goes on, which lasts as long as [`wait`].
+fn measure(
+    args: &DisturbArgs,
+    cluster: &mut Cluster,
+    scene: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<Summary> {
+    let mut client = ProductClient::connect(cluster, &args.scenario.client(args.outstanding.into()))?;
+    let pace = Pace::Closed { outstanding: args.outstanding.into() };
+    let plan = Plan { pace, warm_up: WARM_UP, measure: LONGEST_SCENE };
+    let (measured, ()) = load::beside(&mut client, &plan, || scene(cluster))?;
+    Ok(measured.summary())
+}
+
+/// The measured time and the warm-up.
+fn length(args: &DisturbArgs) -> Duration {
+    WARM_UP + Duration::from_secs(args.seconds)
+}
+
+fn wait(args: &DisturbArgs) -> anyhow::Result<()> {
+    scenario::wait(length(args))
+}
+
+fn slow_follower(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let node = cluster.await_follower(PATIENCE)?;
+    let process = cluster.process(node)?;
+    let until = Instant::now() + length(args);
+    while Instant::now() < until {
+        signal(process, libc::SIGSTOP)?;
+        let paused = scenario::wait(PAUSE_PERIOD * 3 / 4);
+        signal(process, libc::SIGCONT)?;
+        paused?;
+        scenario::wait(PAUSE_PERIOD / 4)?;
+    }
+    Ok(())
+}
+
+fn slow_reader(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let until = Instant::now() + length(args);
+    let leader = cluster.await_leader(PATIENCE)?;
+    let address = cluster.members.iter().find(|(node, _)| *node == leader).context("the leader is a member")?.1;
+    let mut reader = Reader::new(cluster.id, cluster.group, vec![address], ReadOptions::default())?;
+    reader.tail(Sequence(1), READ_PAUSE);
+    let mut read = 0_u64;
+    while Instant::now() < until {
+        for _ in 0..READ_ENTRIES {
+            read += u64::from(reader.next_entry()?.is_some());
+        }
+        scenario::wait(READ_PAUSE)?;
+    }
+    ensure!(read > 0, "the slow reader has read nothing");
+    Ok(())
+}
+
+fn print(report: &Report) {
+    let Report { nodes, size, outstanding, chapters, skipped, .. } = report;
+    println!("{nodes} nodes, entries of {size} bytes, {outstanding} outstanding; with divided by without\n");
+    for Chapter { what, p50_ratio, p99_ratio, rate_ratio, .. } in chapters {
+        println!("{}", report::spread(&format!("{what:?}, p50"), p50_ratio));
+        println!("{}", report::spread(&format!("{what:?}, p99"), p99_ratio));
+        println!("{}", report::spread(&format!("{what:?}, rate"), rate_ratio));
+    }
+    for (what, why) in skipped {
+        println!("{what:?}: SKIPPED: {why}");
+    }
+}
