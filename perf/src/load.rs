@@ -96,6 +96,21 @@ pub(crate) fn beside<T>(
     Ok((measured, played))
 }
 
+/// Runs the same measurement on several targets at once, each on a thread of its own; their sum.
+pub(crate) fn run_beside<T: Target + Send>(targets: &mut [T], plan: &Plan) -> anyhow::Result<Measured> {
+    if let [target] = targets {
+        return run(target, plan);
+    }
+    let all = std::thread::scope(|scope| {
+        let running: Vec<_> = targets.iter_mut().map(|target| scope.spawn(|| run(target, plan))).collect();
+        let joined = running.into_iter().map(|load| load.join().expect("a load that panics ends the program"));
+        joined.collect::<Result<Vec<Measured>, _>>()
+    })?;
+    let mut sum = Measured::new();
+    all.iter().for_each(|measured| sum.add_beside(measured));
+    Ok(sum)
+}
+
 /// Runs one measurement, which ends early once `stop` is set: what is due by then counts.
 fn run_until(target: &mut dyn Target, plan: &Plan, stop: &AtomicBool) -> anyhow::Result<Measured> {
     let start = target.now();

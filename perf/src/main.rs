@@ -31,6 +31,7 @@ mod options;
 mod product;
 mod recovery;
 mod report;
+mod scale;
 mod scenario;
 mod skeleton;
 mod soak;
@@ -63,6 +64,8 @@ enum Command {
     Catchup(catchup::CatchupArgs),
     /// What commits cost beside a slow or dead follower, a slow reader, segment changes, a catch-up, lost datagrams
     Disturb(disturb::DisturbArgs),
+    /// Commits and memory against the length of the log, the members, and the groups
+    Scale(scale::ScaleArgs),
     /// A constant rate for a long time: memory, latency, and the log at the end
     Soak(soak::SoakArgs),
     /// One process of the skeleton; started by the others
@@ -92,6 +95,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Recovery(args) => recovery::run(&args),
         Command::Catchup(args) => catchup::run(&args),
         Command::Disturb(args) => disturb::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }

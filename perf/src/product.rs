@@ -156,6 +156,17 @@ impl Target for ProductClient {
     }
 }
 
+/// A client for each of `groups` groups, from the cluster's own on.
+pub(crate) fn connect_groups(
+    cluster: &mut Cluster,
+    groups: u8,
+    setup: &ClientSetup,
+) -> anyhow::Result<Vec<ProductClient>> {
+    let first = cluster.group.0;
+    let groups = (first..first.saturating_add(groups)).map(GroupId);
+    groups.map(|group| ProductClient::connect_to(cluster, group, setup)).collect()
+}
+
 fn random_id() -> anyhow::Result<u128> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;

@@ -40,6 +40,13 @@ impl Measured {
         self.missed = self.missed.take().or_else(|| other.missed.clone());
     }
 
+    /// Adds what went on at the same time.
+    pub(crate) fn add_beside(&mut self, other: &Measured) {
+        let elapsed = self.elapsed.max(other.elapsed);
+        self.add(other);
+        self.elapsed = elapsed;
+    }
+
     /// The numbers.
     pub(crate) fn summary(&self) -> Summary {
         let at = |quantile| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
@@ -109,6 +116,17 @@ mod tests {
     fn the_median_of_an_even_number_is_between_the_middle_two() {
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]), Spread { min: 1.0, median: 3.0, max: 8.0 });
         assert_eq!(Spread::of([5.0]), Spread { min: 5.0, median: 5.0, max: 5.0 });
+    }
+
+    #[test]
+    fn what_goes_on_beside_adds_to_the_rate_and_not_to_the_time() {
+        let mut all = Measured::new();
+        for _ in 0..2 {
+            let mut one = Measured::new();
+            (one.ended, one.elapsed) = (10, Duration::from_secs(1));
+            all.add_beside(&one);
+        }
+        assert_eq!((all.summary().per_second, all.elapsed), (20.0, Duration::from_secs(1)));
     }
 
     #[test]
