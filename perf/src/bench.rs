@@ -8,7 +8,8 @@ use crate::floor::run_skeleton;
 use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
-use crate::product::{ClientSetup, ProductClient};
+use crate::preset;
+use crate::product::{self, ClientSetup, ProductClient};
 use crate::report;
 use crate::skeleton::{Logs, Setup, Work};
 use crate::stats::{Measured, Spread, Summary};
@@ -48,6 +49,13 @@ pub(crate) struct BenchArgs {
     /// Nodes of the cluster that is started, and of the skeleton.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
     nodes: u8,
+    /// Groups of each node, each with a client of its own with that many in flight or that rate. The skeleton has one group
+    /// only, and is left out for more.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64), conflicts_with = "config")]
+    groups: u8,
+    /// What else: the rates that Aeron publishes, and how far this machine gets with each size.
+    #[arg(long, value_enum, conflicts_with_all = ["config", "mode", "max_ratio"])]
+    preset: Option<Preset>,
     /// The synod program; left out: the one beside this, built anew under cargo.
     #[arg(long, value_name = "FILE")]
     synod: Option<PathBuf>,
@@ -63,6 +71,13 @@ pub(crate) struct BenchArgs {
     /// Fail if the product's median with one entry in flight is longer than the skeleton's by more than this factor.
     #[arg(long, value_name = "RATIO")]
     max_ratio: Option<f64>,
+}
+
+/// Loads that others publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// 32 bytes at 501,000 a second, 288 at 301,000, 1,344 at 101,000.
+    Aeron,
 }
 
 /// How load is put on.
@@ -133,6 +148,7 @@ struct Report {
     size: usize,
     entries_per_datagram: usize,
     nodes: usize,
+    groups: u8,
     skeleton_wait: String,
     client_spin_us: u64,
     levels: Vec<Level>,
@@ -144,16 +160,27 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("note: this is not a release build; its figures say little");
     }
+    if let Some(Preset::Aeron) = args.preset {
+        return preset::run(&preset::Asked {
+            nodes: args.nodes,
+            groups: args.groups,
+            rounds: &args.rounds,
+            datagram_bytes: args.shape.datagram_bytes,
+            synod: args.synod.as_deref(),
+            client_spin: Duration::from_micros(args.client_spin_us),
+        });
+    }
     let dir = files::directory(args.rounds.dir.as_deref())?;
     let cluster = match &args.config {
         Some(file) => Cluster::running(file, args.group)?,
         None => {
             let program = cluster::program(args.synod.as_deref())?;
-            Cluster::start(&program, dir.path(), &Spec::of(args.nodes, args.shape))?
+            let spec = Spec { groups: args.groups, ..Spec::of(args.nodes, args.shape) };
+            Cluster::start(&program, dir.path(), &spec)?
         }
     };
     let members = cluster.members.len();
-    let logs = Logs::prepare(dir.path(), if args.skip_skeleton { 0 } else { members })?;
+    let logs = Logs::prepare(dir.path(), if args.has_skeleton() { members } else { 0 })?;
     let host = Host::here()?;
     let mut bench = Bench { args, cluster, logs, processors: host.processors };
     let levels = args.paces().into_iter().map(|pace| bench.level(pace)).collect::<Result<Vec<Level>, _>>()?;
@@ -163,6 +190,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         size: args.shape.size,
         entries_per_datagram: args.shape.per_datagram(),
         nodes: members,
+        groups: args.groups,
         skeleton_wait: format!("{:?}", args.wait.mode()),
         client_spin_us: args.client_spin_us,
         levels,
@@ -185,6 +213,10 @@ impl BenchArgs {
             "--outstanding: choose 1 to {OPEN_WINDOW}, what the product grants a session"
         );
         Ok(())
+    }
+
+    fn has_skeleton(&self) -> bool {
+        !self.skip_skeleton && self.groups == 1
     }
 
     fn paces(&self) -> Vec<Pace> {
@@ -265,7 +297,7 @@ impl Bench<'_> {
             outstanding,
             rate,
             product: product.summary(),
-            skeleton: (!self.args.skip_skeleton).then(|| skeleton.summary()),
+            skeleton: self.args.has_skeleton().then(|| skeleton.summary()),
             ratios: ratios(&rounds),
             rounds,
             nodes: last.nodes,
@@ -286,30 +318,33 @@ impl Bench<'_> {
         };
         let spin = Duration::from_micros(self.args.client_spin_us);
         let setup = ClientSetup { shape: self.args.shape, window, spin };
-        let mut client = ProductClient::connect(&mut self.cluster, &setup).context("the product")?;
+        let mut clients =
+            product::connect_groups(&mut self.cluster, self.args.groups, &setup).context("the product")?;
         let processes = self.cluster.processes();
         let before = self.cluster.status();
         let watch = Watch::start(&processes)?;
-        let measured = load::run(&mut client, &self.plan(pace)).context("the product");
+        let measured = load::run_beside(&mut clients, &self.plan(pace)).context("the product");
         // What a node said before it ended tells more than the silence that followed.
         self.cluster.check()?;
         let measured = measured?;
         // Nobody knows what the processes of a cluster elsewhere used.
         let usage = self.cluster.is_local().then(|| watch.stop(&processes, self.processors)).transpose()?;
-        let (datagrams, entries_resent) = client.sent();
+        let sent: Vec<(u64, u64)> = clients.iter().map(ProductClient::sent).collect();
+        let entries_resent = sent.iter().map(|(_, resent)| resent).sum();
         let after = self.cluster.status();
         let entries = applied(&after).saturating_sub(applied(&before)).max(1);
         Ok(ProductRound {
             measured,
             usage,
             nodes: per_entry(&before, &after, entries),
-            datagrams_per_entry: datagrams as f64 / entries as f64,
+            // The counters are those of the first group.
+            datagrams_per_entry: sent[0].0 as f64 / entries as f64,
             entries_resent,
         })
     }
 
     fn skeleton_round(&self, pace: Pace) -> anyhow::Result<Option<(Measured, Vec<Work>)>> {
-        if self.args.skip_skeleton {
+        if !self.args.has_skeleton() {
             return Ok(None);
         }
         let nodes = self.cluster.members.len();
@@ -371,12 +406,12 @@ fn round_line(pace: &str, number: u32, round: &Round) -> String {
 }
 
 fn print(report: &Report, counters: bool) {
-    let Report { host, size, entries_per_datagram, nodes, skeleton_wait, client_spin_us, levels } = report;
+    let Report { host, size, entries_per_datagram, nodes, groups, skeleton_wait, client_spin_us, levels } = report;
     println!(
         "kernel {}, {} processors; skeleton {skeleton_wait}, client {client_spin_us} µs",
         host.kernel, host.processors
     );
-    println!("{nodes} nodes, entries of {size} bytes, up to {entries_per_datagram} a datagram\n");
+    println!("{nodes} nodes, {groups} groups, entries of {size} bytes, up to {entries_per_datagram} a datagram\n");
     println!("{}", report::heading("all rounds"));
     for level in levels {
         let name = match (level.outstanding, level.rate) {

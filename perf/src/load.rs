@@ -123,7 +123,7 @@ fn run_until(target: &mut dyn Target, plan: &Plan, stop: &AtomicBool) -> anyhow:
         until,
         last_progress: start,
         ended_in_time: 0,
-        last_counted: until,
+        last_counted: from,
         measured: Measured::new(),
         stop,
     };
@@ -144,7 +144,7 @@ struct Load<'a> {
     last_progress: Instant,
     /// Acknowledgements within `from..until`.
     ended_in_time: u64,
-    /// When the last entry that counts ended, if after `until`.
+    /// When the last entry that counts ended.
     last_counted: Instant,
     measured: Measured,
     stop: &'a AtomicBool,
@@ -184,7 +184,7 @@ impl Load<'_> {
         }
         self.drain()?;
         self.measured.ended = self.measured.latency_ns.len();
-        self.measured.elapsed = self.last_counted - self.from;
+        self.measured.elapsed = self.last_counted.max(self.until) - self.from;
         let unsent = self.give_up(next, due);
         self.judge(rate, unsent);
         Ok(self.measured)
@@ -268,6 +268,8 @@ mod tests {
 
     /// Acknowledges each entry `service` after its offer, but nothing while it stalls; time passes in polls only.
     struct Fake {
+        /// Raises the flag at the instant.
+        ends: Option<(Instant, std::sync::Arc<AtomicBool>)>,
         now: Instant,
         service: Duration,
         stall: std::ops::Range<Instant>,
@@ -279,7 +281,7 @@ mod tests {
             let now = Instant::now();
             let at = |ms| now + Duration::from_millis(ms);
             let stall = at(stall_ms.start)..at(stall_ms.end);
-            Fake { now, service: Duration::from_micros(service_us), stall, offered: VecDeque::new() }
+            Fake { ends: None, now, service: Duration::from_micros(service_us), stall, offered: VecDeque::new() }
         }
 
         fn ready(&self, offered: Instant) -> Instant {
@@ -297,6 +299,9 @@ mod tests {
         fn poll(&mut self, max_wait: Duration) -> anyhow::Result<u64> {
             let first = self.offered.front().map(|offered| self.ready(*offered));
             self.now = first.map_or(self.now + max_wait, |ready| ready.min(self.now + max_wait).max(self.now));
+            if let Some((_, flag)) = self.ends.as_ref().filter(|(at, _)| *at <= self.now) {
+                flag.store(true, Ordering::Relaxed);
+            }
             let mut acknowledged = 0;
             while self.offered.front().is_some_and(|offered| self.ready(*offered) <= self.now) {
                 self.offered.pop_front();
@@ -356,6 +361,17 @@ mod tests {
         // One entry at a time, each taking 1.1 ms: 909 a second.
         let slow = run(&mut Fake::new(1_100, 0..0), &plan(Pace::Open { rate: 1_000, window: 1 })).unwrap();
         assert!(slow.summary().missed.is_some());
+    }
+
+    #[test]
+    fn an_open_loop_that_is_ended_early_is_judged_by_the_time_until_then() {
+        let mut fake = Fake::new(100, 0..0);
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        fake.ends = Some((fake.now + Duration::from_millis(600), stop.clone()));
+        let long = Plan { measure: Duration::from_secs(1_000), ..plan(Pace::Open { rate: 1_000, window: 64 }) };
+        let summary = run_until(&mut fake, &long, &stop).unwrap().summary();
+        assert_eq!(summary.missed, None);
+        assert!((495..=501).contains(&summary.operations), "half a second after the warm-up: {summary:?}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod interrupt;
 mod load;
 mod network;
 mod options;
+mod preset;
 mod product;
 mod recovery;
 mod report;
