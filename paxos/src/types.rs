@@ -385,8 +385,8 @@ pub enum Record {
     Promised,
     /// The group is founded by these.
     Founded(Vec<(NodeId, u64)>),
-    /// The highest Lsn counted from each peer.
-    PeerMarks(Vec<(NodeId, Lsn)>),
+    /// The highest Lsn counted from each peer: [`Replica::peer_marks`](crate::Replica::peer_marks), as they are when this is put out.
+    PeerMarks,
     /// The damage of these Lsns hides nothing any more. It names them all: what is damaged later, below them in the log too,
     /// is not repaired by it.
     Repaired(Vec<LsnRun>),
