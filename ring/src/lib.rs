@@ -20,7 +20,6 @@ mod arena;
 mod clock;
 mod file;
 mod port;
-#[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]
 mod socket;
@@ -33,7 +32,6 @@ mod wake;
 pub use arena::{Arena, Loan, Slice};
 pub use file::{BlockFile, Reading, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
-#[cfg(not(loom))]
 pub use settings::{Settings, Stats, WRITES_MAX};
 #[cfg(not(loom))]
 pub use uring::{CLOSE_WAIT, Features, UringIo, probe};
@@ -140,6 +138,11 @@ pub trait Io {
 
     /// Hands a job to the housekeeping thread; gives it back if the queue is full.
     fn request(&mut self, job: Self::Job) -> Result<(), Self::Job>;
+
+    /// What the reactor counted so far; all zero where nothing enters a kernel.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
 }
 
 /// A reactor that cannot be set up, or cannot go on.

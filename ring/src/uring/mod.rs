@@ -156,11 +156,6 @@ impl<J: Send, D: Send> UringIo<J, D> {
         Waker::new(self.port.wake().clone())
     }
 
-    /// What happened so far.
-    pub fn stats(&self) -> Stats {
-        Stats { enters: self.ring.enters, blocks: self.ring.blocks, ..self.stats }
-    }
-
     /// Where members' datagrams come in: the address asked for, with the port that the kernel chose if that was 0.
     pub fn peers_address(&self) -> SocketAddrV4 {
         self.sockets[0].address
@@ -479,6 +474,10 @@ impl<J, D> Io for UringIo<J, D> {
         let result = self.port.request(job);
         self.stats.requests_refused += u64::from(result.is_err());
         result
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { enters: self.ring.enters, blocks: self.ring.blocks, ..self.stats }
     }
 }
 
