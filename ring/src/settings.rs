@@ -41,6 +41,26 @@ pub struct Settings {
     pub dont_fragment: bool,
     /// Events that one poll appends at most.
     pub max_events: usize,
+    /// How log writes go to the disk.
+    pub log_writer: LogWriter,
+}
+
+/// How log writes go to the disk.
+#[derive(Clone, Copy, Debug)]
+pub enum LogWriter {
+    /// Through the ring.
+    Ring,
+    /// By a thread of the reactor's own.
+    Thread(LogThread),
+    /// Whichever is faster at the time, by trials.
+    Auto(LogThread),
+}
+
+/// Where the log-writer thread runs.
+#[derive(Clone, Copy, Debug)]
+pub struct LogThread {
+    /// Its CPUs; left out: those of the thread that makes the reactor.
+    pub cpus: Option<rustix::thread::CpuSet>,
 }
 
 impl Settings {
@@ -127,6 +147,10 @@ pub struct Stats {
     pub sends_failed: u64,
     /// Log writes queued.
     pub writes: u64,
+    /// Those of them that the log-writer thread carried out, or shall.
+    pub writes_by_thread: u64,
+    /// Times that the automatic choice of how to write changed.
+    pub writer_changes: u64,
     /// Log writes submitted again, because the kernel said that nothing had happened (EAGAIN, EINTR).
     pub writes_retried: u64,
     /// Wake-ups from other threads.

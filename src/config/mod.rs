@@ -10,7 +10,7 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Level, QuorumSize, Wait};
+pub use values::{Level, QuorumSize, Wait, Writer, WriterCore};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -123,6 +123,10 @@ pub struct Wal {
     pub max_in_flight: usize,
     /// The most that one log write covers.
     pub max_flush_bytes: usize,
+    /// How log writes go to the disk.
+    pub writer: Writer,
+    /// Where the log-writer thread runs.
+    pub writer_core: WriterCore,
 }
 
 /// `[consensus]`.
@@ -196,7 +200,14 @@ impl Default for Net {
 
 impl Default for Wal {
     fn default() -> Wal {
-        Wal { segment_bytes: 64 << 20, arena_bytes: 32 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 }
+        Wal {
+            segment_bytes: 64 << 20,
+            arena_bytes: 32 << 20,
+            max_in_flight: 1,
+            max_flush_bytes: 256 << 10,
+            writer: Writer::default(),
+            writer_core: WriterCore::default(),
+        }
     }
 }
 

@@ -348,6 +348,8 @@ counters! {
     YieldsLate = "yields_late",
     /// Times that the automatic wait mode slept because a yield had come back late.
     BlocksBackedOff = "blocks_backed_off",
+    /// Log writes that the log-writer thread carried out.
+    WritesByThread = "writes_by_thread",
 }
 
 #[cfg(test)]
