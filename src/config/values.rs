@@ -25,11 +25,11 @@ pub enum Wait {
 #[serde(rename_all = "lowercase")]
 pub enum Writer {
     /// Through the pipeline's io_uring.
-    #[default]
     Ring,
     /// By a thread of the pipeline's own.
     Thread,
     /// Whichever is faster at the time.
+    #[default]
     Auto,
 }
 
