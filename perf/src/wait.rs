@@ -243,6 +243,10 @@ impl<'a> Setup<'a> {
             Situation::Idle => command.arg("wait-idle"),
             _ => command.args(["bench", "--skip-skeleton", "--outstanding", "1", "--rounds", "1", "-o", "json"]),
         };
+        if self.situation == Situation::Hogs {
+            // The client blocks, or its own late yields would hide those of the nodes; the automatic mode learns first.
+            command.args(["--client-spin-us", "0", "--warm-up-ms", "1500"]);
+        }
         command.arg("--nodes").arg(self.nodes.to_string()).arg("--seconds").arg(self.args.seconds.to_string());
         command.arg("--synod").arg(self.program).env("SYNOD__CPU__WAIT", mode.name()).stdin(Stdio::null());
         if let Some(dir) = &self.args.dir {
