@@ -316,6 +316,7 @@ impl Pipeline {
             wait: self.config.wait_mode(),
             dont_fragment: net.dont_fragment,
             max_events: net.max_events,
+            segmentation: net.segmentation,
             log_writer,
         };
         settings.cq_entries = settings.cq_entries_min();

@@ -197,6 +197,7 @@ impl Disk {
             wait: wait.mode(),
             dont_fragment: false,
             log_writer: LogWriter::Ring,
+            segmentation: false,
             max_events: 16,
         };
         settings.cq_entries = settings.cq_entries_min();

@@ -100,6 +100,12 @@ pub struct FileSlot(pub u8);
 /// Log files that can be registered at once: the one that is written, the next, and one that still has writes in flight.
 pub const FILE_SLOTS: u8 = 4;
 
+/// Datagrams of one train, see [`Io::send_peer_train`]: half of what the oldest kernels take.
+pub const SEGMENTS_MAX: usize = 32;
+
+/// Bytes of one train: the longest UDP payload is 65,507.
+pub const TRAIN_BYTES_MAX: usize = 65_000;
+
 /// Everything that a shard may ask of the world. One thread, no locks.
 pub trait Io {
     /// A request to the housekeeping thread.
@@ -126,6 +132,15 @@ pub trait Io {
 
     /// Queues a datagram to the member with this index in the peers' table.
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>);
+
+    /// Queues several datagrams to the member, one for each slice. All are as long as the first but the last, which may be
+    /// shorter; at most [`SEGMENTS_MAX`] and [`TRAIN_BYTES_MAX`]. To the receiver they are as if sent one by one; where the
+    /// kernel refuses one of them, it refuses all.
+    fn send_peer_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) {
+        for bytes in datagrams {
+            self.send_peer(peer, *bytes);
+        }
+    }
 
     /// Queues a datagram to a client.
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>);

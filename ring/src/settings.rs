@@ -39,6 +39,8 @@ pub struct Settings {
     pub wait: WaitMode,
     /// Refuse to fragment: a datagram beyond the path's MTU fails to send (EMSGSIZE) and is never cut up.
     pub dont_fragment: bool,
+    /// Hand several datagrams to one member to the kernel in one piece (UDP segmentation offload).
+    pub segmentation: bool,
     /// Events that one poll appends at most.
     pub max_events: usize,
     /// How log writes go to the disk.
@@ -143,7 +145,9 @@ pub struct Stats {
     pub receive_errors: u64,
     /// Datagrams queued for sending.
     pub sends: u64,
-    /// Those that the kernel refused.
+    /// Submissions that carried several datagrams.
+    pub trains: u64,
+    /// Submissions that the kernel refused.
     pub sends_failed: u64,
     /// Log writes queued.
     pub writes: u64,

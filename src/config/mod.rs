@@ -109,6 +109,8 @@ pub struct Net {
     pub socket_buffer_bytes: usize,
     /// The most completions in one turn.
     pub max_events: usize,
+    /// Whether several datagrams to one member go to the kernel in one piece.
+    pub segmentation: bool,
 }
 
 /// `[wal]`.
@@ -194,6 +196,7 @@ impl Default for Net {
             rx_buffers_clients: 512,
             socket_buffer_bytes: 4 << 20,
             max_events: 256,
+            segmentation: true,
         }
     }
 }

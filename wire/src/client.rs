@@ -350,6 +350,8 @@ counters! {
     BlocksBackedOff = "blocks_backed_off",
     /// Log writes that the log-writer thread carried out.
     WritesByThread = "writes_by_thread",
+    /// Submissions that carried several datagrams.
+    Trains = "trains_sent",
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(super) const SEND: u64 = 3 << 32;
 pub(super) const WRITE: u64 = 4 << 32;
 pub(super) const WAKE: u64 = 5 << 32;
 pub(super) const CANCEL: u64 = 6 << 32;
+pub(super) const TRAIN: u64 = 7 << 32;
 const KIND: u64 = u64::MAX << 32;
 
 /// Completions copied out of the queue at once.
@@ -85,6 +86,14 @@ impl<J, D> UringIo<J, D> {
             SEND => {
                 // A success makes no completion.
                 self.stats.sends_failed += 1;
+                events.push(Event::SendFailed(-entry.result()));
+            }
+            TRAIN => {
+                self.stats.sends_failed += 1;
+                // Not a matter of the moment: this path cannot do it (no checksum offload, a smaller MTU). From now on one by
+                // one, so that only those of these datagrams that do not fit are lost.
+                self.segmentation &=
+                    ![libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP].contains(&-entry.result());
                 events.push(Event::SendFailed(-entry.result()));
             }
             WRITE => self.wrote(user_data as u8, entry.result(), events),

@@ -29,6 +29,7 @@ mod complete;
 mod enter;
 mod receive;
 mod setup;
+mod trains;
 mod writer;
 mod writes;
 
@@ -54,6 +55,7 @@ use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use trains::Trains;
 use writer::Writer;
 use writes::{Write, Writes};
 
@@ -90,6 +92,9 @@ pub struct UringIo<J, D> {
     /// Addresses of the clients that submissions not taken yet go to, one place for each submission that fits.
     clients: Box<[libc::sockaddr_in]>,
     clients_next: usize,
+    trains: Trains,
+    /// Several datagrams to one member go in one submission.
+    segmentation: bool,
     writes: Writes,
     choice: Choice,
     /// The thread, unless all writes go through the ring.
@@ -150,6 +155,8 @@ impl<J: Send, D: Send> UringIo<J, D> {
             sockets,
             peers: settings.peers.iter().map(|address| sockaddr(*address)).collect(),
             clients_next: 0,
+            trains: Trains::new(),
+            segmentation: settings.segmentation,
             writes: Writes::new(),
             choice: Choice::new(&settings.log_writer),
             writer,
@@ -192,9 +199,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
     /// Changes where members listen, index by index as in [`Settings::peers`].
     pub fn set_peers(&mut self, peers: &[SocketAddrV4]) -> Result<(), IoError> {
         // Submissions that point into the old table must be gone.
-        while self.ring.queued() > 0 {
-            self.ring.enter()?;
-        }
+        self.submit_all()?;
         self.peers = peers.iter().map(|address| sockaddr(*address)).collect();
         Ok(())
     }
@@ -288,6 +293,7 @@ impl<J, D> UringIo<J, D> {
             over |= events.len() > before;
             look = false;
             if over && self.ring.queued() == 0 {
+                self.trains.clear();
                 return Ok(());
             }
         }
@@ -368,6 +374,15 @@ impl<J, D> UringIo<J, D> {
         Ok(())
     }
 
+    /// Enters the kernel until it took every submission.
+    fn submit_all(&mut self) -> Result<(), IoError> {
+        while self.ring.queued() > 0 {
+            self.ring.enter()?;
+        }
+        self.trains.clear();
+        Ok(())
+    }
+
     /// Queues a submission.
     ///
     /// # Safety
@@ -402,6 +417,28 @@ impl<J, D> UringIo<J, D> {
         // a table of the reactor; the kernel reads both before that poll returns, see the module.
         let pushed = unsafe { self.push(&entry) };
         self.note(pushed);
+    }
+
+    fn queue_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) -> Result<(), IoError> {
+        if self.trains.is_full() {
+            self.stats.submits_early += 1;
+            self.submit_all()?;
+        }
+        for bytes in datagrams {
+            self.kept(*bytes, false);
+        }
+        let pieces = datagrams.iter().map(|bytes| (bytes.bytes().as_ptr(), bytes.bytes().len() as u32));
+        let message = self.trains.couple(&raw const self.peers[peer], pieces);
+        let entry = opcode::SendMsg::new(FILE_PEERS, message)
+            .flags(libc::MSG_DONTWAIT as u32)
+            .build()
+            .flags(Flags::SKIP_SUCCESS)
+            .user_data(complete::TRAIN);
+        self.stats.sends += datagrams.len() as u64;
+        self.stats.trains += 1;
+        // SAFETY: as for a single datagram; the message and its lists lie in the table of trains, whose places are given out
+        // again only once the kernel took every submission.
+        unsafe { self.push(&entry) }
     }
 
     /// Sends a write its way.
@@ -461,6 +498,16 @@ impl<J, D> Io for UringIo<J, D> {
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
         let to = &raw const self.peers[peer];
         self.queue_send(FILE_PEERS, to, bytes);
+    }
+
+    fn send_peer_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) {
+        if self.segmentation && datagrams.len() > 1 {
+            let queued = self.queue_train(peer, datagrams);
+            return self.note(queued);
+        }
+        for bytes in datagrams {
+            self.send_peer(peer, *bytes);
+        }
     }
 
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {

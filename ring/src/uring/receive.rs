@@ -189,6 +189,7 @@ mod tests {
             dont_fragment: false,
             max_events: 8,
             log_writer: LogWriter::Ring,
+            segmentation: true,
         };
         RxPool::new(socket, &settings).unwrap()
     }

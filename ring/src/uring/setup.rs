@@ -69,6 +69,7 @@ pub(super) fn check_opcodes(ring: &IoUring) -> Result<(), IoError> {
     ring.submitter().register_probe(&mut probe).map_err(|error| refused("io_uring_register(PROBE)", &error))?;
     let needed = [
         ("IORING_OP_SEND", opcode::Send::CODE),
+        ("IORING_OP_SENDMSG", opcode::SendMsg::CODE),
         ("IORING_OP_RECV", opcode::RecvMulti::CODE),
         ("IORING_OP_RECVMSG", opcode::RecvMsgMulti::CODE),
         ("IORING_OP_WRITE_FIXED", opcode::WriteFixed::CODE),
