@@ -193,6 +193,10 @@ impl Pipeline {
         let send_arena = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
         let ring_settings = self.ring_settings(self.log_writer(unpinned));
         let io: UringIo<Job, Done> = UringIo::new(ring_settings, found.log.arena(), &send_arena, port)?;
+        if let Err(errno) = io.napi_busy_poll() {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(group = self.group.0, %error, "the kernel refused net.napi_busy_poll_us; going on without");
+        }
         if let Some(got) = io.log_thread() {
             self.tell_of_log_thread(got)?;
         }
@@ -317,6 +321,7 @@ impl Pipeline {
             dont_fragment: net.dont_fragment,
             max_events: net.max_events,
             segmentation: net.segmentation,
+            napi_busy_poll_us: net.napi_busy_poll_us,
             log_writer,
         };
         settings.cq_entries = settings.cq_entries_min();

@@ -197,6 +197,7 @@ impl Disk {
             wait: wait.mode(),
             dont_fragment: false,
             log_writer: LogWriter::Ring,
+            napi_busy_poll_us: 0,
             segmentation: false,
             max_events: 16,
         };

@@ -41,6 +41,9 @@ pub struct Settings {
     pub dont_fragment: bool,
     /// Hand several datagrams to one member to the kernel in one piece (UDP segmentation offload).
     pub segmentation: bool,
+    /// How long a wait in the kernel polls the network cards' queues before it sleeps, where their drivers have NAPI;
+    /// microseconds, 0: not at all.
+    pub napi_busy_poll_us: u32,
     /// Events that one poll appends at most.
     pub max_events: usize,
     /// How log writes go to the disk.

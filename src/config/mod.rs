@@ -111,6 +111,8 @@ pub struct Net {
     pub max_events: usize,
     /// Whether several datagrams to one member go to the kernel in one piece.
     pub segmentation: bool,
+    /// How long a wait in the kernel polls the network cards' queues, microseconds.
+    pub napi_busy_poll_us: u32,
 }
 
 /// `[wal]`.
@@ -197,6 +199,7 @@ impl Default for Net {
             socket_buffer_bytes: 4 << 20,
             max_events: 256,
             segmentation: true,
+            napi_busy_poll_us: 0,
         }
     }
 }

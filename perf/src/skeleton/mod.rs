@@ -226,6 +226,7 @@ fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode
         dont_fragment: true,
         max_events: MAX_EVENTS,
         log_writer: LogWriter::Ring,
+        napi_busy_poll_us: 0,
         segmentation: false,
     };
     settings.cq_entries = settings.cq_entries_min();

@@ -92,6 +92,7 @@ pub struct UringIo<J, D> {
     /// Addresses of the clients that submissions not taken yet go to, one place for each submission that fits.
     clients: Box<[libc::sockaddr_in]>,
     clients_next: usize,
+    napi: Result<(), i32>,
     trains: Trains,
     /// Several datagrams to one member go in one submission.
     segmentation: bool,
@@ -134,6 +135,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
         setup::check_opcodes(&ring)?;
         let ring = Ring::new(ring);
         register(&ring, &rx, &log, &sockets, port.wake().event().as_raw_fd())?;
+        let napi = setup::busy_poll(&ring, settings.napi_busy_poll_us);
         let writer = match settings.log_writer {
             LogWriter::Ring => None,
             LogWriter::Thread(thread) | LogWriter::Auto(thread) => Some(Writer::start(thread, log.clone(), &port)?),
@@ -155,6 +157,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
             sockets,
             peers: settings.peers.iter().map(|address| sockaddr(*address)).collect(),
             clients_next: 0,
+            napi,
             trains: Trains::new(),
             segmentation: settings.segmentation,
             writes: Writes::new(),
@@ -179,6 +182,11 @@ impl<J: Send, D: Send> UringIo<J, D> {
     /// Wakes this reactor from other threads.
     pub fn waker(&self) -> Waker {
         Waker::new(self.port.wake().clone())
+    }
+
+    /// Whether the kernel polls the network cards' queues as asked; the errno if it does not. Fine if that was not asked.
+    pub fn napi_busy_poll(&self) -> Result<(), i32> {
+        self.napi
     }
 
     /// What the kernel let the log-writer thread have, if there is one.

@@ -189,6 +189,7 @@ mod tests {
             dont_fragment: false,
             max_events: 8,
             log_writer: LogWriter::Ring,
+            napi_busy_poll_us: 0,
             segmentation: true,
         };
         RxPool::new(socket, &settings).unwrap()

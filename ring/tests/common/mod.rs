@@ -29,6 +29,7 @@ pub(crate) fn settings() -> Settings {
         dont_fragment: true,
         max_events: 64,
         log_writer: LogWriter::Ring,
+        napi_busy_poll_us: 0,
         segmentation: true,
     };
     settings.cq_entries = settings.cq_entries_min();
