@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `floor` | the command `floor`: what this machine can do at best |
 //! | `bench` | the command `bench`: the product against that, interleaved |
+//! | `wait` | the command `wait`: the automatic wait mode against the fixed ones |
 //! | `against` | the command `against`: our skeleton against an independent one |
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
@@ -37,6 +38,7 @@ mod scenario;
 mod skeleton;
 mod soak;
 mod stats;
+mod wait;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -55,6 +57,14 @@ enum Command {
     Floor(floor::FloorArgs),
     /// The product under load, interleaved with the skeleton of the same shape
     Bench(bench::BenchArgs),
+    /// The automatic wait mode against the fixed ones, in four situations
+    Wait(wait::WaitBenchArgs),
+    /// Nodes without load; started by `wait`
+    #[command(hide = true)]
+    WaitIdle(wait::IdleArgs),
+    /// A process that only computes; started by `wait`
+    #[command(hide = true)]
+    WaitHog,
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
     /// Commits while leaders are killed, paused and cut off; what is lost or twice afterwards
@@ -91,6 +101,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Wait(args) => wait::run(&args),
+        Command::WaitIdle(args) => wait::run_idle(&args),
+        Command::WaitHog => wait::run_hog(),
         Command::Against(args) => against::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Recovery(args) => recovery::run(&args),

@@ -231,7 +231,7 @@ impl Node {
         self.damaged_since_start = false;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
-        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes);
+        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes, found.log.arena());
         let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
         self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
         self.health = Health::Up;
