@@ -7,6 +7,9 @@
 //! | `bench` | the command `bench`: the product against that, interleaved |
 //! | `wait` | the command `wait`: the automatic wait mode against the fixed ones |
 //! | `against` | the command `against`: our skeleton against an independent one |
+//! | `failover`, `recovery`, `catchup`, `disturb`, `scale`, `soak` | the commands of these names: what happens when something fails, grows or goes on for long |
+//! | `scenario`, `audit`, `network` | what these share: cluster and load, the log held against the acknowledgements, dropped datagrams |
+//! | `preset` | `bench --preset`: rates that others publish |
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
