@@ -7,7 +7,7 @@ use crate::options::{Options, nanos};
 use crate::session::{CloseReason, Event, OfferError};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_wire::client::Refusal;
+use synod_wire::client::{Durability, Refusal};
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// An entry's place in the log.
@@ -19,6 +19,8 @@ pub struct Ack {
     pub sequence: Sequence,
     /// The leader's timestamp, nanoseconds since the Unix epoch.
     pub timestamp_ns: u64,
+    /// What the acknowledgement rests on.
+    pub durability: Durability,
 }
 
 /// An open session that appends and waits.
@@ -148,9 +150,10 @@ impl Appender {
         let (last_committed, unknown) = (&mut self.last_committed, &mut self.unknown);
         self.client.poll(wait, &mut |event| match event {
             Event::Opened { last_committed: last, .. } => *last_committed = last,
-            Event::Acked { client_seq, sequence, timestamp_ns, entries } => {
+            Event::Acked { client_seq, sequence, timestamp_ns, durability, entries } => {
                 for i in 0..u64::from(entries) {
-                    on_ack(Ack { client_seq: client_seq + i, sequence: Sequence(sequence.0 + i), timestamp_ns });
+                    let (client_seq, sequence) = (client_seq + i, Sequence(sequence.0 + i));
+                    on_ack(Ack { client_seq, sequence, timestamp_ns, durability });
                 }
             }
             Event::Unknown { first, last } => *unknown = Some((unknown.map_or(first, |(earlier, _)| earlier), last)),

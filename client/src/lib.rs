@@ -44,5 +44,5 @@ pub use query::{Status, Tail, TailSource, check_tail, status};
 pub use read::{EntryRef, ReadCore, ReadCounters};
 pub use reader::Reader;
 pub use session::{CloseReason, Core, Counters, Event, OfferError};
-pub use synod_wire::client::{Counter, Refusal};
+pub use synod_wire::client::{Counter, Durability, Refusal};
 pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};

@@ -332,6 +332,8 @@ impl Sim {
             Fatal::Log(_) => "its log cannot be read",
             Fatal::Io(_) => "its reactor failed",
             Fatal::Halted(_) => "it halted",
+            Fatal::Unsynced { .. } => "it had vouched for what was in memory only",
+            Fatal::NotSettled => "the disk did not take its log in time",
         };
         self.note(What::Node(node, format!("ends: {kind}")));
         self.stop(node, false)?;

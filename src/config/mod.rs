@@ -10,7 +10,7 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Level, QuorumSize, Wait};
+pub use values::{Durability, Level, QuorumSize, Wait};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -123,6 +123,8 @@ pub struct Wal {
     pub max_in_flight: usize,
     /// The most that one log write covers.
     pub max_flush_bytes: usize,
+    /// When an entry counts as persisted.
+    pub durability: Durability,
 }
 
 /// `[consensus]`.
@@ -196,7 +198,7 @@ impl Default for Net {
 
 impl Default for Wal {
     fn default() -> Wal {
-        Wal { segment_bytes: 64 << 20, arena_bytes: 32 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 }
+        Wal { segment_bytes: 64 << 20, arena_bytes: 32 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10, durability: Durability::Disk }
     }
 }
 

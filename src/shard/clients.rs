@@ -299,6 +299,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let mut outcomes = std::mem::take(&mut self.admission.outcomes);
         // The answers of one client go out in order, in as few datagrams as they fit.
         outcomes.sort_unstable_by_key(|(client_id, order, _)| (*client_id, *order));
+        let durability = self.word.of_acknowledgements();
         let mut answers = std::mem::take(&mut self.admission.answers);
         for chunk in outcomes.chunk_by(|a, b| a.0 == b.0) {
             let client_id = chunk[0].0;
@@ -315,7 +316,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             let per_datagram = acks_per_datagram(self.settings.max_datagram_bytes());
             for some in answers.chunks(per_datagram) {
                 self.counters.add(Counter::RunsAcknowledged, some.len() as u64);
-                self.reply(to, Kind::Appended, |out| write_acks(client_id, some, out));
+                self.reply(to, Kind::Appended, |out| write_acks(client_id, durability, some, out));
             }
             answers.clear();
         }

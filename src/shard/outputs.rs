@@ -6,11 +6,12 @@ use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::{LogReader, Place};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
-use synod_wire::client::Counter;
+use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
 use synod_wire::mutant::mutant;
-use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
+use synod_wire::record::{ChosenRange, DurabilityMark, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
+use zerocopy::IntoBytes;
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn carry_out(&mut self, output: Output, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
@@ -19,7 +20,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let header = Header { promised, lsn, ..self.header(Kind::Promised) };
                 self.persist(header, record, value);
             }
-            Output::Send { to, message, after } if after <= self.log.durable_lsn() => self.send(to, &message),
+            Output::Send { to, message, after } if after <= self.vouched() => self.send(to, &message),
             Output::Send { to, message, after } => {
                 if self.parked.len() == MAX_PARKED {
                     // The oldest is the least useful; like a lost datagram, it is asked for again.
@@ -51,7 +52,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if matches!(record, Record::Chosen(_) | Record::PeerMarks(_)) {
             self.idle_mark_at_ns = self.idle_mark_at_ns.min(self.io.now_ns() + IDLE_MARK_NS);
         } else {
-            self.log_awaited = true;
+            self.await_log();
         }
         match record {
             Record::Accepted { slot, ballot, barrier, source } => {
@@ -80,6 +81,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Record::PeerMarks(marks) => {
                 self.append(&Header { kind: Kind::PeerMarks, ..header }, &codec::encode_marks(&marks));
+            }
+            Record::Durability { memory } => {
+                let mark = DurabilityMark::from(if memory { Durability::Memory } else { Durability::Disk });
+                self.append(&Header { kind: Kind::Durability, ..header }, mark.as_bytes());
             }
             Record::Repaired(runs) => {
                 self.append(&Header { kind: Kind::Repaired, ..header }, &codec::encode_repaired(&runs));
@@ -159,7 +164,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let Some(out) = self.outbox.room() else { return };
         let (kind, head, bytes) = codec::encode(message, out);
         let promised = head.promised.unwrap_or(base.promised);
-        let header = Header { kind, slot: head.slot, ballot: head.ballot, promised, ..base };
+        let flags = self.word.flags();
+        let header = Header { kind, flags, slot: head.slot, ballot: head.ballot, promised, ..base };
         let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
         write_header(out, &header, bytes, crc);
         self.outbox.push(to, HEADER_BYTES + bytes);

@@ -3,7 +3,7 @@
 use crate::sequencer::{Answer, SESSION_CREDIT};
 use std::net::SocketAddrV4;
 use synod_wire::Sequence;
-use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, durability};
+use synod_wire::client::{AckHeader, AckRun, ReadBody, Durability, ReadEntry, ReadReplyBody};
 use synod_wire::frame::HEADER_BYTES;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -112,11 +112,11 @@ impl ReadWriter {
 }
 
 /// Writes the body of an acknowledgement; returns its bytes.
-pub(crate) fn write_acks(client_id: u128, answers: &[Answer], out: &mut [u8]) -> usize {
+pub(crate) fn write_acks(client_id: u128, durability: Durability, answers: &[Answer], out: &mut [u8]) -> usize {
     let head = AckHeader {
         client_id: U128::new(client_id),
         runs: U16::new(answers.len() as u16),
-        durability: durability::DISK,
+        durability: durability as u8,
         reserved: 0,
         credit: U32::new(SESSION_CREDIT as u32),
     };

@@ -59,7 +59,7 @@ pub struct AckHeader {
     pub client_id: U128,
     /// Runs that follow.
     pub runs: U16,
-    /// [`durability`].
+    /// [`Durability`].
     pub durability: u8,
     /// Zero.
     pub reserved: u8,
@@ -67,10 +67,30 @@ pub struct AckHeader {
     pub credit: U32,
 }
 
-/// What an acknowledgement rests on.
-pub mod durability {
+/// What an acknowledgement rests on; what a node's word rests on. The numbers are part of the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Durability {
     /// Synced to the disks of a phase 2 quorum.
-    pub const DISK: u8 = 1;
+    #[default]
+    Disk = 1,
+    /// Held by a phase 2 quorum, by some of it perhaps in memory only.
+    Memory = 2,
+}
+
+impl Durability {
+    /// What has this number.
+    pub fn from_u8(byte: u8) -> Option<Durability> {
+        [Durability::Disk, Durability::Memory].into_iter().find(|durability| *durability as u8 == byte)
+    }
+
+    /// As the documentation and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+        }
+    }
 }
 
 /// Entries `first_seq..first_seq + entries` of the session have the sequences from `first_sequence`.

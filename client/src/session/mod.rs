@@ -27,7 +27,7 @@ use crate::route::Route;
 use crate::window::Window;
 use std::net::SocketAddrV4;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
-use synod_wire::client::Refusal;
+use synod_wire::client::{Durability, Refusal};
 use synod_wire::frame::{HEADER_BYTES, Kind};
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
@@ -51,6 +51,8 @@ pub enum Event {
         sequence: Sequence,
         /// The leader's timestamp of all of them, nanoseconds since the Unix epoch.
         timestamp_ns: u64,
+        /// What the acknowledgement rests on.
+        durability: Durability,
         /// How many; at least 1.
         entries: u32,
     },
@@ -306,6 +308,7 @@ impl Core {
                 client_seq: run.client_seq,
                 sequence: Sequence(run.sequence),
                 timestamp_ns: run.timestamp_ns,
+                durability: run.durability,
                 entries: run.entries,
             });
         }
