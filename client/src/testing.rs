@@ -83,7 +83,7 @@ pub(crate) fn appended(runs: &[(u64, u64, u64, u32)], credit: u32) -> Vec<u8> {
         client_id: U128::new(CLIENT),
         runs: U16::new(runs.len() as u16),
         durability: Durability::Disk as u8,
-        reserved: 0,
+        receipts: 0,
         credit: U32::new(credit),
     };
     let mut payload = head.as_bytes().to_vec();

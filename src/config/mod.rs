@@ -198,7 +198,13 @@ impl Default for Net {
 
 impl Default for Wal {
     fn default() -> Wal {
-        Wal { segment_bytes: 64 << 20, arena_bytes: 32 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10, durability: Durability::Disk }
+        Wal {
+            segment_bytes: 64 << 20,
+            arena_bytes: 32 << 20,
+            max_in_flight: 1,
+            max_flush_bytes: 256 << 10,
+            durability: Durability::Disk,
+        }
     }
 }
 

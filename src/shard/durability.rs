@@ -100,6 +100,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// The disk got further.
     pub(super) fn on_durable(&mut self, durable: Lsn) -> Result<(), Fatal> {
         self.idle_mark_at_ns = self.io.now_ns() + IDLE_MARK_NS;
+        self.stages.durable(durable, self.io.now_ns());
         if self.word.closed.is_some() { Ok(()) } else { self.tell_persisted(durable) }
     }
 

@@ -12,6 +12,7 @@
 //! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
+//! | `stages.rs` | where the time of a commit goes |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
@@ -29,12 +30,14 @@ mod reads;
 mod recovery;
 mod reply;
 mod slots;
+mod stages;
 mod status;
 
 pub use outbox::OUTBOX_BYTES;
 pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
+pub use stages::{TIMELINE_BYTES, histogram_bytes};
 
 use crate::index::Index;
 use crate::sequencer::Sequencer;
@@ -42,6 +45,7 @@ use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
 use crate::shard::reads::Waiters;
 use crate::shard::slots::Slots;
+use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use durability::Word;
 use jobs::{Done, Job};
@@ -172,6 +176,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     admission: Admission,
     waiters: Waiters,
     word: Word,
+    stages: Stages,
     counters: Counters,
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
@@ -202,6 +207,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             admission: Admission::new(),
             waiters: Waiters::new(settings.max_datagram_bytes()),
             word: Word::new(settings.durability, log.durable_lsn()),
+            stages: Stages::new(2 * core.window_slots() as usize),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
@@ -377,6 +383,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         if role == Role::Leader && self.core.role() != Role::Leader {
             self.admission.clear();
+            self.stages.clear();
         }
         Ok(())
     }
@@ -403,6 +410,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if idle {
             self.idle_mark_at_ns = u64::MAX;
             self.log.idle_mark(&mut self.io, self.core.promised());
+        }
+        let submitted = self.log.submitted_lsn();
+        if self.stages.awaits_write(submitted) {
+            self.stages.written(submitted, self.io.stage_ns());
         }
         if self.io.now_ns() >= self.segment_retry_ns
             && let Some(spec) = self.log.wants_segment()

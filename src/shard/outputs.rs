@@ -106,9 +106,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 place.expect("room for a step was there before it")
             }
             Source::Proposal => {
-                self.admission.drain.proposed(header.slot, self.io.now_ns());
-                let bytes = self.admission.batch_bytes();
-                self.log.close_batch(header, bytes)
+                let (bytes, receipts) = self.admission.take_batch();
+                let place = self.log.close_batch(header, bytes);
+                let (received_ns, now_ns) = (self.io.now_ns(), self.io.stage_ns());
+                self.stages.sequenced(header.slot, header.lsn, received_ns, now_ns, receipts);
+                place
             }
             Source::Held => {
                 if let Some(kept) = self.slots.kept(header.slot) {
@@ -240,14 +242,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
         self.slots.apply(slot, tail, timestamp_ns);
-        self.admission.drain.delivered(slot, self.io.now_ns());
         let leads = self.core.leads();
+        let timeline = self.stages.delivered(slot, self.io.now_ns());
+        if let Some(timeline) = &timeline {
+            self.admission.drain.delivered(timeline.age_ns(self.io.now_ns()));
+        }
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {
             index.outcome(slot, at, run.len(), verdict);
             counters.add(Counter::EntriesApplied, verdict.taken());
             if leads {
-                admission.outcome(run, verdict);
+                admission.outcome(run, verdict, timeline.filter(|timeline| timeline.asked(at)));
             }
         });
     }

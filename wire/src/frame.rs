@@ -102,7 +102,7 @@ pub enum Kind {
     Read = 66,
     /// Asks for [`crate::client::StatusBody`].
     Status = 67,
-    /// Entries were sequenced. Payload: [`crate::client::AckHeader`] and [`crate::client::AckRun`]s.
+    /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
     Rejected = 81,
@@ -110,7 +110,7 @@ pub enum Kind {
     SessionOpened = 82,
     /// Entries read. Payload: [`crate::client::ReadReplyBody`] and entries.
     ReadReply = 83,
-    /// Payload: [`crate::client::StatusBody`] and counters.
+    /// Payload: [`crate::client::StatusBody`], counters and stages.
     StatusReply = 84,
 }
 

@@ -2,10 +2,11 @@
 //! obeyed, or counted and ignored. Entered through [`Core::handle`] only.
 
 use super::{CloseReason, Core, Event, OpenSent, Phase, WentBack};
+use crate::receipt::Receipt;
 use crate::reply::{Rejection, Reply};
 use crate::window::{Mark, Placed};
 use std::net::SocketAddrV4;
-use synod_wire::client::{AckHeader, AckRun, Durability, Refusal, SessionBody};
+use synod_wire::client::{self, AckHeader, AckRun, Durability, Refusal, SessionBody};
 use synod_wire::frame::Frames;
 
 /// A client sequence beyond this is a garbled number, not a session that appended for ten thousand years.
@@ -32,7 +33,10 @@ impl Core {
                 self.silences = 0;
             }
             match Reply::parse(&frame) {
-                Ok(Reply::Appended(header, runs)) => self.on_appended(now_ns, from, &header, runs),
+                Ok(Reply::Appended(header, runs, receipts)) => {
+                    self.on_receipts(&header, receipts);
+                    self.on_appended(now_ns, from, &header, runs);
+                }
                 Ok(Reply::SessionOpened(body)) => self.on_opened(now_ns, from, &body),
                 Ok(Reply::Rejected(rejection)) => self.on_rejected(now_ns, from, &rejection),
                 Ok(Reply::Read(..) | Reply::Status(..)) | Err(_) => self.counters.malformed += 1,
@@ -117,6 +121,26 @@ impl Core {
             self.timer_ns = None;
         } else if self.timer_ns.is_none() {
             self.arm(now_ns);
+        }
+    }
+
+    /// Keeps the receipts of entries that are held: as many as there is room for, since each was asked for with an entry.
+    fn on_receipts(&mut self, header: &AckHeader, receipts: &[client::Receipt]) {
+        if header.client_id.get() != self.client_id || self.phase != Phase::Open || !self.options.receipts {
+            return;
+        }
+        for receipt in receipts {
+            let Some(receipt) = Receipt::parse(receipt) else {
+                self.counters.malformed += 1;
+                continue;
+            };
+            let end_seq = receipt.client_seq + u64::from(receipt.entries);
+            let held = end_seq > self.window.base() && receipt.client_seq < self.sent_end;
+            if !held || self.receipts.len() == self.options.window_entries {
+                self.counters.stale += 1;
+                continue;
+            }
+            self.receipts.push_back(receipt);
         }
     }
 
