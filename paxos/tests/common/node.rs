@@ -80,6 +80,8 @@ impl Node {
         let recovered = self.disk.recover();
         let applied = recovered.restart.applied;
         self.life += 1;
+        // Each start has a seed of its own.
+        self.settings.seed = self.settings.seed.wrapping_add(1 << 32);
         self.applied = (1..=applied.0).map(|slot| recovered.copies[&Slot(slot)].clone()).collect();
         self.copies = recovered.copies;
         self.roles.clear();
