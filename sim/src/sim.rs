@@ -353,6 +353,11 @@ impl Sim {
                 self.nodes[node].health = Health::Dead("it lost its state");
                 Ok(())
             }
+            Fatal::Unsynced { .. } if self.plan.memory_durability => {
+                self.coverage.mark("a node that forgot what it vouched for was refused");
+                self.nodes[node].health = Health::Dead("it vouched for what lay in memory only");
+                Ok(())
+            }
             Fatal::Log(_) if damaged || robbed => {
                 self.coverage.mark("a log too damaged to be read");
                 self.nodes[node].health = Health::Dead("its log is damaged");

@@ -12,8 +12,10 @@ use synod_wire::frame::{FrameError, Kind};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
+/// The status without its stages, which are left out where the largest batch leaves no room for them.
+const STATUS_BYTES: usize = size_of::<StatusBody>() + 8 * Counter::ALL.len();
 const STAGES_BYTES: usize = Stage::ALL.len() * size_of::<StageRow>();
-const _: () = assert!(size_of::<StatusBody>() + 8 * Counter::ALL.len() + STAGES_BYTES <= MIN_BATCH_BYTES);
+const _: () = assert!(STATUS_BYTES <= MIN_BATCH_BYTES);
 
 /// Why a datagram, or the rest of it, is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::OutboxFull, self.outbox.full);
         self.counters.set(Counter::Retransmitted, self.core.resent());
         let body = self.status_body(request_id);
-        let (counters, stages) = (self.counters.0, self.stages.rows());
+        let counters = self.counters.0;
+        let stages = if body.stages > 0 { &self.stages.rows()[..] } else { &[] };
         self.reply(to, Kind::StatusReply, |out| {
             let mut used = put(body.as_bytes(), out);
             for value in counters {
@@ -127,7 +130,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             leader: core.leader().map_or(0, |node| node.0),
             counters: Counter::ALL.len() as u8,
             unknown_slots: U32::new(unknown),
-            stages: Stage::ALL.len() as u8,
+            stages: if STATUS_BYTES + STAGES_BYTES <= self.settings.max_batch_bytes {
+                Stage::ALL.len() as u8
+            } else {
+                0
+            },
             durability: self.settings.durability as u8,
             reserved: [0; 2],
         }

@@ -333,7 +333,7 @@ pub struct StatusBody {
     pub counters: u8,
     /// Slots whose vote is unknown after damage: 0 none, `u32::MAX` all above the prefix.
     pub unknown_slots: U32,
-    /// Stages that follow the counters, in [`Stage`]'s order.
+    /// Stages that follow the counters, in [`Stage`]'s order; 0 where the group's largest datagram has no room for them.
     pub stages: u8,
     /// [`Durability`]: what this node's word rests on.
     pub durability: u8,

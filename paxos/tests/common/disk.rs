@@ -187,6 +187,7 @@ impl Scan {
             }
             Record::Founded(members) => self.founded = Some(members.clone()),
             Record::PeerMarks(marks) => self.counted = marks.clone(),
+            Record::Durability { .. } => {}
             Record::Repaired(runs) => self.repaired.extend(runs),
             Record::Accepted { .. } | Record::Promised => {}
         }
