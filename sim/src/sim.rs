@@ -477,7 +477,7 @@ impl Sim {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
-                    status_told(node, shard, &bytes)?;
+                    status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
