@@ -7,6 +7,7 @@
 //! measurement is a `bench` of this program, in a process of its own: its environment carries the mode to the nodes, its CPU
 //! set is theirs.
 
+use crate::bench::Durability;
 use crate::cluster::{self, Cluster};
 use crate::files;
 use crate::host::{self, Host};
@@ -362,7 +363,7 @@ pub(crate) struct IdleArgs {
 pub(crate) fn run_idle(args: &IdleArgs) -> anyhow::Result<()> {
     let dir = files::directory(args.dir.as_deref())?;
     let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
-    let mut cluster = Cluster::start(&args.synod, dir.path(), args.nodes, &shape)?;
+    let mut cluster = Cluster::start(&args.synod, dir.path(), args.nodes, &shape, Durability::Disk)?;
     // A session can be opened only when a leader serves.
     drop(ProductClient::connect(&mut cluster, &ClientSetup { shape, window: 1, spin: Duration::ZERO })?);
     let processes = cluster.processes();

@@ -15,6 +15,7 @@ use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
 use synod_paxos::Role;
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
+use synod_wire::client::Durability;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind};
 use synod_wire::record::Configuration;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Quorums, Slot};
@@ -284,6 +285,7 @@ fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
         dir: dir.clone(),
         max_batch_bytes: plan.max_batch_bytes,
         core: None,
+        durability: if plan.memory_durability { Durability::Memory } else { Durability::Disk },
     }
 }
 
