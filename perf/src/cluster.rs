@@ -31,6 +31,8 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<(NodeId, SocketAddrV4)>,
     /// Those that this program started.
     nodes: Vec<Node>,
+    /// The configuration that it wrote for them.
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Cluster {
         ensure!(usize::from(group) < config.groups.len(), "{} has no group {group}", file.display());
         let group = GroupId(group);
         let members = config.client_addresses(group);
-        Ok(Cluster { id: config.cluster_id(), group, members, nodes: Vec::new() })
+        Ok(Cluster { id: config.cluster_id(), group, members, nodes: Vec::new(), config: None })
     }
 
     /// Formats and starts `nodes` nodes in `dir`.
@@ -59,7 +61,8 @@ impl Cluster {
         std::fs::write(&file, config_text(dir, peers, clients, shape)).context("cannot write the configuration")?;
         let address = |port: &u16| SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port);
         let members = (0..nodes).map(NodeId).zip(clients.iter().map(address)).collect();
-        let mut cluster = Cluster { id: CLUSTER, group: GroupId(0), members, nodes: Vec::new() };
+        let mut cluster =
+            Cluster { id: CLUSTER, group: GroupId(0), members, nodes: Vec::new(), config: Some(file.clone()) };
         for node in (0..nodes).map(NodeId) {
             cluster.nodes.push(Node::start(program, &file, dir, node)?);
         }
@@ -69,6 +72,11 @@ impl Cluster {
     /// Whether this program started the nodes.
     pub(crate) fn is_local(&self) -> bool {
         !self.nodes.is_empty()
+    }
+
+    /// The configuration of the nodes that this program started.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The processes that this program started.

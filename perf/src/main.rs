@@ -10,6 +10,8 @@
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
 //! | `stats`, `report` | percentiles and spreads; tables |
+//! | `output/` | reports: a page with plots, HdrHistogram's files, JSON |
+//! | `environment/` | the command `collect-env`: the machine, as far as a latency depends on it |
 //! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
 //!
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
@@ -17,12 +19,14 @@
 mod against;
 mod bench;
 mod cluster;
+mod environment;
 mod files;
 mod floor;
 mod host;
 mod interrupt;
 mod load;
 mod options;
+mod output;
 mod product;
 mod report;
 mod skeleton;
@@ -47,6 +51,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
+    /// The machine, as far as a latency depends on it
+    CollectEnv(environment::EnvironmentArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -70,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Against(args) => against::run(&args),
+        Command::CollectEnv(args) => environment::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }
