@@ -7,6 +7,7 @@ Both files of a series must tell the same: the intervals added up are the whole 
 Exit code 0: they agree; 1: they do not; 2: nothing was checked.
 """
 
+import bisect
 import sys
 from pathlib import Path
 
@@ -33,15 +34,21 @@ def intervals(path):
     return total, count
 
 
+def steps(histogram):
+    """Upper ends of the steps that hold something, nanoseconds, and the operations up to each."""
+    found = [(step.value_iterated_to, step.total_count_to_this_value) for step in histogram.get_recorded_iterator()]
+    return [value for value, _ in found], [count for _, count in found]
+
+
 def percentiles(path):
-    """The rows (value in nanoseconds, percentile, operations so far) of a percentile file, and its total."""
+    """The rows (value in nanoseconds, operations up to it) of a percentile file, and its total."""
     rows, total = [], None
     for line in path.read_text().splitlines()[2:]:
         if line.startswith("#[Max"):
             total = int(line.rsplit("=", 1)[1].strip(" ]"))
         elif not line.startswith("#"):
-            value_us, quantile, seen = line.split()[:3]
-            rows.append((float(value_us) * 1e3, 100.0 * float(quantile), int(seen)))
+            value_us, _quantile, seen = line.split()[:3]
+            rows.append((round(float(value_us) * 1e3), int(seen)))
     return rows, total
 
 
@@ -50,11 +57,12 @@ def check(log):
     rows, told = percentiles(log.with_suffix(".hgrm"))
     if total.get_total_count() != told:
         raise ValueError(f"{log.name}: {total.get_total_count()} operations in the intervals, {told} in the percentiles")
-    for value_ns, percentile, _seen in rows:
-        read = total.get_value_at_percentile(percentile)
-        # Both are the upper end of the same step of the scale, but for rounding of the percentile at a step's edge.
-        if abs(read - value_ns) > max(2.0, value_ns * 2 * 10**-DIGITS):
-            raise ValueError(f"{log.name}: {percentile} % is {read} ns in the intervals, {value_ns} in the percentiles")
+    values, counts = steps(total)
+    for value_ns, seen in rows:
+        at = bisect.bisect_right(values, value_ns)
+        below = counts[at - 1] if at else 0
+        if below != seen:
+            raise ValueError(f"{log.name}: up to {value_ns} ns {below} operations in the intervals, {seen} in the percentiles")
     return f"{log.name}: {count} intervals, {told} operations, p50 {total.get_value_at_percentile(50) / 1e3:.1f} µs"
 
 

@@ -163,7 +163,8 @@ impl Load<'_> {
         let mut next = first;
         while due(next) < self.until {
             if due(next) >= self.from {
-                self.measured.record_at(self.until - due(next), self.began, self.until - self.from);
+                let at = self.plan_length() - Duration::from_nanos(1);
+                self.measured.record_at(self.until - due(next), self.began, at);
             }
             next += 1;
         }
@@ -198,8 +199,9 @@ impl Load<'_> {
         for _ in 0..acknowledged {
             let Some(start) = self.starts.pop_front() else { bail!("more acknowledgements than entries") };
             if start >= self.from && start < self.until {
-                let latency = now.saturating_duration_since(start);
-                self.measured.record_at(latency, self.began, now.saturating_duration_since(self.from));
+                // What ended late belongs to the last interval, which lasts until then.
+                let at = now.saturating_duration_since(self.from).min(self.plan_length() - Duration::from_nanos(1));
+                self.measured.record_at(now.saturating_duration_since(start), self.began, at);
                 self.last_counted = self.last_counted.max(now);
             }
             self.ended_in_time += u64::from(now >= self.from && now < self.until);

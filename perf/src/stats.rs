@@ -15,7 +15,7 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Interval {
     /// When it began.
     pub(crate) start: SystemTime,
-    /// [`INTERVAL`], less for the end of a measurement.
+    /// [`INTERVAL`]; the last of a measurement ends with it.
     pub(crate) length: Duration,
     /// Nanoseconds. Its pages are the kernel's until a latency touches them: some 50 KiB are in use.
     pub(crate) latency_ns: Histogram<u64>,
@@ -62,9 +62,9 @@ impl Measured {
     /// The measurement that began at `began` took `took`: its last interval ends with it.
     pub(crate) fn close(&mut self, began: SystemTime, took: Duration) {
         if let Some(last) = self.intervals.last_mut() {
-            // The clock of the wall may have been set meanwhile; then the interval counts as a whole one.
-            let length = (began + took).duration_since(last.start).unwrap_or(INTERVAL);
-            last.length = length.clamp(Duration::from_millis(1), INTERVAL);
+            // Where the last second was silent the measurement ended before this interval; none is empty of time.
+            let length = (began + took).duration_since(last.start).unwrap_or(Duration::ZERO);
+            last.length = length.max(Duration::from_millis(1));
         }
     }
 

@@ -13,10 +13,11 @@ h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
 table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .15rem .8rem .15rem 0; text-align: left; }
 th { font-weight: 600; border-bottom: 1px solid #bbb; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(520px, 1fr)); gap: 0 1.5rem; }
-.plots svg { width: 100%; height: auto; } .wide svg { width: 100%; max-width: 760px; height: auto; }
+.plots svg { width: 100%; height: auto; } .wide svg { width: 100%; max-width: 640px; height: auto; }
 .key span { display: inline-block; margin-right: 1.2rem; } .key i { display: inline-block; width: .9em; height: .9em;
 margin-right: .4em; vertical-align: -.1em; border-radius: 2px; }
-.note { color: #555; } .fail { color: #b00020; font-weight: 600; } .env td { overflow-wrap: anywhere; vertical-align: top; }
+.note { color: #555; } .fail { color: #b00020; font-weight: 600; } .env td { overflow-wrap: anywhere; vertical-align: top; padding-bottom: 0; line-height: 1.35; }
+.env td:first-child { white-space: nowrap; overflow-wrap: normal; color: #555; }
 .bar { position: relative; width: 260px; height: 1em; background: #f2f2f2; }
 .bar b { position: absolute; top: .3em; height: .4em; background: #0072b2; min-width: 2px; }
 .bar u { position: absolute; top: 0; height: 1em; width: 2px; background: #d55e00; }

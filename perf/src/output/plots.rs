@@ -19,7 +19,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-const SIZE: (u32, u32) = (760, 340);
+const SIZE: (u32, u32) = (600, 300);
 const FONT: &str = "system-ui, sans-serif";
 /// Percentiles are drawn up to this many nines: 99.99 %.
 const NINES: f64 = 4.0;
@@ -187,12 +187,13 @@ where
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(10)
+            .margin_right(36)
             .x_label_area_size(42)
             .y_label_area_size(72)
             .build_cartesian_2d(x.range, around(values).log_scale())
             .map_err(refused)?;
         let mut mesh = chart.configure_mesh();
-        mesh.x_desc(x.name).y_desc("µs").x_labels(x.labels).x_label_formatter(x.told);
+        mesh.x_desc(x.name).y_desc("µs").y_labels(5).x_labels(x.labels).x_label_formatter(x.told);
         mesh.y_label_formatter(&|value| count(*value)).label_style((FONT, 14)).axis_desc_style((FONT, 14));
         mesh.bold_line_style(BLACK.mix(0.12)).light_line_style(TRANSPARENT).axis_style(BLACK.mix(0.4));
         mesh.draw().map_err(refused)?;
