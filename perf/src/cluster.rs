@@ -209,6 +209,14 @@ pub(crate) fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(beside)
 }
 
+/// Another program of this workspace, which lies beside this one once `how` was run.
+pub(crate) fn beside(name: &str, how: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's file")?;
+    let program = own.with_file_name(name);
+    ensure!(program.exists(), "{} does not exist: run `{how}`", program.display());
+    Ok(program)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,12 +11,14 @@
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
 //! | `stats`, `report` | percentiles and spreads; tables |
 //! | `output/` | reports: a page with plots, HdrHistogram's files, JSON |
+//! | `baseline/`, `trace` | the command `baseline`: instructions and system calls of a commit; counting system calls |
 //! | `environment/` | the command `collect-env`: the machine, as far as a latency depends on it |
 //! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
 //!
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
 
 mod against;
+mod baseline;
 mod bench;
 mod cluster;
 mod environment;
@@ -31,6 +33,7 @@ mod product;
 mod report;
 mod skeleton;
 mod stats;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -51,8 +54,13 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
+    /// Instructions and system calls of a commit, against those of the last time
+    Baseline(baseline::BaselineArgs),
     /// The machine, as far as a latency depends on it
     CollectEnv(environment::EnvironmentArgs),
+    /// The cluster whose system calls `baseline` counts
+    #[command(hide = true)]
+    TraceCalls(baseline::TraceArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -76,6 +84,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Against(args) => against::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
+        Command::TraceCalls(args) => baseline::run_trace(&args),
         Command::CollectEnv(args) => environment::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
