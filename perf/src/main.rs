@@ -12,6 +12,7 @@
 //! | `stats`, `report` | percentiles and spreads; tables |
 //! | `output/` | reports: a page with plots, HdrHistogram's files, JSON |
 //! | `baseline/`, `trace` | the command `baseline`: instructions and system calls of a commit; counting system calls |
+//! | `profile/` | the command `profile`: flame graph, threads, system calls |
 //! | `environment/` | the command `collect-env`: the machine, as far as a latency depends on it |
 //! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
 //!
@@ -30,6 +31,7 @@ mod load;
 mod options;
 mod output;
 mod product;
+mod profile;
 mod report;
 mod skeleton;
 mod stats;
@@ -56,6 +58,8 @@ enum Command {
     Against(against::AgainstArgs),
     /// Instructions and system calls of a commit, against those of the last time
     Baseline(baseline::BaselineArgs),
+    /// Where a node's time goes: flame graph, threads, system calls
+    Profile(profile::ProfileArgs),
     /// The machine, as far as a latency depends on it
     CollectEnv(environment::EnvironmentArgs),
     /// The cluster whose system calls `baseline` counts
@@ -86,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Against(args) => against::run(&args),
         Command::Baseline(args) => baseline::run(&args),
         Command::TraceCalls(args) => baseline::run_trace(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::CollectEnv(args) => environment::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }

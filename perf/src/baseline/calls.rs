@@ -6,6 +6,7 @@ use crate::files;
 use crate::load::{self, Pace, Plan};
 use crate::options::ShapeArgs;
 use crate::product::{ClientSetup, ProductClient};
+use crate::profile::process_of;
 use crate::trace;
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -88,12 +89,6 @@ pub(crate) fn run_trace(args: &TraceArgs) -> anyhow::Result<()> {
     cluster.stop()?;
     println!("{}", serde_json::to_string(&told)?);
     Ok(())
-}
-
-/// The process of the first node that has a role; nodes are numbered in the order of their starts.
-fn process_of(cluster: &Cluster, wanted: u8) -> anyhow::Result<u32> {
-    let found = cluster.status().into_iter().find(|status| status.role == wanted).context("no node has that role")?;
-    cluster.processes().get(usize::from(found.node.0)).copied().context("a node that was not started here")
 }
 
 fn committed(statuses: &[Status]) -> u64 {
