@@ -3,6 +3,7 @@
 use super::{Level, Sheet, Stage};
 use crate::stats::Measured;
 use anyhow::{Context, anyhow};
+use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use std::ops::Range;
@@ -25,6 +26,8 @@ const FONT: &str = "system-ui, sans-serif";
 const NINES: f64 = 4.0;
 /// Points of a percentile curve between two nines.
 const POINTS_PER_NINE: u32 = 24;
+/// Labels of a logarithmic axis for which there is room.
+const MAX_MARKS: usize = 9;
 /// Rounds of one measurement alternate with others': intervals further apart than this are not joined.
 const PAUSE: Duration = Duration::from_millis(1_500);
 
@@ -126,7 +129,9 @@ pub(super) fn over_throughput(
         curves.push(Curve { colour, faint: true, pieces: points(|each| each.p99_us), marked: true });
     }
     let rates = curves.iter().flat_map(|curve| curve.pieces.iter().flatten()).map(|(rate, _)| *rate);
-    let range = around(rates).log_scale();
+    let range = around(rates);
+    let marks = marks(&range);
+    let range = range.log_scale().with_key_points(marks);
     draw(&curves, Axis { range, name: "operations a second", labels: 10, told: &|rate| count(*rate) })
 }
 
@@ -185,15 +190,17 @@ where
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let y = around(values);
+        let marks = marks(&y);
         let mut chart = ChartBuilder::on(&area)
             .margin(10)
             .margin_right(36)
             .x_label_area_size(42)
             .y_label_area_size(72)
-            .build_cartesian_2d(x.range, around(values).log_scale())
+            .build_cartesian_2d(x.range, y.log_scale().with_key_points(marks))
             .map_err(refused)?;
         let mut mesh = chart.configure_mesh();
-        mesh.x_desc(x.name).y_desc("µs").y_labels(5).x_labels(x.labels).x_label_formatter(x.told);
+        mesh.x_desc(x.name).y_desc("µs").x_labels(x.labels).x_label_formatter(x.told);
         mesh.y_label_formatter(&|value| count(*value)).label_style((FONT, 14)).axis_desc_style((FONT, 14));
         mesh.bold_line_style(BLACK.mix(0.12)).light_line_style(TRANSPARENT).axis_style(BLACK.mix(0.4));
         mesh.draw().map_err(refused)?;
@@ -220,11 +227,22 @@ fn around(values: impl Iterator<Item = f64>) -> Range<f64> {
     if least > most { 1.0..10.0 } else { (least / 1.3).max(0.1)..most.max(0.1) * 1.3 }
 }
 
+/// Where a logarithmic axis is labelled: at 1, 2 and 5 of each decade, or at decades only if these are many.
+fn marks(range: &Range<f64>) -> Vec<f64> {
+    let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    let all = |steps: &[f64]| -> Vec<f64> {
+        let marks = decades.clone().flat_map(|decade| steps.iter().map(move |step| step * 10f64.powi(decade)));
+        marks.filter(|mark| range.contains(mark)).collect()
+    };
+    let fine = all(&[1.0, 2.0, 5.0]);
+    if fine.len() > MAX_MARKS { all(&[1.0]) } else { fine }
+}
+
 /// 1,500,000 as "1.5M".
 pub(super) fn count(value: f64) -> String {
     let (scaled, unit) = match value {
         value if value >= 1e6 => (value / 1e6, "M"),
-        value if value >= 1e4 => (value / 1e3, "k"),
+        value if value >= 1e3 => (value / 1e3, "k"),
         value => (value, ""),
     };
     let text = format!("{scaled:.1}");
@@ -255,6 +273,12 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!([count(1_500_000.0), count(20_000.0), count(950.0), count(0.5)], ["1.5M", "20k", "950", "0.5"]);
+    }
+
+    #[test]
+    fn an_axis_has_few_marks() {
+        assert_eq!(marks(&(150.0..2_500.0)), [200.0, 500.0, 1_000.0, 2_000.0]);
+        assert_eq!(marks(&(0.5..200_000.0)), [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0]);
     }
 
     #[test]

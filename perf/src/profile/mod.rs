@@ -66,6 +66,15 @@ enum Whose {
     Follower,
 }
 
+impl Whose {
+    fn name(self) -> &'static str {
+        match self {
+            Whose::Leader => "leader",
+            Whose::Follower => "follower",
+        }
+    }
+}
+
 /// A run's answer, or why there is none.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,7 +178,7 @@ impl Profile<'_> {
         self.progress("samples");
         let sampler = sampler::Sampler::start(self.process, self.args.frequency, scratch)?;
         self.load()?;
-        let title = format!("synod, node {}, {} outstanding", self.process, self.args.outstanding);
+        let title = format!("synod, a {}, {} outstanding", self.args.node.name(), self.args.outstanding);
         sampler.finish(&title, &self.args.out)
     }
 
