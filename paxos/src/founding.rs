@@ -1,8 +1,8 @@
 //! Who may vote. A freshly formatted node waits until every founding member has confirmed that the group is new; a
 //! restarted one until as many peers as a quorum needs have had the chance to say that it is behind what they counted.
 //!
-//! This closes two schedules: an acceptor that lost its disk votes a second time in a ballot that it forgot (FAULTS 21),
-//! and one whose disk was rolled back does (22).
+//! This closes three schedules: an acceptor that lost its disk votes a second time in a ballot that it forgot (FAULTS 21),
+//! one whose disk was rolled back does (22), and one of them is confirmed by an answer that an earlier start was owed (40).
 
 use crate::replica::Replica;
 use crate::types::*;
@@ -15,18 +15,20 @@ const MARK_EVERY_RECORDS: u64 = 256;
 
 impl Replica {
     pub(crate) fn say_hello(&mut self) {
-        let hello = Message::Hello { incarnation: self.settings.incarnation, fresh: self.founded.is_none() };
+        let Settings { incarnation, seed: start, .. } = self.settings;
+        let hello = Message::Hello { incarnation, fresh: self.founded.is_none(), start };
         self.send(self.peers, hello, Lsn::ZERO);
         self.finish_joining();
     }
 
-    pub(crate) fn on_hello(&mut self, from: NodeId, incarnation: u64, _fresh: bool) {
+    pub(crate) fn on_hello(&mut self, from: NodeId, incarnation: u64, start: u64) {
         let founded_with = self.founding_incarnation(from);
         let counted = self.counted.get(&from).copied().unwrap_or_default();
         let counted = if mutant("counted_lsn_not_told") { Lsn::ZERO } else { counted };
         let ack = Message::HelloAck {
             incarnation: self.settings.incarnation,
             to_incarnation: incarnation,
+            to_start: start,
             founded_with,
             counted,
         };
@@ -40,7 +42,14 @@ impl Replica {
         founded.clone().find(|(member, _)| *member == node).map_or(0, |(_, incarnation)| *incarnation)
     }
 
-    pub(crate) fn on_hello_ack(&mut self, from: NodeId, incarnation: u64, to: u64, founded_with: u64, counted: Lsn) {
+    pub(crate) fn on_hello_ack(
+        &mut self,
+        from: NodeId,
+        incarnation: u64,
+        (to, to_start): (u64, u64),
+        founded_with: u64,
+        counted: Lsn,
+    ) {
         if to != self.settings.incarnation {
             return;
         }
@@ -50,7 +59,10 @@ impl Replica {
         if counted > self.durable && !mutant("amnesiac_votes") && !mutant("rolled_back_votes") {
             return self.halt(Halt::Behind { peer: from, counted, durable: self.durable });
         }
-        if self.role == Role::Joining {
+        // Reproach holds however late it comes. Confirmation is for the start that asked: what was said to an earlier one may
+        // be older than the votes that are missing now.
+        let asked = to_start == self.settings.seed || mutant("old_hello_ack_confirms");
+        if self.role == Role::Joining && asked {
             self.confirmed.insert(from, incarnation);
             self.finish_joining();
         }
@@ -83,9 +95,13 @@ impl Replica {
             .iter()
             .any(|(node, lsn)| lsn.0 >= marked.get(node).copied().unwrap_or_default().0 + MARK_EVERY_RECORDS);
         if due {
-            self.marked = self.counted.clone();
-            let marks = self.counted.iter().map(|(node, lsn)| (*node, *lsn)).collect();
-            self.persist(Record::PeerMarks(marks));
+            self.marked.extend(self.counted.iter().map(|(node, lsn)| (*node, *lsn)));
+            self.persist(Record::PeerMarks);
         }
+    }
+
+    /// What [`Record::PeerMarks`] notes: the peers, and the highest Lsn counted from each.
+    pub fn peer_marks(&self) -> impl Iterator<Item = (NodeId, Lsn)> + '_ {
+        self.marked.iter().map(|(node, lsn)| (*node, *lsn))
     }
 }

@@ -202,9 +202,9 @@ impl Replica {
         }
         self.heard_ns.insert(from, self.now_ns);
         match message {
-            Message::Hello { incarnation, fresh } => self.on_hello(from, incarnation, fresh),
-            Message::HelloAck { incarnation, to_incarnation, founded_with, counted } => {
-                self.on_hello_ack(from, incarnation, to_incarnation, founded_with, counted);
+            Message::Hello { incarnation, fresh: _, start } => self.on_hello(from, incarnation, start),
+            Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted } => {
+                self.on_hello_ack(from, incarnation, (to_incarnation, to_start), founded_with, counted);
             }
             Message::FetchChosen { first, last } => self.on_fetch_chosen(from, first, last),
             Message::Learn { slot, ballot, barrier } => self.on_learn(slot, ballot, barrier),

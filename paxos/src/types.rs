@@ -30,7 +30,7 @@ pub struct Settings {
     pub commit_linger_ns: u64,
     /// Slots asked for in one fetch.
     pub fetch_slots: u64,
-    /// Where this node's pseudo-random time-outs start.
+    /// Where this node's pseudo-random time-outs start. Drawn anew at each start, which it names to the peers.
     pub seed: u64,
 }
 
@@ -302,6 +302,8 @@ pub enum Message {
         incarnation: u64,
         /// Whether it has never voted.
         fresh: bool,
+        /// Which of its starts this is: [`Settings::seed`].
+        start: u64,
     },
     /// What the sender knows of the one who said hello.
     HelloAck {
@@ -309,6 +311,8 @@ pub enum Message {
         incarnation: u64,
         /// The incarnation it answers.
         to_incarnation: u64,
+        /// The start that it answers.
+        to_start: u64,
         /// The asker's incarnation in the sender's founding record; 0 if the sender is fresh.
         founded_with: u64,
         /// The highest Lsn that the sender counted from the asker.
@@ -381,8 +385,8 @@ pub enum Record {
     Promised,
     /// The group is founded by these.
     Founded(Vec<(NodeId, u64)>),
-    /// The highest Lsn counted from each peer.
-    PeerMarks(Vec<(NodeId, Lsn)>),
+    /// The highest Lsn counted from each peer: [`Replica::peer_marks`](crate::Replica::peer_marks), as they are when this is put out.
+    PeerMarks,
     /// The damage of these Lsns hides nothing any more. It names them all: what is damaged later, below them in the log too,
     /// is not repaired by it.
     Repaired(Vec<LsnRun>),

@@ -22,6 +22,7 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("higher_ballot_taken_for_duplicate", "new_leader_adopts"),
     ("holes_left_open", "hole_filled_with_noop"),
     ("leader_counts_unsynced_vote", "unsynced_leader_vote"),
+    ("old_hello_ack_confirms", "old_hello_ack"),
     ("old_promise_counted", "ballot_not_reused"),
     ("old_reply_counted", "old_reply_not_counted"),
     ("one_ballot_variable", "two_ballots"),

@@ -240,6 +240,10 @@ impl Sim {
     }
 
     fn kill_at_work(&mut self, node: usize, within: u64) {
+        if self.nodes[node].effects_left == Some(0) {
+            // It dies at the end of this turn: what it asked for last never happened.
+            return;
+        }
         let effects = self.chaos.between(1, within);
         self.nodes[node].effects_left = Some(effects);
         self.struck(Fault::Kill, format!("kills n{node} after {effects} more sends and writes"));
@@ -468,7 +472,7 @@ impl Sim {
         }
         if self.replays_at_elections > 0 {
             self.replays_at_elections -= 1;
-            self.replay_answers(node);
+            self.replay_answers(node, &[Kind::Promise, Kind::Accepted]);
         }
         if self.kills_at_elections > 0 {
             self.kills_at_elections -= 1;
@@ -477,19 +481,27 @@ impl Sim {
         }
     }
 
-    fn replay_answers(&mut self, node: usize) {
+    /// The start of a node that lost its state is when answers to an earlier start are.
+    pub(crate) fn robbed_node_starts(&mut self, node: usize) {
+        if self.chaos_on && self.plan.rate(Fault::Replay) > 0 {
+            self.replay_answers(node, &[Kind::HelloAck]);
+        }
+    }
+
+    fn replay_answers(&mut self, node: usize, kinds: &[Kind]) {
         let count = self.chaos.between(1, LATE_ANSWERS);
         // About as long as the true answers take.
         let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
         for _ in 0..count {
-            let Some(Old { from, to, peers, bytes }) = self.net.history.pick_answer(node, &mut self.chaos).cloned()
+            let Some(Old { from, to, peers, bytes }) =
+                self.net.history.pick_answer(node, kinds, &mut self.chaos).cloned()
             else {
                 return;
             };
             let delay_ns = self.chaos.exponential(late_ns);
             self.after(delay_ns, Happening::Datagram { from, to, peers, life: 0, bytes });
         }
-        self.struck(Fault::Replay, format!("{count} answers to n{node} at its election"));
+        self.struck(Fault::Replay, format!("{count} old answers to n{node}"));
     }
 
     fn noise_datagram(&mut self, fault: Fault, node: usize) -> Option<(End, End, bool, Rc<[u8]>)> {

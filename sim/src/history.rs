@@ -72,11 +72,11 @@ impl History {
         self.pick_if(rng, |_| true)
     }
 
-    /// One of the answers kept that members gave to `node`, as a candidate or as a leader.
-    pub(crate) fn pick_answer(&self, node: usize, rng: &mut Rng) -> Option<&Old> {
-        let is_answer = |kind: u8| kind == Kind::Promise as u8 || kind == Kind::Accepted as u8;
-        let kind = |old: &Old| old.bytes.get(KIND_OFFSET).copied().unwrap_or_default();
-        self.pick_if(rng, |old| old.peers && old.to == End::Node(node) && is_answer(kind(old)))
+    /// One of the answers of these kinds kept that members gave to `node`.
+    pub(crate) fn pick_answer(&self, node: usize, kinds: &[Kind], rng: &mut Rng) -> Option<&Old> {
+        let is_answer =
+            |old: &Old| old.bytes.get(KIND_OFFSET).is_some_and(|of| kinds.iter().any(|kind| *kind as u8 == *of));
+        self.pick_if(rng, |old| old.peers && old.to == End::Node(node) && is_answer(old))
     }
 
     fn pick_if(&self, rng: &mut Rng, wanted: impl Fn(&Old) -> bool) -> Option<&Old> {
@@ -109,7 +109,9 @@ mod tests {
         let mut rng = Rng::new(2, "test");
         let rare = (0..1_000).filter(|_| history.pick(&mut rng).is_some_and(|old| old.bytes[0] == 7)).count();
         assert!((400..600).contains(&rare), "{rare}");
-        assert!((0..50).all(|_| history.pick_answer(1, &mut rng).is_some_and(|old| old.bytes[0] == 7)));
-        assert!(history.pick_answer(2, &mut rng).is_none(), "an accept request is no answer");
+        assert!(
+            (0..50).all(|_| history.pick_answer(1, &[Kind::Promise], &mut rng).is_some_and(|old| old.bytes[0] == 7))
+        );
+        assert!(history.pick_answer(2, &[Kind::Promise], &mut rng).is_none(), "an accept request is no answer");
     }
 }

@@ -45,6 +45,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(6, "old_reply_counted", "votes of another ballot of this leader are counted").slow(),
     bug(7, "one_ballot_variable", "one variable for the promised and the accepted ballot"),
     bug(8, "amnesiac_votes", "a node that lost its disk votes"),
+    bug(8, "old_hello_ack_confirms", "an answer that an earlier start was owed lets a rolled back node vote").slow(),
     bug(8, "rolled_back_votes", "a node votes though a peer counted more from it than its log holds"),
     bug(8, "counted_lsn_not_told", "peers do not tell a node what they counted from it"),
     bug(9, "damage_truncated", "damage in the middle of the log is cut as if it were a torn tail"),

@@ -280,12 +280,14 @@ impl Sim {
             Some(shard) => {
                 let core = shard.core();
                 format!(
-                    "n{} {:?} in {} applied {} unknown {:?} log room {}",
+                    "n{} {:?} in {} applied {} unknown {:?} log {} of {} durable, room {}",
                     node.index,
                     core.role(),
                     core.promised(),
                     shard.applied(),
                     core.unknown_slots(),
+                    shard.log().durable_lsn(),
+                    shard.log().last_lsn(),
                     shard.log().room()
                 )
             }

@@ -270,6 +270,9 @@ impl Sim {
             self.nodes[node].health = Health::Dead("it lost its state, and nobody up remembers it");
             return Ok(());
         }
+        if excused {
+            self.robbed_node_starts(node);
+        }
         self.wake_node(node);
         self.kill_after_recovery(node)
     }

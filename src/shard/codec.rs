@@ -62,13 +62,14 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
         Kind::FetchValue => Message::FetchValue { slot, ballot },
         Kind::Hello => {
             let body: HelloBody = whole(frame.payload)?;
-            Message::Hello { incarnation: body.incarnation.get(), fresh: body.fresh == 1 }
+            Message::Hello { incarnation: body.incarnation.get(), fresh: body.fresh == 1, start: body.start.get() }
         }
         Kind::HelloAck => {
             let body: HelloAckBody = whole(frame.payload)?;
             Message::HelloAck {
                 incarnation: body.incarnation.get(),
                 to_incarnation: body.to_incarnation.get(),
+                to_start: body.to_start.get(),
                 founded_with: body.founded_with.get(),
                 counted: Lsn(body.counted.get()),
             }
@@ -194,14 +195,20 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
         Message::FetchValue { slot, ballot } => {
             (Kind::FetchValue, Head { slot: *slot, ballot: *ballot, promised: None }, 0)
         }
-        Message::Hello { incarnation, fresh } => {
-            let hello = HelloBody { incarnation: U64::new(*incarnation), fresh: u8::from(*fresh), reserved: [0; 7] };
+        Message::Hello { incarnation, fresh, start } => {
+            let hello = HelloBody {
+                incarnation: U64::new(*incarnation),
+                fresh: u8::from(*fresh),
+                reserved: [0; 7],
+                start: U64::new(*start),
+            };
             (Kind::Hello, Head::default(), put(hello.as_bytes(), body))
         }
-        Message::HelloAck { incarnation, to_incarnation, founded_with, counted } => {
+        Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted } => {
             let ack = HelloAckBody {
                 incarnation: U64::new(*incarnation),
                 to_incarnation: U64::new(*to_incarnation),
+                to_start: U64::new(*to_start),
                 founded_with: U64::new(*founded_with),
                 counted: U64::new(counted.0),
             };
@@ -275,10 +282,17 @@ pub(crate) fn encode_founded(members: &[(NodeId, u64)]) -> Vec<u8> {
     members.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
 }
 
-/// The payload of a peer-marks record.
-pub(crate) fn encode_marks(marks: &[(NodeId, Lsn)]) -> Vec<u8> {
-    let row = |(node, lsn): &(NodeId, Lsn)| PeerMark { node: U64::new(node.0.into()), lsn: U64::new(lsn.0) };
-    marks.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
+/// Bytes of the longest peer-marks record.
+pub(crate) const MAX_MARKS_BYTES: usize = NodeId::LIMIT as usize * size_of::<PeerMark>();
+
+/// The payload of a peer-marks record; the bytes of `out` that it takes.
+pub(crate) fn encode_marks(marks: impl Iterator<Item = (NodeId, Lsn)>, out: &mut [u8; MAX_MARKS_BYTES]) -> usize {
+    let mut used = 0;
+    for (node, lsn) in marks {
+        let mark = PeerMark { node: U64::new(node.0.into()), lsn: U64::new(lsn.0) };
+        used += super::clients::put(mark.as_bytes(), &mut out[used..]);
+    }
+    used
 }
 
 #[cfg(test)]
@@ -320,8 +334,8 @@ mod tests {
             Message::HeartbeatAck { ballot, prefix: Slot(8), sent_ns: 77 },
             Message::FetchChosen { first: Slot(1), last: Slot(64) },
             Message::FetchValue { slot: Slot(6), ballot },
-            Message::Hello { incarnation: 5, fresh: true },
-            Message::HelloAck { incarnation: 1, to_incarnation: 2, founded_with: 3, counted: Lsn(4) },
+            Message::Hello { incarnation: 5, fresh: true, start: 6 },
+            Message::HelloAck { incarnation: 1, to_incarnation: 2, to_start: 7, founded_with: 3, counted: Lsn(4) },
         ];
         for message in messages {
             let mut out = vec![0; 2048];

@@ -364,7 +364,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let hold = self.slots.lowest_open().unwrap_or(self.log.head_pos());
         self.log.set_hold(hold);
         let idle = self.io.now_ns() >= self.idle_mark_at_ns;
-        if self.log_awaited || idle || self.recover_again || !self.parked.is_empty() {
+        // If no write can start now, what gathered goes to disk as soon as one can: an idle mark's end sets no timer.
+        self.log_awaited |= idle;
+        if self.log_awaited || self.recover_again || !self.parked.is_empty() {
             self.log.flush(&mut self.io, self.core.promised());
             // With a write in flight they gather on, to be flushed when it ends.
             self.log_awaited &= self.log.gathers();

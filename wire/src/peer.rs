@@ -84,6 +84,8 @@ pub struct HelloBody {
     pub fresh: u8,
     /// Zero.
     pub reserved: [u8; 7],
+    /// A number drawn at the sender's start.
+    pub start: U64,
 }
 
 /// What the receiver of a [`HelloBody`] knows. The header's `from` is the one who answers.
@@ -94,6 +96,8 @@ pub struct HelloAckBody {
     pub incarnation: U64,
     /// The incarnation of the asker that the answer speaks to.
     pub to_incarnation: U64,
+    /// The start of the asker that the answer speaks to: an old answer, come late, must not confirm a later start.
+    pub to_start: U64,
     /// The asker's incarnation in the answerer's founding record; 0 if the answerer is fresh too.
     pub founded_with: U64,
     /// The highest Lsn that the answerer has counted from the asker.

@@ -220,7 +220,7 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((BATCH_HEADER_BYTES, RUN_HEADER_BYTES, ENTRY_PREFIX_BYTES), (16, 32, 2));
     assert_eq!((size_of::<peer::PromiseBody>(), size_of::<peer::PromiseReport>()), (8, 24));
     assert_eq!((size_of::<peer::AcceptedBody>(), size_of::<peer::SlotRange>(), size_of::<peer::Probe>()), (32, 16, 8));
-    assert_eq!((size_of::<peer::HelloBody>(), size_of::<peer::HelloAckBody>()), (16, 32));
+    assert_eq!((size_of::<peer::HelloBody>(), size_of::<peer::HelloAckBody>()), (24, 40));
     assert_eq!((size_of::<record::ChosenRange>(), size_of::<record::Configuration>()), (32, 16));
     assert_eq!((size_of::<record::Trailer>(), size_of::<record::TrailerEntry>()), (24, 32));
     assert_eq!((size_of::<record::Incarnation>(), size_of::<record::PeerMark>()), (16, 16));

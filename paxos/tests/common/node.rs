@@ -64,7 +64,7 @@ impl Node {
         let record = Record::Founded(members.collect());
         let mut disk = Disk::default();
         let lsn = disk.last().next();
-        disk.append(lsn, Logged { promised: Ballot::ZERO, record, value: None, damage: None });
+        disk.append(lsn, Logged { promised: Ballot::ZERO, record, value: None, marks: Vec::new(), damage: None });
         disk.sync(lsn);
         disk
     }
@@ -80,6 +80,8 @@ impl Node {
         let recovered = self.disk.recover();
         let applied = recovered.restart.applied;
         self.life += 1;
+        // Each start has a seed of its own.
+        self.settings.seed = self.settings.seed.wrapping_add(1 << 32);
         self.applied = (1..=applied.0).map(|slot| recovered.copies[&Slot(slot)].clone()).collect();
         self.copies = recovered.copies;
         self.roles.clear();
@@ -131,7 +133,11 @@ impl Node {
         match output {
             Output::Persist { lsn, promised, record } => {
                 let value = self.bytes_of(&record, value);
-                let logged = Logged { promised, record, value, damage: None };
+                let marks = match record {
+                    Record::PeerMarks => self.core().peer_marks().collect(),
+                    _ => Vec::new(),
+                };
+                let logged = Logged { promised, record, value, marks, damage: None };
                 checks.on_logged(self.settings.me, &logged);
                 self.disk.append(lsn, logged);
             }

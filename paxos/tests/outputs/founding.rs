@@ -8,7 +8,7 @@ fn fresh() -> Bench {
 }
 
 fn hello(incarnation: u64, fresh: bool) -> Message {
-    Message::Hello { incarnation, fresh }
+    Message::Hello { incarnation, fresh, start: START }
 }
 
 #[test]
@@ -37,7 +37,13 @@ fn a_fresh_node_that_misses_one_confirmation_keeps_asking() {
 #[test]
 fn a_founding_record_confirms_nothing_before_it_is_durable() {
     let mut bench = fresh();
-    let ack = |founded_with| Message::HelloAck { incarnation: 101, to_incarnation: 103, founded_with, counted: Lsn(0) };
+    let ack = |founded_with| Message::HelloAck {
+        incarnation: 101,
+        to_incarnation: 103,
+        to_start: START,
+        founded_with,
+        counted: Lsn(0),
+    };
     assert_eq!(bench.hear(THREE, hello(103, true)), [send(&[THREE], ack(0), Lsn::ZERO)]);
     bench.hear(TWO, hello_ack(TWO, 0, Lsn::ZERO));
     bench.hear(THREE, hello_ack(THREE, 0, Lsn::ZERO));
@@ -89,9 +95,26 @@ fn a_node_formatted_after_the_founding_halts() {
 #[test]
 fn an_answer_to_another_incarnation_counts_for_nothing() {
     let mut bench = Bench::new(settings(1, 3), founded());
-    let stray = Message::HelloAck { incarnation: 102, to_incarnation: 1, founded_with: 1, counted: Lsn(900) };
+    let stray =
+        Message::HelloAck { incarnation: 102, to_incarnation: 1, to_start: START, founded_with: 1, counted: Lsn(900) };
     assert_eq!(bench.hear(TWO, stray), []);
     assert_eq!(bench.core.role(), Role::Joining);
+}
+
+#[test]
+fn an_answer_to_another_start_confirms_nothing_and_still_halts() {
+    let mut bench = Bench::new(settings(1, 3), founded());
+    let late = |counted| Message::HelloAck {
+        incarnation: 102,
+        to_incarnation: founding_incarnation(1),
+        to_start: START + 1,
+        founded_with: founding_incarnation(1),
+        counted,
+    };
+    assert_eq!(bench.hear(TWO, late(Lsn::ZERO)), []);
+    assert_eq!(bench.core.role(), Role::Joining);
+    bench.hear(TWO, late(Lsn(900)));
+    assert_eq!(bench.core.role(), Role::Halted);
 }
 
 #[test]

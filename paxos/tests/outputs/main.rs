@@ -21,6 +21,9 @@ const THREE: NodeId = NodeId(3);
 /// The Lsn that ends a founded log: the configuration and the founding record.
 const FOUNDED_LSN: Lsn = Lsn(2);
 
+/// What [`settings`] draws for the start of node 1.
+const START: u64 = 1;
+
 /// A core under test and its clock.
 struct Bench {
     core: Replica,
@@ -166,7 +169,7 @@ fn deliver(slot: u64) -> Output {
 
 fn hello_ack(from: NodeId, founded_with: u64, counted: Lsn) -> Message {
     let incarnation = founding_incarnation(from.0);
-    Message::HelloAck { incarnation, to_incarnation: founding_incarnation(1), founded_with, counted }
+    Message::HelloAck { incarnation, to_incarnation: founding_incarnation(1), to_start: START, founded_with, counted }
 }
 
 fn prepare(ballot: Ballot) -> Message {
