@@ -276,7 +276,7 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
     }
 }
 
-fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
+pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     shard::Settings {
         cluster: CLUSTER,
         group: GROUP,
@@ -289,7 +289,7 @@ fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     }
 }
 
-fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
+pub(crate) fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
     let timing = &plan.timing;
     synod_paxos::Settings {
         me,
