@@ -217,6 +217,7 @@ impl Pipeline {
             dir: Dir::from(&self.log_dir()),
             max_batch_bytes: self.config.net.max_batch_bytes,
             core,
+            durability: self.config.wal.durability.into(),
         }
     }
 

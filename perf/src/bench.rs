@@ -3,11 +3,13 @@
 //! neighbours does not, so the ratios of the rounds are what counts, and their spread says how much.
 
 use crate::cluster::{self, Cluster, Spec};
+use crate::environment::Environment;
 use crate::files;
 use crate::floor::run_skeleton;
 use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
+use crate::output::{self, Ratio, Series, Sheet};
 use crate::preset;
 use crate::product::{self, ClientSetup, ProductClient};
 use crate::report;
@@ -56,6 +58,9 @@ pub(crate) struct BenchArgs {
     /// What else: the rates that Aeron publishes, and how far this machine gets with each size.
     #[arg(long, value_enum, conflicts_with_all = ["config", "mode", "max_ratio"])]
     preset: Option<Preset>,
+    /// What the product's acknowledgements rest on. With "memory" it is compared with the skeleton without writes.
+    #[arg(long, value_enum, default_value = "disk")]
+    durability: Durability,
     /// The synod program; left out: the one beside this, built anew under cargo.
     #[arg(long, value_name = "FILE")]
     synod: Option<PathBuf>,
@@ -87,6 +92,26 @@ enum Mode {
     Closed,
     /// A constant rate, whatever the system does.
     Open,
+}
+
+/// What an acknowledgement rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// The disks of a quorum.
+    Disk,
+    /// Their memory.
+    Memory,
+}
+
+impl Durability {
+    /// As `wal.durability` has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+        }
+    }
 }
 
 /// One round of one level.
@@ -140,6 +165,9 @@ struct Level {
     entries_resent: u64,
     /// What the skeleton's processes did in the last round, the client first, the leader next.
     skeleton_work: Vec<Work>,
+    /// The whole distributions, for `--report`.
+    #[serde(skip)]
+    measured: Vec<(&'static str, Measured)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,6 +177,7 @@ struct Report {
     entries_per_datagram: usize,
     nodes: usize,
     groups: u8,
+    durability: Durability,
     skeleton_wait: String,
     client_spin_us: u64,
     levels: Vec<Level>,
@@ -175,13 +204,15 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         Some(file) => Cluster::running(file, args.group)?,
         None => {
             let program = cluster::program(args.synod.as_deref())?;
-            let spec = Spec { groups: args.groups, ..Spec::of(args.nodes, args.shape) };
+            let mut spec = Spec::of(args.nodes, args.shape);
+            (spec.groups, spec.durability) = (args.groups, args.durability);
             Cluster::start(&program, dir.path(), &spec)?
         }
     };
     let members = cluster.members.len();
     let logs = Logs::prepare(dir.path(), if args.has_skeleton() { members } else { 0 })?;
     let host = Host::here()?;
+    let environment = Environment::of(dir.path(), args.config.as_deref().or(cluster.config()))?;
     let mut bench = Bench { args, cluster, logs, processors: host.processors };
     let levels = args.paces().into_iter().map(|pace| bench.level(pace)).collect::<Result<Vec<Level>, _>>()?;
     bench.cluster.stop()?;
@@ -191,6 +222,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         entries_per_datagram: args.shape.per_datagram(),
         nodes: members,
         groups: args.groups,
+        durability: args.durability,
         skeleton_wait: format!("{:?}", args.wait.mode()),
         client_spin_us: args.client_spin_us,
         levels,
@@ -199,7 +231,33 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         Style::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Style::Text => print(&report, args.counters),
     }
+    if let Some(dir) = &args.rounds.report {
+        output::write(dir, &sheet(report_title(args, &report), &report, environment)?)?;
+    }
     judge(&report, args.max_ratio)
+}
+
+fn report_title(args: &BenchArgs, report: &Report) -> String {
+    let mode = if args.mode == Mode::Closed { "closed loop" } else { "open loop" };
+    format!("Synod, {mode}: {} nodes, entries of {} bytes", report.nodes, report.size)
+}
+
+/// The report's part of what was measured.
+fn sheet(title: String, report: &Report, environment: Environment) -> anyhow::Result<Sheet> {
+    let results = serde_json::to_value(report).context("a report is no JSON")?;
+    let levels = report.levels.iter().map(|level| {
+        let ratio = |what: &str, spread| Ratio { what: format!("{what}, product / skeleton"), spread };
+        let ratios =
+            level.ratios.map(|all| vec![ratio("p50", all.p50), ratio("p99", all.p99), ratio("rate", all.rate)]);
+        let series = |(name, measured): &(&str, Measured)| Series { name: (*name).into(), measured: measured.clone() };
+        output::Level {
+            name: level.name(),
+            series: level.measured.iter().map(series).collect(),
+            ratios: ratios.unwrap_or_default(),
+            stages: Vec::new(),
+        }
+    });
+    Ok(Sheet { title, environment, levels: levels.collect(), results })
 }
 
 impl BenchArgs {
@@ -241,6 +299,15 @@ fn judge(report: &Report, max_ratio: Option<f64>) -> anyhow::Result<()> {
         report.levels.iter().filter(|level| level.product.missed.is_some()).filter_map(|level| level.rate).collect();
     ensure!(missed.is_empty(), "the product did not keep these rates: {missed:?}");
     Ok(())
+}
+
+impl Level {
+    fn name(&self) -> String {
+        match (self.outstanding, self.rate) {
+            (Some(outstanding), _) => format!("{outstanding} outstanding"),
+            (None, rate) => format!("{} a second", rate.unwrap_or(0)),
+        }
+    }
 }
 
 /// What the product's side of a round gave.
@@ -289,6 +356,7 @@ impl Bench<'_> {
             }
         }
         let last = last.context("no round was asked for")?;
+        let compared = self.args.has_skeleton();
         let (outstanding, rate) = match pace {
             Pace::Closed { outstanding } => (Some(outstanding), None),
             Pace::Open { rate, .. } => (None, Some(rate)),
@@ -297,13 +365,14 @@ impl Bench<'_> {
             outstanding,
             rate,
             product: product.summary(),
-            skeleton: self.args.has_skeleton().then(|| skeleton.summary()),
+            skeleton: compared.then(|| skeleton.summary()),
             ratios: ratios(&rounds),
             rounds,
             nodes: last.nodes,
             client_datagrams_per_entry: last.datagrams_per_entry,
             entries_resent: resent,
             skeleton_work: work,
+            measured: [("product", product)].into_iter().chain(compared.then_some(("skeleton", skeleton))).collect(),
         })
     }
 
@@ -322,6 +391,7 @@ impl Bench<'_> {
             product::connect_groups(&mut self.cluster, self.args.groups, &setup).context("the product")?;
         let processes = self.cluster.processes();
         let before = self.cluster.status();
+        self.check_durability(&before)?;
         let watch = Watch::start(&processes)?;
         let measured = load::run_beside(&mut clients, &self.plan(pace)).context("the product");
         // What a node said before it ended tells more than the silence that followed.
@@ -343,12 +413,27 @@ impl Bench<'_> {
         })
     }
 
+    /// A cluster that runs already, or an override by the environment, may rest on something else than what is compared.
+    fn check_durability(&self, statuses: &[Status]) -> anyhow::Result<()> {
+        let asked = self.args.durability.name();
+        let other = |status: &&Status| status.durability.is_some_and(|durability| durability.name() != asked);
+        match statuses.iter().find(other) {
+            None => Ok(()),
+            Some(status) => bail!("--durability is {asked}, but node {} runs with another wal.durability", status.node),
+        }
+    }
+
     fn skeleton_round(&self, pace: Pace) -> anyhow::Result<Option<(Measured, Vec<Work>)>> {
         if !self.args.has_skeleton() {
             return Ok(None);
         }
         let nodes = self.cluster.members.len();
-        let setup = Setup { nodes, durable: true, shape: self.args.shape, wait: self.args.wait };
+        let setup = Setup {
+            nodes,
+            durable: self.args.durability == Durability::Disk,
+            shape: self.args.shape,
+            wait: self.args.wait,
+        };
         run_skeleton(&setup, &self.logs, &self.plan(pace)).context("the skeleton").map(Some)
     }
 }
@@ -406,18 +491,19 @@ fn round_line(pace: &str, number: u32, round: &Round) -> String {
 }
 
 fn print(report: &Report, counters: bool) {
-    let Report { host, size, entries_per_datagram, nodes, groups, skeleton_wait, client_spin_us, levels } = report;
+    let Report { host, size, entries_per_datagram, nodes, groups, durability, skeleton_wait, client_spin_us, levels } =
+        report;
     println!(
         "kernel {}, {} processors; skeleton {skeleton_wait}, client {client_spin_us} µs",
         host.kernel, host.processors
     );
-    println!("{nodes} nodes, {groups} groups, entries of {size} bytes, up to {entries_per_datagram} a datagram\n");
+    let durability = durability.name();
+    println!(
+        "{nodes} nodes, {groups} groups, durability {durability}, entries of {size} bytes, up to {entries_per_datagram} a datagram\n"
+    );
     println!("{}", report::heading("all rounds"));
     for level in levels {
-        let name = match (level.outstanding, level.rate) {
-            (Some(outstanding), _) => format!("{outstanding} outstanding"),
-            (None, rate) => format!("{} a second", rate.unwrap_or(0)),
-        };
+        let name = level.name();
         println!("{}", report::line(&format!("{name}, product"), &level.product));
         if let (Some(skeleton), Some(ratios)) = (&level.skeleton, &level.ratios) {
             println!("{}", report::line(&format!("{name}, skeleton"), skeleton));

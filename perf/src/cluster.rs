@@ -2,6 +2,7 @@
 //! already. Nodes that were started here can be killed, paused, ended and started again. Called by `bench` and by the
 //! scenarios.
 
+use crate::bench::Durability;
 use crate::interrupt;
 use crate::options::ShapeArgs;
 use anyhow::{Context, anyhow, bail, ensure};
@@ -62,6 +63,8 @@ pub(crate) struct Spec {
     pub(crate) groups: u8,
     /// Entries and datagrams.
     pub(crate) shape: ShapeArgs,
+    /// What an acknowledgement rests on.
+    pub(crate) durability: Durability,
     /// Settings other than the product's defaults: section, key, value.
     pub(crate) settings: Vec<(&'static str, &'static str, u64)>,
 }
@@ -69,7 +72,7 @@ pub(crate) struct Spec {
 impl Spec {
     /// One group and the product's defaults.
     pub(crate) fn of(nodes: u8, shape: ShapeArgs) -> Spec {
-        Spec { nodes, groups: 1, shape, settings: Vec::new() }
+        Spec { nodes, groups: 1, shape, durability: Durability::Disk, settings: Vec::new() }
     }
 }
 
@@ -115,6 +118,11 @@ impl Cluster {
     /// Whether this program started the nodes.
     pub(crate) fn is_local(&self) -> bool {
         !self.nodes.is_empty()
+    }
+
+    /// The configuration of the nodes that this program started.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.home.as_ref().map(|home| home.config.as_path())
     }
 
     /// The processes that this program started and that are up.
@@ -196,8 +204,8 @@ impl Cluster {
     /// A follower: the last of those that do not lead.
     pub(crate) fn await_follower(&mut self, patience: Duration) -> anyhow::Result<NodeId> {
         let leader = self.await_in_step(patience)?;
-        let others = self.members.iter().map(|(node, _)| *node).filter(|node| *node != leader);
-        others.last().context("a cluster of one node has no follower")
+        let mut others = self.members.iter().map(|(node, _)| *node).filter(|node| *node != leader);
+        others.next_back().context("a cluster of one node has no follower")
     }
 
     /// Asks until `found` has something to say.
@@ -371,6 +379,7 @@ fn config_text(dir: &Path, peers: &[u16], clients: &[u16], spec: &Spec) -> Strin
     for (section, key, value) in fixed.iter().chain(&spec.settings) {
         sections.entry(section).or_default().push_str(&format!("{key} = {value}\n"));
     }
+    sections.entry("wal").or_default().push_str(&format!("durability = \"{}\"\n", spec.durability.name()));
     sections.entry("log").or_default().push_str("level = \"warn\"\n");
     let mut text: String = sections.iter().map(|(name, keys)| format!("[{name}]\n{keys}\n")).collect();
     for (node, (peer, client)) in (0..).map(NodeId).zip(peers.iter().zip(clients)) {
@@ -427,6 +436,14 @@ pub(crate) fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(beside)
 }
 
+/// Another program of this workspace, which lies beside this one once `how` was run.
+pub(crate) fn beside(name: &str, how: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's file")?;
+    let program = own.with_file_name(name);
+    ensure!(program.exists(), "{} does not exist: run `{how}`", program.display());
+    Ok(program)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -436,8 +453,8 @@ mod tests {
         let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cluster.toml");
-        std::fs::write(&file, config_text(dir.path(), &[7001, 7002, 7003], &[7011, 7012, 7013], &Spec::of(3, shape)))
-            .unwrap();
+        let spec = Spec { durability: Durability::Memory, ..Spec::of(3, shape) };
+        std::fs::write(&file, config_text(dir.path(), &[7001, 7002, 7003], &[7011, 7012, 7013], &spec)).unwrap();
         let config = synod::config::load::load(&file).unwrap().config;
         let defaults = synod::config::Config::default();
         assert_eq!(config.net, defaults.net);
@@ -472,7 +489,7 @@ mod tests {
     fn settings_and_groups_reach_the_configuration() {
         let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
         let settings = vec![("consensus", "heartbeat_us", 2_000), ("wal", "segment_bytes", 4 << 20)];
-        let spec = Spec { nodes: 1, groups: 3, shape, settings };
+        let spec = Spec { groups: 3, settings, ..Spec::of(1, shape) };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cluster.toml");
         std::fs::write(&file, config_text(dir.path(), &[7001], &[7011], &spec)).unwrap();

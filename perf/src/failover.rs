@@ -214,7 +214,7 @@ fn incident(
     fault.mend(cluster, network, old)?;
     cluster.await_in_step(PATIENCE)?;
     scenario::wait(settle)?;
-    let ballots = u64::from(promised.round).saturating_sub(ballot.round.into());
+    let ballots = promised.round.saturating_sub(ballot.round);
     eprintln!("{fault:?} {turn} of {}: node {old} led, then node {new}", args.repetitions);
     Ok(Times { old, new, ballots, quiet, fault: inflicted, mended, over: Instant::now() })
 }

@@ -15,7 +15,7 @@ use crate::stats::Measured;
 use anyhow::{bail, ensure};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What load is put on.
 pub(crate) trait Target {
@@ -124,6 +124,7 @@ fn run_until(target: &mut dyn Target, plan: &Plan, stop: &AtomicBool) -> anyhow:
         last_progress: start,
         ended_in_time: 0,
         last_counted: from,
+        began: SystemTime::now() + plan.warm_up,
         measured: Measured::new(),
         stop,
     };
@@ -146,6 +147,8 @@ struct Load<'a> {
     ended_in_time: u64,
     /// When the last entry that counts ended.
     last_counted: Instant,
+    /// `from`, on the wall's clock.
+    began: SystemTime,
     measured: Measured,
     stop: &'a AtomicBool,
 }
@@ -161,6 +164,7 @@ impl Load<'_> {
         self.drain()?;
         self.measured.ended = self.ended_in_time;
         self.measured.elapsed = self.plan_length();
+        self.close();
         Ok(self.measured)
     }
 
@@ -187,7 +191,12 @@ impl Load<'_> {
         self.measured.elapsed = self.last_counted.max(self.until) - self.from;
         let unsent = self.give_up(next, due);
         self.judge(rate, unsent);
+        self.close();
         Ok(self.measured)
+    }
+
+    fn close(&mut self) {
+        self.measured.close(self.began, self.last_counted.max(self.until) - self.from);
     }
 
     fn plan_length(&self) -> Duration {
@@ -199,7 +208,8 @@ impl Load<'_> {
         let mut next = first;
         while due(next) < self.until {
             if due(next) >= self.from {
-                self.measured.record(self.until - due(next));
+                let at = self.plan_length() - Duration::from_nanos(1);
+                self.measured.record_at(self.until - due(next), self.began, at);
             }
             next += 1;
         }
@@ -237,7 +247,9 @@ impl Load<'_> {
         for _ in 0..acknowledged {
             let Some(start) = self.starts.pop_front() else { bail!("more acknowledgements than entries") };
             if start >= self.from && start < self.until {
-                self.measured.record(now.saturating_duration_since(start));
+                // What ended late belongs to the last interval, which lasts until then.
+                let at = now.saturating_duration_since(self.from).min(self.plan_length() - Duration::from_nanos(1));
+                self.measured.record_at(now.saturating_duration_since(start), self.began, at);
                 self.last_counted = self.last_counted.max(now);
             }
             self.ended_in_time += u64::from(now >= self.from && now < self.until);
@@ -322,6 +334,7 @@ mod tests {
     #[test]
     fn a_closed_loop_keeps_its_number_in_flight() {
         let measured = run(&mut Fake::new(1_000, 0..0), &plan(Pace::Closed { outstanding: 4 })).unwrap();
+        assert_eq!(measured.intervals.iter().map(|each| each.latency_ns.len()).sum::<u64>(), measured.latency_ns.len());
         let summary = measured.summary();
         assert!((3_990.0..4_010.0).contains(&summary.per_second), "{summary:?}");
         assert!((999.0..1_001.0).contains(&summary.p50_us), "{summary:?}");

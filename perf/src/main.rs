@@ -14,16 +14,22 @@
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
 //! | `stats`, `report` | percentiles and spreads; tables |
+//! | `output/` | reports: a page with plots, HdrHistogram's files, JSON |
+//! | `baseline/`, `trace` | the command `baseline`: instructions and system calls of a commit; counting system calls |
+//! | `profile/` | the command `profile`: flame graph, threads, system calls |
+//! | `environment/` | the command `collect-env`: the machine, as far as a latency depends on it |
 //! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
 //!
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
 
 mod against;
 mod audit;
+mod baseline;
 mod bench;
 mod catchup;
 mod cluster;
 mod disturb;
+mod environment;
 mod failover;
 mod files;
 mod floor;
@@ -32,8 +38,10 @@ mod interrupt;
 mod load;
 mod network;
 mod options;
+mod output;
 mod preset;
 mod product;
+mod profile;
 mod recovery;
 mod report;
 mod scale;
@@ -41,6 +49,7 @@ mod scenario;
 mod skeleton;
 mod soak;
 mod stats;
+mod trace;
 mod wait;
 
 use clap::{Parser, Subcommand};
@@ -82,6 +91,15 @@ enum Command {
     Scale(scale::ScaleArgs),
     /// A constant rate for a long time: memory, latency, and the log at the end
     Soak(soak::SoakArgs),
+    /// Instructions and system calls of a commit, against those of the last time
+    Baseline(baseline::BaselineArgs),
+    /// Where a node's time goes: flame graph, threads, system calls
+    Profile(profile::ProfileArgs),
+    /// The machine, as far as a latency depends on it
+    CollectEnv(environment::EnvironmentArgs),
+    /// The cluster whose system calls `baseline` counts
+    #[command(hide = true)]
+    TraceCalls(baseline::TraceArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -114,6 +132,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Disturb(args) => disturb::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
+        Command::TraceCalls(args) => baseline::run_trace(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::CollectEnv(args) => environment::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }

@@ -82,7 +82,8 @@ fn a_restart_is_timed_and_a_follower_left_behind_catches_up() {
         assert!(step["resident_mib"].as_f64() > Some(1.0), "{step}");
     }
     let ran = perf(&["catchup", "--lag-mib", "4", "--rounds", "1", "--seconds", "1", "--rate", "200"]);
-    let round = &array(&passed(&ran)["rounds"])[0];
+    let report = passed(&ran);
+    let round = &array(&report["rounds"])[0];
     assert!(round["in_step_s"].as_f64() > Some(0.0), "{round}");
     assert!(round["before"]["operations"].as_u64() > Some(100), "{round}");
 }

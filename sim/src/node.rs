@@ -15,6 +15,7 @@ use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
 use synod_paxos::Role;
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
+use synod_wire::client::Durability;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind};
 use synod_wire::record::Configuration;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Quorums, Slot};
@@ -275,7 +276,7 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
     }
 }
 
-fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
+pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     shard::Settings {
         cluster: CLUSTER,
         group: GROUP,
@@ -284,10 +285,11 @@ fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
         dir: dir.clone(),
         max_batch_bytes: plan.max_batch_bytes,
         core: None,
+        durability: if plan.memory_durability { Durability::Memory } else { Durability::Disk },
     }
 }
 
-fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
+pub(crate) fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
     let timing = &plan.timing;
     synod_paxos::Settings {
         me,

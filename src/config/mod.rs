@@ -10,7 +10,7 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Level, QuorumSize, Wait, Writer, WriterCore};
+pub use values::{Durability, Level, QuorumSize, Wait, Writer, WriterCore};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -131,6 +131,8 @@ pub struct Wal {
     pub writer: Writer,
     /// Where the log-writer thread runs.
     pub writer_core: WriterCore,
+    /// When an entry counts as persisted.
+    pub durability: Durability,
 }
 
 /// `[consensus]`.
@@ -213,6 +215,7 @@ impl Default for Wal {
             max_flush_bytes: 256 << 10,
             writer: Writer::default(),
             writer_core: WriterCore::default(),
+            durability: Durability::Disk,
         }
     }
 }

@@ -20,6 +20,26 @@ pub enum Wait {
     Block,
 }
 
+/// What an acknowledgement rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The disks of a quorum.
+    #[default]
+    Disk,
+    /// Their memory.
+    Memory,
+}
+
+impl From<Durability> for synod_wire::client::Durability {
+    fn from(durability: Durability) -> synod_wire::client::Durability {
+        match durability {
+            Durability::Disk => synod_wire::client::Durability::Disk,
+            Durability::Memory => synod_wire::client::Durability::Memory,
+        }
+    }
+}
+
 /// How log writes go to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -491,6 +491,10 @@ impl<J, D> Io for UringIo<J, D> {
         self.now_ns
     }
 
+    fn stage_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
     fn wall_ns(&self) -> u64 {
         self.wall_ns
     }
