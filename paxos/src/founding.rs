@@ -95,9 +95,13 @@ impl Replica {
             .iter()
             .any(|(node, lsn)| lsn.0 >= marked.get(node).copied().unwrap_or_default().0 + MARK_EVERY_RECORDS);
         if due {
-            self.marked = self.counted.clone();
-            let marks = self.counted.iter().map(|(node, lsn)| (*node, *lsn)).collect();
-            self.persist(Record::PeerMarks(marks));
+            self.marked.extend(self.counted.iter().map(|(node, lsn)| (*node, *lsn)));
+            self.persist(Record::PeerMarks);
         }
+    }
+
+    /// What [`Record::PeerMarks`] notes: the peers, and the highest Lsn counted from each.
+    pub fn peer_marks(&self) -> impl Iterator<Item = (NodeId, Lsn)> + '_ {
+        self.marked.iter().map(|(node, lsn)| (*node, *lsn))
     }
 }

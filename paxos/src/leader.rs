@@ -196,9 +196,11 @@ impl Replica {
         let proposed = |state: &SlotState| state.accepted.is_some_and(|held| held.ballot == ballot);
         let open = self.window.iter().filter(|(_, state)| !state.chosen && proposed(state));
         let due = open.filter(|(_, state)| state.resend_at_ns <= now_ns);
-        let due = due.map(|(slot, state)| (slot, NodeSet(peers.0 & !state.votes.0))).take(BURST_SLOTS);
-        let due: alloc::vec::Vec<_> = due.collect();
-        for (slot, to) in due {
+        let due = due.map(|(slot, state)| (slot, NodeSet(peers.0 & !state.votes.0)));
+        // Not in a vector: lossy networks retransmit all the time, and the hot path allocates nothing.
+        let mut burst = [None; BURST_SLOTS];
+        burst.iter_mut().zip(due).for_each(|(place, due)| *place = Some(due));
+        for (slot, to) in burst.into_iter().flatten() {
             self.resend(slot, to);
         }
     }

@@ -386,8 +386,8 @@ pub enum Record {
     Promised,
     /// The group is founded by these.
     Founded(Vec<(NodeId, u64)>),
-    /// The highest Lsn counted from each peer.
-    PeerMarks(Vec<(NodeId, Lsn)>),
+    /// The highest Lsn counted from each peer: [`Replica::peer_marks`](crate::Replica::peer_marks), as they are when this is put out.
+    PeerMarks,
     /// Records count as persisted from here on when they lie in memory (or, if not, on disk): a note of the driver's, which
     /// decides what it calls persisted ([`Input::Persisted`]).
     Durability {

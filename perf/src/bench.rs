@@ -3,11 +3,13 @@
 //! neighbours does not, so the ratios of the rounds are what counts, and their spread says how much.
 
 use crate::cluster::{self, Cluster};
+use crate::environment::Environment;
 use crate::files;
 use crate::floor::run_skeleton;
 use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
+use crate::output::{self, Ratio, Series, Sheet};
 use crate::product::{ClientSetup, ProductClient};
 use crate::report;
 use crate::skeleton::{Logs, Setup, Work};
@@ -148,6 +150,9 @@ struct Level {
     entries_resent: u64,
     /// What the skeleton's processes did in the last round, the client first, the leader next.
     skeleton_work: Vec<Work>,
+    /// The whole distributions, for `--report`.
+    #[serde(skip)]
+    measured: Vec<(&'static str, Measured)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -179,6 +184,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let members = cluster.members.len();
     let logs = Logs::prepare(dir.path(), if args.skip_skeleton { 0 } else { members })?;
     let host = Host::here()?;
+    let environment = Environment::of(dir.path(), args.config.as_deref().or(cluster.config()))?;
     let mut bench = Bench { args, cluster, logs, processors: host.processors };
     let levels = args.paces().into_iter().map(|pace| bench.level(pace)).collect::<Result<Vec<Level>, _>>()?;
     bench.cluster.stop()?;
@@ -196,7 +202,33 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         Style::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Style::Text => print(&report, args.counters),
     }
+    if let Some(dir) = &args.rounds.report {
+        output::write(dir, &sheet(report_title(args, &report), &report, environment)?)?;
+    }
     judge(&report, args.max_ratio)
+}
+
+fn report_title(args: &BenchArgs, report: &Report) -> String {
+    let mode = if args.mode == Mode::Closed { "closed loop" } else { "open loop" };
+    format!("Synod, {mode}: {} nodes, entries of {} bytes", report.nodes, report.size)
+}
+
+/// The report's part of what was measured.
+fn sheet(title: String, report: &Report, environment: Environment) -> anyhow::Result<Sheet> {
+    let results = serde_json::to_value(report).context("a report is no JSON")?;
+    let levels = report.levels.iter().map(|level| {
+        let ratio = |what: &str, spread| Ratio { what: format!("{what}, product / skeleton"), spread };
+        let ratios =
+            level.ratios.map(|all| vec![ratio("p50", all.p50), ratio("p99", all.p99), ratio("rate", all.rate)]);
+        let series = |(name, measured): &(&str, Measured)| Series { name: (*name).into(), measured: measured.clone() };
+        output::Level {
+            name: level.name(),
+            series: level.measured.iter().map(series).collect(),
+            ratios: ratios.unwrap_or_default(),
+            stages: Vec::new(),
+        }
+    });
+    Ok(Sheet { title, environment, levels: levels.collect(), results })
 }
 
 impl BenchArgs {
@@ -234,6 +266,15 @@ fn judge(report: &Report, max_ratio: Option<f64>) -> anyhow::Result<()> {
         report.levels.iter().filter(|level| level.product.missed.is_some()).filter_map(|level| level.rate).collect();
     ensure!(missed.is_empty(), "the product did not keep these rates: {missed:?}");
     Ok(())
+}
+
+impl Level {
+    fn name(&self) -> String {
+        match (self.outstanding, self.rate) {
+            (Some(outstanding), _) => format!("{outstanding} outstanding"),
+            (None, rate) => format!("{} a second", rate.unwrap_or(0)),
+        }
+    }
 }
 
 /// What the product's side of a round gave.
@@ -282,6 +323,7 @@ impl Bench<'_> {
             }
         }
         let last = last.context("no round was asked for")?;
+        let compared = !self.args.skip_skeleton;
         let (outstanding, rate) = match pace {
             Pace::Closed { outstanding } => (Some(outstanding), None),
             Pace::Open { rate, .. } => (None, Some(rate)),
@@ -290,13 +332,14 @@ impl Bench<'_> {
             outstanding,
             rate,
             product: product.summary(),
-            skeleton: (!self.args.skip_skeleton).then(|| skeleton.summary()),
+            skeleton: compared.then(|| skeleton.summary()),
             ratios: ratios(&rounds),
             rounds,
             nodes: last.nodes,
             client_datagrams_per_entry: last.datagrams_per_entry,
             entries_resent: resent,
             skeleton_work: work,
+            measured: [("product", product)].into_iter().chain(compared.then_some(("skeleton", skeleton))).collect(),
         })
     }
 
@@ -423,10 +466,7 @@ fn print(report: &Report, counters: bool) {
     );
     println!("{}", report::heading("all rounds"));
     for level in levels {
-        let name = match (level.outstanding, level.rate) {
-            (Some(outstanding), _) => format!("{outstanding} outstanding"),
-            (None, rate) => format!("{} a second", rate.unwrap_or(0)),
-        };
+        let name = level.name();
         println!("{}", report::line(&format!("{name}, product"), &level.product));
         if let (Some(skeleton), Some(ratios)) = (&level.skeleton, &level.ratios) {
             println!("{}", report::line(&format!("{name}, skeleton"), skeleton));

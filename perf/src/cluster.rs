@@ -32,6 +32,8 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<(NodeId, SocketAddrV4)>,
     /// Those that this program started.
     nodes: Vec<Node>,
+    /// The configuration that it wrote for them.
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Cluster {
         ensure!(usize::from(group) < config.groups.len(), "{} has no group {group}", file.display());
         let group = GroupId(group);
         let members = config.client_addresses(group);
-        Ok(Cluster { id: config.cluster_id(), group, members, nodes: Vec::new() })
+        Ok(Cluster { id: config.cluster_id(), group, members, nodes: Vec::new(), config: None })
     }
 
     /// Formats and starts `nodes` nodes in `dir`.
@@ -67,7 +69,8 @@ impl Cluster {
             .context("cannot write the configuration")?;
         let address = |port: &u16| SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port);
         let members = (0..nodes).map(NodeId).zip(clients.iter().map(address)).collect();
-        let mut cluster = Cluster { id: CLUSTER, group: GroupId(0), members, nodes: Vec::new() };
+        let mut cluster =
+            Cluster { id: CLUSTER, group: GroupId(0), members, nodes: Vec::new(), config: Some(file.clone()) };
         for node in (0..nodes).map(NodeId) {
             cluster.nodes.push(Node::start(program, &file, dir, node)?);
         }
@@ -77,6 +80,11 @@ impl Cluster {
     /// Whether this program started the nodes.
     pub(crate) fn is_local(&self) -> bool {
         !self.nodes.is_empty()
+    }
+
+    /// The configuration of the nodes that this program started.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The processes that this program started.
@@ -208,6 +216,14 @@ pub(crate) fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     }
     ensure!(beside.exists(), "{} does not exist: build it with `cargo build --release -p synod`", beside.display());
     Ok(beside)
+}
+
+/// Another program of this workspace, which lies beside this one once `how` was run.
+pub(crate) fn beside(name: &str, how: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's file")?;
+    let program = own.with_file_name(name);
+    ensure!(program.exists(), "{} does not exist: run `{how}`", program.display());
+    Ok(program)
 }
 
 #[cfg(test)]

@@ -15,10 +15,7 @@ pub(crate) const BLOCK_BYTES: usize = 4_096;
 
 /// A new directory below `parent`, or where the logs of the product's demo go. It is removed when dropped.
 pub(crate) fn directory(parent: Option<&Path>) -> anyhow::Result<TempDir> {
-    let parent = match parent {
-        Some(parent) => parent.to_path_buf(),
-        None => std::env::var_os("TMPDIR").map_or("/var/tmp".into(), PathBuf::from),
-    };
+    let parent = parent.map_or_else(default_parent, Path::to_path_buf);
     if lies_in_memory(&parent)? {
         bail!(
             "{} lies in memory: its figures would say nothing. Name a directory on a disk with --dir",
@@ -27,6 +24,11 @@ pub(crate) fn directory(parent: Option<&Path>) -> anyhow::Result<TempDir> {
     }
     let dir = tempfile::Builder::new().prefix("synod-perf-").tempdir_in(&parent);
     dir.with_context(|| format!("cannot make a directory in {}; name another with --dir", parent.display()))
+}
+
+/// Where directories are made if none is named.
+pub(crate) fn default_parent() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or("/var/tmp".into(), PathBuf::from)
 }
 
 fn lies_in_memory(path: &Path) -> anyhow::Result<bool> {

@@ -1,10 +1,12 @@
 //! The command `floor`: what this machine can do at best, from a datagram to a replicated durable append. Everything runs
 //! on the product's reactor and waits as the product does.
 
+use crate::environment::Environment;
 use crate::files::{self, BLOCK_BYTES, LOG_BYTES};
 use crate::host::Host;
 use crate::load::{self, Pace, Plan, Target};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
+use crate::output::{self, Series, Sheet};
 use crate::report;
 use crate::skeleton::{Logs, Setup, Skeleton, Work};
 use crate::stats::{Measured, Spread, Summary};
@@ -14,7 +16,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_ring::{Arena, Event, FileSlot, Io, Settings, UringIo, port};
+use synod_ring::{Arena, Event, FileSlot, Io, LogWriter, Settings, UringIo, port};
 
 /// Arguments of `floor`.
 #[derive(Args, Debug)]
@@ -65,6 +67,9 @@ struct Row {
     p50_us: Spread,
     /// What the processes did in the last round, the client first, the leader next.
     work: Vec<Work>,
+    /// The whole distribution, for `--report`.
+    #[serde(skip)]
+    measured: Measured,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,7 +114,28 @@ pub(crate) fn run(args: &FloorArgs) -> anyhow::Result<()> {
         nodes: args.nodes,
         rows,
     };
-    print(&report, args.rounds.output)
+    print(&report, args.rounds.output)?;
+    match &args.rounds.report {
+        Some(to) => output::write(to, &sheet(&report, Environment::of(dir.path(), None)?)?),
+        None => Ok(()),
+    }
+}
+
+/// The report's part of what was measured: one level for each number in flight.
+fn sheet(report: &Report, environment: Environment) -> anyhow::Result<Sheet> {
+    let mut levels: Vec<output::Level> = Vec::new();
+    for row in &report.rows {
+        let name = format!("{} outstanding", row.outstanding);
+        let what = row.what.split(',').next().unwrap_or(&row.what);
+        let series = Series { name: what.into(), measured: row.measured.clone() };
+        match levels.iter_mut().find(|level| level.name == name) {
+            Some(level) => level.series.push(series),
+            None => levels.push(output::Level { name, series: vec![series], ratios: Vec::new(), stages: Vec::new() }),
+        }
+    }
+    let title = format!("The floor: {} nodes, entries of {} bytes", report.nodes, report.size);
+    let results = serde_json::to_value(report).context("a report is no JSON")?;
+    Ok(Sheet { title, environment, levels, results })
 }
 
 fn measure(item: Item, args: &FloorArgs, dir: &Path, logs: &Logs) -> anyhow::Result<(Measured, Vec<Work>)> {
@@ -148,6 +174,7 @@ fn row(item: Item, rounds: &[Measured], work: Vec<Work>) -> Row {
         overall: all.summary(),
         rounds,
         work,
+        measured: all,
     }
 }
 
@@ -196,6 +223,9 @@ impl Disk {
             socket_buffer_bytes: 1 << 16,
             wait: wait.mode(),
             dont_fragment: false,
+            log_writer: LogWriter::Ring,
+            napi_busy_poll_us: 0,
+            segmentation: false,
             max_events: 16,
         };
         settings.cq_entries = settings.cq_entries_min();

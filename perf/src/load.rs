@@ -14,7 +14,7 @@ use crate::interrupt;
 use crate::stats::Measured;
 use anyhow::bail;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What load is put on.
 pub(crate) trait Target {
@@ -81,6 +81,7 @@ pub(crate) fn run(target: &mut dyn Target, plan: &Plan) -> anyhow::Result<Measur
         last_progress: start,
         ended_in_time: 0,
         last_counted: until,
+        began: SystemTime::now() + plan.warm_up,
         measured: Measured::new(),
     };
     match plan.pace {
@@ -102,6 +103,8 @@ struct Load<'a> {
     ended_in_time: u64,
     /// When the last entry that counts ended, if after `until`.
     last_counted: Instant,
+    /// `from`, on the wall's clock.
+    began: SystemTime,
     measured: Measured,
 }
 
@@ -116,6 +119,7 @@ impl Load<'_> {
         self.drain()?;
         self.measured.ended = self.ended_in_time;
         self.measured.elapsed = self.plan_length();
+        self.close();
         Ok(self.measured)
     }
 
@@ -142,7 +146,12 @@ impl Load<'_> {
         self.measured.elapsed = self.last_counted - self.from;
         let unsent = self.give_up(next, due);
         self.judge(rate, unsent);
+        self.close();
         Ok(self.measured)
+    }
+
+    fn close(&mut self) {
+        self.measured.close(self.began, self.last_counted - self.from);
     }
 
     fn plan_length(&self) -> Duration {
@@ -154,7 +163,8 @@ impl Load<'_> {
         let mut next = first;
         while due(next) < self.until {
             if due(next) >= self.from {
-                self.measured.record(self.until - due(next));
+                let at = self.plan_length() - Duration::from_nanos(1);
+                self.measured.record_at(self.until - due(next), self.began, at);
             }
             next += 1;
         }
@@ -189,7 +199,9 @@ impl Load<'_> {
         for _ in 0..acknowledged {
             let Some(start) = self.starts.pop_front() else { bail!("more acknowledgements than entries") };
             if start >= self.from && start < self.until {
-                self.measured.record(now.saturating_duration_since(start));
+                // What ended late belongs to the last interval, which lasts until then.
+                let at = now.saturating_duration_since(self.from).min(self.plan_length() - Duration::from_nanos(1));
+                self.measured.record_at(now.saturating_duration_since(start), self.began, at);
                 self.last_counted = self.last_counted.max(now);
             }
             self.ended_in_time += u64::from(now >= self.from && now < self.until);
@@ -269,6 +281,7 @@ mod tests {
     #[test]
     fn a_closed_loop_keeps_its_number_in_flight() {
         let measured = run(&mut Fake::new(1_000, 0..0), &plan(Pace::Closed { outstanding: 4 })).unwrap();
+        assert_eq!(measured.intervals.iter().map(|each| each.latency_ns.len()).sum::<u64>(), measured.latency_ns.len());
         let summary = measured.summary();
         assert!((3_990.0..4_010.0).contains(&summary.per_second), "{summary:?}");
         assert!((999.0..1_001.0).contains(&summary.p50_us), "{summary:?}");

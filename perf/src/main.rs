@@ -5,28 +5,39 @@
 //! |---|---|
 //! | `floor` | the command `floor`: what this machine can do at best |
 //! | `bench` | the command `bench`: the product against that, interleaved |
+//! | `wait` | the command `wait`: the automatic wait mode against the fixed ones |
 //! | `against` | the command `against`: our skeleton against an independent one |
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
 //! | `stats`, `report` | percentiles and spreads; tables |
+//! | `output/` | reports: a page with plots, HdrHistogram's files, JSON |
+//! | `baseline/`, `trace` | the command `baseline`: instructions and system calls of a commit; counting system calls |
+//! | `profile/` | the command `profile`: flame graph, threads, system calls |
+//! | `environment/` | the command `collect-env`: the machine, as far as a latency depends on it |
 //! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
 //!
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
 
 mod against;
+mod baseline;
 mod bench;
 mod cluster;
+mod environment;
 mod files;
 mod floor;
 mod host;
 mod interrupt;
 mod load;
 mod options;
+mod output;
 mod product;
+mod profile;
 mod report;
 mod skeleton;
 mod stats;
+mod trace;
+mod wait;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -45,8 +56,25 @@ enum Command {
     Floor(floor::FloorArgs),
     /// The product under load, interleaved with the skeleton of the same shape
     Bench(bench::BenchArgs),
+    /// The automatic wait mode against the fixed ones, in four situations
+    Wait(wait::WaitBenchArgs),
+    /// Nodes without load; started by `wait`
+    #[command(hide = true)]
+    WaitIdle(wait::IdleArgs),
+    /// A process that only computes; started by `wait`
+    #[command(hide = true)]
+    WaitHog,
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
+    /// Instructions and system calls of a commit, against those of the last time
+    Baseline(baseline::BaselineArgs),
+    /// Where a node's time goes: flame graph, threads, system calls
+    Profile(profile::ProfileArgs),
+    /// The machine, as far as a latency depends on it
+    CollectEnv(environment::EnvironmentArgs),
+    /// The cluster whose system calls `baseline` counts
+    #[command(hide = true)]
+    TraceCalls(baseline::TraceArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -69,7 +97,14 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Wait(args) => wait::run(&args),
+        Command::WaitIdle(args) => wait::run_idle(&args),
+        Command::WaitHog => wait::run_hog(),
         Command::Against(args) => against::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
+        Command::TraceCalls(args) => baseline::run_trace(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::CollectEnv(args) => environment::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }

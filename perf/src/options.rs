@@ -1,6 +1,6 @@
 //! Arguments that several commands share, and their bounds.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,11 +139,17 @@ pub(crate) struct RoundArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Style,
+    /// Also write a report into this directory: page, histogram logs, percentile files, JSON, environment.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
 }
 
 impl RoundArgs {
-    /// Checks the bounds.
+    /// Checks the bounds, and that a report can be written: a long measurement must not end in a wrong path.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
+        if let Some(dir) = &self.report {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {} for the report", dir.display()))?;
+        }
         ensure!(
             self.seconds.is_finite() && (0.1..=3_600.0).contains(&self.seconds),
             "--seconds is {}: choose 0.1 to 3600",

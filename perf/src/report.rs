@@ -2,6 +2,11 @@
 
 use crate::stats::{Spread, Summary};
 
+/// How to read figures and ratios; for those who see nothing but a report.
+pub(crate) const LEGEND: &str = "What is compared runs alternately, round by round; the ratio of each round counts, because a \
+                                 shared machine drifts and neighbours drift alike. Closed loops: latency from the hand-over. \
+                                 Open loops: from the time at which the operation was due.";
+
 /// The heading over [`line`].
 pub(crate) fn heading(first: &str) -> String {
     format!("{first:<44} {:>10} {:>10} {:>10} {:>12}", "p50 µs", "p99 µs", "p99.9 µs", "ops/s")

@@ -1,11 +1,25 @@
-//! Latencies as histograms, and what is told of them. Pure.
+//! Latencies as histograms, whole and second by second, and what is told of them. Pure.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The longest latency told apart, nanoseconds: a minute, beyond every deadline here.
 const LONGEST_NS: u64 = 60_000_000_000;
+
+/// How long one interval of a measurement is.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The latencies that ended within one stretch of a measurement.
+#[derive(Clone, Debug)]
+pub(crate) struct Interval {
+    /// When it began.
+    pub(crate) start: SystemTime,
+    /// [`INTERVAL`]; the last of a measurement ends with it.
+    pub(crate) length: Duration,
+    /// Nanoseconds. Its pages are the kernel's until a latency touches them: some 50 KiB are in use.
+    pub(crate) latency_ns: Histogram<u64>,
+}
 
 /// What one measurement gave.
 #[derive(Clone, Debug)]
@@ -18,18 +32,40 @@ pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     /// Why an open loop did not keep its rate.
     pub(crate) missed: Option<String>,
+    /// In the order of their starts; of several rounds, one after the other.
+    pub(crate) intervals: Vec<Interval>,
 }
 
 impl Measured {
     /// Nothing yet.
     pub(crate) fn new() -> Measured {
-        let latency_ns = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are valid");
-        Measured { latency_ns, ended: 0, elapsed: Duration::ZERO, missed: None }
+        Measured { latency_ns: no_latencies(), ended: 0, elapsed: Duration::ZERO, missed: None, intervals: Vec::new() }
     }
 
     /// Takes one latency in.
     pub(crate) fn record(&mut self, latency: Duration) {
-        self.latency_ns.saturating_record((latency.as_nanos() as u64).max(1));
+        self.latency_ns.saturating_record(nanos(latency));
+    }
+
+    /// Takes one latency in that ended `at` after the measurement began, which was at `began`. A second in which nothing
+    /// ended is an empty interval: a stall is seen as such.
+    pub(crate) fn record_at(&mut self, latency: Duration, began: SystemTime, at: Duration) {
+        self.record(latency);
+        let index = at.as_secs() as usize;
+        while self.intervals.len() <= index {
+            let start = began + INTERVAL * self.intervals.len() as u32;
+            self.intervals.push(Interval { start, length: INTERVAL, latency_ns: no_latencies() });
+        }
+        self.intervals[index].latency_ns.saturating_record(nanos(latency));
+    }
+
+    /// The measurement that began at `began` took `took`: its last interval ends with it.
+    pub(crate) fn close(&mut self, began: SystemTime, took: Duration) {
+        if let Some(last) = self.intervals.last_mut() {
+            // Where the last second was silent the measurement ended before this interval; none is empty of time.
+            let length = (began + took).duration_since(last.start).unwrap_or(Duration::ZERO);
+            last.length = length.max(Duration::from_millis(1));
+        }
     }
 
     /// Adds another round of the same thing.
@@ -38,6 +74,7 @@ impl Measured {
         self.ended += other.ended;
         self.elapsed += other.elapsed;
         self.missed = self.missed.take().or_else(|| other.missed.clone());
+        self.intervals.extend_from_slice(&other.intervals);
     }
 
     /// The numbers.
@@ -53,6 +90,14 @@ impl Measured {
             missed: self.missed.clone(),
         }
     }
+}
+
+fn no_latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are valid")
+}
+
+fn nanos(latency: Duration) -> u64 {
+    (latency.as_nanos() as u64).max(1)
 }
 
 /// A measurement in numbers.
@@ -124,5 +169,24 @@ mod tests {
         let summary = all.summary();
         assert_eq!((summary.operations, summary.per_second), (20, 10.0));
         assert!((99.0..101.0).contains(&summary.p50_us) && (299.0..301.0).contains(&summary.p99_us), "{summary:?}");
+    }
+
+    #[test]
+    fn intervals_hold_what_ended_in_them_and_a_silent_second_is_an_empty_one() {
+        let began = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let mut measured = Measured::new();
+        for (micros, at_ms) in [(100, 10), (200, 999), (300, 2_400)] {
+            measured.record_at(Duration::from_micros(micros), began, Duration::from_millis(at_ms));
+        }
+        measured.close(began, Duration::from_millis(2_500));
+        let counts: Vec<u64> = measured.intervals.iter().map(|interval| interval.latency_ns.len()).collect();
+        assert_eq!(counts, [2, 0, 1]);
+        assert_eq!(measured.latency_ns.len(), 3);
+        assert_eq!(measured.intervals[2].start, began + Duration::from_secs(2));
+        assert_eq!(measured.intervals[2].length, Duration::from_millis(500));
+        let mut all = Measured::new();
+        all.add(&measured);
+        all.add(&measured);
+        assert_eq!(all.intervals.len(), 6);
     }
 }

@@ -48,6 +48,39 @@ fn the_floor_measures_every_layer_with_the_writes_and_datagrams_it_claims() {
 }
 
 #[test]
+fn a_report_has_its_files_and_tells_what_was_printed() {
+    let parent = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = parent.path().join("report");
+    let to = dir.to_str().unwrap();
+    let ran = perf(&[&["floor", "--outstanding", "1", "--report", to], &SHORT[..]].concat());
+    let printed = json(&ran);
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&read("results.json")).unwrap(), printed);
+    let environment: serde_json::Value = serde_json::from_str(&read("env.json")).unwrap();
+    assert_eq!(environment["kernel"].as_str().unwrap().split(' ').next(), printed["host"]["kernel"].as_str());
+    let page = read("report.html");
+    assert!(page.contains("datagram round trip") && page.contains("<svg "));
+    let log = read("1-outstanding.skeleton.hlog");
+    assert!(log.starts_with("#[Histogram log format version 1.3]"), "{log}");
+    assert!(read("1-outstanding.skeleton.hgrm").contains("#[Mean"));
+}
+
+#[test]
+fn the_environment_is_told_in_text_and_as_json() {
+    let environment = json(&perf(&["collect-env", "-o", "json"]));
+    assert!(environment["configuration"]["wal"]["segment_bytes"].is_u64(), "{environment}");
+    let text = String::from_utf8(perf(&["collect-env"]).stdout).unwrap();
+    assert!(text.lines().any(|line| line.starts_with("kernel ")), "{text}");
+}
+
+#[test]
+fn a_baseline_that_cannot_be_read_is_an_error_before_anything_is_counted() {
+    let ran = perf(&["baseline", "--check", "/no/such/baseline.json"]);
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success() && errors.contains("/no/such/baseline.json"), "{errors}");
+}
+
+#[test]
 fn five_nodes_replicate_too() {
     let ran = perf(&[&["floor", "--nodes", "5", "--outstanding", "4"], &SHORT[..]].concat());
     assert_eq!(json(&ran)["rows"][3]["work"].as_array().unwrap().len(), 6, "a client and five nodes");
@@ -55,11 +88,12 @@ fn five_nodes_replicate_too() {
 
 #[test]
 fn bad_arguments_are_refused_with_the_bound() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["floor", "--size", "0"], "--size"),
         (&["floor", "--entries-per-datagram", "6"], "5 entries of 256 bytes"),
         (&["floor", "--seconds", "0"], "--seconds"),
         (&["floor", "--dir", "/no/such/place"], "/no/such/place"),
+        (&["floor", "--report", "/proc/no/report"], "/proc/no/report"),
         (&["bench", "--rate", "5"], "--mode open"),
     ];
     for (arguments, told) in cases {

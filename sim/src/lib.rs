@@ -18,6 +18,7 @@
 //! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
 //! | `linear/` | linearizability of small histories, and the log as a sequential object |
+//! | `drive.rs` | commits to be counted: the same shards without faults, checks or randomness |
 //! | `known.rs` | the bugs that mutants put back |
 //! | `trace.rs`, `coverage.rs` | what happened; what was come by |
 
@@ -28,6 +29,7 @@ mod client;
 mod coverage;
 mod crowd;
 mod disk;
+pub mod drive;
 mod fault;
 mod history;
 mod io;

@@ -44,6 +44,8 @@ enum Command {
     },
     /// Put each known bug back and count the seeds until a checker finds it.
     Mutants(mutants::Hunt),
+    /// Commit entries without faults or checks, for an instruction counter (`synod-perf baseline`).
+    Drive(Drive),
     /// Run seeds for another process of this program.
     #[command(hide = true)]
     Worker(worker::Order),
@@ -92,11 +94,25 @@ struct Run {
     output: Style,
 }
 
+#[derive(Debug, clap::Args)]
+struct Drive {
+    /// Entries in flight.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    outstanding: u16,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1_300))]
+    size: u16,
+    /// Entries to commit.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    entries: u64,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(order) => run(&order),
         Command::Replay { file, trace } => replay(&file, trace),
         Command::Mutants(hunt) => mutants::run(&hunt),
+        Command::Drive(order) => drive(&order).map(|()| true),
         Command::Worker(order) => worker::work(&order).map(|()| true),
     };
     match result {
@@ -107,6 +123,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn drive(order: &Drive) -> anyhow::Result<()> {
+    let driven = synod_sim::drive::drive(order.outstanding.into(), order.size.into(), order.entries);
+    println!("{}", serde_json::to_string(&driven)?);
+    Ok(())
 }
 
 /// Runs seeds; false if one failed.

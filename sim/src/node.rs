@@ -232,7 +232,7 @@ impl Node {
         self.damaged_since_start = false;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
-        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes);
+        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes, found.log.arena());
         let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
         self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
         self.health = Health::Up;
@@ -276,7 +276,7 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
     }
 }
 
-fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
+pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     shard::Settings {
         cluster: CLUSTER,
         group: GROUP,
@@ -289,7 +289,7 @@ fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     }
 }
 
-fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
+pub(crate) fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos::Settings {
     let timing = &plan.timing;
     synod_paxos::Settings {
         me,

@@ -282,10 +282,17 @@ pub(crate) fn encode_founded(members: &[(NodeId, u64)]) -> Vec<u8> {
     members.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
 }
 
-/// The payload of a peer-marks record.
-pub(crate) fn encode_marks(marks: &[(NodeId, Lsn)]) -> Vec<u8> {
-    let row = |(node, lsn): &(NodeId, Lsn)| PeerMark { node: U64::new(node.0.into()), lsn: U64::new(lsn.0) };
-    marks.iter().map(row).flat_map(|row| row.as_bytes().to_vec()).collect()
+/// Bytes of the longest peer-marks record.
+pub(crate) const MAX_MARKS_BYTES: usize = NodeId::LIMIT as usize * size_of::<PeerMark>();
+
+/// The payload of a peer-marks record; the bytes of `out` that it takes.
+pub(crate) fn encode_marks(marks: impl Iterator<Item = (NodeId, Lsn)>, out: &mut [u8; MAX_MARKS_BYTES]) -> usize {
+    let mut used = 0;
+    for (node, lsn) in marks {
+        let mark = PeerMark { node: U64::new(node.0.into()), lsn: U64::new(lsn.0) };
+        used += super::clients::put(mark.as_bytes(), &mut out[used..]);
+    }
+    used
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn persist(&mut self, header: Header, record: Record, value: Option<&Attached<'_>>) {
-        if matches!(record, Record::Chosen(_) | Record::PeerMarks(_)) {
+        if matches!(record, Record::Chosen(_) | Record::PeerMarks) {
             self.idle_mark_at_ns = self.idle_mark_at_ns.min(self.io.now_ns() + IDLE_MARK_NS);
         } else {
             self.await_log();
@@ -79,8 +79,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Record::Founded(members) => {
                 self.append(&Header { kind: Kind::Founded, ..header }, &codec::encode_founded(&members));
             }
-            Record::PeerMarks(marks) => {
-                self.append(&Header { kind: Kind::PeerMarks, ..header }, &codec::encode_marks(&marks));
+            Record::PeerMarks => {
+                let mut payload = [0; codec::MAX_MARKS_BYTES];
+                let bytes = codec::encode_marks(self.core.peer_marks(), &mut payload);
+                self.append(&Header { kind: Kind::PeerMarks, ..header }, &payload[..bytes]);
             }
             Record::Durability { memory } => {
                 let mark = DurabilityMark::from(if memory { Durability::Memory } else { Durability::Disk });

@@ -87,6 +87,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::DatagramsSent, self.outbox.sent);
         self.counters.set(Counter::OutboxFull, self.outbox.full);
         self.counters.set(Counter::Retransmitted, self.core.resent());
+        let reactor = self.io.stats();
+        self.counters.set(Counter::Trains, reactor.trains);
+        self.counters.set(Counter::WritesByThread, reactor.writes_by_thread);
+        self.counters.set(Counter::RingEnters, reactor.enters);
+        self.counters.set(Counter::RingBlocks, reactor.blocks);
+        self.counters.set(Counter::Yields, reactor.yields);
+        self.counters.set(Counter::YieldsLate, reactor.yields_late);
+        self.counters.set(Counter::BlocksBackedOff, reactor.blocks_backed_off);
         let body = self.status_body(request_id);
         let counters = self.counters.0;
         let stages = if body.stages > 0 { &self.stages.rows()[..] } else { &[] };

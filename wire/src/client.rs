@@ -431,6 +431,20 @@ counters! {
     DuplicatesAnswered = "duplicates_answered",
     /// Datagrams not built because one turn had filled the outbox.
     OutboxFull = "outbox_full",
+    /// System calls of the reactor: entries of the kernel that submit and reap.
+    RingEnters = "ring_enters",
+    /// Those of them that could sleep.
+    RingBlocks = "ring_blocks",
+    /// `sched_yield` calls.
+    Yields = "yields",
+    /// Yields that came back after a millisecond or more.
+    YieldsLate = "yields_late",
+    /// Times that the automatic wait mode slept because a yield had come back late.
+    BlocksBackedOff = "blocks_backed_off",
+    /// Log writes that the log-writer thread carried out.
+    WritesByThread = "writes_by_thread",
+    /// Submissions that carried several datagrams.
+    Trains = "trains_sent",
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(crate) struct Logged {
     pub(crate) promised: Ballot,
     pub(crate) record: Record,
     pub(crate) value: Option<Value>,
+    /// What a record of peers' marks notes.
+    pub(crate) marks: Vec<(NodeId, Lsn)>,
     pub(crate) damage: Option<Damage>,
 }
 
@@ -186,7 +188,7 @@ impl Scan {
                 }
             }
             Record::Founded(members) => self.founded = Some(members.clone()),
-            Record::PeerMarks(marks) => self.counted = marks.clone(),
+            Record::PeerMarks => self.counted = logged.marks.clone(),
             Record::Durability { .. } => {}
             Record::Repaired(runs) => self.repaired.extend(runs),
             Record::Accepted { .. } | Record::Promised => {}

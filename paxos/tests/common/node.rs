@@ -64,7 +64,7 @@ impl Node {
         let record = Record::Founded(members.collect());
         let mut disk = Disk::default();
         let lsn = disk.last().next();
-        disk.append(lsn, Logged { promised: Ballot::ZERO, record, value: None, damage: None });
+        disk.append(lsn, Logged { promised: Ballot::ZERO, record, value: None, marks: Vec::new(), damage: None });
         disk.sync(lsn);
         disk
     }
@@ -133,7 +133,11 @@ impl Node {
         match output {
             Output::Persist { lsn, promised, record } => {
                 let value = self.bytes_of(&record, value);
-                let logged = Logged { promised, record, value, damage: None };
+                let marks = match record {
+                    Record::PeerMarks => self.core().peer_marks().collect(),
+                    _ => Vec::new(),
+                };
+                let logged = Logged { promised, record, value, marks, damage: None };
                 checks.on_logged(self.settings.me, &logged);
                 self.disk.append(lsn, logged);
             }
