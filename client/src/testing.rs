@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::batch::Run;
 use synod_wire::client::{
-    AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Refusal, RefusalBody, SessionBody,
+    AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody,
 };
 use synod_wire::frame::{Header, Kind, frame_bytes, parse, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
@@ -79,11 +79,21 @@ pub(crate) fn opened(last_committed: u64, credit: u32) -> Vec<u8> {
 
 /// An acknowledgement of runs (first client sequence, first sequence, timestamp, entries).
 pub(crate) fn appended(runs: &[(u64, u64, u64, u32)], credit: u32) -> Vec<u8> {
+    appended_with(runs, credit, Durability::Disk as u8, &[])
+}
+
+/// The same, resting on anything, with the receipts of runs (first client sequence, entries).
+pub(crate) fn appended_with(
+    runs: &[(u64, u64, u64, u32)],
+    credit: u32,
+    durability: u8,
+    receipts: &[(u64, u32)],
+) -> Vec<u8> {
     let head = AckHeader {
         client_id: U128::new(CLIENT),
         runs: U16::new(runs.len() as u16),
-        durability: Durability::Disk as u8,
-        receipts: 0,
+        durability,
+        receipts: receipts.len() as u8,
         credit: U32::new(credit),
     };
     let mut payload = head.as_bytes().to_vec();
@@ -96,6 +106,11 @@ pub(crate) fn appended(runs: &[(u64, u64, u64, u32)], credit: u32) -> Vec<u8> {
             reserved: U32::ZERO,
         };
         payload.extend_from_slice(run.as_bytes());
+    }
+    for (first_seq, entries) in receipts {
+        let stages = [5, 20, Receipt::NOT_YET, 300, 400].map(U64::new);
+        let (first_seq, entries) = (U64::new(*first_seq), U32::new(*entries));
+        payload.extend_from_slice(Receipt { first_seq, entries, reserved: U32::ZERO, stages }.as_bytes());
     }
     datagram(&header(Kind::Appended), &payload)
 }

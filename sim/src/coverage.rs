@@ -116,6 +116,10 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a healed core was asked to commit", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
     ("a member came back more than a window behind", None),
+    (
+        "a node that forgot what it vouched for was refused",
+        Some("no seed draws memory durability; the scenario memory_durability.txt has it"),
+    ),
     ("a node that lost its state halted", None),
     ("a piece of history had reads during appends", None),
     ("a piece of history was searched for an order", None),

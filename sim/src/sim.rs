@@ -381,6 +381,21 @@ impl Sim {
         }
     }
 
+    /// Under memory durability a vote counts when it lies in memory: what the node holds above its prefix after a turn.
+    fn observe_memory(&mut self, node: usize) -> Checked {
+        let Some(shard) = self.nodes[node].shard.as_ref().filter(|_| self.plan.memory_durability) else {
+            return Ok(());
+        };
+        let core = shard.core();
+        for slot in (core.prefix().0 + 1..=core.highest_held().0).map(Slot) {
+            if let (Some(ballot), Some(value)) = (core.held(slot), shard.value(slot)) {
+                let crc = synod_wire::frame::checksum(value);
+                self.checks.one_value.vote(node, slot, ballot, crc)?;
+            }
+        }
+        Ok(())
+    }
+
     fn on_turn(&mut self, node: usize) -> Checked {
         let this = &mut self.nodes[node];
         this.turn = NEVER;
@@ -403,6 +418,7 @@ impl Sim {
         }
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
+        self.observe_memory(node)?;
         // What the turn found durable counts, even if it was the last: replies that rest on it have left.
         self.observe_log(node)?;
         let exit = match result {

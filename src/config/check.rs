@@ -3,7 +3,7 @@
 //! Pure: a [`Config`] in, [`Finding`]s out. Called by [`super::load`]; the ranges also stand in default.toml, and a test
 //! compares the two.
 
-use super::{Config, Node, Wait};
+use super::{Config, Durability, Node, Wait};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::NodeId;
@@ -116,6 +116,13 @@ pub fn warnings(config: &Config) -> Vec<String> {
     }
     if config.cpu.wait == Wait::Spin && pinned < config.groups.len() {
         warnings.push("cpu.wait = \"spin\" without a core of its own starves whatever else runs there: pin every group, or use \"auto\"".into());
+    }
+    if config.wal.durability == Durability::Memory {
+        warnings.push(
+            "wal.durability = \"memory\": a node that does not stop in order cannot be started again from its directory, and \
+             what a quorum held in memory only is lost with it"
+                .into(),
+        );
     }
     if config.nodes.len().is_multiple_of(2) {
         let members = config.nodes.len();

@@ -12,7 +12,7 @@
 //! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
-//! | `stages.rs` | where the time of a commit goes |
+//! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
@@ -23,6 +23,7 @@ mod clients;
 mod codec;
 mod drain;
 mod durability;
+mod histogram;
 pub mod jobs;
 mod outbox;
 mod outputs;
@@ -37,7 +38,7 @@ pub use outbox::OUTBOX_BYTES;
 pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
-pub use stages::{TIMELINE_BYTES, histogram_bytes};
+pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};
 
 use crate::index::Index;
 use crate::sequencer::Sequencer;
@@ -260,8 +261,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.answer_clients();
         self.wake_waiters();
         self.hand_on();
+        // Asked first: it may log a last record, whose write is the event that the next turn waits for.
+        let settled = self.recover_again && self.is_settled()?;
         self.write_log()?;
-        Ok((self.recover_again && self.is_settled()?).then_some(Exit::Recover))
+        Ok(settled.then_some(Exit::Recover))
     }
 
     fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {

@@ -158,18 +158,9 @@ impl Replay {
         self.apply_ready();
     }
 
-    /// A node that vouched for what it held in memory alone, and did not end orderly, has forgotten votes (`durability.rs`).
-    /// Damage may hide the mark that says so: where a trailer names one, or where one may be among records that nothing names
-    /// in a log that has such marks.
+    /// A node that vouched for what it held in memory alone, and did not end in order, has forgotten votes (`durability.rs`).
     fn refuse_unsynced(&self, dir: &Dir, damage: &[Damage]) -> Result<(), Fatal> {
-        let (last, synced) = self.durability.unwrap_or((Lsn::ZERO, true));
-        let hides = |damage: &&Damage| {
-            let named = damage.named.iter().any(|row| row.kind == Kind::Durability as u8);
-            damage.last_lsn > last && (named || (!damage.complete && self.durability.is_some()))
-        };
-        let hidden = damage.iter().find(hides).map(|damage| damage.first_lsn);
-        let since = if synced { hidden } else { Some(last) };
-        match since {
+        match unsynced_since(self.durability, damage) {
             Some(since) if !mutant("memory_restart_votes") => {
                 Err(Fatal::Unsynced { dir: dir.path().to_path_buf(), since })
             }
@@ -349,6 +340,21 @@ impl Replay {
     }
 }
 
+/// From where on a log may lack what its node vouched for, going by the last durability mark that could be read: its Lsn, and
+/// whether it was an orderly end. Damage behind it may hide a later one: where a trailer names one, or where nothing names
+/// what is lost and the log is known to have such marks.
+fn unsynced_since(mark: Option<(Lsn, bool)>, damage: &[Damage]) -> Option<Lsn> {
+    let (last, synced) = mark.unwrap_or((Lsn::ZERO, true));
+    if !synced {
+        return Some(last);
+    }
+    let hides = |damage: &&Damage| {
+        let named = damage.named.iter().any(|row| row.kind == Kind::Durability as u8);
+        damage.last_lsn > last && (named || (!damage.complete && mark.is_some()))
+    };
+    damage.iter().find(hides).map(|damage| damage.first_lsn)
+}
+
 /// A value's bytes: those that were kept, or else from the log; most recoveries never need the reader.
 fn payload(
     kept: Option<Vec<u8>>,
@@ -383,4 +389,39 @@ fn slot_ranges(slots: &[Slot]) -> Vec<(u64, u64)> {
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_wal::TrailerEntry;
+    use zerocopy::FromZeros;
+
+    fn damage(first: u64, last: u64, complete: bool, kinds: &[Kind]) -> Damage {
+        let named = kinds.iter().map(|kind| TrailerEntry { kind: *kind as u8, ..TrailerEntry::new_zeroed() });
+        Damage {
+            segment: "s".into(),
+            pos: 0,
+            first_lsn: Lsn(first),
+            last_lsn: Lsn(last),
+            named: named.collect(),
+            complete,
+        }
+    }
+
+    #[test]
+    fn a_log_is_refused_from_its_open_mark_or_from_damage_that_may_hide_one() {
+        let (open, closed) = (Some((Lsn(10), false)), Some((Lsn(10), true)));
+        assert_eq!(unsynced_since(None, &[]), None, "it never vouched for more than its disk held");
+        assert_eq!(unsynced_since(closed, &[]), None);
+        assert_eq!(unsynced_since(open, &[]), Some(Lsn(10)));
+        let mark = [damage(12, 13, true, &[Kind::Accept, Kind::Durability])];
+        assert_eq!((unsynced_since(None, &mark), unsynced_since(closed, &mark)), (Some(Lsn(12)), Some(Lsn(12))));
+        let value = [damage(12, 13, true, &[Kind::Accept, Kind::Accept])];
+        assert_eq!((unsynced_since(None, &value), unsynced_since(closed, &value)), (None, None));
+        let anything = [damage(12, 13, false, &[])];
+        assert_eq!(unsynced_since(closed, &anything), Some(Lsn(12)));
+        assert_eq!(unsynced_since(None, &anything), None, "a log without marks: the peers' memory guards against that");
+        assert_eq!(unsynced_since(closed, &[damage(2, 9, false, &[])]), None, "what is older than the mark hides none");
+    }
 }

@@ -12,18 +12,14 @@
 //!
 //! Reaped events have the time of their turn. Sequenced, written and replied lie within a turn, so each needs a reading of
 //! its own ([`Io::stage_ns`](synod_ring::Io::stage_ns)): one a batch, one a turn that writes, one a turn that answers.
-//! Durable and quorum are not in order: a commit may need others' disks alone.
+//! Durable and quorum are not in order: a commit may need others' disks alone. A slot is counted when it has come through all.
 
-use hdrhistogram::Histogram;
+use super::histogram::Histogram;
 use std::collections::VecDeque;
 use synod_wire::client::{Receipt, Stage, StageRow};
 use synod_wire::{Lsn, Slot};
 use zerocopy::little_endian::{U32, U64};
 
-/// The longest time that is told apart; what takes longer counts as this.
-const MAX_NS: u64 = 60_000_000_000;
-/// Two digits: a bucket is less than 1 % wide.
-const DIGITS: u8 = 2;
 /// Runs of a batch that may ask for a receipt.
 pub(super) const MAX_RECEIPT_RUNS: u16 = u64::BITS as u16;
 
@@ -72,20 +68,13 @@ pub(super) struct Stages {
     durable: usize,
     delivered: usize,
     replied: usize,
-    histograms: [Histogram<u64>; Stage::ALL.len()],
+    histograms: [Histogram; Stage::ALL.len()],
 }
 
-/// Bytes of the histograms of one group, for the memory table.
-pub fn histogram_bytes() -> usize {
-    Stage::ALL.len() * histogram().distinct_values() * size_of::<u64>()
-}
-
+/// Bytes of the histograms of one group.
+pub const HISTOGRAM_BYTES: usize = Stage::ALL.len() * Histogram::BYTES;
 /// Bytes of one open slot.
 pub const TIMELINE_BYTES: usize = size_of::<Timeline>();
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, MAX_NS, DIGITS).expect("the bounds are valid")
-}
 
 impl Stages {
     /// With room for `slots` slots on their way.
@@ -96,7 +85,7 @@ impl Stages {
             durable: 0,
             delivered: 0,
             replied: 0,
-            histograms: Stage::ALL.map(|_| histogram()),
+            histograms: Stage::ALL.map(|_| Histogram::new()),
         }
     }
 
@@ -114,15 +103,21 @@ impl Stages {
         let mut at_ns = [0; Stage::ALL.len()];
         at_ns[Stage::Sequenced as usize] = now_ns;
         self.open.push_back(Timeline { slot, lsn, received_ns, at_ns, receipts });
-        self.record(Stage::Sequenced, received_ns, now_ns);
     }
 
-    /// The oldest is followed no longer. What still waits for this node's disk counts with the time so far, so that a stall
-    /// shows in the histogram; what is not chosen counts nowhere.
+    /// The oldest is followed no longer. If it was answered, and waits for this node's disk alone, it counts with the time so
+    /// far: a stall shows in the histograms.
     fn give_up_oldest(&mut self, now_ns: u64) {
-        let received_ns = self.open[0].received_ns;
-        if self.durable == 0 && self.delivered > 0 {
-            self.record(Stage::Durable, received_ns, now_ns);
+        if self.replied > 0 {
+            self.written = self.written.max(1);
+            self.durable = self.durable.max(1);
+            let stall = &mut self.open[0].at_ns;
+            for stage in [Stage::Written, Stage::Durable] {
+                if stall[stage as usize] == 0 {
+                    stall[stage as usize] = now_ns;
+                }
+            }
+            return self.count_done();
         }
         self.open.pop_front();
         for reached in [&mut self.written, &mut self.durable, &mut self.delivered, &mut self.replied] {
@@ -151,7 +146,7 @@ impl Stages {
             self.reach(self.durable, Stage::Durable, now_ns);
             self.durable += 1;
         }
-        self.drop_done();
+        self.count_done();
     }
 
     /// `slot` is delivered. Its times, if this leader proposed it.
@@ -177,7 +172,7 @@ impl Stages {
             self.reach(self.replied, Stage::Replied, now_ns);
             self.replied += 1;
         }
-        self.drop_done();
+        self.count_done();
     }
 
     /// When the oldest slot that is not chosen was received.
@@ -190,31 +185,27 @@ impl Stages {
         let saturated = |value: u64| U32::new(u32::try_from(value).unwrap_or(u32::MAX));
         Stage::ALL.map(|stage| {
             let histogram = &self.histograms[stage as usize];
-            StageRow {
-                count: U64::new(histogram.len()),
-                p50_ns: saturated(histogram.value_at_quantile(0.5)),
-                p99_ns: saturated(histogram.value_at_quantile(0.99)),
-                max_us: saturated(histogram.max() / 1_000),
-            }
+            let count = histogram.count();
+            let [p50_ns, p99_ns] = histogram.quantiles(count, [500, 990]).map(saturated);
+            StageRow { count: U64::new(count), p50_ns, p99_ns, max_us: saturated(histogram.max() / 1_000) }
         })
     }
 
     fn reach(&mut self, index: usize, stage: Stage, now_ns: u64) {
         let timeline = &mut self.open[index];
         // A turn's clock is older than a reading taken within the turn.
-        let now_ns = now_ns.max(timeline.at_ns[Stage::Sequenced as usize]);
-        timeline.at_ns[stage as usize] = now_ns;
-        let received_ns = timeline.received_ns;
-        self.record(stage, received_ns, now_ns);
+        timeline.at_ns[stage as usize] = now_ns.max(timeline.at_ns[Stage::Sequenced as usize]);
     }
 
-    fn record(&mut self, stage: Stage, received_ns: u64, now_ns: u64) {
-        self.histograms[stage as usize].saturating_record(now_ns.saturating_sub(received_ns));
-    }
-
-    fn drop_done(&mut self) {
+    /// Slots that have come through all stages go into the histograms.
+    fn count_done(&mut self) {
         let done = self.durable.min(self.replied);
-        self.open.drain(..done);
+        for _ in 0..done {
+            let Some(timeline) = self.open.pop_front() else { break };
+            for (histogram, at_ns) in self.histograms.iter_mut().zip(timeline.at_ns) {
+                histogram.record(at_ns.saturating_sub(timeline.received_ns));
+            }
+        }
         for reached in [&mut self.written, &mut self.durable, &mut self.delivered, &mut self.replied] {
             *reached -= done;
         }
@@ -252,7 +243,7 @@ mod tests {
         stages.replied(4_300);
         assert!(!stages.awaits_reply());
         assert_eq!((stages.open.len(), stages.oldest_open_ns()), (2, Some(3_000)), "slot 2 waits for the disk here");
-        assert_eq!(counts(&stages), [3, 2, 1, 2, 2]);
+        assert_eq!(counts(&stages), [1; 5], "slot 1 is through");
         stages.written(Lsn(30), 4_400);
         stages.durable(Lsn(30), 4_500);
         assert!(stages.delivered(Slot(3), 4_600).is_some());
@@ -291,9 +282,13 @@ mod tests {
         }
         assert_eq!(stages.open.len() as u64, room);
         let durable = stages.rows()[Stage::Durable as usize];
-        assert_eq!((durable.count.get(), durable.p50_ns.get() / 1_000), (1, room as u32), "since slot 1 was received");
+        assert_eq!(
+            (durable.count.get(), u64::from(durable.p50_ns.get()) / 1_000),
+            (1, room),
+            "since slot 1 was received"
+        );
         stages.durable(Lsn(10 * (room + 1)), 99_000);
-        assert_eq!((counts(&stages), stages.open.len()), (vec![room + 1, room, room + 1, room + 1, room + 1], 0));
+        assert_eq!((counts(&stages), stages.open.len()), (vec![room + 1; 5], 0));
     }
 
     #[test]
@@ -304,6 +299,6 @@ mod tests {
         assert_eq!(stages.delivered(Slot(3), 4_100), None, "adopted from an older ballot, below it");
         stages.clear();
         assert_eq!(stages.delivered(Slot(4), 4_200), None);
-        assert_eq!(counts(&stages), [1, 0, 0, 0, 0]);
+        assert_eq!(counts(&stages), [0; 5]);
     }
 }

@@ -5,6 +5,7 @@ use crate::testing::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+use synod_wire::frame::Frames;
 
 const A: u16 = 1;
 const B: u16 = 2;
@@ -322,6 +323,50 @@ fn past_its_deadline_an_entry_is_unknown_once_and_the_session_is_over() {
     core.handle(102 * MS, address(A), &appended(&[(1, 1, 1, 2)], 100));
     assert_eq!(events(&mut core), []);
     assert_eq!(core.closed(), Some(CloseReason::DeadlinePassed));
+}
+
+#[test]
+fn receipts_come_before_their_acknowledgements_if_they_were_asked_for_and_make_no_sense_otherwise() {
+    let mut core = open_core(Options { receipts: true, window_entries: 2, ..Options::default() }, 100);
+    core.offer(b"one", MS).unwrap();
+    core.offer(b"two", MS).unwrap();
+    let mut out = [0; 1_472];
+    let (_, length) = core.poll_transmit(MS, &mut out).unwrap();
+    let request = Frames::new(&out[..length]).next().unwrap().unwrap();
+    assert_eq!(request.header.flags, flags::RECEIPT);
+    // Of nothing that was sent; impossible; of the run; and more than there can be.
+    let receipts = [(3, 1), (0, 1), (1, 2), (1, 2), (1, 2)];
+    core.handle(2 * MS, address(A), &appended_with(&[(1, 10, 1, 2)], 100, 1, &receipts));
+    let stages_ns = [Some(5), Some(20), None, Some(300), Some(400)];
+    let receipt = Event::Receipt(Receipt { client_seq: 1, entries: 2, stages_ns });
+    let events = events(&mut core);
+    assert_eq!(events[..2], [receipt, receipt]);
+    assert!(matches!(events[2..], [Event::Acked { client_seq: 1, entries: 2, .. }]), "{events:?}");
+    assert_eq!((core.counters().stale, core.counters().malformed), (2, 1));
+
+    let mut silent = open_core(Options::default(), 100);
+    silent.offer(b"one", MS).unwrap();
+    let (_, length) = silent.poll_transmit(MS, &mut out).unwrap();
+    assert_eq!(Frames::new(&out[..length]).next().unwrap().unwrap().header.flags, 0);
+    silent.handle(2 * MS, address(A), &appended_with(&[(1, 10, 1, 1)], 100, 1, &[(1, 1)]));
+    assert!(matches!(self::events(&mut silent)[..], [Event::Acked { .. }]), "nobody asked");
+}
+
+#[test]
+fn an_acknowledgement_says_what_it_rests_on_and_one_that_does_not_is_none() {
+    let mut core = open_core(Options::default(), 100);
+    offer_long(&mut core, 2, MS);
+    sent(&mut core, MS);
+    core.handle(2 * MS, address(A), &appended_with(&[(1, 10, 1, 1)], 100, 3, &[]));
+    assert_eq!((events(&mut core), core.counters().malformed), (vec![], 1));
+    core.handle(2 * MS, address(A), &appended_with(&[(1, 10, 1, 1)], 100, Durability::Memory as u8, &[]));
+    core.handle(2 * MS, address(A), &appended_with(&[(2, 11, 1, 1)], 100, Durability::Disk as u8, &[]));
+    let rests_on = |event: &Event| match event {
+        Event::Acked { durability, entries: 1, .. } => Some(*durability),
+        _ => None,
+    };
+    let all: Vec<_> = events(&mut core).iter().map(rests_on).collect();
+    assert_eq!(all, [Some(Durability::Memory), Some(Durability::Disk)]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Source: Lamport, "Paxos Made Simple" (2001), P2b: if a proposal with value v is chosen, then every higher-numbered
 //! proposal accepted by any acceptor has value v. Votes are counted from what the simulated disks hold, so the order in
-//! which nodes talk about them does not matter.
+//! which nodes talk about them does not matter. (Under memory durability, also from what they hold in memory after each turn.)
 
 use super::{Checked, violated};
 use crate::disk::Logged;
@@ -39,7 +39,8 @@ impl OneValue {
         }
     }
 
-    fn vote(&mut self, node: usize, slot: Slot, ballot: Ballot, crc: u32) -> Checked {
+    /// `node` has voted: durably, or, under memory durability, in memory.
+    pub(crate) fn vote(&mut self, node: usize, slot: Slot, ballot: Ballot, crc: u32) -> Checked {
         if let Some((below, chosen)) = self.chosen.get(&slot)
             && ballot > *below
             && crc != *chosen
