@@ -245,14 +245,7 @@ impl Pipeline {
 
     /// How log writes go to the disk, and on which CPUs the thread for it may run: never on the pipeline's by inheritance.
     fn log_writer(&self, unpinned: CpuSet) -> LogWriter {
-        let thread = |core: Option<usize>| {
-            let cpus = core.map_or(unpinned, |core| {
-                let mut one = CpuSet::new();
-                one.set(core);
-                one
-            });
-            LogThread { cpus: Some(cpus) }
-        };
+        let thread = |core: Option<usize>| core.map_or(LogThread { cpus: Some(unpinned) }, LogThread::on);
         match self.config.wal.writer {
             Writer::Ring => LogWriter::Ring,
             Writer::Thread => LogWriter::Thread(thread(self.writer_core())),

@@ -68,6 +68,18 @@ pub struct LogThread {
     pub cpus: Option<rustix::thread::CpuSet>,
 }
 
+impl LogThread {
+    /// On one CPU.
+    ///
+    /// # Panics
+    /// If no set of CPUs holds that number.
+    pub fn on(cpu: usize) -> LogThread {
+        let mut cpus = rustix::thread::CpuSet::new();
+        cpus.set(cpu);
+        LogThread { cpus: Some(cpus) }
+    }
+}
+
 impl Settings {
     /// The smallest completion queue that cannot overflow: each receive buffer's completion, each write's, one for each
     /// submission of a turn (a failed send's, or a receive's end), and the wake-up.

@@ -6,7 +6,7 @@ use crate::load::Target;
 use anyhow::{Context, bail, ensure};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_ring::{Arena, Event, Io, RxBuf, UringIo, port};
+use synod_ring::{Arena, Event, Io, LogWriter, RxBuf, UringIo, port};
 
 /// Bytes for the datagrams between two polls.
 const SEND_BYTES: usize = 4 << 20;
@@ -34,7 +34,7 @@ impl SkeletonClient {
         let arena = Arena::new(SEND_BYTES).context("cannot map the client's memory")?;
         let no_log = Arena::new(NO_LOG_BYTES).context("cannot map the client's memory")?;
         let (core, _house) = port(1)?;
-        let settings = ring_settings(vec![leader], setup.shape.datagram_bytes, setup.wait.mode());
+        let settings = ring_settings(vec![leader], setup.shape.datagram_bytes, setup.wait.mode(), LogWriter::Ring);
         Ok(SkeletonClient {
             io: UringIo::new(settings, &no_log, &arena, core)?,
             arena,

@@ -210,7 +210,7 @@ impl Drop for NodeProcess {
 }
 
 /// Settings of a reactor of the skeleton.
-fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode) -> Settings {
+fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode, log_writer: LogWriter) -> Settings {
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let mut settings = Settings {
         peers_listen: any,
@@ -225,7 +225,7 @@ fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode
         wait,
         dont_fragment: true,
         max_events: MAX_EVENTS,
-        log_writer: LogWriter::Ring,
+        log_writer,
         napi_busy_poll_us: 0,
         segmentation: false,
     };

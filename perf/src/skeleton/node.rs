@@ -10,10 +10,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use std::io::{Read, Write};
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use synod_ring::{Arena, Event, Io, RxBuf, UringIo, Waker, port};
+use synod_ring::{Arena, Event, Io, LogThread, LogWriter, RxBuf, UringIo, Waker, port};
 
 /// Bytes for the small datagrams of one turn.
 const SEND_BYTES: usize = 1 << 20;
@@ -47,7 +47,8 @@ pub(crate) fn run_node(args: &NodeArgs) -> anyhow::Result<()> {
     let log_arena = Arena::new(Gather::arena_bytes()).context("cannot map the log's memory")?;
     let send_arena = Arena::new(SEND_BYTES).context("cannot map the memory for sending")?;
     let (core, _house) = port(1)?;
-    let settings = ring_settings(Vec::new(), args.datagram_bytes, args.wait.mode());
+    let log_writer = args.log.as_deref().map_or(LogWriter::Ring, log_writer);
+    let settings = ring_settings(Vec::new(), args.datagram_bytes, args.wait.mode(), log_writer);
     let mut io = UringIo::new(settings, &log_arena, &send_arena, core)?;
     say(&io.peers_address().to_string())?;
     io.set_peers(&hear_peers()?)?;
@@ -68,6 +69,12 @@ pub(crate) fn run_node(args: &NodeArgs) -> anyhow::Result<()> {
     let work = serde_json::to_string(&Work::from(node.io.stats()))?;
     node.io.close().context("the reactor did not close cleanly")?;
     say(&work)
+}
+
+/// The product's default: whichever way is faster, the thread beside the disk's interrupt, if one CPU takes that.
+fn log_writer(log: &Path) -> LogWriter {
+    let cpu = log.parent().and_then(|directory| synod::interrupt::cpu_of_disk(directory).ok());
+    LogWriter::Auto(cpu.map_or(LogThread { cpus: None }, LogThread::on))
 }
 
 fn say(line: &str) -> anyhow::Result<()> {
