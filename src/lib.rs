@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod index;
+pub mod interrupt;
 pub mod memory;
 pub mod node;
 pub mod pipeline;

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
-use crate::shard::{OUTBOX_BYTES, RECENT_SLOTS};
+use crate::shard::{OUTBOX_BYTES, RECENT_SLOTS, TIMELINE_BYTES, histogram_bytes};
 use serde::Serialize;
 use synod_wire::frame::{HEADER_BYTES, aligned};
 
@@ -130,6 +130,8 @@ fn tables(config: &Config, pools: &mut Pools) {
     let window = config.consensus.window_slots as usize;
     pools.add("open slots", 2 * window, SLOT_STATE_BYTES, "2 x consensus.window_slots");
     pools.add("recent values", RECENT_SLOTS + 2 * window, SLOT_PLACE_BYTES, "8192 + 2 x consensus.window_slots");
+    pools.add("commit stages, slots", 2 * window, TIMELINE_BYTES, "2 x consensus.window_slots");
+    pools.add("commit stages, histograms", 1, histogram_bytes(), "fixed");
     let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
     pools.add("sessions", MAX_SESSIONS, session, "at most 1024 sessions x 1024 answers, allocated as they are used");
     let job = MAX_JOB_SLOTS as usize * (HEADER_BYTES + config.net.max_batch_bytes);

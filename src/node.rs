@@ -1,17 +1,19 @@
 //! A node: one shard a group, each on its own thread (pinned if the configuration says so) with a housekeeping thread
 //! beside it, and the main thread that waits for signals.
 
-use crate::config::Config;
+use crate::config::{Config, Writer, WriterCore};
+use crate::interrupt;
 use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{self, Exit, OUTBOX_BYTES, Shard};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
+use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use synod_ring::{Arena, HousePort, Port, UringIo, Waker};
+use synod_ring::{Arena, HousePort, LogThread, LogThreadGot, LogWriter, Port, UringIo, Waker};
 use synod_wal::{Dir, Expect};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::Configuration;
@@ -147,7 +149,7 @@ impl Pipeline {
             // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
             rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
             let housekeeping = housekeeping(self.group, house, house_stop.clone())?;
-            let result = self.run_shard(port);
+            let result = self.run_shard(port, unpinned);
             house_stop.store(true, Ordering::Release);
             doorbell.ring();
             housekeeping.join().map_err(|_| anyhow!("the housekeeping thread panicked"))?;
@@ -165,7 +167,7 @@ impl Pipeline {
         }
     }
 
-    fn run_shard(&self, port: Port<Job, Done>) -> anyhow::Result<Exit> {
+    fn run_shard(&self, port: Port<Job, Done>, unpinned: CpuSet) -> anyhow::Result<Exit> {
         let core = self.config.groups[usize::from(self.group.0)].core;
         if let Some(core) = core {
             let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
@@ -189,7 +191,15 @@ impl Pipeline {
             "the log is read"
         );
         let send_arena = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
-        let io: UringIo<Job, Done> = UringIo::new(self.ring_settings(), found.log.arena(), &send_arena, port)?;
+        let ring_settings = self.ring_settings(self.log_writer(unpinned));
+        let io: UringIo<Job, Done> = UringIo::new(ring_settings, found.log.arena(), &send_arena, port)?;
+        if let Err(errno) = io.napi_busy_poll() {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(group = self.group.0, %error, "the kernel refused net.napi_busy_poll_us; going on without");
+        }
+        if let Some(got) = io.log_thread() {
+            self.tell_of_log_thread(got)?;
+        }
         self.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
         let mut shard = Shard::new(settings, io, send_arena, found)?;
         let exit = shard.run(&self.stop);
@@ -207,6 +217,7 @@ impl Pipeline {
             dir: Dir::from(&self.log_dir()),
             max_batch_bytes: self.config.net.max_batch_bytes,
             core,
+            durability: self.config.wal.durability.into(),
         }
     }
 
@@ -232,7 +243,69 @@ impl Pipeline {
         })
     }
 
-    fn ring_settings(&self) -> synod_ring::Settings {
+    /// How log writes go to the disk, and on which CPUs the thread for it may run: never on the pipeline's by inheritance.
+    fn log_writer(&self, unpinned: CpuSet) -> LogWriter {
+        let thread = |core: Option<usize>| {
+            let cpus = core.map_or(unpinned, |core| {
+                let mut one = CpuSet::new();
+                one.set(core);
+                one
+            });
+            LogThread { cpus: Some(cpus) }
+        };
+        match self.config.wal.writer {
+            Writer::Ring => LogWriter::Ring,
+            Writer::Thread => LogWriter::Thread(thread(self.writer_core())),
+            Writer::Auto => LogWriter::Auto(thread(self.writer_core())),
+        }
+    }
+
+    fn writer_core(&self) -> Option<usize> {
+        let group = self.group.0;
+        match self.config.wal.writer_core {
+            WriterCore::None => None,
+            WriterCore::Cpu(cpu) => Some(cpu),
+            WriterCore::Auto => match interrupt::cpu_of_disk(&self.log_dir()) {
+                Ok(cpu) => Some(cpu),
+                Err(reason) => {
+                    tracing::info!(
+                        group,
+                        reason,
+                        "the log-writer thread is not pinned: no CPU takes the disk's interrupt"
+                    );
+                    None
+                }
+            },
+        }
+    }
+
+    /// A CPU that was named and is refused is an error; one that was found by itself, and the real-time class, are told.
+    fn tell_of_log_thread(&self, got: LogThreadGot) -> anyhow::Result<()> {
+        let group = self.group.0;
+        let refusal = |errno: i32| std::io::Error::from_raw_os_error(errno);
+        match (got.cpus, self.config.wal.writer_core) {
+            (Ok(()), _) => {}
+            (Err(errno), WriterCore::Cpu(cpu)) => {
+                return Err(refusal(errno))
+                    .with_context(|| format!("cannot pin the log-writer thread to CPU {cpu}. Change wal.writer_core"));
+            }
+            (Err(errno), _) => {
+                tracing::warn!(group, error = %refusal(errno), "the log-writer thread cannot be pinned");
+            }
+        }
+        match got.real_time {
+            Ok(()) => tracing::info!(group, thread = got.thread_id, "the log-writer thread runs in SCHED_FIFO"),
+            Err(errno) => tracing::info!(
+                group,
+                thread = got.thread_id,
+                error = %refusal(errno),
+                "the log-writer thread runs in the normal class; CAP_SYS_NICE or `ulimit -r 10` lets it run before others"
+            ),
+        }
+        Ok(())
+    }
+
+    fn ring_settings(&self, log_writer: LogWriter) -> synod_ring::Settings {
         let net = &self.config.net;
         let members = self.config.members();
         let mut settings = synod_ring::Settings {
@@ -248,6 +321,9 @@ impl Pipeline {
             wait: self.config.wait_mode(),
             dont_fragment: net.dont_fragment,
             max_events: net.max_events,
+            segmentation: net.segmentation,
+            napi_busy_poll_us: net.napi_busy_poll_us,
+            log_writer,
         };
         settings.cq_entries = settings.cq_entries_min();
         settings
@@ -268,7 +344,7 @@ fn housekeeping(
     spawned.context("cannot start the housekeeping thread")
 }
 
-fn thread_affinity() -> anyhow::Result<rustix::thread::CpuSet> {
+fn thread_affinity() -> anyhow::Result<CpuSet> {
     rustix::thread::sched_getaffinity(None).context("sched_getaffinity failed")
 }
 

@@ -4,10 +4,11 @@
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::options::{Options, nanos};
+use crate::receipt::Receipt;
 use crate::session::{CloseReason, Event, OfferError};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_wire::client::Refusal;
+use synod_wire::client::{Durability, Refusal};
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// An entry's place in the log.
@@ -19,6 +20,10 @@ pub struct Ack {
     pub sequence: Sequence,
     /// The leader's timestamp, nanoseconds since the Unix epoch.
     pub timestamp_ns: u64,
+    /// What the acknowledgement rests on.
+    pub durability: Durability,
+    /// Where its time went on the leader, if [`Options::receipts`] asks and the leader could tell.
+    pub receipt: Option<Receipt>,
 }
 
 /// An open session that appends and waits.
@@ -31,6 +36,8 @@ pub struct Appender {
     last_committed: u64,
     /// The entries reported unknown: (first, last).
     unknown: Option<(u64, u64)>,
+    /// Receipts whose entries are not all reported: no more than the session holds entries.
+    receipts: Vec<Receipt>,
 }
 
 impl Appender {
@@ -43,7 +50,7 @@ impl Appender {
         options: Options,
     ) -> Result<Appender, ClientError> {
         let client = Client::connect(cluster, group, members, client_id, options)?;
-        let mut appender = Appender { client, last_committed: 0, unknown: None };
+        let mut appender = Appender { client, last_committed: 0, unknown: None, receipts: Vec::new() };
         appender.wait_until_open()?;
         Ok(appender)
     }
@@ -146,13 +153,19 @@ impl Appender {
     /// One poll of the driver. An error once the session has closed, after all that was acknowledged was reported.
     fn turn(&mut self, wait: Duration, on_ack: &mut dyn FnMut(Ack)) -> Result<(), ClientError> {
         let (last_committed, unknown) = (&mut self.last_committed, &mut self.unknown);
+        let receipts = &mut self.receipts;
         self.client.poll(wait, &mut |event| match event {
             Event::Opened { last_committed: last, .. } => *last_committed = last,
-            Event::Acked { client_seq, sequence, timestamp_ns, entries } => {
+            Event::Acked { client_seq, sequence, timestamp_ns, durability, entries } => {
                 for i in 0..u64::from(entries) {
-                    on_ack(Ack { client_seq: client_seq + i, sequence: Sequence(sequence.0 + i), timestamp_ns });
+                    let (client_seq, sequence) = (client_seq + i, Sequence(sequence.0 + i));
+                    let receipt = receipts.iter().find(|receipt| receipt.covers(client_seq)).copied();
+                    on_ack(Ack { client_seq, sequence, timestamp_ns, durability, receipt });
                 }
+                let next = client_seq + u64::from(entries);
+                receipts.retain(|receipt| receipt.client_seq + u64::from(receipt.entries) > next);
             }
+            Event::Receipt(receipt) => receipts.push(receipt),
             Event::Unknown { first, last } => *unknown = Some((unknown.map_or(first, |(earlier, _)| earlier), last)),
             // The session is closed then, and says why itself.
             Event::SessionLost | Event::Refused { .. } => {}

@@ -109,11 +109,23 @@ fn entries_are_appended_through_a_redirect_blocking_and_spinning() {
         let options = Options { spin, window_entries: 16, ..Options::default() };
         let mut appender = connect(&[follower.member(0), leader.member(1)], options).unwrap();
         assert_eq!((appender.last_committed(), appender.max_entry_bytes()), (0, 1_358));
-        let first = Ack { client_seq: 1, sequence: Sequence(1_001), timestamp_ns: 7 };
+        let first = Ack {
+            client_seq: 1,
+            sequence: Sequence(1_001),
+            timestamp_ns: 7,
+            durability: Durability::Disk,
+            receipt: None,
+        };
         assert_eq!(appender.append(b"first").unwrap(), first);
         let mut acks = Vec::new();
         let count = appender.append_all((0..500u32).map(|i| i.to_le_bytes()), |ack| acks.push(ack)).unwrap();
-        let expected = |i| Ack { client_seq: i, sequence: Sequence(1_000 + i), timestamp_ns: 7 };
+        let expected = |i| Ack {
+            client_seq: i,
+            sequence: Sequence(1_000 + i),
+            timestamp_ns: 7,
+            durability: Durability::Disk,
+            receipt: None,
+        };
         assert_eq!((count, acks), (500, (2..=501).map(expected).collect::<Vec<_>>()));
         assert_eq!(appender.client().core().leader(), Some(leader.address));
         drop(appender);

@@ -31,6 +31,8 @@ pub struct Options {
     pub max_datagram_bytes: usize,
     /// Drivers only: how long to poll and yield before blocking in `ppoll`. Zero blocks at once.
     pub spin: Duration,
+    /// Ask for a receipt of every append: [`crate::Event::Receipt`].
+    pub receipts: bool,
     /// Seeds the jitter of pauses, so that clients do not come back in step. Mixed with the client id.
     pub seed: u64,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             retransmit_max_us: 250_000,
             max_datagram_bytes: 1_472,
             spin: Duration::ZERO,
+            receipts: false,
             seed: 0,
         }
     }

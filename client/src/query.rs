@@ -6,7 +6,7 @@ use crate::reply::{Reply, finish_request};
 use crate::socket::{RECEIVE_BATCH, RECEIVE_BYTES, Socket};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_wire::client::{Counter, ReadBody, Refusal, StatusBody, role};
+use synod_wire::client::{Counter, Durability, ReadBody, Refusal, Stage, StageRow, StatusBody, role};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Sequence, Slot};
 use zerocopy::IntoBytes;
@@ -52,6 +52,37 @@ pub struct Status {
     pub unknown_slots: u32,
     /// The counters as they came: a newer node may have more than [`Counter`] names, an older one fewer.
     pub counters: Vec<u64>,
+    /// What this node's word rests on; `None`: it does not say.
+    pub durability: Option<Durability>,
+    /// How long commits that it led took to reach each stage, since it started.
+    pub stages: Vec<StageTimes>,
+}
+
+/// How long commits took to reach one stage on the leader, from the moment that a client's datagram was reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageTimes {
+    /// The stage.
+    pub stage: Stage,
+    /// Slots counted.
+    pub count: u64,
+    /// The median.
+    pub p50: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl StageTimes {
+    fn of(stage: Stage, row: &StageRow) -> StageTimes {
+        StageTimes {
+            stage,
+            count: row.count.get(),
+            p50: Duration::from_nanos(row.p50_ns.get().into()),
+            p99: Duration::from_nanos(row.p99_ns.get().into()),
+            max: Duration::from_micros(row.max_us.get().into()),
+        }
+    }
 }
 
 impl Status {
@@ -78,7 +109,7 @@ impl Status {
         }
     }
 
-    fn from_reply(header: &Header, body: &StatusBody, counters: &[U64]) -> Status {
+    fn from_reply(header: &Header, body: &StatusBody, counters: &[U64], stages: &[StageRow]) -> Status {
         Status {
             node: header.from,
             epoch: header.epoch,
@@ -96,6 +127,8 @@ impl Status {
             core: Some(body.core.get()).filter(|core| *core != u32::MAX),
             unknown_slots: body.unknown_slots.get(),
             counters: counters.iter().map(|value| value.get()).collect(),
+            durability: Durability::from_u8(body.durability),
+            stages: Stage::ALL.into_iter().zip(stages).map(|(stage, row)| StageTimes::of(stage, row)).collect(),
         }
     }
 }
@@ -247,7 +280,7 @@ impl Round {
         for answer in &self.answers {
             // A full socket buffer or a lost datagram: the question is repeated anyway.
             if answer.status.is_none() {
-                let length = finish_request(&mut out, Kind::Status, self.cluster, self.group, REQUEST_ID, 0);
+                let length = finish_request(&mut out, (Kind::Status, 0), self.cluster, self.group, REQUEST_ID, 0);
                 self.socket.send(&out[..length], answer.address)?;
             }
             if self.asks_tail && answer.tail.is_none() {
@@ -260,7 +293,7 @@ impl Round {
                 };
                 let bytes = size_of::<ReadBody>();
                 out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(body.as_bytes());
-                let length = finish_request(&mut out, Kind::Read, self.cluster, self.group, REQUEST_ID, bytes);
+                let length = finish_request(&mut out, (Kind::Read, 0), self.cluster, self.group, REQUEST_ID, bytes);
                 self.socket.send(&out[..length], answer.address)?;
             }
         }
@@ -276,8 +309,8 @@ impl Round {
         for frame in Frames::new(datagram).map_while(Result::ok).filter(ours) {
             self.answered = true;
             match Reply::parse(&frame) {
-                Ok(Reply::Status(body, counters)) if body.request_id.get() == REQUEST_ID => {
-                    answer.status = Some(Status::from_reply(&frame.header, &body, counters));
+                Ok(Reply::Status(body, counters, stages)) if body.request_id.get() == REQUEST_ID => {
+                    answer.status = Some(Status::from_reply(&frame.header, &body, counters, stages));
                 }
                 Ok(Reply::Read(body, _)) if body.request_id.get() == REQUEST_ID => {
                     answer.tail = Some(Sequence(body.tail.get()));

@@ -275,7 +275,7 @@ impl ReadCore {
             wait_ms: U16::new(wait_ms),
         };
         out[HEADER_BYTES..HEADER_BYTES + size_of::<ReadBody>()].copy_from_slice(body.as_bytes());
-        let length = finish_request(out, Kind::Read, self.cluster, self.group, request.id, size_of::<ReadBody>());
+        let length = finish_request(out, (Kind::Read, 0), self.cluster, self.group, request.id, size_of::<ReadBody>());
         Some((self.route.target(), length))
     }
 

@@ -2,20 +2,22 @@
 //! cores. Also the header that every request carries. No state; called by the cores and by [`crate::query`].
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use synod_wire::client::{AckHeader, AckRun, ReadEntry, ReadReplyBody, Refusal, RefusalBody, SessionBody, StatusBody};
+use synod_wire::client::{
+    AckHeader, AckRun, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody, StageRow, StatusBody,
+};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
-use zerocopy::FromBytes;
 use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// A reply, borrowed from its datagram.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reply<'a> {
-    Appended(AckHeader, &'a [AckRun]),
+    Appended(AckHeader, &'a [AckRun], &'a [Receipt]),
     Rejected(Rejection),
     SessionOpened(SessionBody),
     Read(ReadReplyBody, ReadEntries<'a>),
-    Status(StatusBody, &'a [U64]),
+    Status(StatusBody, &'a [U64], &'a [StageRow]),
 }
 
 /// A refusal with its fields checked.
@@ -77,8 +79,9 @@ impl<'a> Reply<'a> {
                 let (header, rest) = read::<AckHeader>(payload)?;
                 let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(header.runs.get()))
                     .map_err(|_| FrameError::Truncated)?;
+                let (receipts, rest) = rows(rest, header.receipts)?;
                 nothing_left(rest)?;
-                Ok(Reply::Appended(header, runs))
+                Ok(Reply::Appended(header, runs, receipts))
             }
             Kind::Rejected => {
                 let (body, rest) = read::<RefusalBody>(payload)?;
@@ -101,8 +104,9 @@ impl<'a> Reply<'a> {
                 let (body, rest) = read::<StatusBody>(payload)?;
                 let (counters, rest) = <[U64]>::ref_from_prefix_with_elems(rest, usize::from(body.counters))
                     .map_err(|_| FrameError::Truncated)?;
+                let (stages, rest) = rows(rest, body.stages)?;
                 nothing_left(rest)?;
-                Ok(Reply::Status(body, counters))
+                Ok(Reply::Status(body, counters, stages))
             }
             other => Err(FrameError::Kind(other as u8)),
         }
@@ -128,6 +132,10 @@ fn read<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), FrameError> {
     T::read_from_prefix(bytes).map_err(|_| FrameError::Truncated)
 }
 
+fn rows<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8], count: u8) -> Result<(&[T], &[u8]), FrameError> {
+    <[T]>::ref_from_prefix_with_elems(bytes, usize::from(count)).map_err(|_| FrameError::Truncated)
+}
+
 fn nothing_left(rest: &[u8]) -> Result<(), FrameError> {
     if rest.is_empty() { Ok(()) } else { Err(FrameError::Body) }
 }
@@ -136,7 +144,7 @@ fn nothing_left(rest: &[u8]) -> Result<(), FrameError> {
 /// goes into the header's `slot`, for requests that have no body of their own.
 pub(crate) fn finish_request(
     out: &mut [u8],
-    kind: Kind,
+    (kind, flags): (Kind, u8),
     cluster: ClusterId,
     group: GroupId,
     request_id: u64,
@@ -144,7 +152,7 @@ pub(crate) fn finish_request(
 ) -> usize {
     let header = Header {
         kind,
-        flags: 0,
+        flags,
         from: NodeId(0),
         group,
         cluster,

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::batch::Run;
 use synod_wire::client::{
-    AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, Refusal, RefusalBody, SessionBody, durability,
+    AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Refusal, RefusalBody, SessionBody,
 };
 use synod_wire::frame::{Header, Kind, frame_bytes, parse, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
@@ -82,8 +82,8 @@ pub(crate) fn appended(runs: &[(u64, u64, u64, u32)], credit: u32) -> Vec<u8> {
     let head = AckHeader {
         client_id: U128::new(CLIENT),
         runs: U16::new(runs.len() as u16),
-        durability: durability::DISK,
-        reserved: 0,
+        durability: Durability::Disk as u8,
+        receipts: 0,
         credit: U32::new(credit),
     };
     let mut payload = head.as_bytes().to_vec();

@@ -3,6 +3,8 @@
 //! Pure bookkeeping, called by [`crate::session`] only. Sequences run `base <= first_unacked <= end`; those below
 //! `first_unacked` are acknowledged and wait to be reported, those from it on may be acknowledged out of order.
 
+use synod_wire::client::Durability;
+
 /// One entry.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
@@ -15,8 +17,15 @@ struct Slot {
     /// How often it was sent; saturates.
     sends: u8,
     acked: bool,
-    sequence: u64,
-    timestamp_ns: u64,
+    place: Placed,
+}
+
+/// What an acknowledgement says of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) sequence: u64,
+    pub(crate) timestamp_ns: u64,
+    pub(crate) durability: Durability,
 }
 
 /// Consecutive entries that were sequenced side by side with one timestamp.
@@ -25,6 +34,7 @@ pub(crate) struct AckedRun {
     pub(crate) client_seq: u64,
     pub(crate) sequence: u64,
     pub(crate) timestamp_ns: u64,
+    pub(crate) durability: Durability,
     pub(crate) entries: u32,
 }
 
@@ -158,15 +168,15 @@ impl Window {
     }
 
     /// Records an acknowledgement of an entry held.
-    pub(crate) fn acknowledge(&mut self, client_seq: u64, sequence: u64, timestamp_ns: u64) -> Mark {
+    pub(crate) fn acknowledge(&mut self, client_seq: u64, place: Placed) -> Mark {
         let slot = self.slot_mut(client_seq);
         if slot.acked {
-            let same = slot.sequence == sequence && slot.timestamp_ns == timestamp_ns;
+            // What is told again may rest on more, or less: the members' settings may have changed meanwhile.
+            let same = slot.place.sequence == place.sequence && slot.place.timestamp_ns == place.timestamp_ns;
             return if same { Mark::Known } else { Mark::Conflict };
         }
         slot.acked = true;
-        slot.sequence = sequence;
-        slot.timestamp_ns = timestamp_ns;
+        slot.place = place;
         while self.first_unacked < self.end && self.slot(self.first_unacked).acked {
             self.first_unacked += 1;
         }
@@ -183,20 +193,22 @@ impl Window {
         if self.len() == 0 || !self.slot(self.base).acked {
             return None;
         }
-        let first = *self.slot(self.base);
+        let first = self.slot(self.base).place;
         let client_seq = self.base;
         let mut entries = 0;
         while self.base < self.end && entries < u32::MAX {
             let slot = self.slot(self.base);
-            let follows = first.sequence.checked_add(u64::from(entries)) == Some(slot.sequence);
-            if !slot.acked || !follows || slot.timestamp_ns != first.timestamp_ns {
+            let follows = first.sequence.checked_add(u64::from(entries)) == Some(slot.place.sequence);
+            let same = Placed { sequence: first.sequence, ..slot.place } == first;
+            if !slot.acked || !follows || !same {
                 break;
             }
             entries += 1;
             self.base += 1;
         }
         self.first_unacked = self.first_unacked.max(self.base);
-        Some(AckedRun { client_seq, sequence: first.sequence, timestamp_ns: first.timestamp_ns, entries })
+        let Placed { sequence, timestamp_ns, durability } = first;
+        Some(AckedRun { client_seq, sequence, timestamp_ns, durability, entries })
     }
 
     /// Takes out the entries at the front that are not acknowledged: (first, last).
@@ -234,23 +246,43 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
+    fn placed(sequence: u64, timestamp_ns: u64) -> Placed {
+        Placed { sequence, timestamp_ns, durability: Durability::Disk }
+    }
+
+    fn run(client_seq: u64, sequence: u64, entries: u32) -> Option<AckedRun> {
+        Some(AckedRun { client_seq, sequence, timestamp_ns: 7, durability: Durability::Disk, entries })
+    }
+
+    #[test]
+    fn entries_that_rest_on_other_things_are_told_apart() {
+        let mut window = Window::new(8, 64);
+        for entry in [b"a", b"b"] {
+            window.push(entry, 0).unwrap();
+        }
+        window.acknowledge(1, placed(100, 7));
+        window.acknowledge(2, Placed { durability: Durability::Memory, ..placed(101, 7) });
+        assert_eq!(window.take_acked(), run(1, 100, 1));
+        assert_eq!(window.take_acked().map(|run| (run.client_seq, run.durability)), Some((2, Durability::Memory)));
+    }
+
     #[test]
     fn acknowledgements_out_of_order_are_taken_in_order_and_in_runs() {
         let mut window = Window::new(8, 64);
         for entry in [&b"a"[..], b"bb", b"ccc", b"d"] {
             window.push(entry, 0).unwrap();
         }
-        assert_eq!(window.acknowledge(2, 101, 7), Mark::New);
+        assert_eq!(window.acknowledge(2, placed(101, 7)), Mark::New);
         assert_eq!(window.take_acked(), None);
         assert_eq!(window.first_unacked(), 1);
-        assert_eq!(window.acknowledge(1, 100, 7), Mark::New);
-        assert_eq!(window.acknowledge(1, 100, 7), Mark::Known);
-        assert_eq!(window.acknowledge(1, 102, 7), Mark::Conflict);
-        assert_eq!(window.acknowledge(4, 104, 7), Mark::New);
-        assert_eq!(window.take_acked(), Some(AckedRun { client_seq: 1, sequence: 100, timestamp_ns: 7, entries: 2 }));
+        assert_eq!(window.acknowledge(1, placed(100, 7)), Mark::New);
+        assert_eq!(window.acknowledge(1, placed(100, 7)), Mark::Known);
+        assert_eq!(window.acknowledge(1, placed(102, 7)), Mark::Conflict);
+        assert_eq!(window.acknowledge(4, placed(104, 7)), Mark::New);
+        assert_eq!(window.take_acked(), run(1, 100, 2));
         assert_eq!(window.take_acked(), None);
         assert_eq!(window.take_unacked(), Some((3, 3)));
-        assert_eq!(window.take_acked(), Some(AckedRun { client_seq: 4, sequence: 104, timestamp_ns: 7, entries: 1 }));
+        assert_eq!(window.take_acked(), run(4, 104, 1));
         assert_eq!((window.len(), window.first_unacked()), (0, 5));
     }
 
@@ -290,7 +322,7 @@ mod tests {
                 }
                 for _ in 0..takes[i].min(model.len()) {
                     let (client_seq, _) = model.pop_front().unwrap();
-                    window.acknowledge(client_seq, client_seq * 2, 0);
+                    window.acknowledge(client_seq, placed(client_seq * 2, 0));
                     prop_assert_eq!(window.take_acked().map(|run| (run.client_seq, run.entries)), Some((client_seq, 1)));
                 }
             }

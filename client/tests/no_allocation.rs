@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_client::{ClusterId, Core, Event, GroupId, NodeId, Options};
-use synod_wire::client::{AckHeader, AckRun, SessionBody, durability};
+use synod_wire::client::{AckHeader, AckRun, Durability, SessionBody};
 use synod_wire::frame::{Header, Kind, parse, write_frame};
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
 use zerocopy::IntoBytes;
@@ -64,8 +64,8 @@ fn acknowledge(out: &mut [u8], request: &[u8]) -> usize {
     let head = AckHeader {
         client_id: U128::new(CLIENT),
         runs: U16::new(1),
-        durability: durability::DISK,
-        reserved: 0,
+        durability: Durability::Disk as u8,
+        receipts: 0,
         credit: U32::new(1_000),
     };
     let ack = AckRun {

@@ -71,6 +71,11 @@ impl Replica {
         }
     }
 
+    /// Logs what the driver calls persisted from here on; gives the record's Lsn.
+    pub fn log_durability(&mut self, memory: bool) -> Lsn {
+        self.persist(Record::Durability { memory })
+    }
+
     pub(crate) fn on_heartbeat(&mut self, from: NodeId, lsn: Lsn, ballot: Ballot, chosen: Slot, sent_ns: u64) {
         if ballot.node != from {
             return;

@@ -379,6 +379,11 @@ impl Replica {
         self.halted
     }
 
+    /// Slots that a leader may have open.
+    pub fn window_slots(&self) -> u64 {
+        self.settings.window_slots
+    }
+
     /// The promise.
     pub fn promised(&self) -> Ballot {
         self.promised

@@ -334,7 +334,8 @@ pub enum Input {
     },
     /// A batch of client entries is ready. Only when [`crate::Replica::can_propose`].
     Propose,
-    /// Every record up to this one is on stable storage.
+    /// Every record up to this one is on stable storage. (Or in memory, where the group is to rest on that: then this log must
+    /// never be started from again unless all of it reached the disk.)
     Persisted {
         /// The last.
         upto: Lsn,
@@ -387,6 +388,12 @@ pub enum Record {
     Founded(Vec<(NodeId, u64)>),
     /// The highest Lsn counted from each peer: [`Replica::peer_marks`](crate::Replica::peer_marks), as they are when this is put out.
     PeerMarks,
+    /// Records count as persisted from here on when they lie in memory (or, if not, on disk): a note of the driver's, which
+    /// decides what it calls persisted ([`Input::Persisted`]).
+    Durability {
+        /// In memory.
+        memory: bool,
+    },
     /// The damage of these Lsns hides nothing any more. It names them all: what is damaged later, below them in the log too,
     /// is not repaired by it.
     Repaired(Vec<LsnRun>),

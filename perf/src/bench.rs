@@ -50,6 +50,9 @@ pub(crate) struct BenchArgs {
     /// Nodes of the cluster that is started, and of the skeleton.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
     nodes: u8,
+    /// What the product's acknowledgements rest on. With "memory" it is compared with the skeleton without writes.
+    #[arg(long, value_enum, default_value = "disk")]
+    durability: Durability,
     /// The synod program; left out: the one beside this, built anew under cargo.
     #[arg(long, value_name = "FILE")]
     synod: Option<PathBuf>,
@@ -74,6 +77,26 @@ enum Mode {
     Closed,
     /// A constant rate, whatever the system does.
     Open,
+}
+
+/// What an acknowledgement rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// The disks of a quorum.
+    Disk,
+    /// Their memory.
+    Memory,
+}
+
+impl Durability {
+    /// As `wal.durability` has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+        }
+    }
 }
 
 /// One round of one level.
@@ -138,6 +161,7 @@ struct Report {
     size: usize,
     entries_per_datagram: usize,
     nodes: usize,
+    durability: Durability,
     skeleton_wait: String,
     client_spin_us: u64,
     levels: Vec<Level>,
@@ -152,7 +176,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let dir = files::directory(args.rounds.dir.as_deref())?;
     let cluster = match &args.config {
         Some(file) => Cluster::running(file, args.group)?,
-        None => Cluster::start(&cluster::program(args.synod.as_deref())?, dir.path(), args.nodes, &args.shape)?,
+        None => {
+            let program = cluster::program(args.synod.as_deref())?;
+            Cluster::start(&program, dir.path(), args.nodes, &args.shape, args.durability)?
+        }
     };
     let members = cluster.members.len();
     let logs = Logs::prepare(dir.path(), if args.skip_skeleton { 0 } else { members })?;
@@ -166,6 +193,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         size: args.shape.size,
         entries_per_datagram: args.shape.per_datagram(),
         nodes: members,
+        durability: args.durability,
         skeleton_wait: format!("{:?}", args.wait.mode()),
         client_spin_us: args.client_spin_us,
         levels,
@@ -329,6 +357,7 @@ impl Bench<'_> {
         let mut client = ProductClient::connect(&mut self.cluster, &setup).context("the product")?;
         let processes = self.cluster.processes();
         let before = self.cluster.status();
+        self.check_durability(&before)?;
         let watch = Watch::start(&processes)?;
         let measured = load::run(&mut client, &self.plan(pace)).context("the product");
         // What a node said before it ended tells more than the silence that followed.
@@ -348,12 +377,27 @@ impl Bench<'_> {
         })
     }
 
+    /// A cluster that runs already, or an override by the environment, may rest on something else than what is compared.
+    fn check_durability(&self, statuses: &[Status]) -> anyhow::Result<()> {
+        let asked = self.args.durability.name();
+        let other = |status: &&Status| status.durability.is_some_and(|durability| durability.name() != asked);
+        match statuses.iter().find(other) {
+            None => Ok(()),
+            Some(status) => bail!("--durability is {asked}, but node {} runs with another wal.durability", status.node),
+        }
+    }
+
     fn skeleton_round(&self, pace: Pace) -> anyhow::Result<Option<(Measured, Vec<Work>)>> {
         if self.args.skip_skeleton {
             return Ok(None);
         }
         let nodes = self.cluster.members.len();
-        let setup = Setup { nodes, durable: true, shape: self.args.shape, wait: self.args.wait };
+        let setup = Setup {
+            nodes,
+            durable: self.args.durability == Durability::Disk,
+            shape: self.args.shape,
+            wait: self.args.wait,
+        };
         run_skeleton(&setup, &self.logs, &self.plan(pace)).context("the skeleton").map(Some)
     }
 }
@@ -411,12 +455,15 @@ fn round_line(pace: &str, number: u32, round: &Round) -> String {
 }
 
 fn print(report: &Report, counters: bool) {
-    let Report { host, size, entries_per_datagram, nodes, skeleton_wait, client_spin_us, levels } = report;
+    let Report { host, size, entries_per_datagram, nodes, durability, skeleton_wait, client_spin_us, levels } = report;
     println!(
         "kernel {}, {} processors; skeleton {skeleton_wait}, client {client_spin_us} µs",
         host.kernel, host.processors
     );
-    println!("{nodes} nodes, entries of {size} bytes, up to {entries_per_datagram} a datagram\n");
+    let durability = durability.name();
+    println!(
+        "{nodes} nodes, durability {durability}, entries of {size} bytes, up to {entries_per_datagram} a datagram\n"
+    );
     println!("{}", report::heading("all rounds"));
     for level in levels {
         let name = level.name();

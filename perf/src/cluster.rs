@@ -1,6 +1,7 @@
 //! The product's nodes: three or five processes of the `synod` binary on loopback with their logs on a real disk, or a
 //! cluster that runs already. Called by `bench`.
 
+use crate::bench::Durability;
 use crate::options::ShapeArgs;
 use anyhow::{Context, anyhow, bail, ensure};
 use std::fs::File;
@@ -54,11 +55,18 @@ impl Cluster {
     }
 
     /// Formats and starts `nodes` nodes in `dir`.
-    pub(crate) fn start(program: &Path, dir: &Path, nodes: u8, shape: &ShapeArgs) -> anyhow::Result<Cluster> {
+    pub(crate) fn start(
+        program: &Path,
+        dir: &Path,
+        nodes: u8,
+        shape: &ShapeArgs,
+        durability: Durability,
+    ) -> anyhow::Result<Cluster> {
         let ports = free_ports(2 * usize::from(nodes))?;
         let (peers, clients) = ports.split_at(usize::from(nodes));
         let file = dir.join("cluster.toml");
-        std::fs::write(&file, config_text(dir, peers, clients, shape)).context("cannot write the configuration")?;
+        std::fs::write(&file, config_text(dir, peers, clients, shape, durability))
+            .context("cannot write the configuration")?;
         let address = |port: &u16| SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port);
         let members = (0..nodes).map(NodeId).zip(clients.iter().map(address)).collect();
         let mut cluster =
@@ -168,11 +176,12 @@ impl Drop for Node {
 }
 
 /// The product's defaults, but for the addresses, the directories and the size of a datagram.
-fn config_text(dir: &Path, peers: &[u16], clients: &[u16], shape: &ShapeArgs) -> String {
+fn config_text(dir: &Path, peers: &[u16], clients: &[u16], shape: &ShapeArgs, durability: Durability) -> String {
     let mut text = format!(
-        "[cluster]\nid = {}\n\n[net]\nmax_batch_bytes = {}\n\n[log]\nlevel = \"warn\"\n",
+        "[cluster]\nid = {}\n\n[net]\nmax_batch_bytes = {}\n\n[wal]\ndurability = \"{}\"\n\n[log]\nlevel = \"warn\"\n",
         CLUSTER.0,
-        shape.max_batch_bytes()
+        shape.max_batch_bytes(),
+        durability.name()
     );
     for (node, (peer, client)) in peers.iter().zip(clients).enumerate() {
         text.push_str(&format!(
@@ -226,7 +235,11 @@ mod tests {
         let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cluster.toml");
-        std::fs::write(&file, config_text(dir.path(), &[7001, 7002, 7003], &[7011, 7012, 7013], &shape)).unwrap();
+        std::fs::write(
+            &file,
+            config_text(dir.path(), &[7001, 7002, 7003], &[7011, 7012, 7013], &shape, Durability::Memory),
+        )
+        .unwrap();
         let config = synod::config::load::load(&file).unwrap().config;
         let defaults = synod::config::Config::default();
         assert_eq!(config.net, defaults.net);
@@ -242,7 +255,7 @@ mod tests {
     fn a_program_that_is_not_there_is_named() {
         let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
         let dir = tempfile::tempdir().unwrap();
-        let error = Cluster::start(Path::new("/no/such/synod"), dir.path(), 3, &shape).unwrap_err();
+        let error = Cluster::start(Path::new("/no/such/synod"), dir.path(), 3, &shape, Durability::Disk).unwrap_err();
         assert!(format!("{error:#}").contains("/no/such/synod"), "{error:#}");
     }
 
@@ -251,7 +264,7 @@ mod tests {
         let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
         let dir = tempfile::tempdir().unwrap();
         // It succeeds at formatting, and at starting it is done at once.
-        let mut cluster = Cluster::start(Path::new("/bin/true"), dir.path(), 1, &shape).unwrap();
+        let mut cluster = Cluster::start(Path::new("/bin/true"), dir.path(), 1, &shape, Durability::Disk).unwrap();
         cluster.nodes[0].child.wait().unwrap();
         let error = cluster.check().unwrap_err();
         assert!(error.to_string().contains("node 0 ended"), "{error}");

@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_ring::{Arena, Event, FileSlot, Io, Settings, UringIo, port};
+use synod_ring::{Arena, Event, FileSlot, Io, LogWriter, Settings, UringIo, port};
 
 /// Arguments of `floor`.
 #[derive(Args, Debug)]
@@ -223,6 +223,9 @@ impl Disk {
             socket_buffer_bytes: 1 << 16,
             wait: wait.mode(),
             dont_fragment: false,
+            log_writer: LogWriter::Ring,
+            napi_busy_poll_us: 0,
+            segmentation: false,
             max_events: 16,
         };
         settings.cq_entries = settings.cq_entries_min();

@@ -77,9 +77,18 @@ fn parse_host(stat: &str) -> Option<Ticks> {
     Some(Ticks { busy, stolen: *fields.get(7)? })
 }
 
+/// Processor time that these processes have used so far, seconds.
+pub(crate) fn processor_seconds(processes: &[u32]) -> anyhow::Result<f64> {
+    Ok(ticks_of(processes.iter().copied())? as f64 / TICKS_A_SECOND)
+}
+
 fn our_ticks(processes: &[u32]) -> anyhow::Result<u64> {
+    ticks_of(processes.iter().copied().chain([std::process::id()]))
+}
+
+fn ticks_of(processes: impl Iterator<Item = u32>) -> anyhow::Result<u64> {
     let mut ticks = 0;
-    for process in processes.iter().copied().chain([std::process::id()]) {
+    for process in processes {
         let path = format!("/proc/{process}/stat");
         let stat = std::fs::read_to_string(&path).with_context(|| format!("process {process} is gone"))?;
         ticks += parse_process(&stat).with_context(|| format!("{path} has an unknown form"))?;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `floor` | the command `floor`: what this machine can do at best |
 //! | `bench` | the command `bench`: the product against that, interleaved |
+//! | `wait` | the command `wait`: the automatic wait mode against the fixed ones |
 //! | `against` | the command `against`: our skeleton against an independent one |
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
@@ -36,6 +37,7 @@ mod report;
 mod skeleton;
 mod stats;
 mod trace;
+mod wait;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -54,6 +56,14 @@ enum Command {
     Floor(floor::FloorArgs),
     /// The product under load, interleaved with the skeleton of the same shape
     Bench(bench::BenchArgs),
+    /// The automatic wait mode against the fixed ones, in four situations
+    Wait(wait::WaitBenchArgs),
+    /// Nodes without load; started by `wait`
+    #[command(hide = true)]
+    WaitIdle(wait::IdleArgs),
+    /// A process that only computes; started by `wait`
+    #[command(hide = true)]
+    WaitHog,
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
     /// Instructions and system calls of a commit, against those of the last time
@@ -87,6 +97,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Wait(args) => wait::run(&args),
+        Command::WaitIdle(args) => wait::run_idle(&args),
+        Command::WaitHog => wait::run_hog(),
         Command::Against(args) => against::run(&args),
         Command::Baseline(args) => baseline::run(&args),
         Command::TraceCalls(args) => baseline::run_trace(&args),

@@ -20,7 +20,6 @@ mod arena;
 mod clock;
 mod file;
 mod port;
-#[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]
 mod socket;
@@ -33,10 +32,9 @@ mod wake;
 pub use arena::{Arena, Loan, Slice};
 pub use file::{BlockFile, Reading, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
+pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX};
 #[cfg(not(loom))]
-pub use settings::{Settings, Stats, WRITES_MAX};
-#[cfg(not(loom))]
-pub use uring::{CLOSE_WAIT, Features, UringIo, probe};
+pub use uring::{CLOSE_WAIT, Features, LOG_THREAD_PRIORITY, LogThreadGot, UringIo, probe};
 pub use wait::{BACK_OFF_MAX_NS, BACK_OFF_MIN_NS, LATE_YIELD_NS, PROMPT_YIELDS, WaitMode};
 pub use wake::Waker;
 
@@ -102,6 +100,12 @@ pub struct FileSlot(pub u8);
 /// Log files that can be registered at once: the one that is written, the next, and one that still has writes in flight.
 pub const FILE_SLOTS: u8 = 4;
 
+/// Datagrams of one train, see [`Io::send_peer_train`]: half of what the oldest kernels take.
+pub const SEGMENTS_MAX: usize = 32;
+
+/// Bytes of one train: the longest UDP payload is 65,507.
+pub const TRAIN_BYTES_MAX: usize = 65_000;
+
 /// Everything that a shard may ask of the world. One thread, no locks.
 pub trait Io {
     /// A request to the housekeeping thread.
@@ -117,6 +121,12 @@ pub trait Io {
     /// Monotonic nanoseconds, as read at the end of the last [`Io::poll`].
     fn now_ns(&self) -> u64;
 
+    /// The clock of [`Io::now_ns`], read now: to measure what happens within a turn, never to decide anything. A reactor whose
+    /// time stands still within a turn has no other.
+    fn stage_ns(&self) -> u64 {
+        self.now_ns()
+    }
+
     /// Nanoseconds since the Unix epoch, as read at the end of the last [`Io::poll`].
     fn wall_ns(&self) -> u64;
 
@@ -129,6 +139,15 @@ pub trait Io {
     /// Queues a datagram to the member with this index in the peers' table.
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>);
 
+    /// Queues several datagrams to the member, one for each slice. All are as long as the first but the last, which may be
+    /// shorter; at most [`SEGMENTS_MAX`] and [`TRAIN_BYTES_MAX`]. To the receiver they are as if sent one by one; where the
+    /// kernel refuses one of them, it refuses all.
+    fn send_peer_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) {
+        for bytes in datagrams {
+            self.send_peer(peer, *bytes);
+        }
+    }
+
     /// Queues a datagram to a client.
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>);
 
@@ -140,6 +159,11 @@ pub trait Io {
 
     /// Hands a job to the housekeeping thread; gives it back if the queue is full.
     fn request(&mut self, job: Self::Job) -> Result<(), Self::Job>;
+
+    /// What the reactor counted so far; all zero where nothing enters a kernel.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
 }
 
 /// A reactor that cannot be set up, or cannot go on.

@@ -1,4 +1,4 @@
-//! The way between a core and a housekeeping thread: two bounded lock-free queues, a doorbell towards the thread, a wake
+//! The way between a core and a housekeeping thread, or its log-writer thread: two bounded lock-free queues, a doorbell towards the thread, a wake
 //! towards the core.
 //!
 //! A core asks ([`crate::Io::request`]) and never waits: with [`Port::capacity`] jobs outstanding it gets its job back, and
@@ -12,7 +12,7 @@
 
 use crate::IoError;
 use crate::sync::{Arc, ArrayQueue, AtomicBool, FutexWord, Ordering};
-use crate::wake::{DONE, WakeState};
+use crate::wake::{DONE, WRITTEN, WakeState};
 use std::time::Duration;
 
 /// How long [`HousePort::next`] sleeps at most before it looks at its stop flag, for those who set the flag and cannot ring.
@@ -71,6 +71,8 @@ struct Queues<J, D> {
     jobs: ArrayQueue<J>,
     done: ArrayQueue<D>,
     wake: Arc<WakeState>,
+    /// What an answer wakes the core for.
+    reason: u32,
     doorbell: Doorbell,
 }
 
@@ -104,15 +106,20 @@ pub fn port<J, D>(capacity: usize) -> Result<Ends<J, D>, IoError> {
 /// # Panics
 /// If `capacity` is 0.
 pub fn port_at<J, D>(capacity: usize, doorbell: &Doorbell) -> Result<Ends<J, D>, IoError> {
-    assert!(capacity > 0, "a port without room for a job");
     let wake = WakeState::new().map_err(|source| IoError::System { call: "eventfd", source })?;
+    Ok(connect(capacity, doorbell, Arc::new(wake), DONE))
+}
+
+fn connect<J, D>(capacity: usize, doorbell: &Doorbell, wake: Arc<WakeState>, reason: u32) -> Ends<J, D> {
+    assert!(capacity > 0, "a port without room for a job");
     let queues = Arc::new(Queues {
         jobs: ArrayQueue::new(capacity),
         done: ArrayQueue::new(capacity),
-        wake: Arc::new(wake),
+        wake,
+        reason,
         doorbell: doorbell.clone(),
     });
-    Ok((Port { queues: queues.clone(), capacity, outstanding: 0 }, HousePort { queues }))
+    (Port { queues: queues.clone(), capacity, outstanding: 0 }, HousePort { queues })
 }
 
 impl<J, D> Port<J, D> {
@@ -143,6 +150,16 @@ impl<J, D> Port<J, D> {
     pub(crate) fn wake(&self) -> &Arc<WakeState> {
         &self.queues.wake
     }
+
+    /// Wakes the thread, for a reason that is no job.
+    pub(crate) fn ring(&self) {
+        self.queues.doorbell.ring();
+    }
+
+    /// A second port of this core, to the log-writer thread: its answers wake the same core, for a reason of their own.
+    pub(crate) fn beside<J2, D2>(&self, capacity: usize) -> Ends<J2, D2> {
+        connect(capacity, &Doorbell::new(), self.queues.wake.clone(), WRITTEN)
+    }
 }
 
 impl<J, D> HousePort<J, D> {
@@ -172,7 +189,12 @@ impl<J, D> HousePort<J, D> {
     /// If more answers are given than jobs were taken.
     pub fn done(&self, done: D) {
         assert!(self.queues.done.push(done).is_ok(), "more answers than jobs");
-        self.queues.wake.signal(DONE);
+        self.queues.wake.signal(self.queues.reason);
+    }
+
+    /// Wakes the core, for a reason that is no answer.
+    pub(crate) fn signal(&self, reason: u32) {
+        self.queues.wake.signal(reason);
     }
 
     /// What this end's thread sleeps on.
@@ -285,8 +307,7 @@ mod loom_tests {
                 while asked < JOBS && core.request(Box::new(asked)).is_ok() {
                     asked += 1;
                 }
-                core.wake().event().read();
-                assert_eq!(core.wake().take(), DONE);
+                assert_eq!(core.wake().wait(), DONE);
                 while let Some(done) = core.next_done() {
                     assert_eq!(*done, answered + 10);
                     answered += 1;

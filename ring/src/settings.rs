@@ -39,8 +39,33 @@ pub struct Settings {
     pub wait: WaitMode,
     /// Refuse to fragment: a datagram beyond the path's MTU fails to send (EMSGSIZE) and is never cut up.
     pub dont_fragment: bool,
+    /// Hand several datagrams to one member to the kernel in one piece (UDP segmentation offload).
+    pub segmentation: bool,
+    /// How long a wait in the kernel polls the network cards' queues before it sleeps, where their drivers have NAPI;
+    /// microseconds, 0: not at all.
+    pub napi_busy_poll_us: u32,
     /// Events that one poll appends at most.
     pub max_events: usize,
+    /// How log writes go to the disk.
+    pub log_writer: LogWriter,
+}
+
+/// How log writes go to the disk.
+#[derive(Clone, Copy, Debug)]
+pub enum LogWriter {
+    /// Through the ring.
+    Ring,
+    /// By a thread of the reactor's own.
+    Thread(LogThread),
+    /// Whichever is faster at the time, by trials.
+    Auto(LogThread),
+}
+
+/// Where the log-writer thread runs.
+#[derive(Clone, Copy, Debug)]
+pub struct LogThread {
+    /// Its CPUs; left out: those of the thread that makes the reactor.
+    pub cpus: Option<rustix::thread::CpuSet>,
 }
 
 impl Settings {
@@ -123,10 +148,16 @@ pub struct Stats {
     pub receive_errors: u64,
     /// Datagrams queued for sending.
     pub sends: u64,
-    /// Those that the kernel refused.
+    /// Submissions that carried several datagrams.
+    pub trains: u64,
+    /// Submissions that the kernel refused.
     pub sends_failed: u64,
     /// Log writes queued.
     pub writes: u64,
+    /// Those of them that the log-writer thread carried out, or shall.
+    pub writes_by_thread: u64,
+    /// Times that the automatic choice of how to write changed.
+    pub writer_changes: u64,
     /// Log writes submitted again, because the kernel said that nothing had happened (EAGAIN, EINTR).
     pub writes_retried: u64,
     /// Wake-ups from other threads.

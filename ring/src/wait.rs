@@ -34,6 +34,8 @@ pub const LATE_YIELD_NS: u64 = 1_000_000;
 pub const BACK_OFF_MIN_NS: u64 = 10_000_000;
 /// For how long at most. With a hog that stays, `Auto` loses one slice to it in such a time: 4 ms of 2 s.
 pub const BACK_OFF_MAX_NS: u64 = 2_000_000_000;
+/// By how much each further late yield lengthens it: the longest is reached after five slices, within a second.
+const BACK_OFF_GROWTH: u64 = 4;
 /// Prompt yields in a row that halve the back-off again.
 pub const PROMPT_YIELDS: u32 = 256;
 
@@ -85,8 +87,8 @@ impl Waiter {
 
 /// What the automatic mode has learnt about yielding.
 ///
-/// One late yield is enough to stop: it cost more than some milliseconds of blocking do. Each further late one doubles the
-/// time until the next try, a run of prompt ones halves it.
+/// One late yield is enough to stop: it cost more than some milliseconds of blocking do. Each further late one makes the time
+/// until the next try four times as long, a run of prompt ones halves it.
 #[derive(Debug)]
 struct Patience {
     back_off_ns: u64,
@@ -107,7 +109,7 @@ impl Patience {
         if gap_ns >= LATE_YIELD_NS {
             self.prompt = 0;
             self.blocks_until_ns = now_ns.saturating_add(self.back_off_ns);
-            self.back_off_ns = (self.back_off_ns * 2).min(BACK_OFF_MAX_NS);
+            self.back_off_ns = (self.back_off_ns * BACK_OFF_GROWTH).min(BACK_OFF_MAX_NS);
             return true;
         }
         self.prompt += 1;
@@ -196,6 +198,14 @@ mod tests {
         lost_ns(&mut waiter, &mut now_ns, 10_000_000_000, SLICE_NS);
         let lost = lost_ns(&mut waiter, &mut now_ns, 20_000_000_000, SLICE_NS);
         assert!((9 * SLICE_NS..=11 * SLICE_NS).contains(&lost), "lost {lost} ns of 20 s");
+    }
+
+    #[test]
+    fn a_hog_is_known_for_one_within_a_second() {
+        let (mut waiter, mut now_ns) = (Waiter::new(AUTO), 0);
+        let lost = lost_ns(&mut waiter, &mut now_ns, 900_000_000, SLICE_NS);
+        assert_eq!(lost, 5 * SLICE_NS);
+        assert_eq!(lost_ns(&mut waiter, &mut now_ns, 1_900_000_000, SLICE_NS), 0);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{Node, node, node_with_peer, settings};
+use common::{Node, any_port, node, node_with_peer, settings};
 use std::net::UdpSocket;
-use synod_ring::{Event, Io, RxBuf, Settings, Socket};
+use synod_ring::{Event, Io, RxBuf, SEGMENTS_MAX, Settings, Socket};
 
 #[test]
 fn a_member_receives_what_another_sent() {
@@ -299,4 +299,83 @@ fn bytes_of_a_foreign_arena_are_refused() {
     let receiver = node(settings());
     let mut sender = node_with_peer(settings(), &receiver);
     sender.io.send_peer(0, receiver.send.slice(0, 1));
+}
+
+/// A train of these datagrams, its bytes one counter over all of them.
+fn send_train(sender: &mut Node, lengths: &[usize]) {
+    let all: usize = lengths.iter().sum();
+    sender.send.get_mut(0, all).iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
+    let mut start = 0;
+    let slices: Vec<_> = lengths
+        .iter()
+        .map(|len| {
+            start += len;
+            sender.send.slice(start - len, *len)
+        })
+        .collect();
+    sender.io.send_peer_train(0, &slices);
+}
+
+#[test]
+fn a_train_arrives_as_the_datagrams_that_it_was_made_of() {
+    for segmentation in [true, false] {
+        let mut receiver = node(settings());
+        receiver.expect_quiet();
+        let mut sender = node_with_peer(Settings { segmentation, ..settings() }, &receiver);
+        for lengths in [&[100, 100, 100][..], &[1_472, 1_472, 1_472, 7], &[50], &[1_000; SEGMENTS_MAX]] {
+            let before = sender.io.stats();
+            send_train(&mut sender, lengths);
+            sender.expect_quiet();
+            let after = sender.io.stats();
+            assert_eq!(after.sends - before.sends, lengths.len() as u64);
+            assert_eq!(after.trains - before.trains, u64::from(segmentation && lengths.len() > 1));
+            assert_eq!(after.enters - before.enters, 1);
+            let mut expected = (0..).map(|at: usize| at as u8);
+            let mut came = Vec::new();
+            while came.len() < lengths.len() {
+                for event in receiver.wait() {
+                    let Event::Datagram { buf, from: None } = event else {
+                        panic!("expected a datagram, got {event:?}")
+                    };
+                    came.push(receiver.io.datagram(&buf).len());
+                    assert!(receiver.io.datagram(&buf).iter().all(|byte| Some(*byte) == expected.next()));
+                    receiver.io.release(buf);
+                }
+            }
+            assert_eq!(came, lengths);
+        }
+    }
+}
+
+#[test]
+fn more_trains_than_places_are_sent_early_and_none_is_lost() {
+    const TRAINS: usize = 150;
+    let mut receiver = node(Settings { rx_buffers_peers: 512, cq_entries: 1_024, ..settings() });
+    receiver.expect_quiet();
+    let mut sender = node_with_peer(settings(), &receiver);
+    for _ in 0..TRAINS {
+        send_train(&mut sender, &[64, 64]);
+    }
+    sender.expect_quiet();
+    assert_eq!(sender.io.stats().trains, TRAINS as u64);
+    let mut came = 0;
+    while came < 2 * TRAINS {
+        for event in receiver.wait() {
+            let Event::Datagram { buf, .. } = event else { panic!("expected a datagram, got {event:?}") };
+            came += 1;
+            receiver.io.release(buf);
+        }
+    }
+}
+
+#[test]
+fn a_path_that_takes_no_trains_gets_single_datagrams_from_then_on() {
+    // No datagram goes to port 0; a device that cannot cut up trains refuses them with the same error.
+    let mut sender = node(Settings { peers: vec![any_port()], ..settings() });
+    send_train(&mut sender, &[64, 64]);
+    assert!(matches!(sender.look()[..], [Event::SendFailed(libc::EINVAL)]));
+    send_train(&mut sender, &[64, 64]);
+    let events = sender.look();
+    assert!(matches!(events[..], [Event::SendFailed(_), Event::SendFailed(_)]), "{events:?}");
+    assert_eq!((sender.io.stats().trains, sender.io.stats().sends), (1, 4));
 }

@@ -95,3 +95,14 @@ fn reactors_come_and_go_without_leaving_descriptors_behind() {
     // Other tests of this binary run beside this one and open some of their own; 40 reactors would have left 160.
     assert!(open() < before + 100, "{before} descriptors before, {} after", open());
 }
+
+/// Kernels before 6.9, or without CONFIG_NET_RX_BUSY_POLL, refuse; the reactor works all the same.
+#[test]
+fn busy_polling_is_asked_for_and_its_refusal_is_told_not_fatal() {
+    assert_eq!(node(settings()).io.napi_busy_poll(), Ok(()), "nothing was asked");
+    let mut polling = node(Settings { napi_busy_poll_us: 50, wait: WaitMode::Block, ..settings() });
+    let told = polling.io.napi_busy_poll();
+    assert!(matches!(told, Ok(()) | Err(libc::EINVAL | libc::EOPNOTSUPP)), "{told:?}");
+    polling.io.waker().wake();
+    assert!(matches!(polling.wait()[..], [synod_ring::Event::Woken]));
+}

@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn acknowledgements_name_the_last_place_of_each_run() {
         let head =
-            AckHeader { client_id: U128::new(1), runs: U16::new(2), durability: 1, reserved: 0, credit: U32::new(9) };
+            AckHeader { client_id: U128::new(1), runs: U16::new(2), durability: 1, receipts: 0, credit: U32::new(9) };
         let run = |first_sequence, entries| AckRun {
             first_seq: U64::new(1),
             first_sequence: U64::new(first_sequence),

@@ -169,8 +169,8 @@ impl Appender {
                     self.acked = self.acked.max(client_seq + u64::from(entries) - 1);
                     learnt.push(Learnt::Acked(client_seq, sequence.0, entries));
                 }
-                // What became of them shows when the session is opened again.
-                Event::Unknown { .. } | Event::SessionLost | Event::Refused { .. } => {}
+                // No receipt is asked for. What became of the others shows when the session is opened again.
+                Event::Receipt(_) | Event::Unknown { .. } | Event::SessionLost | Event::Refused { .. } => {}
             }
         }
         if let Some(reason) = self.core.closed() {

@@ -70,6 +70,7 @@ const UNSENT: &[(Kind, &str)] = &[
     (Kind::Repaired, ON_DISK),
     (Kind::Trailer, ON_DISK),
     (Kind::Segment, ON_DISK),
+    (Kind::Durability, ON_DISK),
     (Kind::Truncated, STEP_5),
     (Kind::Retention, STEP_5),
     (Kind::SnapshotMark, STEP_5),

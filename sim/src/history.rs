@@ -14,7 +14,7 @@ const EARLIER: usize = 32;
 /// Once they are, one of so many takes the place of another.
 const TAKEN_OF: u64 = 8;
 /// Where a frame says its kind.
-const KIND_OFFSET: usize = 17;
+pub(crate) const KIND_OFFSET: usize = 17;
 
 /// A datagram that was sent once.
 #[derive(Clone)]

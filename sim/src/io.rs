@@ -1,14 +1,16 @@
 //! The simulated [`Io`]: the production shard's only window to the world. It decides nothing: a [`Port`] shared with the
 //! engine holds what arrived and what the shard asked for; the engine carries it out after each turn.
 
+use crate::history::KIND_OFFSET;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use synod::shard::jobs::{Done, Job, MAX_JOBS};
-use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
-use synod_wire::frame::checksum;
+use synod_ring::{Arena, BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
+use synod_wire::frame::{Kind, checksum};
 
 /// Receive buffers of each socket.
 pub(crate) const RX_BUFFERS: usize = 128;
@@ -61,6 +63,8 @@ pub(crate) struct SimIo {
     free: Vec<u16>,
     files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     max_datagram_bytes: usize,
+    /// Where the log's arena lies.
+    log: Range<*const u8>,
     /// Datagrams queued since the last poll: the memory, and what was in it then.
     sent: Vec<(Loan, Rc<[u8]>)>,
     /// Log writes that have not ended: token, memory, and the checksum of what was in it at the start.
@@ -68,7 +72,7 @@ pub(crate) struct SimIo {
 }
 
 impl SimIo {
-    pub(crate) fn new(port: Rc<RefCell<Port>>, max_datagram_bytes: usize) -> SimIo {
+    pub(crate) fn new(port: Rc<RefCell<Port>>, max_datagram_bytes: usize, log: &Arena) -> SimIo {
         let (now_ns, wall_ns) = (port.borrow().now_ns, port.borrow().wall_ns);
         SimIo {
             port,
@@ -78,6 +82,7 @@ impl SimIo {
             free: (0..2 * RX_BUFFERS as u16).rev().collect(),
             files: Default::default(),
             max_datagram_bytes,
+            log: log.get(0, log.len()).as_ptr_range(),
             sent: Vec::new(),
             written: Vec::new(),
         }
@@ -90,6 +95,12 @@ impl SimIo {
             let now = unsafe { loan.bytes() };
             assert!(now == &*bytes, "bytes of a datagram changed before it was sent");
         }
+    }
+
+    /// A payload is copied once, from the datagram into the log's arena: what asks for a vote, and what is written, are those bytes.
+    fn check_is_of_log(&self, bytes: &[u8]) {
+        let of = bytes.as_ptr_range();
+        assert!(self.log.start <= of.start && of.end <= self.log.end, "bytes of the log that do not lie in its arena");
     }
 
     /// The same for a log write, up to its end.
@@ -162,6 +173,9 @@ impl Io for SimIo {
     }
 
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
+        if bytes.bytes().get(KIND_OFFSET) == Some(&(Kind::Accept as u8)) {
+            self.check_is_of_log(bytes.bytes());
+        }
         let mut port = self.port.borrow_mut();
         // A frame goes to one peer after the other: one copy for all of them.
         let same = match port.requests.last() {
@@ -185,6 +199,7 @@ impl Io for SimIo {
     }
 
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
+        self.check_is_of_log(bytes.bytes());
         let file = self.files[usize::from(file.0)].clone().expect("a write to a segment that was attached");
         self.written.push((token, bytes.lend(), checksum(bytes.bytes())));
         self.port.borrow_mut().requests.push(Request::Write { file, offset, bytes: bytes.bytes().to_vec(), token });

@@ -15,6 +15,7 @@ use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
 use synod_paxos::Role;
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
+use synod_wire::client::Durability;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind};
 use synod_wire::record::Configuration;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Quorums, Slot};
@@ -231,7 +232,7 @@ impl Node {
         self.damaged_since_start = false;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
-        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes);
+        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes, found.log.arena());
         let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
         self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
         self.health = Health::Up;
@@ -284,6 +285,7 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
         dir: dir.clone(),
         max_batch_bytes: plan.max_batch_bytes,
         core: None,
+        durability: if plan.memory_durability { Durability::Memory } else { Durability::Disk },
     }
 }
 

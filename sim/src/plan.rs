@@ -86,6 +86,10 @@ pub struct Plan {
     pub max_batch_bytes: usize,
     /// Log writes in flight at once.
     pub max_in_flight: usize,
+    /// What the nodes' word rests on. No seed draws memory: under it nobody who crashes comes back, and what a run demands of
+    /// restarts would be void. A scenario sets it.
+    #[serde(default)]
+    pub memory_durability: bool,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -122,6 +126,7 @@ impl Plan {
             window_slots: rng.pick(&[8, 32, 64, 128]),
             max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
+            memory_durability: false,
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,

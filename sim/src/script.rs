@@ -6,6 +6,7 @@
 //! nodes 5 quorums 4 2              members and quorums (majorities if not said)
 //! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
 //! victim 2                         whose state may be lost for good
+//! durability memory                nodes vouch for what lies in memory; who crashes does not come back
 //! sees a failed write ended the shard        a mark, or `fault NAME`, that every run must come by
 //! at 2000 isolate 0 3000           n0 is cut off from the others for 3,000 ms
 //! at 2000 oneway 0 1 3000          what n0 sends to n1 is lost
@@ -88,6 +89,7 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
                 plan.faults.insert(*fault, number(&words, 2)?);
             }
             "victim" => plan.victims = vec![number(&words, 1)? as usize],
+            "durability" => plan.memory_durability = words.get(1).is_some_and(|word| word == "memory"),
             "sees" => {}
             "at" => {
                 let step = Step { at_ms: number(&words, 1)?, words: words[2..].to_vec() };

@@ -335,6 +335,8 @@ impl Sim {
             Fatal::Log(_) => "its log cannot be read",
             Fatal::Io(_) => "its reactor failed",
             Fatal::Halted(_) => "it halted",
+            Fatal::Unsynced { .. } => "it had vouched for what was in memory only",
+            Fatal::NotSettled => "the disk did not take its log in time",
         };
         self.note(What::Node(node, format!("ends: {kind}")));
         self.stop(node, false)?;
@@ -349,6 +351,11 @@ impl Sim {
                 self.coverage.role(before, Role::Halted);
                 self.coverage.mark("a node that lost its state halted");
                 self.nodes[node].health = Health::Dead("it lost its state");
+                Ok(())
+            }
+            Fatal::Unsynced { .. } if self.plan.memory_durability => {
+                self.coverage.mark("a node that forgot what it vouched for was refused");
+                self.nodes[node].health = Health::Dead("it vouched for what lay in memory only");
                 Ok(())
             }
             Fatal::Log(_) if damaged || robbed => {
@@ -470,7 +477,7 @@ impl Sim {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
-                    status_told(node, shard, &bytes)?;
+                    status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }

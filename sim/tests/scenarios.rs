@@ -70,6 +70,7 @@ fn each_bug_fails_the_script_of_its_rule() {
         ("duplicate_sequenced_again", "retry_at_another_node"),
         ("gap_sequenced", "retry_at_another_node"),
         ("leader_counts_unsynced_vote", "leader_returns_from_a_long_sync"),
+        ("memory_restart_votes", "memory_durability"),
         ("promise_forgotten", "full_power_cut"),
         ("reopened_session_forgets", "retry_at_another_node"),
         ("rolled_back_votes", "rolled_back_disk"),

@@ -12,7 +12,7 @@ use std::io::{self, BufReader, BufWriter, Read, StdoutLock, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
-use synod_client::{Ack, Appender, ClientError, Options};
+use synod_client::{Ack, Appender, ClientError, Options, Stage};
 use synod_wire::GroupId;
 
 /// Chunks between the reading thread and the session: enough that neither waits for the other.
@@ -52,7 +52,7 @@ pub(super) fn append(args: &AppendArgs) -> Outcome {
         .name("input".into())
         .spawn(move || read_input(reader, &sender))
         .context("cannot start the thread that reads the input")?;
-    let outcome = run(&mut pipeline, &chunks, &mut Printer::new(args.quiet));
+    let outcome = run(&mut pipeline, &chunks, &mut Printer::new(args.quiet, args.receipt));
     // The thread ends when its channel closes, except while it waits for input that may never come: then the process's
     // end ends it.
     drop(chunks);
@@ -82,6 +82,7 @@ fn connect(config: &Config, group: GroupId, args: &AppendArgs) -> Result<Appende
         window_bytes: super::window_bytes(config, window),
         deadline: Duration::from_millis(args.deadline_ms),
         max_datagram_bytes: super::datagram_bytes(config),
+        receipts: args.receipt,
         ..Options::default()
     };
     let members = config.client_addresses(group);
@@ -117,19 +118,21 @@ fn read_input<R: Read>(mut reader: EntryReader<R>, chunks: &SyncSender<Chunk>) -
 
 /// Prints acknowledgements, or does not.
 struct Printer {
+    /// With each one's stages.
+    receipts: bool,
     out: Option<BufWriter<StdoutLock<'static>>>,
     /// The first error of writing: told once the session has settled what is in flight.
     error: Option<io::Error>,
 }
 
 impl Printer {
-    fn new(quiet: bool) -> Printer {
-        Printer { out: (!quiet).then(stdout), error: None }
+    fn new(quiet: bool, receipts: bool) -> Printer {
+        Printer { receipts, out: (!quiet).then(stdout), error: None }
     }
 
     fn ack(&mut self, ack: Ack) {
         if let (Some(out), None) = (&mut self.out, &self.error) {
-            self.error = writeln!(out, "{}\t{}", ack.sequence, ack.timestamp_ns).err();
+            self.error = line(out, &ack, self.receipts).err();
         }
     }
 
@@ -143,6 +146,19 @@ impl Printer {
     fn check(&mut self) -> Outcome {
         self.error.take().map_or(Ok(()), |error| Err(OutputError(error).into()))
     }
+}
+
+/// Sequence and timestamp; then, if wanted, the stages in nanoseconds since the datagram was reaped, "-" where there is none.
+fn line(out: &mut impl Write, ack: &Ack, receipts: bool) -> io::Result<()> {
+    write!(out, "{}\t{}", ack.sequence, ack.timestamp_ns)?;
+    let stages = Stage::ALL.iter().filter(|_| receipts);
+    for stage in stages {
+        match ack.receipt.and_then(|receipt| receipt.stages_ns[*stage as usize]) {
+            Some(ns) => write!(out, "\t{}={ns}", stage.name())?,
+            None => write!(out, "\t{}=-", stage.name())?,
+        }
+    }
+    writeln!(out)
 }
 
 /// Appends all chunks and waits for every acknowledgement. Stops early when nobody reads the output any more.

@@ -166,13 +166,15 @@ fn name(kind: Kind) -> &'static str {
         Kind::Trailer => "trailer",
         Kind::Session => "session",
         Kind::Segment => "segment",
+        Kind::Durability => "durability",
         _ => "message",
     }
 }
 
 /// What is in the payload, in short.
 fn detail(frame: &Frame<'_>) -> String {
-    use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark, RepairedRun};
+    use synod_wire::client::Durability;
+    use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, PeerMark, RepairedRun};
     use zerocopy::FromBytes;
     let bad = || "the payload does not have its kind's form".to_string();
     match frame.header.kind {
@@ -202,6 +204,14 @@ fn detail(frame: &Frame<'_>) -> String {
         Kind::Repaired => <[RepairedRun]>::ref_from_bytes(frame.payload).map_or_else(
             |_| bad(),
             |all| list(all.iter().map(|run| format!("damage of lsn {} to {}", run.first, run.last))),
+        ),
+        Kind::Durability => DurabilityMark::read_from_bytes(frame.payload).map_or_else(
+            |_| bad(),
+            |mark| match mark.durability() {
+                Some(Durability::Disk) => "on disk: an orderly end, all before is synced".to_string(),
+                Some(Durability::Memory) => "in memory: what follows was vouched for before it was written".to_string(),
+                None => format!("unknown: {}", mark.durability),
+            },
         ),
         _ => String::new(),
     }

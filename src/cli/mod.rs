@@ -125,6 +125,9 @@ struct AppendArgs {
     /// Print a summary instead of a line for each entry.
     #[arg(long)]
     quiet: bool,
+    /// Print with each entry where its time went on the leader: nanoseconds from its datagram to each stage.
+    #[arg(long, conflicts_with = "quiet")]
+    receipt: bool,
     /// How long an entry may wait for its acknowledgement before its outcome is given up as unknown.
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     deadline_ms: u64,

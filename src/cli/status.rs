@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_client::{ClientError, Status, TailSource};
+use synod_client::{ClientError, StageTimes, Status, TailSource};
 use synod_wire::client::role;
 use synod_wire::{GroupId, NodeId};
 
@@ -48,7 +48,27 @@ struct State {
     core: Option<u32>,
     /// Slots whose vote damage hides; -1: all above the chosen ones.
     unknown_slots: i64,
+    /// What its word rests on.
+    durability: Option<&'static str>,
+    /// How long commits took on it as a leader, from the client's datagram to each stage.
+    stages: BTreeMap<&'static str, StageState>,
     counters: BTreeMap<&'static str, u64>,
+}
+
+/// See [`synod_client::StageTimes`].
+#[derive(Debug, Serialize)]
+struct StageState {
+    count: u64,
+    p50_us: f64,
+    p99_us: f64,
+    max_us: f64,
+}
+
+impl StageState {
+    fn of(times: &StageTimes) -> StageState {
+        let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
+        StageState { count: times.count, p50_us: us(times.p50), p99_us: us(times.p99), max_us: us(times.max) }
+    }
 }
 
 impl State {
@@ -69,6 +89,8 @@ impl State {
             uptime_seconds: status.uptime.as_secs_f64(),
             core: status.core,
             unknown_slots: if status.unknown_slots == u32::MAX { -1 } else { status.unknown_slots.into() },
+            durability: status.durability.map(|durability| durability.name()),
+            stages: status.stages.iter().map(|times| (times.stage.name(), StageState::of(times))).collect(),
             counters: status.named_counters().collect(),
         }
     }

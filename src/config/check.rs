@@ -61,6 +61,7 @@ const RANGES: &[Range] = &[
     range("net.rx_buffers_peers", |c| c.net.rx_buffers_peers.into(), 16, 16_384, Form::PowerOfTwo),
     range("net.rx_buffers_clients", |c| c.net.rx_buffers_clients.into(), 16, 16_384, Form::PowerOfTwo),
     range("net.socket_buffer_bytes", |c| c.net.socket_buffer_bytes as u64, 65_536, 1 << 30, Form::Any),
+    range("net.napi_busy_poll_us", |c| c.net.napi_busy_poll_us.into(), 0, 10_000, Form::Any),
     range("net.max_events", |c| c.net.max_events as u64, 16, 65_536, Form::Any),
     range("wal.segment_bytes", |c| c.wal.segment_bytes, 4 << 20, 16 << 30, Form::MultipleOf(STRIDE_BYTES)),
     range("wal.arena_bytes", |c| c.wal.arena_bytes as u64, 8 << 20, 1 << 30, Form::MultipleOf(STRIDE_BYTES)),

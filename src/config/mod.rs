@@ -10,7 +10,7 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Level, QuorumSize, Wait};
+pub use values::{Durability, Level, QuorumSize, Wait, Writer, WriterCore};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -109,6 +109,10 @@ pub struct Net {
     pub socket_buffer_bytes: usize,
     /// The most completions in one turn.
     pub max_events: usize,
+    /// Whether several datagrams to one member go to the kernel in one piece.
+    pub segmentation: bool,
+    /// How long a wait in the kernel polls the network cards' queues, microseconds.
+    pub napi_busy_poll_us: u32,
 }
 
 /// `[wal]`.
@@ -123,6 +127,12 @@ pub struct Wal {
     pub max_in_flight: usize,
     /// The most that one log write covers.
     pub max_flush_bytes: usize,
+    /// How log writes go to the disk.
+    pub writer: Writer,
+    /// Where the log-writer thread runs.
+    pub writer_core: WriterCore,
+    /// When an entry counts as persisted.
+    pub durability: Durability,
 }
 
 /// `[consensus]`.
@@ -190,13 +200,23 @@ impl Default for Net {
             rx_buffers_clients: 512,
             socket_buffer_bytes: 4 << 20,
             max_events: 256,
+            segmentation: true,
+            napi_busy_poll_us: 0,
         }
     }
 }
 
 impl Default for Wal {
     fn default() -> Wal {
-        Wal { segment_bytes: 64 << 20, arena_bytes: 32 << 20, max_in_flight: 1, max_flush_bytes: 256 << 10 }
+        Wal {
+            segment_bytes: 64 << 20,
+            arena_bytes: 32 << 20,
+            max_in_flight: 1,
+            max_flush_bytes: 256 << 10,
+            writer: Writer::default(),
+            writer_core: WriterCore::default(),
+            durability: Durability::Disk,
+        }
     }
 }
 

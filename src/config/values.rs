@@ -20,6 +20,70 @@ pub enum Wait {
     Block,
 }
 
+/// What an acknowledgement rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The disks of a quorum.
+    #[default]
+    Disk,
+    /// Their memory.
+    Memory,
+}
+
+impl From<Durability> for synod_wire::client::Durability {
+    fn from(durability: Durability) -> synod_wire::client::Durability {
+        match durability {
+            Durability::Disk => synod_wire::client::Durability::Disk,
+            Durability::Memory => synod_wire::client::Durability::Memory,
+        }
+    }
+}
+
+/// How log writes go to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writer {
+    /// Through the pipeline's io_uring.
+    Ring,
+    /// By a thread of the pipeline's own.
+    Thread,
+    /// Whichever is faster at the time.
+    #[default]
+    Auto,
+}
+
+/// Where the log-writer thread of a pipeline runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriterCore {
+    /// On the CPU that takes the disk's interrupt, if there is one such CPU.
+    #[default]
+    Auto,
+    /// Wherever the scheduler puts it.
+    None,
+    /// On this CPU.
+    Cpu(usize),
+}
+
+impl Serialize for WriterCore {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            WriterCore::Auto => serializer.serialize_str("auto"),
+            WriterCore::None => serializer.serialize_str("none"),
+            WriterCore::Cpu(cpu) => serializer.serialize_u64(*cpu as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WriterCore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<WriterCore, D::Error> {
+        let words = [("auto", WriterCore::Auto), ("none", WriterCore::None)];
+        // What a set of CPUs holds.
+        let limit = rustix::thread::CpuSet::MAX_CPU as u64 - 1;
+        deserializer.deserialize_any(NumberOr { words, limit, number: |cpu| WriterCore::Cpu(cpu as usize) })
+    }
+}
+
 /// The least severe diagnostic message that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,8 +144,8 @@ impl Serialize for QuorumSize {
 
 impl<'de> Deserialize<'de> for QuorumSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<QuorumSize, D::Error> {
-        let number = deserializer.deserialize_any(NumberOr { word: "majority", limit: 64 })?;
-        Ok(number.map_or(QuorumSize::Majority, |nodes| QuorumSize::Nodes(nodes as u8)))
+        let words = [("majority", QuorumSize::Majority)];
+        deserializer.deserialize_any(NumberOr { words, limit: 64, number: |nodes| QuorumSize::Nodes(nodes as u8) })
     }
 }
 
@@ -99,33 +163,39 @@ pub(super) mod core {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<usize>, D::Error> {
-        let number = deserializer.deserialize_any(NumberOr { word: "none", limit: 65_535 })?;
-        Ok(number.map(|cpu| cpu as usize))
+        let words = [("none", None)];
+        deserializer.deserialize_any(NumberOr { words, limit: MAX_CPU, number: |cpu| Some(cpu as usize) })
     }
 }
 
-/// A number up to `limit`, or one word, which gives `None`.
-struct NumberOr {
-    word: &'static str,
+/// The highest number of a CPU that may be written.
+const MAX_CPU: u64 = 65_535;
+
+/// A number up to `limit`, or one of some words.
+struct NumberOr<T: Copy, const WORDS: usize> {
+    words: [(&'static str, T); WORDS],
     limit: u64,
+    number: fn(u64) -> T,
 }
 
-impl Visitor<'_> for NumberOr {
-    type Value = Option<u64>;
+impl<T: Copy, const WORDS: usize> Visitor<'_> for NumberOr<T, WORDS> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a number from 0 to {} or \"{}\"", self.limit, self.word)
+        write!(f, "a number from 0 to {}", self.limit)?;
+        self.words.iter().try_for_each(|(word, _)| write!(f, " or \"{word}\""))
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
         match u64::try_from(number) {
-            Ok(n) if n <= self.limit => Ok(Some(n)),
+            Ok(n) if n <= self.limit => Ok((self.number)(n)),
             _ => Err(E::invalid_value(Unexpected::Signed(number), &self)),
         }
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        if text == self.word { Ok(None) } else { Err(E::invalid_value(Unexpected::Str(text), &self)) }
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        let found = self.words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 

@@ -6,7 +6,8 @@
 
 use super::drain::Drain;
 use super::jobs::{Done, Job};
-use super::reply::{ReadRequest, acks_per_datagram, write_acks};
+use super::reply::{AckWriter, ReadRequest, acks_that_fit};
+use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
 use super::{Fatal, Shard};
 use crate::sequencer::{Answer, SESSION_CREDIT, Verdict};
@@ -16,7 +17,7 @@ use synod_paxos::{Input, Role};
 use synod_ring::{Io, RxBuf};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
 use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
-use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, parse, write_header};
+use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
 use synod_wire::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
@@ -40,6 +41,8 @@ struct Request {
     first_seq: u64,
     entries: u64,
     opens_session: bool,
+    /// Whether its acknowledgement is to carry a receipt.
+    receipt: bool,
     /// Bytes of the run.
     bytes: usize,
 }
@@ -47,7 +50,8 @@ struct Request {
 /// What became of a run, to be told to its client at the end of the turn.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
-    Answer(Answer),
+    /// The answer, and which of [`Admission::receipts`] goes with it.
+    Answer(Answer, Option<u32>),
     Opened,
     Refused(Refusal, u64, u64),
 }
@@ -58,7 +62,9 @@ pub(super) struct Admission {
     sessions: HashMap<u128, Admitted>,
     /// (client, order, what): sorted by client before they are told, each client's in order.
     outcomes: Vec<(u128, u32, Outcome)>,
-    answers: Vec<Answer>,
+    answers: Vec<(Answer, Option<u32>)>,
+    /// The times of the answers of this turn that asked for them.
+    receipts: Vec<Timeline>,
     batch: Option<OpenBatch>,
     pub(super) drain: Drain,
 }
@@ -67,6 +73,8 @@ pub(super) struct Admission {
 struct OpenBatch {
     used: usize,
     runs: u16,
+    /// Bit i: the i-th run asked for a receipt.
+    receipts: u64,
 }
 
 impl Admission {
@@ -75,20 +83,21 @@ impl Admission {
             sessions: HashMap::with_capacity(MAX_ADMITTED + 1),
             outcomes: Vec::with_capacity(1024),
             answers: Vec::with_capacity(128),
+            receipts: Vec::with_capacity(1024),
             batch: None,
-            drain: Drain::new(),
+            drain: Drain::default(),
         }
     }
 
     /// This node leads no longer: what it admitted says nothing about the next leader's log.
     pub(super) fn clear(&mut self) {
         self.sessions.clear();
-        self.drain.clear();
     }
 
-    /// Bytes of the batch that is being sealed.
-    pub(super) fn batch_bytes(&mut self) -> usize {
-        self.batch.take().expect("a batch is open when it is proposed").used
+    /// The batch that is being sealed: its bytes, and which of its runs asked for receipts.
+    pub(super) fn take_batch(&mut self) -> (usize, u64) {
+        let batch = self.batch.take().expect("a batch is open when it is proposed");
+        (batch.used, batch.receipts)
     }
 
     /// What was admitted of a session had no effect: this client sequence comes next.
@@ -102,12 +111,17 @@ impl Admission {
         self.outcomes.push((client_id, self.outcomes.len() as u32, outcome));
     }
 
-    /// Notes what apply did with a run.
-    pub(super) fn outcome(&mut self, run: &Run<'_>, verdict: Verdict) {
+    /// Notes what apply did with a run; with its times, if it asked for a receipt.
+    pub(super) fn outcome(&mut self, run: &Run<'_>, verdict: Verdict, asked: Option<Timeline>) {
         let outcome = match verdict {
             Verdict::Opened => Outcome::Opened,
             Verdict::Sequenced { skip, entries, first_sequence, timestamp_ns } => {
-                Outcome::Answer(Answer { first_seq: run.first_seq() + skip, entries, first_sequence, timestamp_ns })
+                let receipt = asked.map(|timeline| {
+                    self.receipts.push(timeline);
+                    self.receipts.len() as u32 - 1
+                });
+                let first_seq = run.first_seq() + skip;
+                Outcome::Answer(Answer { first_seq, entries, first_sequence, timestamp_ns }, receipt)
             }
             Verdict::Duplicate => return,
             Verdict::Gap { expected } => {
@@ -162,6 +176,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                         first_seq: run.first_seq(),
                         entries: run.len(),
                         opens_session: run.opens_session(),
+                        receipt: frame.header.flags & flags::RECEIPT != 0,
                         bytes: frame.payload.len(),
                     },
                     Ok(_) => return Ok(Err(FrameError::Body.into())),
@@ -195,7 +210,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if let Some(refused) = self.admit(run, from) {
             return Ok(refused);
         }
-        if self.admission.batch.is_some_and(|batch| batch.used + run.bytes > max_batch_bytes) {
+        let no_place = |batch: OpenBatch| {
+            let receipts_used_up = run.receipt && batch.runs >= MAX_RECEIPT_RUNS;
+            batch.used + run.bytes > max_batch_bytes || receipts_used_up
+        };
+        if self.admission.batch.is_some_and(no_place) {
             self.seal()?;
         }
         if self.admission.batch.is_none() && !self.open_batch() {
@@ -206,6 +225,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let area = self.log.batch_payload().expect("the batch is open in the log");
         area[batch.used..batch.used + run.bytes].copy_from_slice(payload);
         batch.used += run.bytes;
+        if run.receipt {
+            batch.receipts |= 1 << batch.runs;
+        }
         batch.runs += 1;
         if let Some(session) = self.admission.sessions.get_mut(&run.client_id) {
             session.next_seq = session.next_seq.max(run.first_seq + run.entries);
@@ -271,7 +293,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn answer_again(&mut self, client_id: u128, first_seq: u64, entries: u64) {
         self.counters.add(Counter::DuplicatesAnswered, 1);
         for answer in self.machine.answers(client_id, first_seq, entries) {
-            self.admission.push(client_id, Outcome::Answer(answer));
+            self.admission.push(client_id, Outcome::Answer(answer, None));
         }
     }
 
@@ -281,7 +303,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if !room || !self.core.can_propose() || self.log.open_batch(self.settings.max_batch_bytes).is_none() {
             return false;
         }
-        self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0 });
+        self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0, receipts: 0 });
         true
     }
 
@@ -299,29 +321,41 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let mut outcomes = std::mem::take(&mut self.admission.outcomes);
         // The answers of one client go out in order, in as few datagrams as they fit.
         outcomes.sort_unstable_by_key(|(client_id, order, _)| (*client_id, *order));
+        let durability = self.word.of_acknowledgements();
+        let mut receipts = std::mem::take(&mut self.admission.receipts);
+        // The receipts' clock is read before they are written, the histogram's behind the last answer.
+        let replied_ns = if receipts.is_empty() { 0 } else { self.io.stage_ns() };
         let mut answers = std::mem::take(&mut self.admission.answers);
         for chunk in outcomes.chunk_by(|a, b| a.0 == b.0) {
             let client_id = chunk[0].0;
             let Some(to) = self.admission.sessions.get(&client_id).map(|session| session.address) else { continue };
             for (_, _, outcome) in chunk {
                 match *outcome {
-                    Outcome::Answer(answer) => answers.push(answer),
+                    Outcome::Answer(answer, receipt) => answers.push((answer, receipt)),
                     Outcome::Opened => self.send_opened(to, client_id),
                     Outcome::Refused(refusal, first_seq, detail) => {
                         self.refuse(to, client_id, first_seq, refusal, detail);
                     }
                 }
             }
-            let per_datagram = acks_per_datagram(self.settings.max_datagram_bytes());
-            for some in answers.chunks(per_datagram) {
+            let mut rest = &answers[..];
+            while !rest.is_empty() {
+                let (some, later) = rest.split_at(acks_that_fit(rest, self.settings.max_datagram_bytes()));
+                rest = later;
                 self.counters.add(Counter::RunsAcknowledged, some.len() as u64);
-                self.reply(to, Kind::Appended, |out| write_acks(client_id, some, out));
+                let ack = AckWriter { client_id, durability, answers: some, timelines: &receipts, replied_ns };
+                self.reply(to, Kind::Appended, |out| ack.write(out));
             }
             answers.clear();
         }
         outcomes.clear();
+        receipts.clear();
         self.admission.outcomes = outcomes;
         self.admission.answers = answers;
+        self.admission.receipts = receipts;
+        if self.stages.awaits_reply() {
+            self.stages.replied(self.io.stage_ns());
+        }
     }
 
     fn send_opened(&mut self, to: SocketAddrV4, client_id: u128) {
@@ -343,7 +377,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let leader = self.core.leader().filter(|_| refusal == Refusal::NotLeader);
         let leader = leader.and_then(|node| self.settings.members.iter().find(|(member, _)| *member == node));
         let retry_after_us = match refusal {
-            Refusal::Busy => self.admission.drain.retry_after_us(self.io.now_ns()),
+            Refusal::Busy => {
+                let now_ns = self.io.now_ns();
+                let age_ns = self.stages.oldest_open_ns().map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
+                self.admission.drain.retry_after_us(age_ns)
+            }
             _ => NO_LEADER_RETRY_US,
         };
         let body = RefusalBody {

@@ -9,8 +9,10 @@
 //! | `mod.rs` | the shard, its turn |
 //! | `outputs.rs` | carrying out what the core says |
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
+//! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
+//! | `stages.rs` | where the time of a commit goes |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
@@ -20,6 +22,7 @@
 mod clients;
 mod codec;
 mod drain;
+mod durability;
 pub mod jobs;
 mod outbox;
 mod outputs;
@@ -27,12 +30,14 @@ mod reads;
 mod recovery;
 mod reply;
 mod slots;
+mod stages;
 mod status;
 
 pub use outbox::OUTBOX_BYTES;
 pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
+pub use stages::{TIMELINE_BYTES, histogram_bytes};
 
 use crate::index::Index;
 use crate::sequencer::Sequencer;
@@ -40,15 +45,18 @@ use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
 use crate::shard::reads::Waiters;
 use crate::shard::slots::Slots;
+use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
+use durability::Word;
 use jobs::{Done, Job};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
 use synod_wal::{Dir, Log, LogError};
-use synod_wire::client::Counter;
+use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
@@ -70,6 +78,8 @@ pub struct Settings {
     pub max_batch_bytes: usize,
     /// The core that the shard is pinned to, for the status.
     pub core: Option<usize>,
+    /// When a record counts as persisted.
+    pub durability: Durability,
 }
 
 impl Settings {
@@ -91,6 +101,25 @@ pub enum Fatal {
     /// The protocol forbids to go on.
     #[error("{}", halt_text(.0))]
     Halted(Halt),
+    /// The log's node vouched for records that its disk may not hold.
+    #[error(
+        "{}: this node ran under memory durability (since Lsn {since}) and did not come to an orderly end, so votes that it \
+         gave may be lost with its memory. It must not vote again, whatever wal.durability says now: format a new directory \
+         for a new cluster, or take the log's entries over with `synod verify` and `synod inspect`, which go on to read it",
+        dir.display()
+    )]
+    Unsynced {
+        /// The directory.
+        dir: PathBuf,
+        /// The record that says so.
+        since: Lsn,
+    },
+    /// An orderly end under memory durability, but the disk did not take the rest of the log in time.
+    #[error(
+        "the disk did not take the rest of the log in time: this node ran under memory durability, and must not be started again \
+         from this directory"
+    )]
+    NotSettled,
 }
 
 fn halt_text(halt: &Halt) -> String {
@@ -146,6 +175,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     parked: VecDeque<Parked>,
     admission: Admission,
     waiters: Waiters,
+    word: Word,
+    stages: Stages,
     counters: Counters,
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
@@ -175,6 +206,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
             waiters: Waiters::new(settings.max_datagram_bytes()),
+            word: Word::new(settings.durability, log.durable_lsn()),
+            stages: Stages::new(2 * core.window_slots() as usize),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
@@ -203,14 +236,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 return Ok(exit);
             }
         }
-        Ok(Exit::Stopped)
+        self.close()
     }
 
     /// One turn of the core.
     pub fn turn(&mut self) -> Result<Option<Exit>, Fatal> {
         let deadline_ns = self.deadline_ns();
         let mut events = std::mem::take(&mut self.events);
-        self.io.poll(deadline_ns, self.log.in_flight(), &mut events)?;
+        self.io.poll(deadline_ns, self.waits_for_disk(), &mut events)?;
         self.outbox.reset();
         self.counters.add(Counter::Turns, 1);
         for event in events.drain(..) {
@@ -223,11 +256,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.step(Input::Timeout, None)?;
         }
         self.take_clients()?;
+        self.vouch()?;
         self.answer_clients();
         self.wake_waiters();
         self.hand_on();
         self.write_log()?;
-        Ok((self.recover_again && self.log.durable_lsn() == self.log.last_lsn()).then_some(Exit::Recover))
+        Ok((self.recover_again && self.is_settled()?).then_some(Exit::Recover))
     }
 
     fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {
@@ -246,9 +280,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Event::Written { result: Err(_), .. } if mutant("failed_disk_goes_on") => {}
             Event::Written { token, result } => {
                 if let Some(durable) = self.log.written(&mut self.io, token, result)? {
-                    self.idle_mark_at_ns = self.io.now_ns() + IDLE_MARK_NS;
-                    self.step(Input::Persisted { upto: durable }, None)?;
-                    self.send_parked(durable);
+                    self.on_durable(durable)?;
                 }
             }
             Event::Done(done) => self.on_done(done)?,
@@ -284,6 +316,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             };
             let value = Attached { buf, start: offset + HEADER_BYTES, bytes: payload_bytes, payload_crc };
             offset += frame_bytes(payload_bytes);
+            if matches!(message, Message::Accepted { .. }) {
+                self.word.heard(header.from, header.flags);
+            }
             if !self.has_room_for(&message) {
                 self.counters.add(Counter::DroppedNoRoom, 1);
                 continue;
@@ -348,6 +383,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         if role == Role::Leader && self.core.role() != Role::Leader {
             self.admission.clear();
+            self.stages.clear();
         }
         Ok(())
     }
@@ -377,6 +413,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.idle_mark_at_ns = u64::MAX;
             self.log.idle_mark(&mut self.io, self.core.promised());
         }
+        let submitted = self.log.submitted_lsn();
+        if self.stages.awaits_write(submitted) {
+            self.stages.written(submitted, self.io.stage_ns());
+        }
         if self.io.now_ns() >= self.segment_retry_ns
             && let Some(spec) = self.log.wants_segment()
             && self.io.request(Job::PrepareSegment(spec)).is_err()
@@ -398,7 +438,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             slot: synod_wire::Slot::ZERO,
             ballot: synod_wire::Ballot::ZERO,
             promised: self.core.promised(),
-            lsn: self.log.durable_lsn(),
+            lsn: self.vouched(),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Where a turn's small datagrams are built. Emptied at the start of each turn: by then the kernel has copied them.
 //!
-//! Frames for the same members that lie one behind the other, here or in the log's arena, travel in one datagram.
+//! Frames for the same members that lie one behind the other, here or in the log's arena, travel in one datagram. Datagrams of
+//! one length for the same members that follow each other (accept requests of full batches, values for a laggard) are handed
+//! over as a train.
 
 use std::net::SocketAddrV4;
-use synod_ring::{Arena, Io, Slice};
+use synod_ring::{Arena, Io, SEGMENTS_MAX, TRAIN_BYTES_MAX};
 use synod_wal::{Log, Place};
 use synod_wire::frame::aligned;
 use synod_wire::mutant::mutant;
@@ -18,6 +20,24 @@ const MAX_QUEUED: usize = 256;
 enum Bytes {
     Outbox { start: usize, len: usize },
     Log(Place),
+}
+
+impl Bytes {
+    fn len(self) -> usize {
+        match self {
+            Bytes::Outbox { len, .. } => len,
+            Bytes::Log(place) => place.bytes as usize,
+        }
+    }
+}
+
+/// How many of the first of these datagrams make a train: for the same members, of one length but for a shorter last one.
+fn train(queued: &[(NodeSet, Bytes)]) -> usize {
+    let (to, first) = (queued[0].0, queued[0].1.len());
+    let most = SEGMENTS_MAX.min(TRAIN_BYTES_MAX / first.max(1)).max(1);
+    let alike = queued.iter().take(most).take_while(|(set, bytes)| *set == to && bytes.len() == first).count();
+    let last = queued.get(alike).filter(|(set, bytes)| *set == to && bytes.len() < first && alike < most);
+    alike + usize::from(last.is_some())
 }
 
 /// The datagrams that this turn sends.
@@ -89,19 +109,29 @@ impl Outbox {
 
     /// Hands what is queued for the members to the reactor.
     pub(crate) fn send<I: Io>(&mut self, io: &mut I, log: &Log) {
-        for (to, bytes) in self.queued.drain(..) {
-            let slice: Option<Slice<'_>> = match bytes {
-                Bytes::Outbox { start, len } => Some(self.arena.slice(start, len)),
-                Bytes::Log(place) => log.frame(place),
-            };
-            let Some(slice) = slice else { continue };
-            for node in to.iter() {
-                if let Some(peer) = self.index[usize::from(node.0)] {
-                    io.send_peer(peer.into(), slice);
-                    self.sent += 1;
+        let mut from = 0;
+        while from < self.queued.len() {
+            let train = train(&self.queued[from..]);
+            let (to, _) = self.queued[from];
+            let mut slices = [self.arena.slice(0, 0); SEGMENTS_MAX];
+            let mut count = 0;
+            for (_, bytes) in &self.queued[from..from + train] {
+                let slice = match *bytes {
+                    Bytes::Outbox { start, len } => Some(self.arena.slice(start, len)),
+                    Bytes::Log(place) => log.frame(place),
+                };
+                if let Some(slice) = slice {
+                    slices[count] = slice;
+                    count += 1;
                 }
             }
+            for peer in to.iter().filter_map(|node| self.index[usize::from(node.0)]) {
+                io.send_peer_train(peer.into(), &slices[..count]);
+                self.sent += count as u64;
+            }
+            from += train;
         }
+        self.queued.clear();
         if mutant("outbox_reused_in_turn") {
             self.used = 0;
         }
@@ -117,5 +147,31 @@ impl Outbox {
         io.send_client(to, self.arena.slice(self.used, len));
         self.used += aligned(len);
         self.sent += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(datagrams: &[(u8, usize)]) -> Vec<(NodeSet, Bytes)> {
+        let one =
+            |(node, len): &(u8, usize)| ([NodeId(*node)].into_iter().collect(), Bytes::Outbox { start: 0, len: *len });
+        datagrams.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_train_is_of_one_length_and_ends_with_a_shorter_one() {
+        assert_eq!(train(&queue(&[(1, 100)])), 1);
+        assert_eq!(train(&queue(&[(1, 100), (1, 100), (1, 60), (1, 60)])), 3);
+        assert_eq!(train(&queue(&[(1, 100), (1, 101)])), 1, "a longer one begins the next");
+        assert_eq!(train(&queue(&[(1, 100), (2, 100)])), 1, "other members");
+    }
+
+    #[test]
+    fn a_train_keeps_its_bounds() {
+        assert_eq!(train(&queue(&[(1, 100); 40])), SEGMENTS_MAX);
+        assert_eq!(train(&queue(&[(1, 30_000); 4])), 2);
+        assert_eq!(train(&queue(&[(1, 65_400); 2])), 1);
     }
 }

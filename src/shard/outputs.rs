@@ -6,11 +6,12 @@ use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::{LogReader, Place};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
-use synod_wire::client::Counter;
+use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
 use synod_wire::mutant::mutant;
-use synod_wire::record::{ChosenRange, MAX_CHOSEN_RANGES};
+use synod_wire::record::{ChosenRange, DurabilityMark, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
+use zerocopy::IntoBytes;
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn carry_out(&mut self, output: Output, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
@@ -19,7 +20,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let header = Header { promised, lsn, ..self.header(Kind::Promised) };
                 self.persist(header, record, value);
             }
-            Output::Send { to, message, after } if after <= self.log.durable_lsn() => self.send(to, &message),
+            Output::Send { to, message, after } if after <= self.vouched() => self.send(to, &message),
             Output::Send { to, message, after } => {
                 if self.parked.len() == MAX_PARKED {
                     // The oldest is the least useful; like a lost datagram, it is asked for again.
@@ -51,7 +52,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if matches!(record, Record::Chosen(_) | Record::PeerMarks) {
             self.idle_mark_at_ns = self.idle_mark_at_ns.min(self.io.now_ns() + IDLE_MARK_NS);
         } else {
-            self.log_awaited = true;
+            self.await_log();
         }
         match record {
             Record::Accepted { slot, ballot, barrier, source } => {
@@ -83,6 +84,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let bytes = codec::encode_marks(self.core.peer_marks(), &mut payload);
                 self.append(&Header { kind: Kind::PeerMarks, ..header }, &payload[..bytes]);
             }
+            Record::Durability { memory } => {
+                let mark = DurabilityMark::from(if memory { Durability::Memory } else { Durability::Disk });
+                self.append(&Header { kind: Kind::Durability, ..header }, mark.as_bytes());
+            }
             Record::Repaired(runs) => {
                 self.append(&Header { kind: Kind::Repaired, ..header }, &codec::encode_repaired(&runs));
             }
@@ -103,9 +108,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 place.expect("room for a step was there before it")
             }
             Source::Proposal => {
-                self.admission.drain.proposed(header.slot, self.io.now_ns());
-                let bytes = self.admission.batch_bytes();
-                self.log.close_batch(header, bytes)
+                let (bytes, receipts) = self.admission.take_batch();
+                let place = self.log.close_batch(header, bytes);
+                let (received_ns, now_ns) = (self.io.now_ns(), self.io.stage_ns());
+                self.stages.sequenced(header.slot, header.lsn, received_ns, now_ns, receipts);
+                place
             }
             Source::Held => {
                 if let Some(kept) = self.slots.kept(header.slot) {
@@ -161,7 +168,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let Some(out) = self.outbox.room() else { return };
         let (kind, head, bytes) = codec::encode(message, out);
         let promised = head.promised.unwrap_or(base.promised);
-        let header = Header { kind, slot: head.slot, ballot: head.ballot, promised, ..base };
+        let flags = self.word.flags();
+        let header = Header { kind, flags, slot: head.slot, ballot: head.ballot, promised, ..base };
         let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
         write_header(out, &header, bytes, crc);
         self.outbox.push(to, HEADER_BYTES + bytes);
@@ -236,14 +244,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
         self.slots.apply(slot, tail, timestamp_ns);
-        self.admission.drain.delivered(slot, self.io.now_ns());
         let leads = self.core.leads();
+        let timeline = self.stages.delivered(slot, self.io.now_ns());
+        if let Some(timeline) = &timeline {
+            self.admission.drain.delivered(timeline.age_ns(self.io.now_ns()));
+        }
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {
             index.outcome(slot, at, run.len(), verdict);
             counters.add(Counter::EntriesApplied, verdict.taken());
             if leads {
-                admission.outcome(run, verdict);
+                admission.outcome(run, verdict, timeline.filter(|timeline| timeline.asked(at)));
             }
         });
     }

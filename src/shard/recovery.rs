@@ -3,6 +3,7 @@
 //! Nothing accepted is discarded. Slots whose records damage hides become unknown (DESIGN, "Damage"); chosen slots whose
 //! values are lost are fetched from peers once the shard runs.
 
+use super::Fatal;
 use crate::index::Index;
 use crate::sequencer::Sequencer;
 use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
@@ -11,9 +12,10 @@ use std::collections::BTreeMap;
 use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
 use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place, TornTail};
 use synod_wire::batch::Batch;
+use synod_wire::client::Durability;
 use synod_wire::frame::{Frame, Kind, flags};
 use synod_wire::mutant::mutant;
-use synod_wire::record::{Configuration, MAX_REPAIRED_RUNS};
+use synod_wire::record::{Configuration, DurabilityMark, MAX_REPAIRED_RUNS};
 use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
 use zerocopy::FromBytes;
 
@@ -69,6 +71,8 @@ struct Replay {
     members: Vec<u8>,
     quorums: Quorums,
     bad: Option<String>,
+    /// The last mark of what the node's word rested on: where, and whether that was the disk.
+    durability: Option<(Lsn, bool)>,
 }
 
 /// Reads the log in `dir` and makes the core from `paxos`, whose incarnation is taken from the directory.
@@ -78,7 +82,7 @@ pub fn recover(
     wal: &synod_wal::Settings,
     mut paxos: synod_paxos::Settings,
     now_ns: u64,
-) -> Result<Recovered, LogError> {
+) -> Result<Recovered, Fatal> {
     let mut replay = Replay {
         machine: Sequencer::new(),
         index: Index::new(INDEX_BLOCKS),
@@ -91,11 +95,13 @@ pub fn recover(
         members: paxos.members.iter().map(|node| node.0).collect(),
         quorums: paxos.quorums,
         bad: None,
+        durability: None,
     };
     let found = synod_wal::recover(dir, expect, wal, &mut |place, frame| replay.record(place, frame))?;
     if let Some(what) = replay.bad.take() {
-        return Err(LogError::Malformed { dir: dir.path().to_path_buf(), what });
+        return Err(LogError::Malformed { dir: dir.path().to_path_buf(), what }.into());
     }
+    replay.refuse_unsynced(dir, &found.damage)?;
     replay.drain_from_disk(dir)?;
     let votes = replay.pending.values().map(|value| value.ballot).max().unwrap_or_default();
     replay.restart.promised = if mutant("promise_forgotten") { votes } else { found.promised };
@@ -139,11 +145,36 @@ impl Replay {
             }
             Kind::Founded => self.restart.founded = decode_founded(frame.payload).ok(),
             Kind::PeerMarks => self.restart.counted = decode_marks(frame.payload).unwrap_or_default(),
+            Kind::Durability => {
+                // What cannot be read says the worse.
+                let mark = DurabilityMark::read_from_bytes(frame.payload);
+                let synced = mark.is_ok_and(|mark| mark.durability() == Some(Durability::Disk));
+                self.durability = Some((frame.header.lsn, synced));
+            }
             // What cannot be read repairs nothing: that damage is taken for fresh.
             Kind::Repaired => self.repaired.extend(decode_repaired(frame.payload).unwrap_or_default()),
             _ => {}
         }
         self.apply_ready();
+    }
+
+    /// A node that vouched for what it held in memory alone, and did not end orderly, has forgotten votes (`durability.rs`).
+    /// Damage may hide the mark that says so: where a trailer names one, or where one may be among records that nothing names
+    /// in a log that has such marks.
+    fn refuse_unsynced(&self, dir: &Dir, damage: &[Damage]) -> Result<(), Fatal> {
+        let (last, synced) = self.durability.unwrap_or((Lsn::ZERO, true));
+        let hides = |damage: &&Damage| {
+            let named = damage.named.iter().any(|row| row.kind == Kind::Durability as u8);
+            damage.last_lsn > last && (named || (!damage.complete && self.durability.is_some()))
+        };
+        let hidden = damage.iter().find(hides).map(|damage| damage.first_lsn);
+        let since = if synced { hidden } else { Some(last) };
+        match since {
+            Some(since) if !mutant("memory_restart_votes") => {
+                Err(Fatal::Unsynced { dir: dir.path().to_path_buf(), since })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Members and quorums are the log's; a configuration file that says otherwise would make quorums that do not meet.

@@ -1,9 +1,11 @@
 //! Bodies of the replies to clients: acknowledgements and entries read.
 
+use super::clients::put;
+use super::stages::Timeline;
 use crate::sequencer::{Answer, SESSION_CREDIT};
 use std::net::SocketAddrV4;
 use synod_wire::Sequence;
-use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, durability};
+use synod_wire::client::{AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt};
 use synod_wire::frame::HEADER_BYTES;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -111,32 +113,85 @@ impl ReadWriter {
     }
 }
 
-/// Writes the body of an acknowledgement; returns its bytes.
-pub(crate) fn write_acks(client_id: u128, answers: &[Answer], out: &mut [u8]) -> usize {
-    let head = AckHeader {
-        client_id: U128::new(client_id),
-        runs: U16::new(answers.len() as u16),
-        durability: durability::DISK,
-        reserved: 0,
-        credit: U32::new(SESSION_CREDIT as u32),
-    };
-    let mut used = size_of::<AckHeader>();
-    out[..used].copy_from_slice(head.as_bytes());
-    for answer in answers {
-        let run = AckRun {
-            first_seq: U64::new(answer.first_seq),
-            first_sequence: U64::new(answer.first_sequence.0),
-            timestamp_ns: U64::new(answer.timestamp_ns),
-            entries: U32::new(answer.entries as u32),
-            reserved: U32::ZERO,
-        };
-        out[used..used + size_of::<AckRun>()].copy_from_slice(run.as_bytes());
-        used += size_of::<AckRun>();
-    }
-    used
+/// The body of an acknowledgement.
+pub(crate) struct AckWriter<'a> {
+    pub(crate) client_id: u128,
+    pub(crate) durability: Durability,
+    /// The answers, and which of `timelines` goes with each.
+    pub(crate) answers: &'a [(Answer, Option<u32>)],
+    pub(crate) timelines: &'a [Timeline],
+    pub(crate) replied_ns: u64,
 }
 
-/// How many answers one acknowledgement holds in a datagram of this size.
-pub(crate) fn acks_per_datagram(max_datagram_bytes: usize) -> usize {
-    (max_datagram_bytes - HEADER_BYTES - size_of::<AckHeader>()) / size_of::<AckRun>()
+impl AckWriter<'_> {
+    /// Writes it; returns its bytes.
+    pub(crate) fn write(&self, out: &mut [u8]) -> usize {
+        let receipts = self.answers.iter().filter(|(_, receipt)| receipt.is_some()).count();
+        let head = AckHeader {
+            client_id: U128::new(self.client_id),
+            runs: U16::new(self.answers.len() as u16),
+            durability: self.durability as u8,
+            receipts: receipts as u8,
+            credit: U32::new(SESSION_CREDIT as u32),
+        };
+        let mut used = put(head.as_bytes(), out);
+        for (answer, _) in self.answers {
+            let run = AckRun {
+                first_seq: U64::new(answer.first_seq),
+                first_sequence: U64::new(answer.first_sequence.0),
+                timestamp_ns: U64::new(answer.timestamp_ns),
+                entries: U32::new(answer.entries as u32),
+                reserved: U32::ZERO,
+            };
+            used += put(run.as_bytes(), &mut out[used..]);
+        }
+        for (answer, receipt) in self.answers {
+            let Some(index) = receipt else { continue };
+            let receipt = self.timelines[*index as usize].receipt(answer.first_seq, answer.entries, self.replied_ns);
+            used += put(receipt.as_bytes(), &mut out[used..]);
+        }
+        used
+    }
+}
+
+/// How many of these answers, one at least, one acknowledgement holds in a datagram of this size.
+pub(crate) fn acks_that_fit(answers: &[(Answer, Option<u32>)], max_datagram_bytes: usize) -> usize {
+    let mut left = max_datagram_bytes - HEADER_BYTES - size_of::<AckHeader>();
+    let mut receipts = 0;
+    let mut fit = 0;
+    for (_, receipt) in answers {
+        receipts += usize::from(receipt.is_some());
+        let bytes = size_of::<AckRun>() + if receipt.is_some() { size_of::<Receipt>() } else { 0 };
+        if bytes > left || receipts > usize::from(u8::MAX) || fit == usize::from(u16::MAX) {
+            break;
+        }
+        left -= bytes;
+        fit += 1;
+    }
+    fit.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_wire::batch::MIN_BATCH_BYTES;
+
+    fn answers(with_receipt: &[bool]) -> Vec<(Answer, Option<u32>)> {
+        let answer = Answer { first_seq: 1, entries: 1, first_sequence: Sequence(1), timestamp_ns: 1 };
+        with_receipt.iter().map(|receipt| (answer, receipt.then_some(0))).collect()
+    }
+
+    #[test]
+    fn acknowledgements_fill_a_datagram_and_never_overflow_it_or_their_counts() {
+        let smallest = HEADER_BYTES + MIN_BATCH_BYTES;
+        let room = MIN_BATCH_BYTES - size_of::<AckHeader>();
+        assert_eq!(acks_that_fit(&answers(&[false; 100]), smallest), room / size_of::<AckRun>());
+        let both = size_of::<AckRun>() + size_of::<Receipt>();
+        assert_eq!(acks_that_fit(&answers(&[true; 100]), smallest), room / both);
+        let mixed: Vec<bool> = (0..100).map(|at| at % 2 == 0).collect();
+        let fit = acks_that_fit(&answers(&mixed), smallest);
+        let bytes = |count: usize| count * size_of::<AckRun>() + count.div_ceil(2) * size_of::<Receipt>();
+        assert!(bytes(fit) <= room && bytes(fit + 1) > room);
+        assert_eq!(acks_that_fit(&answers(&[true; 300]), 1 << 16), 255, "the count of receipts has one byte");
+    }
 }

@@ -7,12 +7,15 @@ use std::net::SocketAddrV4;
 use synod_paxos::Role;
 use synod_ring::Io;
 use synod_wire::batch::MIN_BATCH_BYTES;
-use synod_wire::client::{Counter, Refusal, StatusBody, role};
+use synod_wire::client::{Counter, Refusal, Stage, StageRow, StatusBody, role};
 use synod_wire::frame::{FrameError, Kind};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-const _: () = assert!(size_of::<StatusBody>() + 8 * Counter::ALL.len() <= MIN_BATCH_BYTES);
+/// The status without its stages, which are left out where the largest batch leaves no room for them.
+const STATUS_BYTES: usize = size_of::<StatusBody>() + 8 * Counter::ALL.len();
+const STAGES_BYTES: usize = Stage::ALL.len() * size_of::<StageRow>();
+const _: () = assert!(STATUS_BYTES <= MIN_BATCH_BYTES);
 
 /// Why a datagram, or the rest of it, is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +87,24 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::DatagramsSent, self.outbox.sent);
         self.counters.set(Counter::OutboxFull, self.outbox.full);
         self.counters.set(Counter::Retransmitted, self.core.resent());
+        let reactor = self.io.stats();
+        self.counters.set(Counter::Trains, reactor.trains);
+        self.counters.set(Counter::WritesByThread, reactor.writes_by_thread);
+        self.counters.set(Counter::RingEnters, reactor.enters);
+        self.counters.set(Counter::RingBlocks, reactor.blocks);
+        self.counters.set(Counter::Yields, reactor.yields);
+        self.counters.set(Counter::YieldsLate, reactor.yields_late);
+        self.counters.set(Counter::BlocksBackedOff, reactor.blocks_backed_off);
         let body = self.status_body(request_id);
         let counters = self.counters.0;
+        let stages = if body.stages > 0 { &self.stages.rows()[..] } else { &[] };
         self.reply(to, Kind::StatusReply, |out| {
             let mut used = put(body.as_bytes(), out);
             for value in counters {
                 used += put(&value.to_le_bytes(), &mut out[used..]);
+            }
+            for row in stages {
+                used += put(row.as_bytes(), &mut out[used..]);
             }
             used
         });
@@ -123,7 +138,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             leader: core.leader().map_or(0, |node| node.0),
             counters: Counter::ALL.len() as u8,
             unknown_slots: U32::new(unknown),
-            reserved: U32::ZERO,
+            stages: if STATUS_BYTES + STAGES_BYTES <= self.settings.max_batch_bytes {
+                Stage::ALL.len() as u8
+            } else {
+                0
+            },
+            durability: self.settings.durability as u8,
+            reserved: [0; 2],
         }
     }
 }

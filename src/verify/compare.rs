@@ -69,7 +69,8 @@ fn same_group(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
 
 fn counted(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
     let node = log.identity.node.0;
-    if let Some(counted) = other.counted.get(&node).copied().filter(|counted| *counted > log.last_lsn.0) {
+    let lost_tail = log.unsynced;
+    if let Some(counted) = other.counted.get(&node).copied().filter(|counted| *counted > log.last_lsn.0 && !lost_tail) {
         let what = format!("ends at lsn {}, but {} counted up to {counted} from it", log.last_lsn, other.dir.display());
         problems.add(log.problem(Fault::RolledBack, what));
     }
@@ -143,7 +144,9 @@ fn evidence(sides: &[Side<'_>], slot: Slot, all: &[SlotFacts], holder: usize, pr
         for (acceptor, theirs) in sides.iter().zip(all) {
             let node = acceptor.log.identity.node;
             let named = facts.covered() && facts.acceptors.contains(node);
-            if named && acceptor.log.damage.is_empty() && (!theirs.held() || theirs.value != all[holder].value) {
+            // What an acceptor vouched for in memory alone, its log need not have.
+            let whole = acceptor.log.damage.is_empty() && !acceptor.log.unsynced;
+            if named && whole && (!theirs.held() || theirs.value != all[holder].value) {
                 let what = format!("names node {node} as an acceptor, whose log does not hold the value");
                 side.add(problems, Fault::Evidence, slot, facts, what);
             }

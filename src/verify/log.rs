@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use synod_wal::{Damage, Identity, Place, TornTail};
 use synod_wire::batch::Batch;
+use synod_wire::client::Durability;
 use synod_wire::frame::{Frame, Kind};
-use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark, RepairedRun};
+use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 use zerocopy::FromBytes;
 
@@ -45,6 +46,8 @@ pub(super) struct LogFacts {
     pub(super) counted: BTreeMap<u8, u64>,
     pub(super) damage: Vec<Damage>,
     pub(super) torn_tail: bool,
+    /// Its node vouched for more than it wrote, and did not end orderly: the end of this log may be missing.
+    pub(super) unsynced: bool,
     gaps: Vec<Gap>,
     repaired: Vec<(u64, u64)>,
     promised: Ballot,
@@ -63,6 +66,7 @@ impl LogFacts {
             counted: BTreeMap::new(),
             damage: Vec::new(),
             torn_tail: false,
+            unsynced: false,
             gaps: Vec::new(),
             repaired: Vec::new(),
             promised: Ballot::ZERO,
@@ -178,6 +182,9 @@ impl<'a> Pass<'a> {
             }),
             Kind::Repaired => read_all::<RepairedRun>(frame.payload).map(|all| {
                 self.log.repaired.extend(all.iter().map(|run| (run.first.get(), run.last.get())));
+            }),
+            Kind::Durability => DurabilityMark::read_from_bytes(frame.payload).ok().map(|mark| {
+                self.log.unsynced = mark.durability() != Some(Durability::Disk);
             }),
             _ => Some(()),
         };

@@ -240,5 +240,6 @@ fn summary(log: &LogFacts, prefix: Slot) -> LogSummary {
         chosen_prefix: prefix.0,
         repaired: log.repaired(),
         torn_tail: log.torn_tail,
+        unsynced: log.unsynced,
     }
 }

@@ -126,6 +126,8 @@ pub struct LogSummary {
     pub repaired: u64,
     /// Whether the last flush was cut off, as a crash leaves it.
     pub torn_tail: bool,
+    /// Its node ran under memory durability and did not end orderly: the last records may be missing.
+    pub unsynced: bool,
 }
 
 /// One group whose logs were compared.
@@ -169,11 +171,12 @@ impl fmt::Display for Report {
                 group.cluster, group.group, group.chosen_prefix, group.tail
             )?;
             for log in &group.logs {
+                let unsynced = if log.unsynced { ", not synced to its end (memory durability)" } else { "" };
                 let torn = if log.torn_tail { ", torn tail (as a crash leaves it)" } else { "" };
                 let repaired = if log.repaired > 0 { format!(", {} repaired", log.repaired) } else { String::new() };
                 writeln!(
                     f,
-                    "  node {}: {} records, last lsn {}, chosen up to slot {}{repaired}{torn}  {}",
+                    "  node {}: {} records, last lsn {}, chosen up to slot {}{repaired}{torn}{unsynced}  {}",
                     log.node,
                     log.records,
                     log.last_lsn,

@@ -160,6 +160,11 @@ impl Log {
         self.durable_lsn
     }
 
+    /// The writes of all records up to this Lsn are submitted, or done.
+    pub fn submitted_lsn(&self) -> Lsn {
+        self.in_flight.back().map_or(self.durable_lsn, |write| write.flush.last_lsn)
+    }
+
     /// Everything below this position is on stable storage: what a [`LogReader`](crate::LogReader) may read up to.
     pub fn durable_pos(&self) -> u64 {
         self.durable_pos

@@ -51,7 +51,7 @@ pub struct ReadEntry {
     pub length: U16,
 }
 
-/// Starts an [`crate::frame::Kind::Appended`]; [`AckRun`]s follow.
+/// Starts an [`crate::frame::Kind::Appended`]; [`AckRun`]s follow, then [`Receipt`]s.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct AckHeader {
@@ -59,18 +59,38 @@ pub struct AckHeader {
     pub client_id: U128,
     /// Runs that follow.
     pub runs: U16,
-    /// [`durability`].
+    /// [`Durability`].
     pub durability: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Receipts that follow the runs; 0 unless an Append asked.
+    pub receipts: u8,
     /// The most entries that the session may have in flight.
     pub credit: U32,
 }
 
-/// What an acknowledgement rests on.
-pub mod durability {
+/// What an acknowledgement rests on; what a node's word rests on. The numbers are part of the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Durability {
     /// Synced to the disks of a phase 2 quorum.
-    pub const DISK: u8 = 1;
+    #[default]
+    Disk = 1,
+    /// Held by a phase 2 quorum, by some of it perhaps in memory only.
+    Memory = 2,
+}
+
+impl Durability {
+    /// What has this number.
+    pub fn from_u8(byte: u8) -> Option<Durability> {
+        [Durability::Disk, Durability::Memory].into_iter().find(|durability| *durability as u8 == byte)
+    }
+
+    /// As the documentation and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+            Durability::Memory => "memory",
+        }
+    }
 }
 
 /// Entries `first_seq..first_seq + entries` of the session have the sequences from `first_sequence`.
@@ -87,6 +107,74 @@ pub struct AckRun {
     pub entries: U32,
     /// Zero.
     pub reserved: U32,
+}
+
+/// A stage of a commit on its leader; each is told as the time since the client's datagram was reaped. The order is part of
+/// the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Stage {
+    /// Its batch was sealed.
+    Sequenced,
+    /// Its log write was submitted.
+    Written,
+    /// The leader's own log write was durable. May come after the others: a commit needs a quorum's disks, not this one's.
+    Durable,
+    /// It, and all slots below it, were chosen.
+    Quorum,
+    /// The acknowledgement was handed to the socket.
+    Replied,
+}
+
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Stage; 5] = [Stage::Sequenced, Stage::Written, Stage::Durable, Stage::Quorum, Stage::Replied];
+
+    /// As `status -o json` writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Sequenced => "sequenced",
+            Stage::Written => "written",
+            Stage::Durable => "durable",
+            Stage::Quorum => "quorum",
+            Stage::Replied => "replied",
+        }
+    }
+}
+
+/// The time line of a run whose Append asked for it ([`crate::frame::flags::RECEIPT`]). Receipts follow the [`AckRun`]s of
+/// an [`AckHeader`]. What is answered from the session table, a duplicate, has none.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct Receipt {
+    /// The client's sequence of the first entry.
+    pub first_seq: U64,
+    /// How many.
+    pub entries: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Nanoseconds since the run's datagram was reaped, in the order of [`Stage`]; [`Receipt::NOT_YET`] for a stage that had
+    /// not been reached when this was written.
+    pub stages: [U64; Stage::ALL.len()],
+}
+
+impl Receipt {
+    /// The stage was not reached yet.
+    pub const NOT_YET: u64 = u64::MAX;
+}
+
+/// How long commits took to reach a stage since the node started, as its leader.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct StageRow {
+    /// Slots counted.
+    pub count: U64,
+    /// The median, nanoseconds; `u32::MAX`: that or more.
+    pub p50_ns: U32,
+    /// The 99th percentile, nanoseconds; `u32::MAX`: that or more.
+    pub p99_ns: U32,
+    /// The longest, microseconds; `u32::MAX`: that or more.
+    pub max_us: U32,
 }
 
 /// The session is open.
@@ -208,7 +296,8 @@ pub mod role {
     pub const HALTED: u8 = 5;
 }
 
-/// A node's state of one group; [`StatusBody::counters`] values of 8 bytes follow, in [`Counter`]'s order.
+/// A node's state of one group; [`StatusBody::counters`] values of 8 bytes follow, in [`Counter`]'s order, then
+/// [`StatusBody::stages`] [`StageRow`]s.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct StatusBody {
@@ -244,8 +333,12 @@ pub struct StatusBody {
     pub counters: u8,
     /// Slots whose vote is unknown after damage: 0 none, `u32::MAX` all above the prefix.
     pub unknown_slots: U32,
+    /// Stages that follow the counters, in [`Stage`]'s order; 0 where the group's largest datagram has no room for them.
+    pub stages: u8,
+    /// [`Durability`]: what this node's word rests on.
+    pub durability: u8,
     /// Zero.
-    pub reserved: U32,
+    pub reserved: [u8; 2],
 }
 
 macro_rules! counters {
@@ -338,6 +431,20 @@ counters! {
     DuplicatesAnswered = "duplicates_answered",
     /// Datagrams not built because one turn had filled the outbox.
     OutboxFull = "outbox_full",
+    /// System calls of the reactor: entries of the kernel that submit and reap.
+    RingEnters = "ring_enters",
+    /// Those of them that could sleep.
+    RingBlocks = "ring_blocks",
+    /// `sched_yield` calls.
+    Yields = "yields",
+    /// Yields that came back after a millisecond or more.
+    YieldsLate = "yields_late",
+    /// Times that the automatic wait mode slept because a yield had come back late.
+    BlocksBackedOff = "blocks_backed_off",
+    /// Log writes that the log-writer thread carried out.
+    WritesByThread = "writes_by_thread",
+    /// Submissions that carried several datagrams.
+    Trains = "trains_sent",
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //! | 32 | 8 | slot (or what the kind says) |
 //! | 40 | 8 | ballot, packed |
 //! | 48 | 8 | the writer's promised ballot, packed (or what the kind says) |
-//! | 56 | 8 | Lsn of the record; in a message the sender's durable Lsn |
+//! | 56 | 8 | Lsn of the record; in a message the Lsn up to which the sender vouches for its log |
 
 use crate::ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 #[cfg(feature = "checksum")]
@@ -66,6 +66,8 @@ pub enum Kind {
     Session = 13,
     /// The first block of a segment file. Payload: [`crate::record::SegmentHeader`].
     Segment = 14,
+    /// What the writer's word rests on from here on. Payload: [`crate::record::DurabilityMark`].
+    Durability = 15,
 
     /// Phase 1a. `slot`: the candidate's chosen prefix.
     Prepare = 32,
@@ -100,7 +102,7 @@ pub enum Kind {
     Read = 66,
     /// Asks for [`crate::client::StatusBody`].
     Status = 67,
-    /// Entries were sequenced. Payload: [`crate::client::AckHeader`] and [`crate::client::AckRun`]s.
+    /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
     Rejected = 81,
@@ -108,7 +110,7 @@ pub enum Kind {
     SessionOpened = 82,
     /// Entries read. Payload: [`crate::client::ReadReplyBody`] and entries.
     ReadReply = 83,
-    /// Payload: [`crate::client::StatusBody`] and counters.
+    /// Payload: [`crate::client::StatusBody`], counters and stages.
     StatusReply = 84,
 }
 
@@ -125,7 +127,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 35] = [
+    pub const ALL: [Kind; 36] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -140,6 +142,7 @@ impl Kind {
         Kind::Trailer,
         Kind::Session,
         Kind::Segment,
+        Kind::Durability,
         Kind::Prepare,
         Kind::Promise,
         Kind::Refused,
@@ -173,6 +176,10 @@ impl Kind {
 pub mod flags {
     /// An accepted record: the leader of its ballot proposed it as the barrier above all that phase 1 reported.
     pub const BARRIER: u8 = 1;
+    /// A member's message: the sender vouches for records that it holds in memory only (memory durability).
+    pub const MEMORY: u8 = 2;
+    /// A client's Append: the acknowledgement is to carry a [`crate::client::Receipt`].
+    pub const RECEIPT: u8 = 4;
 }
 
 /// The header as it lies in memory; see the module's table.
@@ -218,7 +225,8 @@ pub struct Header {
     pub ballot: Ballot,
     /// The writer's promise, or what the kind says.
     pub promised: Ballot,
-    /// The record's number; in a message the sender's durable Lsn.
+    /// The record's number; in a message the Lsn up to which the sender vouches for its log: its durable Lsn, but under
+    /// memory durability.
     pub lsn: Lsn,
 }
 

@@ -1,5 +1,6 @@
 //! Bodies of the records of the write-ahead log. The wal crate's documentation is the on-disk contract.
 
+use crate::client::Durability;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -90,6 +91,32 @@ pub struct RepairedRun {
 
 /// The most runs in one repaired record; damage beyond them is found, and repaired, once more after the next start.
 pub const MAX_REPAIRED_RUNS: usize = 1_024;
+
+/// What the word of this log's node rests on after this record. With [`Durability::Memory`] it may
+/// have vouched for records that never reached the disk: a log whose last such mark says so must not vote again.
+/// [`Durability::Disk`] ends that: it is written at an orderly stop, when all before it is durable and
+/// nothing more is said. A log without marks never vouched for more than its disk held.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct DurabilityMark {
+    /// [`Durability`].
+    pub durability: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+impl DurabilityMark {
+    /// What it says; `None` for a number that this version does not know.
+    pub fn durability(&self) -> Option<Durability> {
+        Durability::from_u8(self.durability)
+    }
+}
+
+impl From<Durability> for DurabilityMark {
+    fn from(durability: Durability) -> DurabilityMark {
+        DurabilityMark { durability: durability as u8, reserved: [0; 7] }
+    }
+}
 
 /// A configuration; `members` node numbers of one byte follow. The frame's epoch is its own.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]

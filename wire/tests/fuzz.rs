@@ -229,6 +229,38 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 40));
     assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (24, 32));
     assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (48, 96));
+    assert_eq!((size_of::<client::Receipt>(), size_of::<client::StageRow>()), (56, 20));
+    assert_eq!(size_of::<record::DurabilityMark>(), 8);
+}
+
+/// What came to the bodies of format 1 after they were first written: taken from zeroed fields, so that older bytes mean what
+/// they meant.
+#[test]
+fn durability_receipts_and_stages_lie_where_format_1_has_them() {
+    use synod_wire::client::{AckHeader, Durability, Receipt, Stage, StageRow, StatusBody};
+    use synod_wire::frame::flags;
+    use synod_wire::record::DurabilityMark;
+    use zerocopy::little_endian::{U32, U64};
+    use zerocopy::{FromZeros, IntoBytes};
+    assert_eq!((flags::BARRIER, flags::MEMORY, flags::RECEIPT), (1, 2, 4));
+    assert_eq!((Durability::Disk as u8, Durability::Memory as u8, Kind::Durability as u8), (1, 2, 15));
+    let known: Vec<u8> = (0..=255).filter(|byte| Durability::from_u8(*byte).is_some()).collect();
+    assert_eq!(known, [1, 2]);
+    assert_eq!(DurabilityMark::from(Durability::Memory).as_bytes(), [2, 0, 0, 0, 0, 0, 0, 0]);
+    let ack = AckHeader { durability: 2, receipts: 3, ..AckHeader::new_zeroed() };
+    assert_eq!((ack.as_bytes()[18], ack.as_bytes()[19]), (2, 3));
+    let status = StatusBody { stages: 5, durability: 1, ..StatusBody::new_zeroed() };
+    assert_eq!((status.as_bytes()[92], status.as_bytes()[93]), (5, 1));
+    let stages = [1u64, 2, 3, Receipt::NOT_YET, 5].map(U64::new);
+    let receipt = Receipt { first_seq: U64::new(0x11), entries: U32::new(0x22), reserved: U32::ZERO, stages };
+    let mut expected = vec![0x11, 0, 0, 0, 0, 0, 0, 0, 0x22, 0, 0, 0, 0, 0, 0, 0];
+    for ns in [1u64, 2, 3, u64::MAX, 5] {
+        expected.extend(ns.to_le_bytes());
+    }
+    assert_eq!(receipt.as_bytes(), expected);
+    let row = StageRow { count: U64::new(1), p50_ns: U32::new(2), p99_ns: U32::new(3), max_us: U32::new(4) };
+    assert_eq!(row.as_bytes(), [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
+    assert_eq!(Stage::ALL.map(|stage| stage as usize), [0, 1, 2, 3, 4]);
 }
 
 #[test]

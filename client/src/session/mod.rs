@@ -21,14 +21,16 @@ mod replies;
 mod tests;
 
 use crate::options::{Options, OptionsError, check_members, entry_limit_of_run, nanos};
+use crate::receipt::Receipt;
 use crate::reply::finish_request;
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
 use crate::window::Window;
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
-use synod_wire::client::Refusal;
-use synod_wire::frame::{HEADER_BYTES, Kind};
+use synod_wire::client::{Durability, Refusal};
+use synod_wire::frame::{HEADER_BYTES, Kind, flags};
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// What happened. Every offered entry is in exactly one `Acked` or `Unknown`, and these come in order of `client_seq`.
@@ -51,9 +53,14 @@ pub enum Event {
         sequence: Sequence,
         /// The leader's timestamp of all of them, nanoseconds since the Unix epoch.
         timestamp_ns: u64,
+        /// What the acknowledgement rests on.
+        durability: Durability,
         /// How many; at least 1.
         entries: u32,
     },
+    /// Where the time of a run went on the leader, if [`Options::receipts`] asks. Comes before its entries' `Acked`, and is of
+    /// no consequence: an acknowledgement that was lost and came again from the session table has none.
+    Receipt(Receipt),
     /// The session closed before these entries were acknowledged. Those that were sent may have been sequenced.
     Unknown {
         /// The first one's client sequence.
@@ -186,6 +193,8 @@ pub struct Core {
     went_back: Option<WentBack>,
     last_committed: Option<u64>,
     opened_event: Option<Event>,
+    /// Receipts not yet reported, in the order they came; as many as entries fit the window.
+    receipts: VecDeque<Receipt>,
     last_event: Option<Event>,
     last_refusal: Option<(SocketAddrV4, Refusal)>,
     last_contact_ns: Option<u64>,
@@ -250,6 +259,7 @@ impl Core {
             went_back: None,
             last_committed: None,
             opened_event: None,
+            receipts: VecDeque::with_capacity(if options.receipts { options.window_entries } else { 0 }),
             last_event: None,
             last_refusal: None,
             last_contact_ns: None,
@@ -301,11 +311,15 @@ impl Core {
         if let Some(event) = self.opened_event.take() {
             return Some(event);
         }
+        if let Some(receipt) = self.receipts.pop_front() {
+            return Some(Event::Receipt(receipt));
+        }
         if let Some(run) = self.window.take_acked() {
             return Some(Event::Acked {
                 client_seq: run.client_seq,
                 sequence: Sequence(run.sequence),
                 timestamp_ns: run.timestamp_ns,
+                durability: run.durability,
                 entries: run.entries,
             });
         }
@@ -483,7 +497,7 @@ impl Core {
         };
         let payload = &mut out[HEADER_BYTES..HEADER_BYTES + RUN_HEADER_BYTES];
         let (bytes, _) = RunBuilder::new(payload, self.client_id, 0).finish(RunKind::OpenSession);
-        finish_request(out, Kind::OpenSession, self.cluster, self.group, 0, bytes)
+        finish_request(out, (Kind::OpenSession, 0), self.cluster, self.group, 0, bytes)
     }
 
     /// A run of as many entries from the cursor on as datagram, credit and acknowledgements allow.
@@ -502,7 +516,8 @@ impl Core {
         self.counters.entries_resent += self.sent_end.min(at).saturating_sub(self.next_send);
         self.move_cursor(at);
         self.sent_end = self.sent_end.max(self.next_send);
-        finish_request(out, Kind::Append, self.cluster, self.group, 0, bytes)
+        let receipt = if self.options.receipts { flags::RECEIPT } else { 0 };
+        finish_request(out, (Kind::Append, receipt), self.cluster, self.group, 0, bytes)
     }
 
     /// Puts the cursor at `at` or the first entry behind it that is not acknowledged.

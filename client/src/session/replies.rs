@@ -2,10 +2,11 @@
 //! obeyed, or counted and ignored. Entered through [`Core::handle`] only.
 
 use super::{CloseReason, Core, Event, OpenSent, Phase, WentBack};
+use crate::receipt::Receipt;
 use crate::reply::{Rejection, Reply};
-use crate::window::Mark;
+use crate::window::{Mark, Placed};
 use std::net::SocketAddrV4;
-use synod_wire::client::{AckHeader, AckRun, Refusal, SessionBody};
+use synod_wire::client::{self, AckHeader, AckRun, Durability, Refusal, SessionBody};
 use synod_wire::frame::Frames;
 
 /// A client sequence beyond this is a garbled number, not a session that appended for ten thousand years.
@@ -32,7 +33,10 @@ impl Core {
                 self.silences = 0;
             }
             match Reply::parse(&frame) {
-                Ok(Reply::Appended(header, runs)) => self.on_appended(now_ns, from, &header, runs),
+                Ok(Reply::Appended(header, runs, receipts)) => {
+                    self.on_receipts(&header, receipts);
+                    self.on_appended(now_ns, from, &header, runs);
+                }
                 Ok(Reply::SessionOpened(body)) => self.on_opened(now_ns, from, &body),
                 Ok(Reply::Rejected(rejection)) => self.on_rejected(now_ns, from, &rejection),
                 Ok(Reply::Read(..) | Reply::Status(..)) | Err(_) => self.counters.malformed += 1,
@@ -83,12 +87,16 @@ impl Core {
             self.counters.stale += 1;
             return;
         }
+        let Some(durability) = Durability::from_u8(header.durability) else {
+            self.counters.malformed += 1;
+            return;
+        };
         self.credit = u64::from(header.credit.get().max(1));
         let first_unacked = self.window.first_unacked();
         let mut acked = 0;
         let mut newest = None;
         for run in runs {
-            let Some(new) = self.on_ack_run(run, &mut newest) else {
+            let Some(new) = self.on_ack_run(run, durability, &mut newest) else {
                 self.counters.malformed += 1;
                 continue;
             };
@@ -116,9 +124,29 @@ impl Core {
         }
     }
 
+    /// Keeps the receipts of entries that are held: as many as there is room for, since each was asked for with an entry.
+    fn on_receipts(&mut self, header: &AckHeader, receipts: &[client::Receipt]) {
+        if header.client_id.get() != self.client_id || self.phase != Phase::Open || !self.options.receipts {
+            return;
+        }
+        for receipt in receipts {
+            let Some(receipt) = Receipt::parse(receipt) else {
+                self.counters.malformed += 1;
+                continue;
+            };
+            let end_seq = receipt.client_seq + u64::from(receipt.entries);
+            let held = end_seq > self.window.base() && receipt.client_seq < self.sent_end;
+            if !held || self.receipts.len() == self.options.window_entries {
+                self.counters.stale += 1;
+                continue;
+            }
+            self.receipts.push_back(receipt);
+        }
+    }
+
     /// Marks the entries of `run` that were sent and are still open; returns how many, and the newest of them in
     /// `newest`. `None` if the run's numbers are impossible.
-    fn on_ack_run(&mut self, run: &AckRun, newest: &mut Option<u64>) -> Option<u64> {
+    fn on_ack_run(&mut self, run: &AckRun, durability: Durability, newest: &mut Option<u64>) -> Option<u64> {
         let (first_seq, first_sequence) = (run.first_seq.get(), run.first_sequence.get());
         let entries = u64::from(run.entries.get());
         let end_seq = first_seq.checked_add(entries)?;
@@ -131,7 +159,8 @@ impl Core {
         let mut new = 0;
         for client_seq in first_seq.max(self.window.base())..end_seq {
             let sequence = first_sequence + (client_seq - first_seq);
-            match self.window.acknowledge(client_seq, sequence, run.timestamp_ns.get()) {
+            let place = Placed { sequence, timestamp_ns: run.timestamp_ns.get(), durability };
+            match self.window.acknowledge(client_seq, place) {
                 Mark::New => {
                     new += 1;
                     *newest = Some(client_seq);

@@ -68,7 +68,13 @@ fn entries_offered_before_the_session_is_open_follow_what_was_committed() {
     assert_eq!(core.offer(b"three", MS), Ok(43));
     assert_eq!(sent(&mut core, MS), [(A, append(41, &[b"one", b"two", b"three"]))]);
     core.handle(2 * MS, address(A), &appended(&[(41, 900, 5, 3)], 100));
-    let acked = Event::Acked { client_seq: 41, sequence: Sequence(900), timestamp_ns: 5, entries: 3 };
+    let acked = Event::Acked {
+        client_seq: 41,
+        sequence: Sequence(900),
+        timestamp_ns: 5,
+        durability: Durability::Disk,
+        entries: 3,
+    };
     assert_eq!(events(&mut core), [Event::Opened { last_committed: 40, credit: 100, max_entry_bytes: 1_358 }, acked]);
     assert_eq!((core.outstanding(), core.poll_timeout(), core.leader()), (0, None, Some(address(A))));
 }
@@ -289,8 +295,13 @@ fn an_eviction_ends_the_session_and_tells_apart_what_was_acknowledged() {
     core.handle(2 * MS, address(B), &evicted);
     assert!(core.is_open(), "only the node that is asked can say so");
     core.handle(3 * MS, address(A), &evicted);
-    let acked =
-        |client_seq, sequence| Event::Acked { client_seq, sequence: Sequence(sequence), timestamp_ns: 1, entries: 1 };
+    let acked = |client_seq, sequence| Event::Acked {
+        client_seq,
+        sequence: Sequence(sequence),
+        timestamp_ns: 1,
+        durability: Durability::Disk,
+        entries: 1,
+    };
     let unknown = |seq| Event::Unknown { first: seq, last: seq };
     assert_eq!(events(&mut core), [acked(1, 10), unknown(2), acked(3, 12), unknown(4), Event::SessionLost]);
     assert_eq!(core.offer(b"x", 3 * MS), Err(OfferError::Closed(CloseReason::SessionEvicted)));
@@ -321,7 +332,13 @@ fn a_contradicting_acknowledgement_is_counted_and_the_first_one_stands() {
     core.handle(2 * MS, address(A), &appended(&[(2, 11, 1, 1)], 100));
     core.handle(2 * MS, address(A), &appended(&[(2, 99, 1, 1)], 100));
     core.handle(2 * MS, address(A), &appended(&[(1, 10, 1, 1)], 100));
-    let both = Event::Acked { client_seq: 1, sequence: Sequence(10), timestamp_ns: 1, entries: 2 };
+    let both = Event::Acked {
+        client_seq: 1,
+        sequence: Sequence(10),
+        timestamp_ns: 1,
+        durability: Durability::Disk,
+        entries: 2,
+    };
     assert_eq!((events(&mut core), core.counters().conflicting_acks), (vec![both], 1));
 }
 
@@ -531,7 +548,7 @@ impl World {
         while let Some(event) = self.core.poll_event() {
             match event {
                 Event::Opened { last_committed, .. } => assert_eq!((last_committed, self.acked.len()), (0, 0)),
-                Event::Acked { client_seq, sequence, timestamp_ns, entries } => {
+                Event::Acked { client_seq, sequence, timestamp_ns, entries, .. } => {
                     assert_eq!(client_seq, self.acked.len() as u64 + 1, "in order, without gap or repetition");
                     for i in 0..u64::from(entries) {
                         let (payload, known, known_ns) = &self.cluster.committed[&(client_seq + i)];

@@ -189,6 +189,7 @@ impl Scan {
             }
             Record::Founded(members) => self.founded = Some(members.clone()),
             Record::PeerMarks => self.counted = logged.marks.clone(),
+            Record::Durability { .. } => {}
             Record::Repaired(runs) => self.repaired.extend(runs),
             Record::Accepted { .. } | Record::Promised => {}
         }

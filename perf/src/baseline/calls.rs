@@ -1,6 +1,7 @@
 //! System calls of a commit: strace counts those of the leader and of a follower while entries are committed one by one.
 //! The nodes block when they wait, so that what is counted is what the work needs and not what the waiting does.
 
+use crate::bench::Durability;
 use crate::cluster::{self, Cluster};
 use crate::files;
 use crate::load::{self, Pace, Plan};
@@ -58,7 +59,8 @@ pub(super) fn count(synod: &Path, dir: Option<&Path>) -> anyhow::Result<BTreeMap
 pub(crate) fn run_trace(args: &TraceArgs) -> anyhow::Result<()> {
     let dir = files::directory(args.dir.as_deref())?;
     let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
-    let mut cluster = Cluster::start(&cluster::program(args.synod.as_deref())?, dir.path(), 3, &shape)?;
+    let mut cluster =
+        Cluster::start(&cluster::program(args.synod.as_deref())?, dir.path(), 3, &shape, Durability::Disk)?;
     let setup = ClientSetup { shape, window: 1, spin: Duration::ZERO };
     let mut client = ProductClient::connect(&mut cluster, &setup)?;
     let pace = Pace::Closed { outstanding: 1 };

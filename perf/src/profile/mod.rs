@@ -7,6 +7,7 @@
 mod sampler;
 mod threads;
 
+use crate::bench::Durability;
 use crate::cluster::{self, Cluster};
 use crate::environment::Environment;
 use crate::files;
@@ -111,7 +112,13 @@ pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     args.shape.check()?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let dir = files::directory(args.dir.as_deref())?;
-    let cluster = Cluster::start(&cluster::program(args.synod.as_deref())?, dir.path(), args.nodes, &args.shape)?;
+    let cluster = Cluster::start(
+        &cluster::program(args.synod.as_deref())?,
+        dir.path(),
+        args.nodes,
+        &args.shape,
+        Durability::Disk,
+    )?;
     let environment = Environment::of(dir.path(), cluster.config())?;
     let mut profile = Profile::new(args, cluster)?;
     let (threads, entries_per_second) = profile.threads()?;

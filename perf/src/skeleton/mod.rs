@@ -30,7 +30,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use synod_ring::{Settings, Stats, WaitMode};
+use synod_ring::{LogWriter, Settings, Stats, WaitMode};
 
 /// Submissions and receive buffers of every reactor here: the product's defaults.
 const SQ_ENTRIES: u32 = 1_024;
@@ -225,6 +225,9 @@ fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode
         wait,
         dont_fragment: true,
         max_events: MAX_EVENTS,
+        log_writer: LogWriter::Ring,
+        napi_busy_poll_us: 0,
+        segmentation: false,
     };
     settings.cq_entries = settings.cq_entries_min();
     settings

@@ -4,6 +4,7 @@
 
 use super::UringIo;
 use super::complete::{CANCEL, RECEIVE_CLIENTS, RECEIVE_PEERS, WAKE};
+use super::writer::Writer;
 use crate::{IoError, clock};
 use io_uring::opcode::AsyncCancel2;
 use io_uring::types::CancelBuilder;
@@ -33,13 +34,14 @@ impl<J, D> UringIo<J, D> {
 
     /// Cancels what would wait for ever, and waits for the rest.
     fn quiesce(&mut self) -> Result<(), IoError> {
+        let wait_ns = CLOSE_WAIT.as_nanos() as u64;
+        let deadline_ns = clock::monotonic_ns() + wait_ns;
+        self.end_writer(deadline_ns)?;
         for request in [RECEIVE_PEERS, RECEIVE_CLIENTS, WAKE] {
             let entry = AsyncCancel2::new(CancelBuilder::user_data(request)).build().user_data(CANCEL);
             // SAFETY: a cancellation points to nothing.
             unsafe { self.push(&entry) }?;
         }
-        let wait_ns = CLOSE_WAIT.as_nanos() as u64;
-        let deadline_ns = clock::monotonic_ns() + wait_ns;
         let mut events = Vec::with_capacity(self.max_events);
         loop {
             // Errors of single requests have nobody to be told to any more.
@@ -48,16 +50,41 @@ impl<J, D> UringIo<J, D> {
             if self.ring.queued() == 0 && !self.is_busy() {
                 return Ok(());
             }
-            let now_ns = clock::monotonic_ns();
-            if now_ns >= deadline_ns {
-                let source = std::io::Error::new(
-                    std::io::ErrorKind::TimedOut,
-                    format!("{} log writes did not end in {CLOSE_WAIT:?}", self.writes.running()),
-                );
-                return Err(IoError::System { call: "closing the reactor", source });
-            }
-            self.ring.enter_and_wait(deadline_ns - now_ns)?;
+            let left_ns = self.time_left(deadline_ns)?;
+            self.ring.enter_and_wait(left_ns)?;
         }
+    }
+
+    /// Waits for what the log-writer thread has, which still needs the eventfd, and for the thread's end.
+    fn end_writer(&mut self, deadline_ns: u64) -> Result<(), IoError> {
+        let mut events = Vec::with_capacity(self.max_events);
+        loop {
+            self.reap(&mut events, self.max_events);
+            events.clear();
+            if self.writer.as_ref().map_or(Ok(0), Writer::running)? == 0 {
+                break;
+            }
+            self.arm_wake()?;
+            let left_ns = self.time_left(deadline_ns)?;
+            if self.port.wake().may_sleep() {
+                let slept = self.ring.enter_and_wait(left_ns);
+                self.port.wake().awake();
+                slept?;
+            }
+        }
+        self.writer.as_mut().map_or(Ok(()), Writer::stop)
+    }
+
+    fn time_left(&self, deadline_ns: u64) -> Result<u64, IoError> {
+        let left_ns = deadline_ns.saturating_sub(clock::monotonic_ns());
+        if left_ns > 0 {
+            return Ok(left_ns);
+        }
+        let source = std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("{} log writes did not end in {CLOSE_WAIT:?}", self.writes.running()),
+        );
+        Err(IoError::System { call: "closing the reactor", source })
     }
 
     fn is_busy(&self) -> bool {

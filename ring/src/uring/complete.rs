@@ -5,9 +5,10 @@
 
 use super::UringIo;
 use super::receive::RECVMSG_OUT_BYTES;
+use super::writer::Writer;
 use super::writes::Ended;
-use crate::wake::{DONE, WOKEN};
-use crate::{Event, IoError, Socket, socket};
+use crate::wake::{DONE, WOKEN, WRITER_GONE, WRITTEN};
+use crate::{Event, IoError, Socket, clock, socket};
 use io_uring::cqueue::{self, Entry};
 use std::mem::MaybeUninit;
 
@@ -18,6 +19,7 @@ pub(super) const SEND: u64 = 3 << 32;
 pub(super) const WRITE: u64 = 4 << 32;
 pub(super) const WAKE: u64 = 5 << 32;
 pub(super) const CANCEL: u64 = 6 << 32;
+pub(super) const TRAIN: u64 = 7 << 32;
 const KIND: u64 = u64::MAX << 32;
 
 /// Completions copied out of the queue at once.
@@ -28,6 +30,7 @@ impl<J, D> UringIo<J, D> {
     pub(super) fn reap(&mut self, events: &mut Vec<Event<D>>, limit: usize) {
         // What the last poll had no room for goes first, or datagrams could keep answers waiting for ever.
         self.take_answers(events, limit);
+        self.take_reasons(events, limit);
         loop {
             let room = CHUNK.min(limit - events.len());
             let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
@@ -49,6 +52,30 @@ impl<J, D> UringIo<J, D> {
                 None => self.answers = false,
             }
         }
+        while self.written && events.len() < limit {
+            match self.writer.as_mut().and_then(Writer::next_done) {
+                Some(done) => self.wrote(done.place, done.result, events),
+                None => self.written = false,
+            }
+        }
+    }
+
+    /// What other threads woke this one for. Taken before the queues are looked at: see [`crate::wake`].
+    fn take_reasons(&mut self, events: &mut Vec<Event<D>>, limit: usize) {
+        if events.len() == limit || !self.port.wake().has_reasons() {
+            return;
+        }
+        self.stats.wakes += 1;
+        let reasons = self.port.wake().take();
+        self.answers |= reasons & DONE != 0;
+        self.written |= reasons & WRITTEN != 0;
+        if reasons & WRITER_GONE != 0 {
+            let gone = self.writer.as_mut().map_or(Ok(()), |writer| Err(writer.is_gone()));
+            self.note(gone);
+        }
+        if reasons & WOKEN != 0 {
+            events.push(Event::Woken);
+        }
     }
 
     fn complete(&mut self, entry: &Entry, events: &mut Vec<Event<D>>) {
@@ -61,8 +88,16 @@ impl<J, D> UringIo<J, D> {
                 self.stats.sends_failed += 1;
                 events.push(Event::SendFailed(-entry.result()));
             }
+            TRAIN => {
+                self.stats.sends_failed += 1;
+                // Not a matter of the moment: this path cannot do it (no checksum offload, a smaller MTU). From now on one by
+                // one, so that only those of these datagrams that do not fit are lost.
+                self.segmentation &=
+                    ![libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP].contains(&-entry.result());
+                events.push(Event::SendFailed(-entry.result()));
+            }
             WRITE => self.wrote(user_data as u8, entry.result(), events),
-            WAKE => self.woken(entry.result(), events),
+            WAKE => self.woken(entry.result()),
             CANCEL => {}
             kind => panic!("a completion of an unknown kind {kind:#x}"),
         }
@@ -123,29 +158,22 @@ impl<J, D> UringIo<J, D> {
     }
 
     fn wrote(&mut self, place: u8, result: i32, events: &mut Vec<Event<D>>) {
-        match self.writes.end(place, result) {
-            Ended::Written { token, result } => events.push(Event::Written { token, result }),
-            Ended::Again => {}
+        let write = self.writes.get(place);
+        let Ended::Written { token, result } = self.writes.end(place, result) else { return };
+        if let Some(from_ns) = write.timed_from_ns {
+            let took_ns = clock::monotonic_ns() - from_ns;
+            self.stats.writer_changes += u64::from(self.choice.took(write.route, took_ns));
         }
+        events.push(Event::Written { token, result });
     }
 
-    /// The eventfd was read. The reasons are taken after that and the answers after those: see [`crate::wake`].
-    fn woken(&mut self, result: i32, events: &mut Vec<Event<D>>) {
+    /// The eventfd was read, which ended a sleep. Why it was written, the reasons tell.
+    fn woken(&mut self, result: i32) {
         self.wake_armed = false;
-        match result {
-            8 => {}
-            // Nothing was read; it is armed anew.
-            _ if [libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) => return,
-            _ => {
-                let source = std::io::Error::from_raw_os_error(-result);
-                return self.note(Err(IoError::System { call: "read of an eventfd", source }));
-            }
-        }
-        self.stats.wakes += 1;
-        let reasons = self.port.wake().take();
-        self.answers |= reasons & DONE != 0;
-        if reasons & WOKEN != 0 {
-            events.push(Event::Woken);
+        // Where nothing was read, it is armed anew.
+        if result != 8 && ![libc::EINTR, libc::EAGAIN, libc::ECANCELED].contains(&-result) {
+            let source = std::io::Error::from_raw_os_error(-result);
+            self.note(Err(IoError::System { call: "read of an eventfd", source }));
         }
     }
 }

@@ -3,8 +3,8 @@
 //! One ring, made on the thread that runs it and used by that thread alone (SINGLE_ISSUER, DEFER_TASKRUN: completions run when
 //! this thread enters the kernel, never in between; TASKRUN_FLAG: a word in shared memory says when that is worth while). Two
 //! sockets, each with one multishot receive into a ring of buffers of its own; sends whose success makes no completion; log
-//! writes from a registered arena with RWF_DSYNC; a read of an eventfd for wakes by other threads. Called by: the shard, through
-//! `Io`. May touch: everything that a [`Settings`] names, and nothing else.
+//! writes from a registered arena with RWF_DSYNC, or by a thread of its own (see [`writer`], [`choice`]); a read of an eventfd
+//! for wakes by other threads. Called by: the shard, through `Io`. May touch: everything that a [`Settings`] names, and nothing else.
 //!
 //! # Who owns which bytes when
 //! - *Receive buffers*: see [`receive`]. Bytes are shown only while the shard holds the buffer.
@@ -14,7 +14,8 @@
 //!   where the kernel would otherwise arm a poll, or hand the request to a worker, and read the bytes later. A poll does not
 //!   return before the kernel took every submission, see [`UringIo::turn`]. Hence the rule of `Io`: unchanged until the next
 //!   poll returns.
-//! - *Log writes* are read until their completion, from the log arena, whose pages the kernel pinned when it was registered.
+//! - *Log writes* are read until their completion, from the log arena, whose pages the kernel pinned when it was registered;
+//!   the log-writer thread holds a reference to it.
 //! - *Both arenas* are kept by reference count. A slice of any other arena is refused by assertion: nothing would keep it.
 //!
 //! # Going down
@@ -22,23 +23,28 @@
 //! files and buffers out of the ring, and closes it; only then is memory unmapped. If the disk does not answer in
 //! [`CLOSE_WAIT`], the memory that the kernel might still write to is given up (leaked) rather than unmapped.
 
+mod choice;
 mod close;
 mod complete;
 mod enter;
 mod receive;
 mod setup;
+mod trains;
+mod writer;
 mod writes;
 
 pub use close::CLOSE_WAIT;
 pub use setup::{Features, probe};
+pub use writer::{LOG_THREAD_PRIORITY, LogThreadGot};
 
 use crate::arena::Mapping;
 use crate::port::Port;
-use crate::settings::{Settings, Stats};
+use crate::settings::{LogWriter, Settings, Stats};
 use crate::socket::{self, ADDRESS_BYTES, UdpSocket, sockaddr};
 use crate::wait::{Step, Waiter};
 use crate::wake::Waker;
 use crate::{Arena, BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket, clock};
+use choice::{Choice, Route};
 use enter::Ring;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
@@ -49,6 +55,8 @@ use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use trains::Trains;
+use writer::Writer;
 use writes::{Write, Writes};
 
 /// Places in the ring's table of files.
@@ -84,12 +92,21 @@ pub struct UringIo<J, D> {
     /// Addresses of the clients that submissions not taken yet go to, one place for each submission that fits.
     clients: Box<[libc::sockaddr_in]>,
     clients_next: usize,
+    napi: Result<(), i32>,
+    trains: Trains,
+    /// Several datagrams to one member go in one submission.
+    segmentation: bool,
     writes: Writes,
-    attached: [bool; FILE_SLOTS as usize],
+    choice: Choice,
+    /// The thread, unless all writes go through the ring.
+    writer: Option<Writer>,
+    files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     wake_armed: bool,
     port: Port<J, D>,
     /// Answers may be waiting in the port.
     answers: bool,
+    /// Ended writes may be waiting in the writer's port.
+    written: bool,
     waiter: Waiter,
     max_events: usize,
     now_ns: u64,
@@ -118,6 +135,11 @@ impl<J: Send, D: Send> UringIo<J, D> {
         setup::check_opcodes(&ring)?;
         let ring = Ring::new(ring);
         register(&ring, &rx, &log, &sockets, port.wake().event().as_raw_fd())?;
+        let napi = setup::busy_poll(&ring, settings.napi_busy_poll_us);
+        let writer = match settings.log_writer {
+            LogWriter::Ring => None,
+            LogWriter::Thread(thread) | LogWriter::Auto(thread) => Some(Writer::start(thread, log.clone(), &port)?),
+        };
 
         let stats = Stats {
             receive_buffer_bytes_peers: sockets[0].receive_buffer_bytes as u64,
@@ -135,11 +157,17 @@ impl<J: Send, D: Send> UringIo<J, D> {
             sockets,
             peers: settings.peers.iter().map(|address| sockaddr(*address)).collect(),
             clients_next: 0,
+            napi,
+            trains: Trains::new(),
+            segmentation: settings.segmentation,
             writes: Writes::new(),
-            attached: [false; FILE_SLOTS as usize],
+            choice: Choice::new(&settings.log_writer),
+            writer,
+            files: Default::default(),
             wake_armed: false,
             port,
             answers: false,
+            written: false,
             waiter: Waiter::new(settings.wait),
             max_events: settings.max_events,
             now_ns: clock::monotonic_ns(),
@@ -156,9 +184,14 @@ impl<J: Send, D: Send> UringIo<J, D> {
         Waker::new(self.port.wake().clone())
     }
 
-    /// What happened so far.
-    pub fn stats(&self) -> Stats {
-        Stats { enters: self.ring.enters, blocks: self.ring.blocks, ..self.stats }
+    /// Whether the kernel polls the network cards' queues as asked; the errno if it does not. Fine if that was not asked.
+    pub fn napi_busy_poll(&self) -> Result<(), i32> {
+        self.napi
+    }
+
+    /// What the kernel let the log-writer thread have, if there is one.
+    pub fn log_thread(&self) -> Option<LogThreadGot> {
+        self.writer.as_ref().map(Writer::got)
     }
 
     /// Where members' datagrams come in: the address asked for, with the port that the kernel chose if that was 0.
@@ -174,9 +207,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
     /// Changes where members listen, index by index as in [`Settings::peers`].
     pub fn set_peers(&mut self, peers: &[SocketAddrV4]) -> Result<(), IoError> {
         // Submissions that point into the old table must be gone.
-        while self.ring.queued() > 0 {
-            self.ring.enter()?;
-        }
+        self.submit_all()?;
         self.peers = peers.iter().map(|address| sockaddr(*address)).collect();
         Ok(())
     }
@@ -257,7 +288,7 @@ impl<J, D> UringIo<J, D> {
         let mut now_ns = begun_ns;
         // What is there already is taken first, without waiting.
         let mut over = false;
-        let mut look = self.answers || self.ring.has_completions();
+        let mut look = self.answers || self.written || self.port.wake().has_reasons() || self.ring.has_completions();
         loop {
             self.arm()?;
             over |= now_ns >= deadline_ns;
@@ -270,6 +301,7 @@ impl<J, D> UringIo<J, D> {
             over |= events.len() > before;
             look = false;
             if over && self.ring.queued() == 0 {
+                self.trains.clear();
                 return Ok(());
             }
         }
@@ -278,12 +310,15 @@ impl<J, D> UringIo<J, D> {
     /// One round of a wait: enters the kernel if that does something, else passes the time. Returns the time after it.
     fn pass(&mut self, step: Step, now_ns: u64, deadline_ns: u64) -> Result<u64, IoError> {
         match step {
-            Step::Block => {
+            // If a reason to look came meanwhile, it does not sleep, but looks.
+            Step::Block if self.port.wake().may_sleep() => {
                 self.stats.blocks_backed_off += u64::from(self.waiter.backs_off(now_ns));
-                self.ring.enter_and_wait(deadline_ns.saturating_sub(now_ns))?;
+                let slept = self.ring.enter_and_wait(deadline_ns.saturating_sub(now_ns));
+                self.port.wake().awake();
+                slept?;
             }
-            Step::Spin | Step::Yield if self.ring.wants_enter() => self.ring.enter()?,
-            Step::Spin => std::hint::spin_loop(),
+            _ if self.ring.wants_enter() => self.ring.enter()?,
+            Step::Spin | Step::Block => std::hint::spin_loop(),
             Step::Yield => {
                 std::thread::yield_now();
                 self.stats.yields += 1;
@@ -308,17 +343,23 @@ impl<J, D> UringIo<J, D> {
                 self.rx[index].armed = true;
             }
         }
-        if !self.wake_armed {
-            let count = self.scratch.wake_count.get().cast();
-            let entry = opcode::Read::new(FILE_WAKE, count, 8).build().user_data(complete::WAKE);
-            // SAFETY: the counter's place outlives the ring and is used for nothing else.
-            unsafe { self.push(&entry) }?;
-            self.wake_armed = true;
-        }
+        self.arm_wake()?;
         while let Some((place, write)) = self.writes.next_again() {
             self.stats.writes_retried += 1;
-            self.push_write(place, write)?;
+            self.start_write(place, write)?;
         }
+        Ok(())
+    }
+
+    fn arm_wake(&mut self) -> Result<(), IoError> {
+        if self.wake_armed {
+            return Ok(());
+        }
+        let count = self.scratch.wake_count.get().cast();
+        let entry = opcode::Read::new(FILE_WAKE, count, 8).build().user_data(complete::WAKE);
+        // SAFETY: the counter's place outlives the ring and is used for nothing else.
+        unsafe { self.push(&entry) }?;
+        self.wake_armed = true;
         Ok(())
     }
 
@@ -338,6 +379,15 @@ impl<J, D> UringIo<J, D> {
             self.stats.submits_early += 1;
             self.ring.enter()?;
         }
+        Ok(())
+    }
+
+    /// Enters the kernel until it took every submission.
+    fn submit_all(&mut self) -> Result<(), IoError> {
+        while self.ring.queued() > 0 {
+            self.ring.enter()?;
+        }
+        self.trains.clear();
         Ok(())
     }
 
@@ -377,7 +427,35 @@ impl<J, D> UringIo<J, D> {
         self.note(pushed);
     }
 
-    fn push_write(&mut self, place: u8, write: Write) -> Result<(), IoError> {
+    fn queue_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) -> Result<(), IoError> {
+        if self.trains.is_full() {
+            self.stats.submits_early += 1;
+            self.submit_all()?;
+        }
+        for bytes in datagrams {
+            self.kept(*bytes, false);
+        }
+        let pieces = datagrams.iter().map(|bytes| (bytes.bytes().as_ptr(), bytes.bytes().len() as u32));
+        let message = self.trains.couple(&raw const self.peers[peer], pieces);
+        let entry = opcode::SendMsg::new(FILE_PEERS, message)
+            .flags(libc::MSG_DONTWAIT as u32)
+            .build()
+            .flags(Flags::SKIP_SUCCESS)
+            .user_data(complete::TRAIN);
+        self.stats.sends += datagrams.len() as u64;
+        self.stats.trains += 1;
+        // SAFETY: as for a single datagram; the message and its lists lie in the table of trains, whose places are given out
+        // again only once the kernel took every submission.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Sends a write its way.
+    fn start_write(&mut self, place: u8, write: Write) -> Result<(), IoError> {
+        if write.route == Route::Thread {
+            let file = self.files[usize::from(write.file.0)].clone().expect("checked when the write was asked for");
+            self.writer.as_mut().expect("a route that the choice offers").write(place, write, file);
+            return Ok(());
+        }
         let entry = write_entry(place, write);
         // SAFETY: the bytes lie in the log arena (checked when the write was asked for), which outlives the ring, and stay
         // unchanged until the completion (the rule of `Io`).
@@ -413,6 +491,10 @@ impl<J, D> Io for UringIo<J, D> {
         self.now_ns
     }
 
+    fn stage_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
     fn wall_ns(&self) -> u64 {
         self.wall_ns
     }
@@ -428,6 +510,16 @@ impl<J, D> Io for UringIo<J, D> {
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
         let to = &raw const self.peers[peer];
         self.queue_send(FILE_PEERS, to, bytes);
+    }
+
+    fn send_peer_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) {
+        if self.segmentation && datagrams.len() > 1 {
+            let queued = self.queue_train(peer, datagrams);
+            return self.note(queued);
+        }
+        for bytes in datagrams {
+            self.send_peer(peer, *bytes);
+        }
     }
 
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {
@@ -449,36 +541,42 @@ impl<J, D> Io for UringIo<J, D> {
         assert!(slot.0 < FILE_SLOTS, "file slot {} of {FILE_SLOTS}", slot.0);
         assert!(!self.writes.uses(slot), "file slot {} has writes in flight", slot.0);
         let place = FILE_LOG_FIRST + u32::from(slot.0);
-        let Some(file) = file.descriptor() else {
+        let Some(descriptor) = file.descriptor() else {
             let source = std::io::Error::from_raw_os_error(libc::EBADF);
             return Err(IoError::System {
                 call: "io_uring_register(FILES_UPDATE) of a file that the kernel does not know",
                 source,
             });
         };
-        // The ring holds the file open from here on.
         self.ring
             .submitter()
-            .register_files_update(place, &[file.as_raw_fd()])
+            .register_files_update(place, &[descriptor.as_raw_fd()])
             .map_err(|source| IoError::System { call: "io_uring_register(FILES_UPDATE)", source })?;
-        self.attached[usize::from(slot.0)] = true;
+        self.files[usize::from(slot.0)] = Some(file);
         Ok(())
     }
 
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
-        assert!(self.attached[usize::from(file.0)], "file slot {} has no file", file.0);
+        assert!(self.files[usize::from(file.0)].is_some(), "file slot {} has no file", file.0);
         let (address, len) = self.kept(bytes, true);
-        let write = Write { file, offset, address, len, token };
+        let (route, timed) = self.choice.next();
+        let timed_from_ns = timed.then(clock::monotonic_ns);
+        let write = Write { file, offset, address, len, token, route, timed_from_ns };
         let place = self.writes.begin(write);
         self.stats.writes += 1;
-        let pushed = self.push_write(place, write);
-        self.note(pushed);
+        self.stats.writes_by_thread += u64::from(route == Route::Thread);
+        let started = self.start_write(place, write);
+        self.note(started);
     }
 
     fn request(&mut self, job: J) -> Result<(), J> {
         let result = self.port.request(job);
         self.stats.requests_refused += u64::from(result.is_err());
         result
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { enters: self.ring.enters, blocks: self.ring.blocks, ..self.stats }
     }
 }
 
@@ -497,7 +595,9 @@ mod tests {
     /// where it is written.
     #[test]
     fn writes_are_synced_and_sends_never_wait() {
-        let write = Write { file: FileSlot(1), offset: 0, address: std::ptr::null(), len: 0, token: 0 };
+        let (route, timed_from_ns) = (Route::Ring, None);
+        let address = std::ptr::null();
+        let write = Write { file: FileSlot(1), offset: 0, address, len: 0, token: 0, route, timed_from_ns };
         assert_eq!(operation_flags(&write_entry(0, write)), libc::RWF_DSYNC);
         let send = send_entry(FILE_PEERS, std::ptr::null(), std::ptr::null(), 0);
         assert_eq!(operation_flags(&send), libc::MSG_DONTWAIT);

@@ -171,7 +171,7 @@ impl RxPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WaitMode;
+    use crate::{LogWriter, WaitMode};
 
     fn pool(socket: Socket) -> RxPool {
         let any = "127.0.0.1:0".parse().unwrap();
@@ -188,6 +188,9 @@ mod tests {
             wait: WaitMode::Block,
             dont_fragment: false,
             max_events: 8,
+            log_writer: LogWriter::Ring,
+            napi_busy_poll_us: 0,
+            segmentation: true,
         };
         RxPool::new(socket, &settings).unwrap()
     }

@@ -3,6 +3,7 @@
 //! Called by: `start`, through [`probe`], and by the reactor's construction. May touch: a ring of its own, closed at once.
 
 use crate::IoError;
+use io_uring::types::Napi;
 use io_uring::{IoUring, Probe, opcode};
 
 /// What the kernel offers.
@@ -69,6 +70,7 @@ pub(super) fn check_opcodes(ring: &IoUring) -> Result<(), IoError> {
     ring.submitter().register_probe(&mut probe).map_err(|error| refused("io_uring_register(PROBE)", &error))?;
     let needed = [
         ("IORING_OP_SEND", opcode::Send::CODE),
+        ("IORING_OP_SENDMSG", opcode::SendMsg::CODE),
         ("IORING_OP_RECV", opcode::RecvMulti::CODE),
         ("IORING_OP_RECVMSG", opcode::RecvMsgMulti::CODE),
         ("IORING_OP_WRITE_FIXED", opcode::WriteFixed::CODE),
@@ -79,6 +81,16 @@ pub(super) fn check_opcodes(ring: &IoUring) -> Result<(), IoError> {
         Some((name, _)) => Err(missing(name)),
         None => Ok(()),
     }
+}
+
+/// Lets waits in the kernel poll the network cards' queues for a while (Linux 6.9). Nothing depends on it: a refusal is told.
+pub(super) fn busy_poll(ring: &super::enter::Ring, for_us: u32) -> Result<(), i32> {
+    if for_us == 0 {
+        return Ok(());
+    }
+    let mut napi = Napi::new().set_busy_poll_timeout(for_us);
+    let registered = ring.submitter().register_napi(&mut napi);
+    registered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn missing(what: &str) -> IoError {

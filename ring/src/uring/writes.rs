@@ -1,8 +1,9 @@
-//! The log writes that are in flight: what each was, so that its completion finds its token and a write that did not happen
-//! can be submitted again as it was.
+//! The log writes that are in flight, whichever way: what each was, so that its completion finds its token and a write that did
+//! not happen can be submitted again as it was.
 //!
 //! Called by: the reactor. Touches no memory but its own: the addresses in it are for the kernel only.
 
+use super::choice::Route;
 use crate::settings::WRITES_MAX;
 use crate::{FILE_SLOTS, FileSlot};
 
@@ -17,6 +18,9 @@ pub(super) struct Write {
     pub(super) address: *const u8,
     pub(super) len: u32,
     pub(super) token: u64,
+    pub(super) route: Route,
+    /// When it was asked for, where its time is wanted.
+    pub(super) timed_from_ns: Option<u64>,
 }
 
 /// What a completion means.
@@ -90,7 +94,12 @@ impl Writes {
         Some((place, entry.write))
     }
 
-    /// Writes that the kernel has.
+    /// The write with this number.
+    pub(super) fn get(&self, place: u8) -> Write {
+        self.table[usize::from(place)].as_ref().expect("a completion of no write").write
+    }
+
+    /// Writes that the kernel, or the log-writer thread, has.
     pub(super) fn running(&self) -> usize {
         WRITES_MAX - self.free.len() - self.again.len()
     }
@@ -106,7 +115,8 @@ mod tests {
     use super::*;
 
     fn write(file: u8, token: u64) -> Write {
-        Write { file: FileSlot(file), offset: 4096, address: std::ptr::null(), len: 512, token }
+        let (route, timed_from_ns) = (Route::Ring, None);
+        Write { file: FileSlot(file), offset: 4096, address: std::ptr::null(), len: 512, token, route, timed_from_ns }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_ring::{Arena, Event, HousePort, Io, RxBuf, Settings, UringIo, WaitMode, port};
+use synod_ring::{Arena, Event, HousePort, Io, LogWriter, RxBuf, Settings, UringIo, WaitMode, port};
 
 pub(crate) type Reactor = UringIo<u64, u64>;
 
@@ -28,6 +28,9 @@ pub(crate) fn settings() -> Settings {
         wait: WaitMode::Auto { idle_us: 50, durable_us: 500 },
         dont_fragment: true,
         max_events: 64,
+        log_writer: LogWriter::Ring,
+        napi_busy_poll_us: 0,
+        segmentation: true,
     };
     settings.cq_entries = settings.cq_entries_min();
     settings

@@ -7,21 +7,21 @@ use super::{Checked, violated};
 use crate::io::SimIo;
 use synod::shard::Shard;
 use synod_paxos::Role;
-use synod_wire::client::{StatusBody, role};
+use synod_wire::client::{Durability, StageRow, StatusBody, role};
 use synod_wire::frame::{Kind, parse};
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "a status tells the truth";
 
 /// A datagram to a client leaves `node`: if it is a status reply, it must be true.
-pub(crate) fn told(node: usize, shard: &Shard<SimIo>, datagram: &[u8]) -> Checked {
+pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, datagram: &[u8]) -> Checked {
     if datagram.get(17) != Some(&(Kind::StatusReply as u8)) {
         return Ok(());
     }
     let Ok(frame) = parse(datagram) else {
         return violated(PROPERTY, format!("n{node} sends a status that is no frame"));
     };
-    let Ok((body, counters)) = StatusBody::read_from_prefix(frame.payload) else {
+    let Ok((body, rest)) = StatusBody::read_from_prefix(frame.payload) else {
         return violated(PROPERTY, format!("n{node} sends a status without a body"));
     };
     let core = shard.core();
@@ -34,6 +34,8 @@ pub(crate) fn told(node: usize, shard: &Shard<SimIo>, datagram: &[u8]) -> Checke
         Role::Halted => role::HALTED,
     };
     let leader = core.leader();
+    let numbers_bytes = usize::from(body.counters) * 8 + usize::from(body.stages) * size_of::<StageRow>();
+    let durability = if memory_durability { Durability::Memory } else { Durability::Disk };
     let rows = [
         ("node", u64::from(frame.header.from.0), node as u64),
         ("role", u64::from(body.role), u64::from(number)),
@@ -47,7 +49,8 @@ pub(crate) fn told(node: usize, shard: &Shard<SimIo>, datagram: &[u8]) -> Checke
         ("unknown slots", body.unknown_slots.get().into(), core.unknown_slots().map_or(u32::MAX as u64, |n| n as u64)),
         ("durable Lsn", body.durable_lsn.get(), shard.log().durable_lsn().0),
         ("durable bytes", body.durable_bytes.get(), shard.log().durable_pos()),
-        ("bytes of counters", u64::from(body.counters) * 8, counters.len() as u64),
+        ("bytes of counters and stages", numbers_bytes as u64, rest.len() as u64),
+        ("durability", u64::from(body.durability), durability as u64),
     ];
     if let Some((what, said, is)) = rows.into_iter().find(|(_, said, is)| said != is) {
         return violated(PROPERTY, format!("n{node} says that its {what} is {said}; it is {is}"));
