@@ -6,7 +6,6 @@ use crate::types::*;
 use crate::window::{Accepted, SlotState};
 use alloc::collections::BTreeMap;
 use synod_wire::mutant::mutant;
-use synod_wire::peer::ACCEPTED_BITS;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// Slots proposed, fetched or sent again in one step, so that a step's outputs are bounded.
@@ -147,8 +146,13 @@ impl Replica {
         for slot in self.prefix.0 + 1..=last.0 {
             self.vote(Slot(slot), from);
         }
-        for bit in (0..ACCEPTED_BITS).filter(|bit| bits[(bit / 64) as usize] & (1 << (bit % 64)) != 0) {
-            self.vote(Slot(upto.0.saturating_add(1 + bit)), from);
+        // Mostly there are none: looking at each of 256 places was a third of what an entry cost the leader.
+        for (base, mut rest) in (0..).step_by(64).zip(bits) {
+            while rest != 0 {
+                let bit = base + u64::from(rest.trailing_zeros());
+                rest &= rest - 1;
+                self.vote(Slot(upto.0.saturating_add(1 + bit)), from);
+            }
         }
     }
 

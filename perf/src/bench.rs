@@ -165,6 +165,9 @@ struct Level {
     entries_resent: u64,
     /// What the skeleton's processes did in the last round, the client first, the leader next.
     skeleton_work: Vec<Work>,
+    /// Where the time went on the leader, in a run of its own that `--report` asks for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stages: Vec<output::Stage>,
     /// The whole distributions, for `--report`.
     #[serde(skip)]
     measured: Vec<(&'static str, Measured)>,
@@ -254,7 +257,7 @@ fn sheet(title: String, report: &Report, environment: Environment) -> anyhow::Re
             name: level.name(),
             series: level.measured.iter().map(series).collect(),
             ratios: ratios.unwrap_or_default(),
-            stages: Vec::new(),
+            stages: level.stages.clone(),
         }
     });
     Ok(Sheet { title, environment, levels: levels.collect(), results })
@@ -372,6 +375,7 @@ impl Bench<'_> {
             client_datagrams_per_entry: last.datagrams_per_entry,
             entries_resent: resent,
             skeleton_work: work,
+            stages: if self.args.rounds.report.is_some() { self.stages(pace)? } else { Vec::new() },
             measured: [("product", product)].into_iter().chain(compared.then_some(("skeleton", skeleton))).collect(),
         })
     }
@@ -380,13 +384,24 @@ impl Bench<'_> {
         Plan { pace, warm_up: self.args.rounds.warm_up(), measure: self.args.rounds.measure() }
     }
 
-    fn product_round(&mut self, pace: Pace) -> anyhow::Result<ProductRound> {
+    fn client_setup(&self, pace: Pace) -> ClientSetup {
         let window = match pace {
             Pace::Closed { outstanding } => outstanding,
             Pace::Open { window, .. } => window,
         };
-        let spin = Duration::from_micros(self.args.client_spin_us);
-        let setup = ClientSetup { shape: self.args.shape, window, spin };
+        ClientSetup { shape: self.args.shape, window, spin: Duration::from_micros(self.args.client_spin_us) }
+    }
+
+    /// A run in which every append asks for its time line: apart from the rounds, which are not to pay for it.
+    fn stages(&mut self, pace: Pace) -> anyhow::Result<Vec<output::Stage>> {
+        let setup = self.client_setup(pace);
+        let mut client = ProductClient::connect_for_stages(&mut self.cluster, &setup).context("the product")?;
+        load::run(&mut client, &self.plan(pace)).context("the product")?;
+        Ok(client.stages())
+    }
+
+    fn product_round(&mut self, pace: Pace) -> anyhow::Result<ProductRound> {
+        let setup = self.client_setup(pace);
         let mut clients =
             product::connect_groups(&mut self.cluster, self.args.groups, &setup).context("the product")?;
         let processes = self.cluster.processes();

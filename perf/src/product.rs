@@ -4,11 +4,13 @@ use crate::audit::{Journal, MIN_ENTRY_BYTES};
 use crate::cluster::Cluster;
 use crate::load::Target;
 use crate::options::ShapeArgs;
+use crate::output;
+use crate::stats::{Measured, Summary};
 use anyhow::{Context, bail, ensure};
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
-use synod_client::{Client, Event, OfferError, Options};
+use synod_client::{Client, Event, OfferError, Options, Stage};
 use synod_wire::GroupId;
 
 /// How long an entry may take, and how long a cluster may take to elect a leader.
@@ -38,6 +40,8 @@ pub(crate) struct ProductClient {
     /// Acknowledged by a poll that only sent.
     acknowledged: u64,
     journal: Option<Journal>,
+    /// What the leader's receipts said, in the order of [`Stage::ALL`]; empty if none are asked for.
+    stages: Vec<Measured>,
 }
 
 impl ProductClient {
@@ -52,6 +56,20 @@ impl ProductClient {
         group: GroupId,
         setup: &ClientSetup,
     ) -> anyhow::Result<ProductClient> {
+        ProductClient::open(cluster, group, setup, false)
+    }
+
+    /// The same, and the session asks for a receipt of every append: [`ProductClient::stages`].
+    pub(crate) fn connect_for_stages(cluster: &mut Cluster, setup: &ClientSetup) -> anyhow::Result<ProductClient> {
+        ProductClient::open(cluster, cluster.group, setup, true)
+    }
+
+    fn open(
+        cluster: &mut Cluster,
+        group: GroupId,
+        setup: &ClientSetup,
+        receipts: bool,
+    ) -> anyhow::Result<ProductClient> {
         let shape = setup.shape;
         let datagram = shape.datagram_bytes;
         let options = Options {
@@ -60,6 +78,7 @@ impl ProductClient {
             deadline: DEADLINE,
             max_datagram_bytes: datagram,
             spin: setup.spin,
+            receipts,
             ..Options::default()
         };
         let client = Client::connect(cluster.id, group, cluster.members_of(group.0), random_id()?, options)?;
@@ -71,6 +90,7 @@ impl ProductClient {
             since_sent: 0,
             acknowledged: 0,
             journal: None,
+            stages: if receipts { vec![Measured::new(); Stage::ALL.len()] } else { Vec::new() },
         };
         let until = Instant::now() + DEADLINE;
         while !product.client.core().is_open() {
@@ -105,11 +125,19 @@ impl ProductClient {
         (counters.datagrams_sent, counters.entries_resent)
     }
 
+    /// How long after its reception by the leader each stage was reached: of the runs that had reached it when they were
+    /// answered.
+    pub(crate) fn stages(&self) -> Vec<output::Stage> {
+        let told = Stage::ALL.iter().zip(&self.stages).map(|(stage, measured)| (stage.name(), measured.summary()));
+        told.map(|(name, Summary { p50_us, p99_us, .. })| output::Stage { name: name.into(), p50_us, p99_us }).collect()
+    }
+
     /// Polls and keeps count of what was acknowledged.
     fn take(&mut self, max_wait: Duration) -> anyhow::Result<()> {
         let mut entries_acked = 0;
         let mut bad = None;
         let journal = &mut self.journal;
+        let stages = &mut self.stages;
         self.client.poll(max_wait, &mut |event| match event {
             Event::Acked { client_seq, sequence, entries, .. } => {
                 entries_acked += u64::from(entries);
@@ -118,6 +146,11 @@ impl ProductClient {
                 }
             }
             Event::Opened { .. } => {}
+            Event::Receipt(receipt) => {
+                for (stage, measured) in Stage::ALL.into_iter().zip(stages.iter_mut()) {
+                    receipt.reached(stage).into_iter().for_each(|reached| measured.record(reached));
+                }
+            }
             other => bad = bad.or(Some(other)),
         })?;
         self.acknowledged += entries_acked;

@@ -22,9 +22,11 @@ const TRACED: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Calls rarer than this are those of timers and of housekeeping, whose number depends on how long the trace takes.
 const RARE: f64 = 0.05;
-/// Traced nodes are slow; they are not to elect another leader for it.
-const SETTINGS: [(&str, &str); 3] = [
+/// The log goes through the ring, so that no trial decides which of two ways is counted. Traced nodes are slow; they are not
+/// to elect another leader for it.
+const SETTINGS: [(&str, &str); 4] = [
     ("SYNOD__CPU__WAIT", "block"),
+    ("SYNOD__WAL__WRITER", "ring"),
     ("SYNOD__CONSENSUS__ELECTION_TIMEOUT_MIN_US", "1000000"),
     ("SYNOD__CONSENSUS__ELECTION_TIMEOUT_MAX_US", "2000000"),
 ];

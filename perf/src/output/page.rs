@@ -169,6 +169,11 @@ fn section(level: &Level, colour_of: &dyn Fn(&str) -> RGBColor) -> anyhow::Resul
         }
         @if let Some(plot) = stages {
             h3 { "Where the time goes: bar to the median, line to p99" }
+            p class="note" {
+                "On the leader, from the reception of a client's datagram; a run of its own, in which every append asked for a "
+                "receipt. \"durable\" is the leader's own disk, of those appends only that it had reached when they were "
+                "answered: a commit needs a quorum's disks, not this one."
+            }
             div class="wide" { (PreEscaped(plot)) }
         }
     })

@@ -151,6 +151,7 @@ pub(super) fn stages(stages: &[Stage]) -> anyhow::Result<String> {
             .map_err(refused)?;
         let mut mesh = chart.configure_mesh();
         mesh.disable_y_mesh().y_labels(0).x_desc("µs after reception").label_style((FONT, 14));
+        mesh.x_label_formatter(&|us| count(*us));
         mesh.axis_desc_style((FONT, 14)).light_line_style(TRANSPARENT).draw().map_err(refused)?;
         for (row, stage) in stages.iter().enumerate() {
             let row = row as f64;
