@@ -6,6 +6,7 @@
 //! | `floor` | the command `floor`: what this machine can do at best |
 //! | `bench` | the command `bench`: the product against that, interleaved |
 //! | `against` | the command `against`: our skeleton against an independent one |
+//! | `compare/` | the command `compare`: the product beside other replicated logs (their harnesses: `perf/peers/`) |
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
@@ -17,6 +18,7 @@
 mod against;
 mod bench;
 mod cluster;
+mod compare;
 mod files;
 mod floor;
 mod host;
@@ -47,6 +49,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
+    /// The product and its peers (raft-rs, libraft, etcd, NATS JetStream) under the same closed loop, interleaved
+    Compare(compare::CompareArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -70,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Floor(args) => floor::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Against(args) => against::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }
