@@ -10,6 +10,7 @@
 //! | `failover`, `recovery`, `catchup`, `disturb`, `scale`, `soak` | the commands of these names: what happens when something fails, grows or goes on for long |
 //! | `scenario`, `audit`, `network` | what these share: cluster and load, the log held against the acknowledgements, dropped datagrams |
 //! | `preset` | `bench --preset`: rates that others publish |
+//! | `compare/` | the command `compare`: the product beside other replicated logs (their harnesses: `perf/peers/`) |
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
@@ -28,6 +29,7 @@ mod baseline;
 mod bench;
 mod catchup;
 mod cluster;
+mod compare;
 mod disturb;
 mod environment;
 mod failover;
@@ -100,6 +102,8 @@ enum Command {
     /// The cluster whose system calls `baseline` counts
     #[command(hide = true)]
     TraceCalls(baseline::TraceArgs),
+    /// The product and its peers (raft-rs, libraft, etcd, NATS JetStream) under the same closed loop, interleaved
+    Compare(compare::CompareArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
     SkeletonNode(skeleton::NodeArgs),
@@ -136,6 +140,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::TraceCalls(args) => baseline::run_trace(&args),
         Command::Profile(args) => profile::run(&args),
         Command::CollectEnv(args) => environment::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::SkeletonNode(args) => skeleton::run_node(&args),
     }
 }

@@ -1,0 +1,106 @@
+//! NATS JetStream: three servers with `sync_interval: always`, one stream of three replicas on files. The client publishes
+//! to the stream's leader and waits for its acknowledgements.
+
+use crate::bench::Running;
+use crate::etcd::poll_some;
+use crate::load::Target;
+use crate::processes::{Process, free_ports, wait_all_ready};
+use anyhow::{Context, ensure};
+use async_nats::jetstream::{self, stream};
+use futures_util::stream::FuturesUnordered;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// What every server says when the cluster can take a stream.
+const READY: &str = "JetStream cluster new metadata leader";
+const START_WAIT: Duration = Duration::from_secs(40);
+const SUBJECT: &str = "synod";
+
+/// Starts three servers, makes the stream, and connects to its leader.
+pub(crate) fn start(dir: &Path, tools: &Path, size: usize) -> anyhow::Result<Running> {
+    let program = tools.join("bin/nats-server");
+    ensure!(program.is_file(), "{} is not there: run perf/peers/install.sh {}", program.display(), tools.display());
+    let ports = free_ports(6)?;
+    let (routes, clients) = ports.split_at(3);
+    let mut processes = Vec::new();
+    for node in 0..3 {
+        let file = dir.join(format!("nats-{node}.conf"));
+        std::fs::write(&file, config(dir, node, clients[node], routes)).context("cannot write a configuration")?;
+        let mut command = Command::new(&program);
+        command.arg("-c").arg(&file);
+        processes.push(Process::start(&format!("nats node {node}"), &mut command, READY)?);
+    }
+    wait_all_ready(&processes, START_WAIT)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    let (version, context) = runtime.block_on(connect(clients))?;
+    let target = Publishes { context, entry: vec![7; size].into(), in_flight: FuturesUnordered::new(), runtime };
+    Ok(Running { version: format!("nats-server {version}"), processes, target: Box::new(target), is_log })
+}
+
+fn config(dir: &Path, node: usize, client: u16, routes: &[u16]) -> String {
+    let others: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    let store = dir.join(format!("nats-{node}"));
+    format!(
+        "server_name: n{node}\nlisten: \"127.0.0.1:{client}\"\n\
+         jetstream {{ store_dir: {store:?}, sync_interval: always }}\n\
+         cluster {{ name: synod, listen: \"127.0.0.1:{}\", routes: [{}] }}\n",
+        routes[node],
+        others.join(", ")
+    )
+}
+
+/// Messages, of the stream itself or of its raft group's log: both lie in blocks.
+fn is_log(file: &str) -> bool {
+    file.contains(".blk")
+}
+
+async fn connect(ports: &[u16]) -> anyhow::Result<(String, jetstream::Context)> {
+    let url = |node: usize| format!("nats://127.0.0.1:{}", ports[node]);
+    let any = async_nats::connect(url(0)).await.context("cannot connect to NATS")?;
+    let wanted = stream::Config {
+        name: "SYNOD".into(),
+        subjects: vec![SUBJECT.into()],
+        num_replicas: 3,
+        storage: stream::StorageType::File,
+        ..Default::default()
+    };
+    let made = jetstream::new(any.clone()).create_stream(wanted).await.context("cannot make the stream")?;
+    let leader = made.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
+    let leader = leader.context("the stream has no leader")?;
+    let node = leader.strip_prefix('n').and_then(|number| number.parse::<usize>().ok());
+    let node = node.filter(|node| *node < ports.len()).with_context(|| format!("{leader} is none of our nodes"))?;
+    let client = async_nats::connect(url(node)).await.context("cannot connect to the stream's leader")?;
+    let version = client.server_info().version;
+    let mut context = jetstream::new(client);
+    context.set_timeout(Duration::from_secs(10));
+    Ok((version, context))
+}
+
+type Publish = Pin<Box<dyn Future<Output = anyhow::Result<Instant>>>>;
+
+struct Publishes {
+    context: jetstream::Context,
+    entry: bytes::Bytes,
+    in_flight: FuturesUnordered<Publish>,
+    runtime: Runtime,
+}
+
+impl Target for Publishes {
+    fn offer(&mut self, start: Instant) -> anyhow::Result<()> {
+        let (context, entry) = (self.context.clone(), self.entry.clone());
+        self.in_flight.push(Box::pin(async move {
+            let sent = context.publish(SUBJECT, entry).await.context("cannot publish")?;
+            sent.await.context("a message was not acknowledged")?;
+            Ok(start)
+        }));
+        Ok(())
+    }
+
+    fn poll(&mut self, max_wait: Duration, ended: &mut Vec<Instant>) -> anyhow::Result<()> {
+        poll_some(&self.runtime, &mut self.in_flight, max_wait, ended)
+    }
+}
