@@ -55,8 +55,6 @@ pub(crate) struct CompareArgs {
 enum PeerName {
     /// raft-rs with raft-engine, a harness of our own.
     RaftRs,
-    /// libraft (Debian), a harness of our own.
-    Libraft,
     /// etcd.
     Etcd,
     /// NATS JetStream, three replicas, synced always.
@@ -64,12 +62,11 @@ enum PeerName {
 }
 
 impl PeerName {
-    const ALL: [PeerName; 4] = [PeerName::RaftRs, PeerName::Libraft, PeerName::Etcd, PeerName::Nats];
+    const ALL: [PeerName; 3] = [PeerName::RaftRs, PeerName::Etcd, PeerName::Nats];
 
     fn name(self) -> &'static str {
         match self {
             PeerName::RaftRs => "raft-rs",
-            PeerName::Libraft => "libraft",
             PeerName::Etcd => "etcd",
             PeerName::Nats => "nats",
         }
@@ -259,7 +256,9 @@ impl Compare<'_> {
         let run = peer::Run {
             program,
             peer: peer.name(),
-            length: each * rounds.outstanding.len() as u32 + rounds.warm_up() + Duration::from_millis(self.args.count_ms),
+            length: each * rounds.outstanding.len() as u32
+                + rounds.warm_up()
+                + Duration::from_millis(self.args.count_ms),
             outstanding: &rounds.outstanding,
             arguments: &self.args.peer_arguments(count),
             dir: self.dir,
@@ -294,8 +293,7 @@ impl Compare<'_> {
     }
 
     fn synod_level(&self, cluster: &mut Cluster, outstanding: usize) -> anyhow::Result<Measured> {
-        let setup =
-            ClientSetup { shape: self.args.shape, window: outstanding, spin: Duration::from_micros(500) };
+        let setup = ClientSetup { shape: self.args.shape, window: outstanding, spin: Duration::from_micros(500) };
         let mut client = ProductClient::connect(cluster, &setup)?;
         let rounds = &self.args.rounds;
         let pace = Pace::Closed { outstanding };
@@ -341,7 +339,9 @@ fn rows(outstanding: &[usize], systems: &[System]) -> Vec<Row> {
             .iter()
             .enumerate()
             .filter(|(at, _)| !system.levels[*at].is_empty())
-            .map(|(at, outstanding)| level(*outstanding, &system.levels[at], system.peer.map(|_| &systems[0].levels[at])))
+            .map(|(at, outstanding)| {
+                level(*outstanding, &system.levels[at], system.peer.map(|_| &systems[0].levels[at]))
+            })
             .collect(),
     };
     systems.iter().map(row).collect()
@@ -364,7 +364,9 @@ fn level(outstanding: usize, rounds: &[Measured], synod: Option<&Vec<Measured>>)
 fn table(report: &Report) -> String {
     let Report { host, size, nodes, rounds, systems } = report;
     let mut text = format!("kernel {}, {} processors; ", host.kernel, host.processors);
-    text.push_str(&format!("{nodes} nodes, entries of {size} bytes, {rounds} rounds; × is a peer's divided by Synod's: "));
+    text.push_str(&format!(
+        "{nodes} nodes, entries of {size} bytes, {rounds} rounds; × is a peer's divided by Synod's: "
+    ));
     text.push_str("median (least to greatest round)\n\n");
     text.push_str(&format!("{}   p50 ×, p99 ×, ops/s ×\n", report::heading("all rounds")));
     for row in systems {

@@ -49,7 +49,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Our skeleton interleaved with an independent one (see compare-floor.sh)
     Against(against::AgainstArgs),
-    /// The product and its peers (raft-rs, libraft, etcd, NATS JetStream) under the same closed loop, interleaved
+    /// The product and its peers (raft-rs, etcd, NATS JetStream) under the same closed loop, interleaved
     Compare(compare::CompareArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]
