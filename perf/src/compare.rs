@@ -55,8 +55,6 @@ pub(crate) struct CompareArgs {
 enum PeerName {
     /// raft-rs with raft-engine, a harness of our own.
     RaftRs,
-    /// libraft (Debian), a harness of our own.
-    Libraft,
     /// etcd.
     Etcd,
     /// NATS JetStream, three replicas, synced always.
@@ -64,12 +62,11 @@ enum PeerName {
 }
 
 impl PeerName {
-    const ALL: [PeerName; 4] = [PeerName::RaftRs, PeerName::Libraft, PeerName::Etcd, PeerName::Nats];
+    const ALL: [PeerName; 3] = [PeerName::RaftRs, PeerName::Etcd, PeerName::Nats];
 
     fn name(self) -> &'static str {
         match self {
             PeerName::RaftRs => "raft-rs",
-            PeerName::Libraft => "libraft",
             PeerName::Etcd => "etcd",
             PeerName::Nats => "nats",
         }

@@ -130,10 +130,6 @@ fn count(args: &BenchArgs, running: &mut Running, dir: &Path) -> anyhow::Result<
 
 impl BenchArgs {
     fn plan(&self, outstanding: usize, ms: u64) -> Plan {
-        Plan {
-            outstanding,
-            warm_up: Duration::from_millis(self.warm_up_ms),
-            measure: Duration::from_millis(ms),
-        }
+        Plan { outstanding, warm_up: Duration::from_millis(self.warm_up_ms), measure: Duration::from_millis(ms) }
     }
 }

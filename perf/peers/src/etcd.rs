@@ -141,7 +141,8 @@ pub(crate) fn poll_some<F: Future<Output = anyhow::Result<Instant>>>(
     max_wait: Duration,
     ended: &mut Vec<Instant>,
 ) -> anyhow::Result<()> {
-    runtime.block_on(async {
+    // Unconstrained: what tokio's budget puts off is lost when `block_on` returns before it was polled again.
+    runtime.block_on(tokio::task::unconstrained(async {
         let Ok(first) = tokio::time::timeout(max_wait, in_flight.next()).await else { return Ok(()) };
         let mut next = first;
         while let Some(result) = next {
@@ -150,5 +151,5 @@ pub(crate) fn poll_some<F: Future<Output = anyhow::Result<Instant>>>(
             next = futures_util::FutureExt::now_or_never(in_flight.next()).flatten();
         }
         Ok(())
-    })
+    }))
 }

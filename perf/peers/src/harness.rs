@@ -1,4 +1,4 @@
-//! Our own harnesses around raft libraries (raft-rs, libraft): three processes and one client, all over TCP_NODELAY.
+//! Our own harness around a raft library: three processes and one client, all over TCP_NODELAY.
 //!
 //! Client and node speak this: the client says hello with one zero byte, then sends entries, each a length (u32, little
 //! endian) and its bytes. The node answers with the number of entries committed so far (u64, little endian): in order, and one

@@ -102,8 +102,7 @@ mod tests {
         }
     }
 
-    const PLAN: Plan =
-        Plan { outstanding: 4, warm_up: Duration::from_millis(5), measure: Duration::from_millis(20) };
+    const PLAN: Plan = Plan { outstanding: 4, warm_up: Duration::from_millis(5), measure: Duration::from_millis(20) };
 
     #[test]
     fn the_loop_keeps_its_number_in_flight_and_waits_for_all() {
@@ -111,7 +110,10 @@ mod tests {
         let (level, acknowledged) = run(&mut fake, PLAN).unwrap();
         assert_eq!((fake.most, fake.starts.len()), (4, 0));
         let counted: u64 = level.latency_ns.iter().map(|(_, count)| count).sum();
-        assert!(counted > 0 && level.ended > 0 && acknowledged > counted, "the warm-up is not in the numbers: {level:?}");
+        assert!(
+            counted > 0 && level.ended > 0 && acknowledged > counted,
+            "the warm-up is not in the numbers: {level:?}"
+        );
     }
 
     #[test]

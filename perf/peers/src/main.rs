@@ -10,7 +10,7 @@
 //! | `load` | the closed loop |
 //! | `processes` | nodes that never outlive this program |
 //! | `syncs` | system calls that make data durable, counted by `strace` |
-//! | `harness` | our own nodes (raft-rs, libraft): how they are started, and their client |
+//! | `harness` | our own nodes' connections, and their client |
 //! | `raft_rs` | a node of raft-rs over raft-engine |
 //! | `etcd`, `nats` | servers as they are installed, with their clients |
 

@@ -15,8 +15,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// What every server says when the cluster can take a stream.
-const READY: &str = "JetStream cluster new metadata leader";
+/// What every server says when the cluster can take a stream: the leader of itself, the others of the leader.
+const READY: &str = "metadata leader";
 const START_WAIT: Duration = Duration::from_secs(40);
 const SUBJECT: &str = "synod";
 
