@@ -70,7 +70,7 @@ fn failover_tells_the_gap_and_reads_every_log_back() {
 #[test]
 fn a_restart_is_timed_and_a_follower_left_behind_catches_up() {
     let _alone = alone();
-    let ran = perf(&["recovery", "--log-mib", "2,4", "--rounds", "1", "--max-seconds", "0.000001"]);
+    let ran = perf(&["recovery", "--log-mib", "2,48", "--rounds", "1", "--max-seconds", "0.000001"]);
     let report = failed(&ran, "the limit is 0.000001");
     let steps = array(&report["steps"]);
     assert_eq!(steps.len(), 2);
