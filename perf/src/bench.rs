@@ -20,7 +20,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use synod_client::Status;
+use synod_client::{StageTimes, Status};
 use synod_wire::client::role;
 
 /// The most that a client has in flight in an open loop; what is due beyond it waits, and its wait is counted.
@@ -150,6 +150,8 @@ struct Level {
     entries_resent: u64,
     /// What the skeleton's processes did in the last round, the client first, the leader next.
     skeleton_work: Vec<Work>,
+    /// Where commits spent their time, as the leader counted since it started.
+    stages: Vec<output::Stage>,
     /// The whole distributions, for `--report`.
     #[serde(skip)]
     measured: Vec<(&'static str, Measured)>,
@@ -225,7 +227,7 @@ fn sheet(title: String, report: &Report, environment: Environment) -> anyhow::Re
             name: level.name(),
             series: level.measured.iter().map(series).collect(),
             ratios: ratios.unwrap_or_default(),
-            stages: Vec::new(),
+            stages: level.stages.clone(),
         }
     });
     Ok(Sheet { title, environment, levels: levels.collect(), results })
@@ -284,6 +286,7 @@ struct ProductRound {
     nodes: Vec<NodeCounters>,
     datagrams_per_entry: f64,
     entries_resent: u64,
+    stages: Vec<output::Stage>,
 }
 
 struct Bench<'a> {
@@ -336,6 +339,7 @@ impl Bench<'_> {
             ratios: ratios(&rounds),
             rounds,
             nodes: last.nodes,
+            stages: last.stages,
             client_datagrams_per_entry: last.datagrams_per_entry,
             entries_resent: resent,
             skeleton_work: work,
@@ -372,6 +376,7 @@ impl Bench<'_> {
             measured,
             usage,
             nodes: per_entry(&before, &after, entries),
+            stages: leaders_stages(&after),
             datagrams_per_entry: datagrams as f64 / entries as f64,
             entries_resent,
         })
@@ -414,6 +419,19 @@ fn ratios(rounds: &[Round]) -> Option<Ratios> {
         rate: of(|side| side.per_second),
         best_p50: product.min / skeleton.min,
     })
+}
+
+/// What the node that leads says of its commits.
+fn leaders_stages(statuses: &[Status]) -> Vec<output::Stage> {
+    let leader = statuses.iter().find(|status| status.role == role::LEADER);
+    let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
+    let stages = leader.into_iter().flat_map(|leader| &leader.stages);
+    let row = |times: &StageTimes| output::Stage {
+        name: times.stage.name().into(),
+        p50_us: us(times.p50),
+        p99_us: us(times.p99),
+    };
+    stages.map(row).collect()
 }
 
 /// The tail that the nodes agree to have reached at least once.

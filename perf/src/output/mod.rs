@@ -16,6 +16,7 @@ mod plots;
 use crate::environment::Environment;
 use crate::stats::{Measured, Spread};
 use anyhow::Context;
+use serde::Serialize;
 use std::path::Path;
 
 /// Everything that a report tells.
@@ -59,7 +60,7 @@ pub(crate) struct Ratio {
 }
 
 /// How long after its reception an operation had come so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Stage {
     /// Such as "durable here".
     pub(crate) name: String,
