@@ -460,7 +460,9 @@ mod tests {
         assert_ne!(config.wal.durability, defaults.wal.durability, "what was asked for");
         defaults.wal.durability = config.wal.durability;
         assert_eq!(config.net, defaults.net);
-        assert_eq!((config.cpu, config.wal, config.groups), (defaults.cpu, defaults.wal, defaults.groups));
+        assert_ne!(config.wal.durability, defaults.wal.durability, "as it was asked");
+        let wal = synod::config::Wal { durability: config.wal.durability, ..defaults.wal };
+        assert_eq!((config.cpu, config.wal, config.groups), (defaults.cpu, wal, defaults.groups));
         assert_eq!((config.consensus, config.quorum), (defaults.consensus, defaults.quorum));
         let cluster = Cluster::running(&file, 0).unwrap();
         assert_eq!(cluster.members[2], (NodeId(2), "127.0.0.1:7013".parse().unwrap()));
