@@ -458,7 +458,8 @@ mod tests {
         let config = synod::config::load::load(&file).unwrap().config;
         let defaults = synod::config::Config::default();
         assert_eq!(config.net, defaults.net);
-        assert_eq!((config.cpu, config.wal, config.groups), (defaults.cpu, defaults.wal, defaults.groups));
+        let wal = synod::config::Wal { durability: synod::config::Durability::Memory, ..defaults.wal };
+        assert_eq!((config.cpu, config.wal, config.groups), (defaults.cpu, wal, defaults.groups));
         assert_eq!((config.consensus, config.quorum), (defaults.consensus, defaults.quorum));
         let cluster = Cluster::running(&file, 0).unwrap();
         assert_eq!(cluster.members[2], (NodeId(2), "127.0.0.1:7013".parse().unwrap()));
