@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use synod::config::Wait;
+use synod::config::{Wait, Writer};
 use synod_client::Options;
 use synod_wire::NodeId;
 
@@ -31,6 +31,7 @@ fn only_ring_entries_and_yields_grow_with_commits() {
     for wait in [Wait::Block, Wait::Yield] {
         let mut cluster = Cluster::prepare("syscalls", |config| {
             config.cpu.wait = wait;
+            config.wal.writer = Writer::Ring;
             // A leader that is traced is slow; it is to stay the leader.
             config.consensus.election_timeout_min_us = 1_000_000;
             config.consensus.election_timeout_max_us = 2_000_000;

@@ -122,7 +122,7 @@ pub(crate) fn fill(
     args: &ScenarioArgs,
     mut enough: impl FnMut(&mut Cluster) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    const SLICE: Duration = Duration::from_millis(500);
+    const SLICE: Duration = Duration::from_millis(50);
     const LONGEST_FILL: Duration = Duration::from_secs(1_800);
     let mut client = ProductClient::connect(cluster, &args.client(MOST_IN_FLIGHT))?;
     let start = Instant::now();

@@ -110,7 +110,7 @@ fn a_record_of_each_kind_comes_back() {
 #[test]
 fn kinds_keep_their_numbers() {
     let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
-    let expected: Vec<u8> = (1..=14).chain(32..=43).chain(64..=67).chain(80..=84).collect();
+    let expected: Vec<u8> = (1..=15).chain(32..=43).chain(64..=67).chain(80..=84).collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {
         assert_eq!(Kind::from_u8(byte).map(|kind| kind as u8), expected.contains(&byte).then_some(byte));
@@ -149,7 +149,7 @@ fn fields_that_format_1_does_not_know_are_refused_though_the_checksum_holds() {
     refuse(16, 0, FrameError::Version(0));
     refuse(16, 2, FrameError::Version(2));
     refuse(17, 0, FrameError::Kind(0));
-    refuse(17, 15, FrameError::Kind(15));
+    refuse(17, 16, FrameError::Kind(16));
     refuse(17, 255, FrameError::Kind(255));
     refuse(19, 1, FrameError::Kind(Kind::Accept as u8)); // key id 1: an authenticated frame
     refuse(20, NodeId::LIMIT, FrameError::Body);
