@@ -39,7 +39,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(3, "ack_before_sync", "a follower acknowledges before its record is durable"),
     bug(3, "any_sync_releases_all", "any write that ends releases every reply that waits for the log").slow(),
     bug(4, "promise_forgotten", "a restart forgets the promise, and ballots are used again"),
-    bug(4, "prepare_before_sync", "a candidate asks for promises before its own is durable"),
+    bug(4, "prepare_before_sync", "a candidate asks for promises before its own is durable").slow(),
     bug(4, "promise_before_sync", "an acceptor promises before its record is durable"),
     bug(5, "step_down_clears_promise", "a leader that steps down forgets its promise"),
     bug(6, "old_reply_counted", "votes of another ballot of this leader are counted").slow(),
