@@ -103,6 +103,7 @@ pub(crate) fn is_legal(from: Role, to: Role) -> bool {
 
 const APPLIED_BY_NOBODY: &str =
     "takes a hole below chosen slots on every member that was up and a recovery that fills it: some in 10,000 seeds";
+const CUT_TWICE: &str = "takes a crash that tears the last flush and a death just while recovery cuts it: once in 3,000 seeds; wal's own tests have it";
 const FULL_TO_THE_END: &str =
     "takes a crash just when the log has filled its last segment and no other was prepared; wal's own tests have it";
 const TOO_DAMAGED: &str = "takes damage of the founding record with nothing behind it; rare";
@@ -138,7 +139,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("killed while a segment was prepared", None),
     ("no space for a segment", None),
     ("recovery: a clean end", None),
-    ("recovery: a cut that was interrupted, again", None),
+    ("recovery: a cut that was interrupted, again", Some(CUT_TWICE)),
     ("recovery: a disk that was replaced or rolled back", None),
     ("recovery: a preparation left over", None),
     ("recovery: a segment's header is damaged", None),
