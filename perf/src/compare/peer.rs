@@ -82,7 +82,7 @@ impl Run<'_> {
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             // The receiver is gone only where the run was given up.
-            let _ = sender.send(stdout.read_to_string(&mut text).map(|_| text));
+            let _given_up = sender.send(stdout.read_to_string(&mut text).map(|_| text));
         });
         let until = Instant::now() + self.length + OVERHEAD;
         loop {
