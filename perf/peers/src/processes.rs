@@ -98,7 +98,6 @@ fn listen(stderr: ChildStderr, ready: &str, keep: &Mutex<VecDeque<String>>, send
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if line.contains(ready) {
             // Nobody waits any more once the process is being dropped.
-            // Who waited for it may have given up meanwhile; the pipe is read all the same.
             let _given_up = sender.send(());
         }
         let mut said = keep.lock().unwrap_or_else(PoisonError::into_inner);
