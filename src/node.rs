@@ -330,8 +330,9 @@ fn housekeeping(
 ) -> anyhow::Result<thread::JoinHandle<()>> {
     let thread = thread::Builder::new().name(format!("synod-house-{group}"));
     let spawned = thread.spawn(move || {
+        let mut keeper = jobs::Housekeeper::default();
         while let Some(job) = house.next(&stop) {
-            house.done(jobs::perform(job));
+            house.done(keeper.perform(job));
         }
     });
     spawned.context("cannot start the housekeeping thread")

@@ -114,9 +114,11 @@ impl Replica {
             return;
         }
         self.note_repair();
-        if self.fetch.as_ref().is_some_and(|fetch| self.prefix >= fetch.last) {
-            self.fetch = None;
-            self.fetch_missing();
+        if let Some(fetch) = self.fetch.clone() {
+            if self.prefix >= fetch.last {
+                self.fetch = None;
+            }
+            self.fetch_from(fetch.peer, self.known_chosen);
         }
         match self.role {
             Role::Candidate => self.conclude_phase1(),
@@ -135,17 +137,21 @@ impl Replica {
         }
     }
 
-    /// Asks `peer` for the next slots up to `upto`, unless a request is under way.
+    /// Asks `peer` for the next slots up to `upto`. While a request is under way, the next one follows when half of what may
+    /// be in flight has arrived, so that the answers of one overlap the way of the next.
     pub(crate) fn fetch_from(&mut self, peer: NodeId, upto: Slot) {
-        if upto <= self.prefix || self.fetch.is_some() {
+        let most = self.settings.fetch_slots;
+        let asked = self.fetch.as_ref().map_or(self.prefix, |fetch| fetch.last).max(self.prefix);
+        let last = upto.min(Slot(self.prefix.0 + most)).min(self.limit());
+        // Under way, only a whole half is worth a request: what is younger comes as accept requests and evidence by itself.
+        let least = if self.fetch.is_some() { (most / 2).max(1) } else { 1 };
+        if asked.0 - self.prefix.0 > most / 2 || last.0 < asked.0 + least {
             return;
         }
-        let first = self.prefix.next();
-        let last = upto.min(Slot(self.prefix.0 + self.settings.fetch_slots)).min(self.limit());
         let retry_at_ns = self.now_ns + self.settings.retransmit_ns;
         self.fetch = Some(Fetch { peer, last, retry_at_ns });
         self.tick_at_ns = self.tick_at_ns.min(retry_at_ns).max(self.now_ns);
-        self.send_to(peer, Message::FetchChosen { first, last }, Lsn::ZERO);
+        self.send_to(peer, Message::FetchChosen { first: asked.next(), last }, Lsn::ZERO);
     }
 
     /// An unanswered request goes to the next peer: any that holds the chosen slots can serve.

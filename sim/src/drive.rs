@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use synod::shard::jobs::{Done, Job, perform};
+use synod::shard::jobs::{Done, Housekeeper, Job};
 use synod::shard::{self, Exit, Fatal, OUTBOX_BYTES, Shard};
 use synod_client::{Core, Event as ClientEvent, OfferError, Options};
 use synod_ring::{Arena, BlockFile, Event, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
@@ -383,7 +383,7 @@ impl World {
             self.after(WRITE_NS, What::ToNode(node, Arrival::Written { token, bytes }));
         }
         for job in jobs {
-            self.after(WRITE_NS, What::ToNode(node, Arrival::Done(perform(job))));
+            self.after(WRITE_NS, What::ToNode(node, Arrival::Done(Housekeeper::default().perform(job))));
         }
     }
 

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
-use synod::shard::jobs::Job;
+use synod::shard::jobs::{Housekeeper, Job};
 use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
 use synod_paxos::Role;
 use synod_ring::Arena;
@@ -125,6 +125,8 @@ pub(crate) struct Node {
     /// Starts of its process: what belongs to an earlier life is void.
     pub(crate) life: u64,
     pub(crate) jobs: BTreeMap<u64, Job>,
+    /// Carries them out; ends with the process.
+    pub(crate) keeper: Housekeeper,
     pub(crate) next_job: u64,
     /// When its next turn is due.
     pub(crate) turn: Due,
@@ -170,6 +172,7 @@ impl Node {
             health: Health::Down,
             life: 0,
             jobs: BTreeMap::new(),
+            keeper: Housekeeper::default(),
             next_job: 0,
             turn: NEVER,
             paused_until_ns: 0,
@@ -256,6 +259,7 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         self.shard = None;
         self.jobs.clear();
+        self.keeper = Housekeeper::default();
         self.turn = NEVER;
         self.paused_until_ns = 0;
         self.effects_left = None;

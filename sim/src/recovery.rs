@@ -7,7 +7,7 @@ use crate::node::Health;
 use crate::rng::Rng;
 use crate::sim::{Happening, Sim};
 use crate::trace::What;
-use synod::shard::jobs::{Done, Job, perform};
+use synod::shard::jobs::{Done, Job};
 use synod::shard::{Fatal, Findings};
 use synod_wal::LogError;
 
@@ -116,7 +116,7 @@ impl Sim {
         if matches!(job, Job::PrepareSegment(_)) {
             self.dies_inside(node);
         }
-        let done = perform(job);
+        let done = self.nodes[node].keeper.perform(job);
         if !self.nodes[node].store.medium.revive() {
             return Ok(Some(done));
         }

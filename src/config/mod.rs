@@ -235,7 +235,7 @@ impl Default for Consensus {
 
 impl Default for Catchup {
     fn default() -> Catchup {
-        Catchup { max_datagrams_in_flight: 64 }
+        Catchup { max_datagrams_in_flight: 256 }
     }
 }
 

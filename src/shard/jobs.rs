@@ -9,8 +9,10 @@ use synod_wire::batch::Batch;
 use synod_wire::frame::{Header, Kind};
 use synod_wire::{NodeId, Slot};
 
-/// Blocks of the index that one job reads: at most `MAX_JOB_BLOCKS * BLOCK_SLOTS` records.
+/// Blocks of the index that one job reads.
 pub const MAX_JOB_BLOCKS: usize = 4;
+/// Values that one job can hold.
+pub const MAX_JOB_SLOTS: u64 = MAX_JOB_BLOCKS as u64 * BLOCK_SLOTS;
 /// Jobs that one shard may have outstanding.
 pub const MAX_JOBS: usize = 16;
 
@@ -65,28 +67,50 @@ pub enum Done {
     },
 }
 
-/// Does one job. Blocking; never on a pipeline's core.
-pub fn perform(job: Job) -> Done {
-    match job {
-        Job::PrepareSegment(spec) => Done::Segment(spec.prepare()),
-        Job::Read(request, range) => {
-            let datagrams = read_entries(&request, &range);
-            Done::Read(request, datagrams)
+/// Who carries out the jobs of one group: the state of its housekeeping thread.
+#[derive(Debug, Default)]
+pub struct Housekeeper {
+    /// Opening a log reads the header of every segment, which is more work than most reads. Segments are only ever added, so
+    /// a reader stays good; after an error it is opened anew.
+    reader: Option<LogReader>,
+}
+
+impl Housekeeper {
+    /// Does one job. Blocking; never on a pipeline's core.
+    pub fn perform(&mut self, job: Job) -> Done {
+        match job {
+            Job::PrepareSegment(spec) => Done::Segment(spec.prepare()),
+            Job::Read(request, range) => {
+                let datagrams = self.records(&range).map(|found| entries(&request, &range, &found));
+                Done::Read(request, datagrams)
+            }
+            Job::CatchUp { to, first, last, range } => {
+                let values = self.records(&range).map(|found| {
+                    let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
+                    wanted.map(|(_, record)| record).collect()
+                });
+                Done::CatchUp { to, values }
+            }
         }
-        Job::CatchUp { to, first, last, range } => {
-            let values = records(&range).map(|found| {
-                let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
-                wanted.map(|(_, record)| record).collect()
-            });
-            Done::CatchUp { to, values }
-        }
+    }
+
+    fn records(&mut self, range: &LogRange) -> Result<Records, LogError> {
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => LogReader::open(&range.dir)?,
+        };
+        let found = records(&mut reader, range)?;
+        self.reader = Some(reader);
+        Ok(found)
     }
 }
 
+/// Values with the headers of their records.
+type Records = BTreeMap<Slot, (Header, Vec<u8>)>;
+
 /// The last record of each slot in the range: the one that was applied.
-fn records(range: &LogRange) -> Result<BTreeMap<Slot, (Header, Vec<u8>)>, LogError> {
+fn records(reader: &mut LogReader, range: &LogRange) -> Result<Records, LogError> {
     let mut found = BTreeMap::new();
-    let mut reader = LogReader::open(&range.dir)?;
     for block in &range.blocks {
         let wanted = block.first_slot..=block.last_slot;
         reader.scan(block.start_pos, Some(block.end_pos), &mut |item| {
@@ -110,8 +134,8 @@ fn records(range: &LogRange) -> Result<BTreeMap<Slot, (Header, Vec<u8>)>, LogErr
     Ok(found)
 }
 
-fn read_entries(request: &ReadRequest, range: &LogRange) -> Result<Vec<Vec<u8>>, LogError> {
-    let found = records(range)?;
+/// The bodies of the replies to a read.
+fn entries(request: &ReadRequest, range: &LogRange, found: &Records) -> Vec<Vec<u8>> {
     let mut datagrams = Vec::new();
     let mut buffer = vec![0; range.max_datagram_bytes];
     let mut writer = ReadWriter::new(request, range.tail);
@@ -134,8 +158,5 @@ fn read_entries(request: &ReadRequest, range: &LogRange) -> Result<Vec<Vec<u8>>,
         }
     }
     writer.finish(&mut buffer, &mut emit);
-    Ok(datagrams)
+    datagrams
 }
-
-/// Slots that one catch-up job can cover.
-pub const MAX_JOB_SLOTS: u64 = MAX_JOB_BLOCKS as u64 * BLOCK_SLOTS;

@@ -1,7 +1,7 @@
 //! Reads and catch-up: recent slots from the arena, older ones by housekeeping, readers at the tail held until it moves.
 
 use super::clients::put;
-use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOB_SLOTS, MAX_JOBS};
+use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOBS};
 use super::reply::{ReadRequest, ReadWriter};
 use super::{Fatal, Shard};
 use crate::index::{Block, Walker};
@@ -139,10 +139,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         true
     }
 
-    fn range(&self, first: usize) -> LogRange {
+    /// Blocks of the index from `first` on, `count` of them at most, as far as they are durable.
+    fn range(&self, first: usize, count: usize) -> LogRange {
         // What is applied but not durable here yet is not on disk yet; it is young enough to be served from memory.
         let durable = self.log.durable_pos();
-        let blocks = self.index.blocks(first, MAX_JOB_BLOCKS).iter();
+        let blocks = self.index.blocks(first, count).iter();
         let blocks = blocks.map(|block| Block { end_pos: block.end_pos.min(durable), ..*block });
         let blocks: Vec<Block> = blocks.filter(|block| block.start_pos < block.end_pos).collect();
         let slots = blocks.first().zip(blocks.last());
@@ -158,7 +159,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn serve_from_log(&mut self, request: ReadRequest) -> bool {
         let Some(block) = self.index.block_of_sequence(request.from()) else { return false };
-        self.ask(Job::Read(request, self.range(block)))
+        self.ask(Job::Read(request, self.range(block, MAX_JOB_BLOCKS)))
     }
 
     /// Sends chosen values to a lagging peer.
@@ -175,10 +176,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if slot > last {
             return;
         }
-        let last = last.min(Slot(slot.0 + MAX_JOB_SLOTS / 2));
-        if let Some(block) = self.index.block_of_slot(slot) {
-            self.ask(Job::CatchUp { to, first: slot, last, range: self.range(block) });
-        }
+        let Some(block) = self.index.block_of_slot(slot) else { return };
+        // No more of the log than was asked for: reading it is most of the work.
+        let beyond = self.index.blocks(block, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last).count();
+        let range = self.range(block, beyond);
+        self.ask(Job::CatchUp { to, first: slot, last, range });
     }
 
     fn ask(&mut self, job: Job) -> bool {

@@ -92,17 +92,19 @@ fn a_heartbeat_keeps_a_follower_from_standing() {
 }
 
 #[test]
-fn catch_up_goes_chunk_by_chunk() {
+fn catch_up_asks_for_the_next_half_while_one_is_on_its_way() {
     let mut bench = Bench::led();
     assert_eq!(bench.hear(TWO, heartbeat(B, 40, 0))[1..], [send(&[TWO], fetch(2, 17), Lsn::ZERO)]);
     let lsn = bench.lsn().0;
-    for slot in 2..=16 {
-        let logged = persist(lsn + slot - 1, B, learnt(slot, B));
-        assert_eq!(bench.hear(TWO, learn(slot, B)), [logged, deliver(slot)]);
+    let mut asked = Vec::new();
+    for slot in 2..=40 {
+        let outputs = bench.hear(TWO, learn(slot, B));
+        assert_eq!(outputs[..2], [persist(lsn + slot - 1, B, learnt(slot, B)), deliver(slot)]);
+        asked.extend(outputs[2..].iter().map(|output| (slot, output.clone())));
+        assert_eq!(bench.hear(TWO, heartbeat(B, 40, 0)).len(), 1, "a heartbeat asks for nothing meanwhile");
     }
-    let outputs = bench.hear(TWO, learn(17, B));
-    assert_eq!(outputs[1..], [deliver(17), send(&[TWO], fetch(18, 33), Lsn::ZERO)]);
-    assert_eq!(bench.hear(TWO, heartbeat(B, 41, 0)).len(), 1, "one request at a time");
+    let wanted = [(9, fetch(18, 25)), (17, fetch(26, 33)), (33, fetch(34, 40))];
+    assert_eq!(asked, wanted.map(|(slot, fetch)| (slot, send(&[TWO], fetch, Lsn::ZERO))));
 }
 
 #[test]
