@@ -161,6 +161,11 @@ impl Window {
         slot.sends = slot.sends.saturating_add(1);
     }
 
+    /// When the entry was sent last.
+    pub(crate) fn sent_ns(&self, client_seq: u64) -> u64 {
+        self.slot(client_seq).sent_ns
+    }
+
     /// When the entry was sent, if that was once only: a round trip can be measured by it.
     pub(crate) fn sent_once_ns(&self, client_seq: u64) -> Option<u64> {
         let slot = self.slot(client_seq);

@@ -13,6 +13,10 @@
 //! of datagrams. So the cursor goes back once in a round trip for what that covers, a gap reported meanwhile is looked
 //! at again when the answer is overdue, and `burst` halves if the try before was in vain.
 //!
+//! *Lost acknowledgements.* The server answers a session in order. So where an entry is acknowledged that left after one that is
+//! not, the answer to the latter is lost or late: after a quarter of a round trip its run goes again, alone, and the server answers
+//! from its table (after RACK, RFC 8985). The cursor does not move for that.
+//!
 //! *Time.* One timer: armed while something is in flight, re-armed when the first unacknowledged entry moves. When it
 //! expires the cursor goes back to that entry; the second time in a row the next member is asked.
 
@@ -28,6 +32,7 @@ use crate::route::Route;
 use crate::window::Window;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
+use std::ops::Range;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
 use synod_wire::client::{Durability, Refusal};
 use synod_wire::frame::{HEADER_BYTES, Kind, flags};
@@ -191,6 +196,12 @@ pub struct Core {
     max_entry_bytes: usize,
     /// The last RESEND_FROM obeyed, until something is acknowledged or given up.
     went_back: Option<WentBack>,
+    /// When the youngest of the acknowledged entries left that were sent once only, and its client sequence.
+    youngest_acked: (u64, u64),
+    /// The first unacknowledged entry was overtaken: its client sequence, and when its run goes again.
+    overtaken: Option<(u64, u64)>,
+    /// Entries that go again ahead of the cursor.
+    repair: Range<u64>,
     last_committed: Option<u64>,
     opened_event: Option<Event>,
     /// Receipts not yet reported, in the order they came; as many as entries fit the window.
@@ -257,6 +268,9 @@ impl Core {
             max_run_bytes: options.max_payload_bytes(),
             max_entry_bytes: options.max_entry_bytes(),
             went_back: None,
+            youngest_acked: (0, 0),
+            overtaken: None,
+            repair: 0..0,
             last_committed: None,
             opened_event: None,
             receipts: VecDeque::with_capacity(if options.receipts { options.window_entries } else { 0 }),
@@ -296,6 +310,7 @@ impl Core {
         }
         let length = match self.phase {
             Phase::Opening => self.write_open_session(now_ns, out),
+            Phase::Open if !self.repair.is_empty() => self.write_repair(now_ns, out),
             Phase::Open => self.write_append(now_ns, out),
             Phase::Closed(_) => unreachable!("a closed session has nothing to send"),
         };
@@ -338,7 +353,9 @@ impl Core {
             return None;
         }
         let send_ns = self.can_send().then_some(self.pause_until_ns);
-        [self.timer_ns, self.window.first_deadline_ns(), send_ns, self.gap_due_ns()].into_iter().flatten().min()
+        let overtaken_ns = self.overtaken.map(|(_, due_ns)| due_ns);
+        let due_ns = [self.timer_ns, self.window.first_deadline_ns(), send_ns, self.gap_due_ns(), overtaken_ns];
+        due_ns.into_iter().flatten().min()
     }
 
     /// Whether the session is open: it was opened and is not closed.
@@ -422,6 +439,7 @@ impl Core {
     fn can_send(&self) -> bool {
         match self.phase {
             Phase::Opening => self.timer_ns.is_none(),
+            Phase::Open if !self.repair.is_empty() => true,
             Phase::Open => self.next_send < self.window.end() && self.in_flight() < self.flight_limit().min(self.burst),
             Phase::Closed(_) => false,
         }
@@ -446,6 +464,9 @@ impl Core {
         }
         if self.gap_due_ns().is_some_and(|due_ns| due_ns <= now_ns) {
             self.on_gap_overdue(now_ns);
+        }
+        if self.overtaken.is_some_and(|(_, due_ns)| due_ns <= now_ns) {
+            self.on_overtaken();
         }
     }
 
@@ -473,6 +494,8 @@ impl Core {
         self.next_send = self.window.first_unacked();
         self.burst = 1;
         self.went_back = None;
+        self.overtaken = None;
+        self.repair = 0..0;
         self.timer_ns = None;
     }
 
@@ -504,20 +527,42 @@ impl Core {
     fn write_append(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
         let allowed = self.flight_limit() - self.in_flight();
         let end = self.window.end().min(self.next_send + allowed);
+        let (length, at) = self.write_run(self.next_send..end, now_ns, out);
+        self.move_cursor(at);
+        self.sent_end = self.sent_end.max(self.next_send);
+        length
+    }
+
+    /// A run of entries whose acknowledgement was lost.
+    fn write_repair(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
+        let (length, at) = self.write_run(self.repair.clone(), now_ns, out);
+        self.repair.start = at;
+        self.trim_repair();
+        length
+    }
+
+    /// Takes what is acknowledged from the start of the range that goes again.
+    fn trim_repair(&mut self) {
+        let Range { start, end } = self.repair;
+        let start = start.max(self.window.first_unacked());
+        self.repair.start = (start..end).find(|client_seq| !self.window.is_acked(*client_seq)).unwrap_or(end);
+    }
+
+    /// A run of entries from the start of `range`, none of them acknowledged: the datagram's length, and where the run ends.
+    fn write_run(&mut self, range: Range<u64>, now_ns: u64, out: &mut [u8]) -> (usize, u64) {
         let payload = &mut out[HEADER_BYTES..HEADER_BYTES + self.max_run_bytes];
-        let mut run = RunBuilder::new(payload, self.client_id, self.next_send);
-        let mut at = self.next_send;
-        while at < end && !self.window.is_acked(at) && run.push(self.window.entry(at)) {
+        let mut run = RunBuilder::new(payload, self.client_id, range.start);
+        let mut at = range.start;
+        while at < range.end && !self.window.is_acked(at) && run.push(self.window.entry(at)) {
             self.window.sent(at, now_ns);
             at += 1;
         }
         let (bytes, entries) = run.finish(RunKind::Append);
         assert!(entries > 0, "entry {at} was taken, but no datagram can hold it");
-        self.counters.entries_resent += self.sent_end.min(at).saturating_sub(self.next_send);
-        self.move_cursor(at);
-        self.sent_end = self.sent_end.max(self.next_send);
+        self.counters.entries_resent += self.sent_end.min(at).saturating_sub(range.start);
         let receipt = if self.options.receipts { flags::RECEIPT } else { 0 };
-        finish_request(out, (Kind::Append, receipt), self.cluster, self.group, 0, bytes)
+        let length = finish_request(out, (Kind::Append, receipt), self.cluster, self.group, 0, bytes);
+        (length, at)
     }
 
     /// Puts the cursor at `at` or the first entry behind it that is not acknowledged.

@@ -106,14 +106,18 @@ impl Core {
         if acked == 0 {
             return;
         }
-        match newest.and_then(|client_seq| self.window.sent_once_ns(client_seq)) {
-            Some(sent_ns) => self.timeout.sample(now_ns.saturating_sub(sent_ns)),
+        match newest.and_then(|client_seq| Some((self.window.sent_once_ns(client_seq)?, client_seq))) {
+            Some((sent_ns, client_seq)) => {
+                self.timeout.sample(now_ns.saturating_sub(sent_ns));
+                self.youngest_acked = self.youngest_acked.max((sent_ns, client_seq));
+            }
             None => self.timeout.progress(),
         }
         self.succeeded(from);
         self.burst = self.burst.saturating_add(acked).min(self.window.capacity());
         self.move_cursor(self.next_send);
         self.second_try_was_answered(now_ns);
+        self.look_for_overtaken(now_ns);
         if self.window.first_unacked() > first_unacked {
             self.timer_ns = None;
         }
@@ -122,6 +126,24 @@ impl Core {
         } else if self.timer_ns.is_none() {
             self.arm(now_ns);
         }
+    }
+
+    /// Whether the first unacknowledged entry should have been answered before what was. See "Lost acknowledgements" in [`super`].
+    fn look_for_overtaken(&mut self, now_ns: u64) {
+        let first = self.window.first_unacked();
+        self.trim_repair();
+        if first >= self.next_send || (self.window.sent_ns(first), first) > self.youngest_acked {
+            self.overtaken = None;
+        } else if self.overtaken.is_none_or(|(client_seq, _)| client_seq != first) {
+            self.overtaken = Some((first, now_ns + self.timeout.round_trip_ns() / 4));
+        }
+    }
+
+    /// No answer came after all: its run goes again, up to what was acknowledged.
+    pub(super) fn on_overtaken(&mut self) {
+        let Some((first, _)) = self.overtaken.take() else { return };
+        let end = (first..self.next_send).find(|client_seq| self.window.is_acked(*client_seq));
+        self.repair = first..end.unwrap_or(self.next_send);
     }
 
     /// Keeps the receipts of entries that are held: as many as there is room for, since each was asked for with an entry.

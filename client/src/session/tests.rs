@@ -252,6 +252,58 @@ fn what_is_acknowledged_is_left_out_when_the_rest_goes_again() {
 }
 
 #[test]
+fn a_lost_acknowledgement_is_asked_for_after_a_quarter_of_a_round_trip_and_nothing_else_goes_again() {
+    let mut core = open_core(Options { retransmit_min_us: 10_000, ..Options::default() }, 1_024);
+    let long = vec![7; 600];
+    for _ in 0..6 {
+        core.offer(&long, MS).unwrap();
+    }
+    assert_eq!(firsts(&sent(&mut core, MS)), [(A, 1), (A, 3), (A, 5)], "two entries fit a datagram");
+    core.handle(2 * MS, address(A), &appended(&[(1, 10, 100, 2)], 1_024));
+    assert_eq!(events(&mut core).len(), 1);
+    // The second answer is lost; the third overtakes it.
+    core.handle(2 * MS, address(A), &appended(&[(5, 14, 102, 2)], 1_024));
+    let due_ns = core.poll_timeout().unwrap();
+    assert_eq!(due_ns, 2 * MS + core.timeout.round_trip_ns() / 4, "far below the time-out");
+    assert_eq!(sent(&mut core, due_ns - 1), [], "it may only be late");
+    assert_eq!(sent(&mut core, due_ns), [(A, append(3, &[&long, &long]))]);
+    assert_eq!(sent(&mut core, due_ns + MS), [], "the second try was not overtaken");
+    core.handle(due_ns + MS, address(A), &appended(&[(3, 12, 101, 2)], 1_024));
+    assert_eq!(events(&mut core).len(), 2);
+    assert_eq!((core.counters().timeouts, core.counters().entries_resent, core.poll_timeout()), (0, 2, None));
+}
+
+#[test]
+fn a_late_acknowledgement_costs_nothing() {
+    let mut core = open_core(Options::default(), 1_024);
+    let long = vec![7; 600];
+    for _ in 0..6 {
+        core.offer(&long, MS).unwrap();
+    }
+    sent(&mut core, MS);
+    core.handle(2 * MS, address(A), &appended(&[(5, 14, 102, 2)], 1_024));
+    core.handle(2 * MS + 1, address(A), &appended(&[(1, 10, 100, 2), (3, 12, 101, 2)], 1_024));
+    assert_eq!(sent(&mut core, 3 * MS), []);
+    assert_eq!(core.counters().entries_resent, 0);
+}
+
+#[test]
+fn what_arrives_while_its_run_is_about_to_go_again_is_left_out() {
+    let mut core = open_core(Options::default(), 1_024);
+    let long = vec![7; 600];
+    for _ in 0..8 {
+        core.offer(&long, MS).unwrap();
+    }
+    sent(&mut core, MS);
+    core.handle(2 * MS, address(A), &appended(&[(7, 16, 103, 2)], 1_024));
+    let due_ns = core.poll_timeout().unwrap();
+    let mut out = vec![0; core.options().max_datagram_bytes];
+    assert!(core.poll_transmit(due_ns, &mut out).is_some(), "entries 1 and 2");
+    core.handle(due_ns, address(A), &appended(&[(3, 12, 101, 2)], 1_024));
+    assert_eq!(sent(&mut core, due_ns), [(A, append(5, &[&long, &long]))]);
+}
+
+#[test]
 fn busy_waits_as_long_as_asked_halves_the_burst_and_loses_nothing() {
     let mut core = open_core(Options::default(), 100);
     offer_long(&mut core, 8, MS);
