@@ -154,7 +154,7 @@ fn run_ours(args: &AgainstArgs, logs: &Logs, shape: (usize, usize), wait: WaitAr
         warm_up: Duration::from_millis(200),
         measure: Duration::from_millis(args.milliseconds),
     };
-    let (measured, _) = run_skeleton(&Setup { nodes: 3, durable: true, shape, wait }, logs, &plan)?;
+    let measured = run_skeleton(&Setup { nodes: 3, durable: true, shape, wait }, logs, &plan)?.measured;
     let summary = measured.summary();
     Ok(Other { p50_us: summary.p50_us, p99_us: summary.p99_us, commits_per_s: summary.per_second })
 }

@@ -5,7 +5,7 @@
 use crate::cluster::{self, Cluster, Spec};
 use crate::environment::Environment;
 use crate::files;
-use crate::floor::run_skeleton;
+use crate::floor::{SkeletonRun, run_skeleton};
 use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
@@ -123,6 +123,11 @@ struct Round {
     processors: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     skeleton: Option<Summary>,
+    /// Processor time of an entry, in all processes together, the client included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_us_per_entry: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skeleton_cpu_us_per_entry: Option<f64>,
 }
 
 /// How the product compares.
@@ -131,6 +136,9 @@ struct Ratios {
     p50: Spread,
     p99: Spread,
     rate: Spread,
+    /// Processor time of an entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<Spread>,
     /// Of the least p50 of each: what foreign load disturbs least.
     best_p50: f64,
 }
@@ -313,6 +321,20 @@ impl Level {
     }
 }
 
+impl Round {
+    fn of(product: &ProductRound, beside: Option<&SkeletonRun>) -> Round {
+        let (ours, floor) = (product.measured.summary(), beside.map(|run| run.measured.summary()));
+        let cost_us = |usage: Usage, side: &Summary| usage.cores * 1e6 / side.per_second;
+        Round {
+            cpu_us_per_entry: product.usage.map(|usage| cost_us(usage, &ours)),
+            skeleton_cpu_us_per_entry: beside.zip(floor.as_ref()).map(|(run, side)| cost_us(run.usage, side)),
+            product: ours,
+            processors: product.usage,
+            skeleton: floor,
+        }
+    }
+}
+
 /// What the product's side of a round gave.
 struct ProductRound {
     measured: Measured,
@@ -345,14 +367,12 @@ impl Bench<'_> {
                 beside = self.skeleton_round(pace)?;
             }
             product.add(&round.measured);
-            let beside = beside.map(|(measured, did)| {
-                skeleton.add(&measured);
-                work = did;
-                measured.summary()
-            });
             resent += round.entries_resent;
-            let ours = round.measured.summary();
-            rounds.push(Round { product: ours, processors: round.usage, skeleton: beside });
+            rounds.push(Round::of(&round, beside.as_ref()));
+            if let Some(beside) = beside {
+                skeleton.add(&beside.measured);
+                work = beside.work;
+            }
             last = Some(round);
             if self.args.rounds.output == Style::Text {
                 eprintln!("{}", round_line(&pace_name(pace), number + 1, &rounds[rounds.len() - 1]));
@@ -438,7 +458,7 @@ impl Bench<'_> {
         }
     }
 
-    fn skeleton_round(&self, pace: Pace) -> anyhow::Result<Option<(Measured, Vec<Work>)>> {
+    fn skeleton_round(&self, pace: Pace) -> anyhow::Result<Option<SkeletonRun>> {
         if !self.args.has_skeleton() {
             return Ok(None);
         }
@@ -459,7 +479,10 @@ fn ratios(rounds: &[Round]) -> Option<Ratios> {
     let of = |value: fn(&Summary) -> f64| Spread::of(pairs.iter().map(|(ours, floor)| value(ours) / value(floor)));
     let product = Spread::of(pairs.iter().map(|(ours, _)| ours.p50_us));
     let skeleton = Spread::of(pairs.iter().map(|(_, floor)| floor.p50_us));
+    let cpu: Option<Vec<f64>> =
+        rounds.iter().map(|round| Some(round.cpu_us_per_entry? / round.skeleton_cpu_us_per_entry?)).collect();
     Some(Ratios {
+        cpu: cpu.map(Spread::of),
         p50: of(|side| side.p50_us),
         p99: of(|side| side.p99_us),
         rate: of(|side| side.per_second),
@@ -493,7 +516,7 @@ fn pace_name(pace: Pace) -> String {
 }
 
 fn round_line(pace: &str, number: u32, round: &Round) -> String {
-    let Round { product, processors, skeleton } = round;
+    let Round { product, processors, skeleton, .. } = round;
     let others = processors.map_or(String::new(), |usage| {
         format!("  (others {:.0}%, stolen {:.0}%)", usage.others * 100.0, usage.stolen * 100.0)
     });
@@ -529,6 +552,9 @@ fn print(report: &Report, counters: bool) {
             );
             println!("{}", report::spread("  product / skeleton, p99", &ratios.p99));
             println!("{}", report::spread("  product / skeleton, rate", &ratios.rate));
+            if let Some(cpu) = &ratios.cpu {
+                println!("{}", report::spread("  product / skeleton, CPU an entry", cpu));
+            }
         }
         if level.entries_resent > 0 {
             println!("  the client sent {} entries again", level.entries_resent);

@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use synod::config::Wal;
 use synod_client::Status;
 use synod_wire::client::role;
 use synod_wire::{ClusterId, GroupId, NodeId};
@@ -42,6 +43,20 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// Where they lie, if this program started them.
     home: Option<Home>,
+}
+
+/// Room for the next segment of a node, or the reason why appends stop.
+fn ensure_room(dir: &Path) -> anyhow::Result<()> {
+    let space = rustix::fs::statvfs(dir).with_context(|| format!("cannot ask for the room in {}", dir.display()))?;
+    let (free_bytes, least_bytes) = (space.f_bavail * space.f_frsize, Wal::default().segment_bytes);
+    ensure!(
+        free_bytes >= least_bytes,
+        "the disk of {} has {} MiB left, and a node's next log segment takes {}: make room, or choose another --dir",
+        dir.display(),
+        free_bytes >> 20,
+        least_bytes >> 20
+    );
+    Ok(())
 }
 
 /// What it takes to start a node again.
@@ -130,8 +145,11 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| node.child.as_ref()).map(Child::id).collect()
     }
 
-    /// An error if a node ended that should be up.
+    /// An error if a node ended that should be up, or if the nodes have no room for their logs: then appends stop.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        if let Some(home) = &self.home {
+            ensure_room(&home.dir)?;
+        }
         for node in &mut self.nodes {
             let Some(child) = &mut node.child else { continue };
             if let Some(status) = child.try_wait().context("cannot look at a node")? {

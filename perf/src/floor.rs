@@ -3,7 +3,7 @@
 
 use crate::environment::Environment;
 use crate::files::{self, BLOCK_BYTES, LOG_BYTES};
-use crate::host::Host;
+use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan, Target};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
 use crate::output::{self, Series, Sheet};
@@ -151,16 +151,29 @@ fn measure(item: Item, args: &FloorArgs, dir: &Path, logs: &Logs) -> anyhow::Res
         Item::RoundTrip => (1, false),
         Item::Skeleton { durable, .. } => (usize::from(args.nodes), durable),
     };
-    run_skeleton(&Setup { nodes, durable, shape: args.shape, wait: args.wait }, logs, &plan)
+    let run = run_skeleton(&Setup { nodes, durable, shape: args.shape, wait: args.wait }, logs, &plan)?;
+    Ok((run.measured, run.work))
 }
 
-/// Starts a skeleton, measures it, ends it; tells what its processes did, the client first.
-pub(crate) fn run_skeleton(setup: &Setup, logs: &Logs, plan: &Plan) -> anyhow::Result<(Measured, Vec<Work>)> {
+/// What a skeleton was measured to do.
+pub(crate) struct SkeletonRun {
+    pub(crate) measured: Measured,
+    /// Of its processes, the client first, the leader next.
+    pub(crate) work: Vec<Work>,
+    /// The processors it used, the client included, and others.
+    pub(crate) usage: Usage,
+}
+
+/// Starts a skeleton, measures it, ends it.
+pub(crate) fn run_skeleton(setup: &Setup, logs: &Logs, plan: &Plan) -> anyhow::Result<SkeletonRun> {
     let (skeleton, mut client) = Skeleton::start(setup, logs)?;
+    let processes = skeleton.processes();
+    let watch = Watch::start(&processes)?;
     let measured = load::run(&mut client, plan)?;
+    let usage = watch.stop(&processes, Host::here()?.processors)?;
     let mut work = vec![client.work()];
     work.extend(skeleton.stop()?);
-    Ok((measured, work))
+    Ok(SkeletonRun { measured, work, usage })
 }
 
 fn row(item: Item, rounds: &[Measured], work: Vec<Work>) -> Row {

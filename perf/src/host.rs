@@ -33,6 +33,8 @@ pub(crate) struct Usage {
     pub(crate) others: f64,
     /// Taken by the hypervisor.
     pub(crate) stolen: f64,
+    /// Processors that the processes of the measurement used on average, its client included.
+    pub(crate) cores: f64,
 }
 
 /// The start of a measurement.
@@ -58,9 +60,12 @@ impl Watch {
     /// The shares since then, for the same processes.
     pub(crate) fn stop(&self, processes: &[u32], processors: usize) -> anyhow::Result<Usage> {
         let (host, ours) = (host_ticks()?, our_ticks(processes)?);
-        let all = self.since.elapsed().as_secs_f64() * TICKS_A_SECOND * processors as f64;
-        let others = (host.busy - self.host.busy).saturating_sub(ours - self.ours);
-        Ok(Usage { others: others as f64 / all, stolen: (host.stolen - self.host.stolen) as f64 / all })
+        let one = self.since.elapsed().as_secs_f64() * TICKS_A_SECOND;
+        let all = one * processors as f64;
+        let ours = ours - self.ours;
+        let others = (host.busy - self.host.busy).saturating_sub(ours);
+        let stolen = host.stolen - self.host.stolen;
+        Ok(Usage { others: others as f64 / all, stolen: stolen as f64 / all, cores: ours as f64 / one })
     }
 }
 

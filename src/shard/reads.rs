@@ -178,7 +178,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         let Some(block) = self.index.block_of_slot(slot) else { return };
         // No more of the log than was asked for: reading it is most of the work.
-        let beyond = self.index.blocks(block, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last).count();
+        let beyond =
+            self.index.blocks(block, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last).count();
         let range = self.range(block, beyond);
         self.ask(Job::CatchUp { to, first: slot, last, range });
     }

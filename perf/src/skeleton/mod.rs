@@ -136,6 +136,11 @@ impl Skeleton {
         Ok((Skeleton { nodes }, client))
     }
 
+    /// The processes of the nodes.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.child.id()).collect()
+    }
+
     /// Ends the processes and tells what each did, the leader first.
     pub(crate) fn stop(mut self) -> anyhow::Result<Vec<Work>> {
         self.nodes.iter_mut().map(NodeProcess::stop).collect()
