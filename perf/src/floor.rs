@@ -226,6 +226,7 @@ impl Disk {
             log_writer: LogWriter::Ring,
             napi_busy_poll_us: 0,
             segmentation: false,
+            receive_offload: false,
             max_events: 16,
         };
         settings.cq_entries = settings.cq_entries_min();

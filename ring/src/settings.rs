@@ -29,6 +29,9 @@ pub struct Settings {
     /// The longest datagram that is received whole. A longer one arrives cut to this and marked
     /// ([`crate::RxBuf::cut`]): each buffer is at least a byte larger, so that "longer" shows.
     pub rx_buffer_bytes: usize,
+    /// Take several datagrams of one sender from the kernel in one piece (UDP receive offload, "GRO"). Each receive buffer
+    /// then has the size of the largest such piece, 64 KiB, whatever [`Settings::rx_buffer_bytes`] says.
+    pub receive_offload: bool,
     /// Submissions that fit between two entries of the kernel, rounded up to a power of two. More are submitted early.
     pub sq_entries: u32,
     /// Completions that fit, rounded up to a power of two; see [`Settings::cq_entries_min`].
@@ -39,7 +42,7 @@ pub struct Settings {
     pub wait: WaitMode,
     /// Refuse to fragment: a datagram beyond the path's MTU fails to send (EMSGSIZE) and is never cut up.
     pub dont_fragment: bool,
-    /// Hand several datagrams to one member to the kernel in one piece (UDP segmentation offload).
+    /// Hand several datagrams to one receiver to the kernel in one piece (UDP segmentation offload).
     pub segmentation: bool,
     /// How long a wait in the kernel polls the network cards' queues before it sleeps, where their drivers have NAPI;
     /// microseconds, 0: not at all.
@@ -162,6 +165,8 @@ pub struct Stats {
     pub sends: u64,
     /// Submissions that carried several datagrams.
     pub trains: u64,
+    /// Completions that brought several datagrams.
+    pub trains_received: u64,
     /// Submissions that the kernel refused.
     pub sends_failed: u64,
     /// Log writes queued.
