@@ -134,7 +134,8 @@ impl Reader {
     }
 
     fn receive(&mut self) -> Result<(), ClientError> {
-        self.socket.receive_batch(&mut self.incoming, |now_ns, from, datagram| self.core.handle(now_ns, from, datagram))?;
+        self.socket
+            .receive_batch(&mut self.incoming, |now_ns, from, datagram| self.core.handle(now_ns, from, datagram))?;
         Ok(())
     }
 }

@@ -133,12 +133,7 @@ mod tests {
         assert_eq!(trains(200, &[(1, 100)]), [(member(1), vec![100])]);
         assert_eq!(
             trains(200, &[(1, 100), (1, 100), (1, 60), (1, 60), (1, 100), (1, 101)]),
-            [
-                (member(1), vec![100, 100, 60]),
-                (member(1), vec![60]),
-                (member(1), vec![100]),
-                (member(1), vec![101])
-            ]
+            [(member(1), vec![100, 100, 60]), (member(1), vec![60]), (member(1), vec![100]), (member(1), vec![101])]
         );
     }
 

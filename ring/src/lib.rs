@@ -32,7 +32,7 @@ mod wake;
 pub use arena::{Arena, Loan, Slice};
 pub use file::{BlockFile, Reading, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
-pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX};
+pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]
 pub use uring::{CLOSE_WAIT, Features, LOG_THREAD_PRIORITY, LogThreadGot, UringIo, probe};
 pub use wait::{BACK_OFF_MAX_NS, BACK_OFF_MIN_NS, LATE_YIELD_NS, PROMPT_YIELDS, WaitMode};

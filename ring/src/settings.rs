@@ -1,7 +1,7 @@
 //! What a reactor is made from, checked before anything is opened, and what it counts.
 
-use crate::IoError;
 use crate::wait::WaitMode;
+use crate::{IoError, Socket};
 use std::net::SocketAddrV4;
 
 /// Log writes that one reactor may have in flight. Measured, more than one gains nothing on the disks seen so far.
@@ -126,6 +126,28 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// What the kernel writes in front of what it received, where it is asked for more than the bytes: a fixed head (`struct
+/// io_uring_recvmsg_out`), the source address, and with receive offload a control message; sized so that the first datagram
+/// starts on a cache line like its buffer.
+pub(crate) const RX_HEADER_BYTES: usize = 64;
+/// What an IP packet carries at most, and so what comes in one piece, rounded up.
+const PIECE_BYTES: usize = 1 << 16;
+/// Receive buffers start at multiples of this.
+const RX_BUFFER_ALIGN: usize = 64;
+
+/// The memory of one receive buffer with these [`Settings::rx_buffer_bytes`] and [`Settings::receive_offload`].
+pub fn receive_buffer_bytes(socket: Socket, rx_buffer_bytes: usize, receive_offload: bool) -> usize {
+    // One byte more than the longest datagram, at least: what reaches into it was longer.
+    let room = if receive_offload { PIECE_BYTES } else { rx_buffer_bytes + 1 };
+    // With the header, large buffers are no power of two apart: that would leave them a few sets of the cache to share.
+    (rx_header_bytes(socket, receive_offload) + room).next_multiple_of(RX_BUFFER_ALIGN)
+}
+
+/// Where datagrams start in a receive buffer.
+pub(crate) fn rx_header_bytes(socket: Socket, receive_offload: bool) -> usize {
+    if receive_offload || socket == Socket::Clients { RX_HEADER_BYTES } else { 0 }
 }
 
 fn refuse(reason: String, mend: String) -> Result<(), IoError> {

@@ -15,25 +15,17 @@
 //! was received into it: few large buffers are kinder to it than many small ones.
 
 use crate::arena::{Arena, Mapping};
-use crate::settings::Settings;
+use crate::settings::{RX_HEADER_BYTES as HEADER_BYTES, Settings, receive_buffer_bytes, rx_header_bytes};
 use crate::{IoError, RxBuf, Socket};
 use io_uring::types::BufRingEntry;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// What the kernel writes in front of what it received, where it is asked for more than the bytes: `struct
-/// io_uring_recvmsg_out`, the source address, and with offload a control message; sized so that the first datagram starts on a
-/// cache line like the buffer itself.
-pub(super) const HEADER_BYTES: usize = 64;
 /// `struct io_uring_recvmsg_out`: name length, control length, payload length, flags.
 const RECVMSG_OUT_BYTES: usize = 16;
 /// `CMSG_SPACE` of the length of a datagram, an int.
 const CONTROL_BYTES: usize = 24;
-/// What an IP packet carries at most, and so the longest piece, rounded up.
-const PIECE_BYTES: usize = 1 << 16;
-/// Buffers start at multiples of this, and so does the first frame in them.
-const BUFFER_ALIGN: usize = 64;
 
 /// Room for the control message and for the source address (the kernel takes up to 128): what to ask for.
 pub(super) fn header_lengths(offload: bool) -> (usize, usize) {
@@ -81,14 +73,11 @@ pub(super) struct Piece {
 
 impl RxPool {
     pub(super) fn new(socket: Socket, settings: &Settings, offload: bool) -> Result<RxPool, IoError> {
-        let (count, start) = match socket {
-            Socket::Peers => (settings.rx_buffers_peers, if offload { HEADER_BYTES } else { 0 }),
-            Socket::Clients => (settings.rx_buffers_clients, HEADER_BYTES),
+        let count = match socket {
+            Socket::Peers => settings.rx_buffers_peers,
+            Socket::Clients => settings.rx_buffers_clients,
         };
-        // One byte more than the longest datagram, at least: what reaches into it was longer.
-        let room = if offload { PIECE_BYTES } else { settings.rx_buffer_bytes + 1 };
-        // With the header, large buffers are no power of two apart: that would leave them a few sets of the cache to share.
-        let stride = (start + room).next_multiple_of(BUFFER_ALIGN);
+        let stride = receive_buffer_bytes(socket, settings.rx_buffer_bytes, offload);
         let failed = |source| IoError::System { call: "mmap", source };
         let mut pool = RxPool {
             socket,
@@ -96,7 +85,7 @@ impl RxPool {
             buffers: Arena::of_huge_pages(usize::from(count) * stride).map_err(failed)?.mapping(),
             count,
             stride,
-            start,
+            start: rx_header_bytes(socket, offload),
             offload,
             datagram_bytes: settings.rx_buffer_bytes,
             tail: 0,
