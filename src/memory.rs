@@ -10,10 +10,9 @@ use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
 use crate::shard::{HISTOGRAM_BYTES, OUTBOX_BYTES, RECENT_SLOTS, TIMELINE_BYTES};
 use serde::Serialize;
-use synod_wire::frame::{HEADER_BYTES, aligned};
+use synod_ring::Socket;
+use synod_wire::frame::HEADER_BYTES;
 
-/// What the kernel puts before a client's datagram in its receive buffer: the sender's address.
-const CLIENT_PREFIX_BYTES: usize = 64;
 /// A slot's state in the protocol core, rounded up.
 const SLOT_STATE_BYTES: usize = 96;
 /// Where a recent slot's value lies, rounded up.
@@ -101,21 +100,14 @@ fn buffers(config: &Config, pools: &mut Pools) {
     pools.add("outbox", 1, OUTBOX_BYTES, "fixed");
     let peers = usize::from(config.net.rx_buffers_peers);
     let clients = usize::from(config.net.rx_buffers_clients);
-    // One byte more than the longest datagram, so that a longer one shows.
-    let peer_buffer = aligned(datagram + 1);
-    let client_buffer = aligned(CLIENT_PREFIX_BYTES + datagram + 1);
-    pools.add(
-        "receive buffers, peers",
-        peers,
-        peer_buffer,
-        "net.rx_buffers_peers x (frame header + net.max_batch_bytes + 1)",
-    );
-    pools.add(
-        "receive buffers, clients",
-        clients,
-        client_buffer,
-        "net.rx_buffers_clients x (address + frame header + net.max_batch_bytes + 1)",
-    );
+    let offload = config.net.receive_offload;
+    let bytes_each = |socket| synod_ring::receive_buffer_bytes(socket, datagram, offload);
+    let sum =
+        if offload { "64 KiB + header, for net.receive_offload" } else { "frame header + net.max_batch_bytes + 1" };
+    let (for_peers, for_clients) = (bytes_each(Socket::Peers), bytes_each(Socket::Clients));
+    pools.add("receive buffers, peers", peers, for_peers, format!("net.rx_buffers_peers x ({sum})"));
+    let sum = if offload { sum.to_string() } else { format!("address + {sum}") };
+    pools.add("receive buffers, clients", clients, for_clients, format!("net.rx_buffers_clients x ({sum})"));
     pools.add("ring, submissions", node::SQ_ENTRIES as usize, SUBMISSION_BYTES, "fixed");
     let completions = (peers + clients + node::SQ_ENTRIES as usize + synod_ring::WRITES_MAX + 1).next_power_of_two();
     pools.add(
@@ -163,8 +155,12 @@ mod tests {
         config.wal.arena_bytes += 4 << 20;
         assert_eq!(Memory::of(&config).total_bytes, before + (4 << 20));
         config.net.max_batch_bytes = 2_816;
+        config.net.receive_offload = false;
         let pool = |name: &str| Memory::of(&config).pools.into_iter().find(|pool| pool.name == name).unwrap();
         assert_eq!(pool("receive buffers, peers").bytes_each, 2_944);
         assert_eq!(pool("receive buffers, clients").bytes_each, 3_008);
+        config.net.receive_offload = true;
+        let pool = |name: &str| Memory::of(&config).pools.into_iter().find(|pool| pool.name == name).unwrap();
+        assert_eq!(pool("receive buffers, peers").bytes_each, 65_600);
     }
 }

@@ -197,6 +197,10 @@ impl Pipeline {
             let error = std::io::Error::from_raw_os_error(errno);
             tracing::warn!(group = self.group.0, %error, "the kernel refused net.napi_busy_poll_us; going on without");
         }
+        if let Err(errno) = io.receive_offload() {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(group = self.group.0, %error, "the kernel refused net.receive_offload; going on without");
+        }
         if let Some(got) = io.log_thread() {
             self.tell_of_log_thread(got)?;
         }
@@ -315,6 +319,7 @@ impl Pipeline {
             dont_fragment: net.dont_fragment,
             max_events: net.max_events,
             segmentation: net.segmentation,
+            receive_offload: net.receive_offload,
             napi_busy_poll_us: net.napi_busy_poll_us,
             log_writer,
         };

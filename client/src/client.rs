@@ -3,7 +3,8 @@
 use crate::error::{ClientError, Unavailable};
 use crate::options::{Options, nanos};
 use crate::session::{Core, Event, OfferError};
-use crate::socket::{RECEIVE_BATCH, RECEIVE_BYTES, Sent, Socket};
+use crate::socket::{RECEIVE_BYTES, Sent, Socket};
+use crate::train::Train;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::{ClusterId, GroupId, NodeId};
@@ -15,9 +16,7 @@ pub struct Client {
     socket: Socket,
     started_ns: u64,
     incoming: Box<[u8]>,
-    outgoing: Box<[u8]>,
-    /// A datagram in `outgoing` that the socket had no room for.
-    unsent: Option<(SocketAddrV4, usize)>,
+    outgoing: Train,
     /// Datagrams that the kernel refused, as the network may lose them.
     datagrams_lost: u64,
 }
@@ -33,10 +32,11 @@ impl Client {
     ) -> Result<Client, ClientError> {
         let socket = Socket::bind(options.spin)?;
         let started_ns = socket.now_ns();
-        let outgoing = vec![0; options.max_datagram_bytes].into_boxed_slice();
+        let max_datagram_bytes = options.max_datagram_bytes;
         let core = Core::new(cluster, group, client_id, members, options, started_ns)?;
+        let outgoing = Train::new(max_datagram_bytes);
         let incoming = vec![0; RECEIVE_BYTES].into_boxed_slice();
-        Ok(Client { core, socket, started_ns, incoming, outgoing, unsent: None, datagrams_lost: 0 })
+        Ok(Client { core, socket, started_ns, incoming, outgoing, datagrams_lost: 0 })
     }
 
     /// Takes a copy of `entry`; it is sent by the next [`Client::poll`]. Entries offered between two polls share
@@ -61,7 +61,7 @@ impl Client {
                 return Ok(events);
             }
             let due_ns = self.core.poll_timeout().unwrap_or(u64::MAX);
-            self.socket.wait(since_ns, until_ns.min(due_ns), self.unsent.is_some())?;
+            self.socket.wait(since_ns, until_ns.min(due_ns), self.outgoing.is_loaded())?;
         }
     }
 
@@ -98,28 +98,26 @@ impl Client {
 
     fn transmit(&mut self) -> Result<(), ClientError> {
         loop {
-            if self.unsent.is_none() {
-                self.unsent = self.core.poll_transmit(self.socket.now_ns(), &mut self.outgoing);
-            }
-            let Some((to, length)) = self.unsent else {
+            let now_ns = self.socket.now_ns();
+            self.outgoing.load(|out| self.core.poll_transmit(now_ns, out));
+            let Some(ready) = self.outgoing.ready() else {
                 return Ok(());
             };
-            match self.socket.send(&self.outgoing[..length], to)? {
-                Sent::Yes => {}
-                Sent::Lost => self.datagrams_lost += 1,
+            let gone = match self.socket.send(ready.datagrams, ready.segment, ready.to)? {
+                Sent::Taken(bytes) => bytes,
+                Sent::Lost(bytes) => {
+                    self.datagrams_lost += bytes.div_ceil(ready.segment) as u64;
+                    bytes
+                }
                 Sent::Full => return Ok(()),
-            }
-            self.unsent = None;
+            };
+            self.outgoing.sent(gone);
         }
     }
 
     fn receive(&mut self) -> Result<(), ClientError> {
-        for _ in 0..RECEIVE_BATCH {
-            let Some((length, from)) = self.socket.receive(&mut self.incoming)? else {
-                break;
-            };
-            self.core.handle(self.socket.now_ns(), from, &self.incoming[..length]);
-        }
+        self.socket
+            .receive_batch(&mut self.incoming, |now_ns, from, datagram| self.core.handle(now_ns, from, datagram))?;
         Ok(())
     }
 

@@ -30,6 +30,7 @@ mod retransmit;
 mod route;
 mod session;
 mod socket;
+mod train;
 mod window;
 
 #[cfg(test)]

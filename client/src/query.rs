@@ -266,10 +266,12 @@ impl Round {
             }
             self.socket.wait(now_ns, until_ns.min(repeat_ns), false)?;
             for _ in 0..RECEIVE_BATCH {
-                let Some((length, from)) = self.socket.receive(&mut buffer)? else {
+                let Some(received) = self.socket.receive(&mut buffer)? else {
                     break;
                 };
-                self.take(from, &buffer[..length]);
+                for datagram in received.datagrams(&buffer) {
+                    self.take(received.from, datagram);
+                }
             }
         }
         Ok(())
@@ -281,7 +283,7 @@ impl Round {
             // A full socket buffer or a lost datagram: the question is repeated anyway.
             if answer.status.is_none() {
                 let length = finish_request(&mut out, (Kind::Status, 0), self.cluster, self.group, REQUEST_ID, 0);
-                self.socket.send(&out[..length], answer.address)?;
+                self.socket.send(&out[..length], length, answer.address)?;
             }
             if self.asks_tail && answer.tail.is_none() {
                 let body = ReadBody {
@@ -294,7 +296,7 @@ impl Round {
                 let bytes = size_of::<ReadBody>();
                 out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(body.as_bytes());
                 let length = finish_request(&mut out, (Kind::Read, 0), self.cluster, self.group, REQUEST_ID, bytes);
-                self.socket.send(&out[..length], answer.address)?;
+                self.socket.send(&out[..length], length, answer.address)?;
             }
         }
         Ok(())

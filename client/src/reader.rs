@@ -3,7 +3,7 @@
 use crate::error::{ClientError, Unavailable};
 use crate::options::{ReadOptions, nanos};
 use crate::read::{EntryRef, REQUEST_BYTES, ReadCore};
-use crate::socket::{RECEIVE_BATCH, RECEIVE_BYTES, Sent, Socket};
+use crate::socket::{RECEIVE_BYTES, Sent, Socket};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::{ClusterId, GroupId, Sequence};
@@ -124,9 +124,9 @@ impl Reader {
             self.unsent = self.core.poll_transmit(self.socket.now_ns(), &mut self.outgoing);
         }
         if let Some((to, length)) = self.unsent {
-            match self.socket.send(&self.outgoing[..length], to)? {
+            match self.socket.send(&self.outgoing[..length], length, to)? {
                 // A request that is lost here is repeated like one that is lost on the way.
-                Sent::Yes | Sent::Lost => self.unsent = None,
+                Sent::Taken(_) | Sent::Lost(_) => self.unsent = None,
                 Sent::Full => {}
             }
         }
@@ -134,12 +134,8 @@ impl Reader {
     }
 
     fn receive(&mut self) -> Result<(), ClientError> {
-        for _ in 0..RECEIVE_BATCH {
-            let Some((length, from)) = self.socket.receive(&mut self.incoming)? else {
-                break;
-            };
-            self.core.handle(self.socket.now_ns(), from, &self.incoming[..length]);
-        }
+        self.socket
+            .receive_batch(&mut self.incoming, |now_ns, from, datagram| self.core.handle(now_ns, from, datagram))?;
         Ok(())
     }
 }

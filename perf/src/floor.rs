@@ -7,6 +7,7 @@ use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan, Target};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
 use crate::output::{self, Series, Sheet};
+use crate::packets::{self, Packets};
 use crate::report;
 use crate::skeleton::{Logs, Setup, Skeleton, Work};
 use crate::stats::{Measured, Spread, Summary};
@@ -80,6 +81,7 @@ struct Report {
     entries_per_datagram: usize,
     nodes: u8,
     rows: Vec<Row>,
+    packets: Vec<packets::Row>,
 }
 
 /// Measures and prints.
@@ -95,6 +97,7 @@ pub(crate) fn run(args: &FloorArgs) -> anyhow::Result<()> {
         .flat_map(|outstanding| [false, true].map(|durable| Item::Skeleton { outstanding: *outstanding, durable }));
     let items: Vec<Item> = [Item::RoundTrip, Item::Write].into_iter().chain(skeletons).collect();
     let mut found: Vec<(Vec<Measured>, Vec<Work>)> = items.iter().map(|_| (Vec::new(), Vec::new())).collect();
+    let mut packets = Packets::default();
     for round in 0..args.rounds.rounds {
         for (item, (rounds, work)) in items.iter().zip(&mut found) {
             let (measured, did) = measure(*item, args, dir.path(), &logs).with_context(|| item.name())?;
@@ -104,6 +107,7 @@ pub(crate) fn run(args: &FloorArgs) -> anyhow::Result<()> {
             rounds.push(measured);
             *work = did;
         }
+        packets.round(args.wait, args.rounds.measure())?;
     }
     let rows = items.iter().zip(found).map(|(item, (rounds, work))| row(*item, &rounds, work)).collect();
     let report = Report {
@@ -113,6 +117,7 @@ pub(crate) fn run(args: &FloorArgs) -> anyhow::Result<()> {
         entries_per_datagram: args.shape.per_datagram(),
         nodes: args.nodes,
         rows,
+        packets: packets.rows(),
     };
     print(&report, args.rounds.output)?;
     match &args.rounds.report {
@@ -196,7 +201,7 @@ fn print(report: &Report, style: Style) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(report)?);
         return Ok(());
     }
-    let Report { host, wait, size, entries_per_datagram, nodes, rows } = report;
+    let Report { host, wait, size, entries_per_datagram, nodes, rows, packets } = report;
     println!("kernel {}, {} processors; {wait}", host.kernel, host.processors);
     println!("entries of {size} bytes, up to {entries_per_datagram} a datagram; {nodes} nodes, a majority durable\n");
     println!("{}   p50 of the rounds", report::heading(""));
@@ -204,6 +209,7 @@ fn print(report: &Report, style: Style) -> anyhow::Result<()> {
         let Spread { min, max, .. } = row.p50_us;
         println!("{}   {min:.1} to {max:.1}", report::line(&row.what, &row.overall));
     }
+    print!("\n{}", packets::text(packets));
     Ok(())
 }
 
@@ -239,6 +245,7 @@ impl Disk {
             log_writer: LogWriter::Ring,
             napi_busy_poll_us: 0,
             segmentation: false,
+            receive_offload: false,
             max_events: 16,
         };
         settings.cq_entries = settings.cq_entries_min();

@@ -41,6 +41,7 @@ mod load;
 mod network;
 mod options;
 mod output;
+mod packets;
 mod preset;
 mod product;
 mod profile;

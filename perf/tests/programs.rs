@@ -45,6 +45,13 @@ fn the_floor_measures_every_layer_with_the_writes_and_datagrams_it_claims() {
     let leader = &rows[3]["work"][1];
     let [sent, written] = ["sent", "writes"].map(|name| leader[name].as_u64().unwrap());
     assert_eq!(sent, 3 * written, "{leader}");
+    let ways: Vec<_> = report["packets"].as_array().unwrap().iter().map(|row| (&row["size"], &row["way"])).collect();
+    let expected = [64, 1_472].map(|size| ["plain", "gso", "gso_gro"].map(|way| (size, way))).concat();
+    assert!(ways.iter().zip(&expected).all(|((size, way), (s, w))| **size == *s && **way == *w), "{ways:?}");
+    assert_eq!(ways.len(), expected.len());
+    for row in report["packets"].as_array().unwrap() {
+        assert!(row["datagrams_per_second"]["min"].as_f64().unwrap() > 0.0, "{row}");
+    }
 }
 
 #[test]

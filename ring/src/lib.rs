@@ -32,7 +32,7 @@ mod wake;
 pub use arena::{Arena, Loan, Slice};
 pub use file::{BlockFile, Reading, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
-pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX};
+pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]
 pub use uring::{CLOSE_WAIT, Features, LOG_THREAD_PRIORITY, LogThreadGot, UringIo, probe};
 pub use wait::{BACK_OFF_MAX_NS, BACK_OFF_MIN_NS, LATE_YIELD_NS, PROMPT_YIELDS, WaitMode};
@@ -50,11 +50,11 @@ pub enum Socket {
     Clients,
 }
 
-/// A receive buffer that the shard holds. Give it back with [`Io::release`].
+/// A datagram in a receive buffer, which the shard holds. Give it back with [`Io::release`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a receive buffer must be released, or the pool runs dry"]
 pub struct RxBuf {
-    /// The buffer's number in its pool.
+    /// The buffer's number in its pool. Datagrams that came in one piece share a buffer; it is free with the last of them.
     pub id: u16,
     /// Which pool.
     pub socket: Socket,
@@ -62,7 +62,7 @@ pub struct RxBuf {
     pub start: u32,
     /// The datagram's bytes.
     pub len: u32,
-    /// Whether the datagram was longer than the buffer and was cut.
+    /// Whether the datagram was longer than the longest that is received whole, and was cut.
     pub cut: bool,
 }
 
@@ -100,7 +100,7 @@ pub struct FileSlot(pub u8);
 /// Log files that can be registered at once: the one that is written, the next, and one that still has writes in flight.
 pub const FILE_SLOTS: u8 = 4;
 
-/// Datagrams of one train, see [`Io::send_peer_train`]: half of what the oldest kernels take.
+/// Datagrams of one train, see [`Io::send_peer_train`] and [`Io::send_client_train`]: half of what the oldest kernels take.
 pub const SEGMENTS_MAX: usize = 32;
 
 /// Bytes of one train: the longest UDP payload is 65,507.
@@ -150,6 +150,13 @@ pub trait Io {
 
     /// Queues a datagram to a client.
     fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>);
+
+    /// Queues several datagrams to a client, as [`Io::send_peer_train`] does to a member.
+    fn send_client_train(&mut self, to: SocketAddrV4, datagrams: &[Slice<'_>]) {
+        for bytes in datagrams {
+            self.send_client(to, *bytes);
+        }
+    }
 
     /// Registers a log file, opened O_DIRECT, under `slot`, in place of what was there.
     fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError>;

@@ -1,7 +1,7 @@
 //! What a reactor is made from, checked before anything is opened, and what it counts.
 
-use crate::IoError;
 use crate::wait::WaitMode;
+use crate::{IoError, Socket};
 use std::net::SocketAddrV4;
 
 /// Log writes that one reactor may have in flight. Measured, more than one gains nothing on the disks seen so far.
@@ -29,6 +29,9 @@ pub struct Settings {
     /// The longest datagram that is received whole. A longer one arrives cut to this and marked
     /// ([`crate::RxBuf::cut`]): each buffer is at least a byte larger, so that "longer" shows.
     pub rx_buffer_bytes: usize,
+    /// Take several datagrams of one sender from the kernel in one piece (UDP receive offload, "GRO"). Each receive buffer
+    /// then has the size of the largest such piece, 64 KiB, whatever [`Settings::rx_buffer_bytes`] says.
+    pub receive_offload: bool,
     /// Submissions that fit between two entries of the kernel, rounded up to a power of two. More are submitted early.
     pub sq_entries: u32,
     /// Completions that fit, rounded up to a power of two; see [`Settings::cq_entries_min`].
@@ -39,7 +42,7 @@ pub struct Settings {
     pub wait: WaitMode,
     /// Refuse to fragment: a datagram beyond the path's MTU fails to send (EMSGSIZE) and is never cut up.
     pub dont_fragment: bool,
-    /// Hand several datagrams to one member to the kernel in one piece (UDP segmentation offload).
+    /// Hand several datagrams to one receiver to the kernel in one piece (UDP segmentation offload).
     pub segmentation: bool,
     /// How long a wait in the kernel polls the network cards' queues before it sleeps, where their drivers have NAPI;
     /// microseconds, 0: not at all.
@@ -125,6 +128,28 @@ impl Settings {
     }
 }
 
+/// What the kernel writes in front of what it received, where it is asked for more than the bytes: a fixed head (`struct
+/// io_uring_recvmsg_out`), the source address, and with receive offload a control message; sized so that the first datagram
+/// starts on a cache line like its buffer.
+pub(crate) const RX_HEADER_BYTES: usize = 64;
+/// What an IP packet carries at most, and so what comes in one piece, rounded up.
+const PIECE_BYTES: usize = 1 << 16;
+/// Receive buffers start at multiples of this.
+const RX_BUFFER_ALIGN: usize = 64;
+
+/// The memory of one receive buffer with these [`Settings::rx_buffer_bytes`] and [`Settings::receive_offload`].
+pub fn receive_buffer_bytes(socket: Socket, rx_buffer_bytes: usize, receive_offload: bool) -> usize {
+    // One byte more than the longest datagram, at least: what reaches into it was longer.
+    let room = if receive_offload { PIECE_BYTES } else { rx_buffer_bytes + 1 };
+    // With the header, large buffers are no power of two apart: that would leave them a few sets of the cache to share.
+    (rx_header_bytes(socket, receive_offload) + room).next_multiple_of(RX_BUFFER_ALIGN)
+}
+
+/// Where datagrams start in a receive buffer.
+pub(crate) fn rx_header_bytes(socket: Socket, receive_offload: bool) -> usize {
+    if receive_offload || socket == Socket::Clients { RX_HEADER_BYTES } else { 0 }
+}
+
 fn refuse(reason: String, mend: String) -> Result<(), IoError> {
     Err(IoError::Unsupported { reason, mend })
 }
@@ -162,6 +187,8 @@ pub struct Stats {
     pub sends: u64,
     /// Submissions that carried several datagrams.
     pub trains: u64,
+    /// Completions that brought several datagrams.
+    pub trains_received: u64,
     /// Submissions that the kernel refused.
     pub sends_failed: u64,
     /// Log writes queued.

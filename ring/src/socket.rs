@@ -42,6 +42,17 @@ pub(crate) fn open(
     Ok(UdpSocket { address: bound_to(&fd)?, receive_buffer_bytes: receive_buffer_bytes(&fd)?, fd })
 }
 
+/// Lets datagrams that the kernel received together be handed out together, on all these sockets or on none; the errno if it
+/// cannot.
+pub(crate) fn receive_offload(sockets: &[UdpSocket]) -> Result<(), i32> {
+    let set = |value| sockets.iter().try_for_each(|socket| set_option(&socket.fd, libc::SOL_UDP, libc::UDP_GRO, value));
+    set(1).map_err(|error| {
+        // Refused as it may be itself where the option is unknown; then nothing was switched on.
+        let _refused = set(0);
+        error.raw_os_error().unwrap_or(libc::EIO)
+    })
+}
+
 /// How long a port may stay taken that no process holds, and how often to try. The kernel takes a ring apart after its
 /// process has ended, in steps of 50 ms, and the sockets registered with it go last: a node that is restarted at once
 /// would find its own ports taken.
@@ -224,5 +235,29 @@ mod tests {
         assert_eq!(inode_of(line, "0.0.0.0:8080".parse().unwrap()), Some("98765"));
         assert_eq!(inode_of(line, "127.0.0.2:8080".parse().unwrap()), None);
         assert_eq!(inode_of(line, "127.0.0.1:8081".parse().unwrap()), None);
+    }
+
+    fn offload_of(socket: &UdpSocket) -> i32 {
+        let mut value = -1i32;
+        let mut len = size_of::<i32>() as libc::socklen_t;
+        // SAFETY: writes one int and its length into live locals.
+        let result = unsafe {
+            libc::getsockopt(socket.fd.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, (&raw mut value).cast(), &mut len)
+        };
+        assert_eq!(result, 0);
+        value
+    }
+
+    #[test]
+    fn a_socket_that_knows_no_offload_keeps_the_others_from_it() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let udp = open(any, 1 << 16, false).unwrap();
+        receive_offload(std::slice::from_ref(&udp)).unwrap();
+        assert_eq!(offload_of(&udp), 1);
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = UdpSocket { fd: tcp.into(), address: any, receive_buffer_bytes: 0 };
+        let both = [udp, other];
+        assert!(receive_offload(&both).is_err());
+        assert_eq!(offload_of(&both[0]), 0);
     }
 }

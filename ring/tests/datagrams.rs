@@ -4,8 +4,9 @@
 mod common;
 
 use common::{Node, any_port, node, node_with_peer, settings};
-use std::net::UdpSocket;
-use synod_ring::{Event, Io, RxBuf, SEGMENTS_MAX, Settings, Socket};
+use std::collections::HashSet;
+use std::net::{SocketAddrV4, UdpSocket};
+use synod_ring::{Event, Io, RxBuf, SEGMENTS_MAX, Settings, Socket, Stats};
 
 #[test]
 fn a_member_receives_what_another_sent() {
@@ -114,7 +115,13 @@ fn lengths(node: &mut Node, count: usize) -> Vec<(u32, bool)> {
 
 #[test]
 fn datagrams_beyond_the_longest_arrive_cut_and_marked() {
-    let small = Settings { rx_buffer_bytes: 256, dont_fragment: false, ..settings() };
+    for receive_offload in [true, false] {
+        cut_and_marked(receive_offload);
+    }
+}
+
+fn cut_and_marked(receive_offload: bool) {
+    let small = Settings { rx_buffer_bytes: 256, dont_fragment: false, receive_offload, ..settings() };
     let mut receiver = node(small.clone());
     let mut sender = node_with_peer(small, &receiver);
     let sizes = [255, 256, 257, 320, 321, 9_000];
@@ -301,50 +308,143 @@ fn bytes_of_a_foreign_arena_are_refused() {
     sender.io.send_peer(0, receiver.send.slice(0, 1));
 }
 
-/// A train of these datagrams, its bytes one counter over all of them.
-fn send_train(sender: &mut Node, lengths: &[usize]) {
+/// Bytes for a train of these datagrams, one counter over all of them.
+fn fill_train(sender: &mut Node, lengths: &[usize]) -> Vec<(usize, usize)> {
     let all: usize = lengths.iter().sum();
     sender.send.get_mut(0, all).iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
-    let mut start = 0;
-    let slices: Vec<_> = lengths
-        .iter()
-        .map(|len| {
-            start += len;
-            sender.send.slice(start - len, *len)
-        })
-        .collect();
-    sender.io.send_peer_train(0, &slices);
+    let starts = lengths.iter().scan(0, |next, len| {
+        *next += len;
+        Some(*next - len)
+    });
+    starts.zip(lengths.iter().copied()).collect()
+}
+
+/// Queues a train to a receiver's socket.
+fn send_train_to(sender: &mut Node, receiver: SocketAddrV4, socket: Socket, lengths: &[usize]) {
+    let places = fill_train(sender, lengths);
+    let slices: Vec<_> = places.iter().map(|(start, len)| sender.send.slice(*start, *len)).collect();
+    match socket {
+        Socket::Peers => sender.io.send_peer_train(0, &slices),
+        Socket::Clients => sender.io.send_client_train(receiver, &slices),
+    }
+}
+
+fn send_train(sender: &mut Node, lengths: &[usize]) {
+    send_train_to(sender, any_port(), Socket::Peers, lengths);
+}
+
+/// Takes this many datagrams, each released at once: their lengths and whether they were cut. Checks that their bytes are one
+/// counter.
+fn take_train(receiver: &mut Node, from: Option<SocketAddrV4>, count: usize) -> Vec<(usize, bool)> {
+    let mut expected = (0..).map(|at: usize| at as u8);
+    let mut came = Vec::new();
+    while came.len() < count {
+        for event in receiver.wait() {
+            let Event::Datagram { buf, from: sender } = event else { panic!("expected a datagram, got {event:?}") };
+            assert_eq!(sender, from);
+            came.push((receiver.io.datagram(&buf).len(), buf.cut));
+            assert!(receiver.io.datagram(&buf).iter().all(|byte| Some(*byte) == expected.next()));
+            receiver.io.release(buf);
+        }
+    }
+    came
+}
+
+fn trains_arrive_whole(socket: Socket, segmentation: bool, receive_offload: bool) {
+    let mut receiver = node(Settings { receive_offload, ..settings() });
+    receiver.expect_quiet();
+    let mut sender = node_with_peer(Settings { segmentation, ..settings() }, &receiver);
+    let from = (socket == Socket::Clients).then(|| sender.io.clients_address());
+    for lengths in [&[100, 100, 100][..], &[1_472, 1_472, 1_472, 7], &[50], &[1_000; SEGMENTS_MAX], &[1_001, 999]] {
+        let before = (sender.io.stats(), receiver.io.stats());
+        let to = receiver.io.clients_address();
+        send_train_to(&mut sender, to, socket, lengths);
+        sender.expect_quiet();
+        let after = sender.io.stats();
+        assert_eq!(after.sends - before.0.sends, lengths.len() as u64);
+        let is_train = segmentation && lengths.len() > 1;
+        assert_eq!(after.trains - before.0.trains, u64::from(is_train));
+        assert_eq!(after.enters - before.0.enters, 1);
+        let whole: Vec<_> = lengths.iter().map(|len| (*len, false)).collect();
+        assert_eq!(take_train(&mut receiver, from, lengths.len()), whole);
+        let after = receiver.io.stats();
+        assert_eq!(after.trains_received - before.1.trains_received, u64::from(is_train && receive_offload));
+        let datagrams = |stats: Stats| stats.datagrams_peers + stats.datagrams_clients;
+        assert_eq!(datagrams(after) - datagrams(before.1), lengths.len() as u64);
+    }
 }
 
 #[test]
 fn a_train_arrives_as_the_datagrams_that_it_was_made_of() {
-    for segmentation in [true, false] {
-        let mut receiver = node(settings());
-        receiver.expect_quiet();
-        let mut sender = node_with_peer(Settings { segmentation, ..settings() }, &receiver);
-        for lengths in [&[100, 100, 100][..], &[1_472, 1_472, 1_472, 7], &[50], &[1_000; SEGMENTS_MAX]] {
-            let before = sender.io.stats();
-            send_train(&mut sender, lengths);
-            sender.expect_quiet();
-            let after = sender.io.stats();
-            assert_eq!(after.sends - before.sends, lengths.len() as u64);
-            assert_eq!(after.trains - before.trains, u64::from(segmentation && lengths.len() > 1));
-            assert_eq!(after.enters - before.enters, 1);
-            let mut expected = (0..).map(|at: usize| at as u8);
-            let mut came = Vec::new();
-            while came.len() < lengths.len() {
-                for event in receiver.wait() {
-                    let Event::Datagram { buf, from: None } = event else {
-                        panic!("expected a datagram, got {event:?}")
-                    };
-                    came.push(receiver.io.datagram(&buf).len());
-                    assert!(receiver.io.datagram(&buf).iter().all(|byte| Some(*byte) == expected.next()));
-                    receiver.io.release(buf);
-                }
-            }
-            assert_eq!(came, lengths);
+    for socket in [Socket::Peers, Socket::Clients] {
+        for (segmentation, receive_offload) in [(true, true), (true, false), (false, true), (false, false)] {
+            trains_arrive_whole(socket, segmentation, receive_offload);
         }
     }
+}
+
+#[test]
+fn a_train_beyond_the_bound_of_a_poll_goes_on_in_the_next() {
+    let mut receiver = node(Settings { max_events: 3, ..settings() });
+    receiver.expect_quiet();
+    let mut sender = node_with_peer(settings(), &receiver);
+    send_train(&mut sender, &[8; 10]);
+    sender.expect_quiet();
+    let mut seen = Vec::new();
+    for expected in [3, 3, 3, 1] {
+        let events = receiver.wait();
+        assert_eq!(events.len(), expected);
+        for event in events {
+            let Event::Datagram { buf, .. } = event else { panic!("expected a datagram, got {event:?}") };
+            seen.extend_from_slice(receiver.io.datagram(&buf));
+            receiver.io.release(buf);
+        }
+    }
+    assert_eq!(seen, (0..80).collect::<Vec<u8>>());
+    assert_eq!(receiver.io.stats().trains_received, 1);
+    receiver.expect_quiet();
+}
+
+#[test]
+fn a_buffer_is_free_only_with_the_last_of_its_datagrams() {
+    let mut receiver = node(Settings { rx_buffers_peers: 4, ..settings() });
+    receiver.expect_quiet();
+    let mut sender = node_with_peer(settings(), &receiver);
+    for _ in 0..5 {
+        send_train(&mut sender, &[16, 16, 16]);
+    }
+    sender.expect_quiet();
+    let mut held = hold_until_overrun(&mut receiver, Socket::Peers);
+    assert_eq!(held.len(), 12, "four buffers of three");
+    // One datagram of each buffer stays: the kernel has none to receive the fifth train into.
+    let kept: Vec<RxBuf> = (0..4).map(|at| held.remove(2 * at + at % 3)).collect();
+    assert_eq!(kept.iter().map(|buf| buf.id).collect::<HashSet<_>>().len(), 4);
+    held.into_iter().for_each(|buf| receiver.io.release(buf));
+    receiver.expect_quiet();
+    for buf in &kept {
+        let at = buf.start as usize % 64;
+        assert_eq!(receiver.io.datagram(buf), (at as u8..).take(16).collect::<Vec<u8>>(), "nobody wrote over it");
+    }
+    for buf in kept {
+        receiver.io.release(buf);
+    }
+    assert_eq!(take_train(&mut receiver, None, 3), [(16, false); 3]);
+}
+
+#[test]
+fn datagrams_of_a_train_beyond_the_longest_arrive_cut_and_marked() {
+    let small = Settings { rx_buffer_bytes: 256, ..settings() };
+    let mut receiver = node(small);
+    receiver.expect_quiet();
+    let mut sender = node_with_peer(settings(), &receiver);
+    send_train(&mut sender, &[512, 512, 512, 200]);
+    sender.expect_quiet();
+    // 512 is a multiple of the counter's period, so that each datagram begins anew, cut or not.
+    assert_eq!(take_train(&mut receiver, None, 4), [(256, true), (256, true), (256, true), (200, false)]);
+    assert_eq!(receiver.io.stats().datagrams_cut, 3);
+    send_train(&mut sender, &[32_000, 32_000]);
+    sender.expect_quiet();
+    assert_eq!(take_train(&mut receiver, None, 2), [(256, true); 2], "as long as a train can be");
 }
 
 #[test]
@@ -378,4 +478,24 @@ fn a_path_that_takes_no_trains_gets_single_datagrams_from_then_on() {
     let events = sender.look();
     assert!(matches!(events[..], [Event::SendFailed(_), Event::SendFailed(_)]), "{events:?}");
     assert_eq!((sender.io.stats().trains, sender.io.stats().sends), (1, 4));
+    // The clients' paths are others.
+    let mut receiver = node(settings());
+    receiver.expect_quiet();
+    let to = receiver.io.clients_address();
+    send_train_to(&mut sender, to, Socket::Clients, &[64, 64]);
+    sender.expect_quiet();
+    assert_eq!(take_train(&mut receiver, Some(sender.io.clients_address()), 2), [(64, false); 2]);
+    assert_eq!(sender.io.stats().trains, 2);
+}
+
+#[test]
+fn a_client_at_port_0_switches_no_trains_off() {
+    let mut sender = node(settings());
+    send_train_to(&mut sender, any_port(), Socket::Clients, &[64, 64]);
+    let events = sender.look();
+    assert!(matches!(events[..], [Event::SendFailed(_), Event::SendFailed(_)]), "{events:?}");
+    let receiver = node(settings());
+    send_train_to(&mut sender, receiver.io.clients_address(), Socket::Clients, &[64, 64]);
+    sender.expect_quiet();
+    assert_eq!(sender.io.stats().trains, 1);
 }

@@ -109,8 +109,10 @@ pub struct Net {
     pub socket_buffer_bytes: usize,
     /// The most completions in one turn.
     pub max_events: usize,
-    /// Whether several datagrams to one member go to the kernel in one piece.
+    /// Whether several datagrams to one receiver go to the kernel in one piece.
     pub segmentation: bool,
+    /// Whether several datagrams of one sender come from the kernel in one piece.
+    pub receive_offload: bool,
     /// How long a wait in the kernel polls the network cards' queues, microseconds.
     pub napi_busy_poll_us: u32,
 }
@@ -196,11 +198,12 @@ impl Default for Net {
         Net {
             max_batch_bytes: 1_408,
             dont_fragment: true,
-            rx_buffers_peers: 512,
-            rx_buffers_clients: 512,
+            rx_buffers_peers: 128,
+            rx_buffers_clients: 128,
             socket_buffer_bytes: 4 << 20,
             max_events: 256,
             segmentation: true,
+            receive_offload: true,
             napi_busy_poll_us: 0,
         }
     }

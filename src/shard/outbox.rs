@@ -2,9 +2,9 @@
 //!
 //! Frames for the same members that lie one behind the other, here or in the log's arena, travel in one datagram. Datagrams of
 //! one length for the same members that follow each other (accept requests of full batches, values for a laggard) are handed
-//! over as a train.
+//! over as a train; and so are those for one client (the entries that it reads, acknowledgements of many appends).
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_ring::{Arena, Io, SEGMENTS_MAX, TRAIN_BYTES_MAX};
 use synod_wal::{Log, Place};
 use synod_wire::frame::aligned;
@@ -40,11 +40,21 @@ fn train(queued: &[(NodeSet, Bytes)]) -> usize {
     alike + usize::from(last.is_some())
 }
 
+/// Whether a datagram of `len` bytes may follow these in a train.
+fn joins(train: &[(usize, usize)], len: usize) -> bool {
+    let (Some((_, first)), Some((_, last))) = (train.first(), train.last()) else { return false };
+    let bytes = train.len() * first + len;
+    last == first && len <= *first && train.len() < SEGMENTS_MAX && bytes <= TRAIN_BYTES_MAX
+}
+
 /// The datagrams that this turn sends.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     arena: Arena,
     used: usize,
+    /// Where the datagrams to one client lie that make a train so far, start and length.
+    replies: Vec<(usize, usize)>,
+    replies_to: SocketAddrV4,
     queued: Vec<(NodeSet, Bytes)>,
     max_datagram_bytes: usize,
     /// The peers' table of the reactor, by node number.
@@ -61,12 +71,22 @@ impl Outbox {
         for (at, node) in peers.iter().enumerate() {
             index[usize::from(node.0)] = Some(at as u8);
         }
-        Outbox { arena, used: 0, queued: Vec::with_capacity(MAX_QUEUED), max_datagram_bytes, index, sent: 0, full: 0 }
+        Outbox {
+            arena,
+            used: 0,
+            replies: Vec::with_capacity(SEGMENTS_MAX),
+            replies_to: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+            queued: Vec::with_capacity(MAX_QUEUED),
+            max_datagram_bytes,
+            index,
+            sent: 0,
+            full: 0,
+        }
     }
 
     /// A new turn: the last one's bytes are no longer needed.
     pub(crate) fn reset(&mut self) {
-        assert!(self.queued.is_empty(), "datagrams left unsent");
+        assert!(self.queued.is_empty() && self.replies.is_empty(), "datagrams left unsent");
         self.used = 0;
     }
 
@@ -107,8 +127,9 @@ impl Outbox {
         self.queued.push((to, Bytes::Log(place)));
     }
 
-    /// Hands what is queued for the members to the reactor.
+    /// Hands what is queued to the reactor.
     pub(crate) fn send<I: Io>(&mut self, io: &mut I, log: &Log) {
+        self.send_replies(io);
         let mut from = 0;
         while from < self.queued.len() {
             let train = train(&self.queued[from..]);
@@ -142,17 +163,37 @@ impl Outbox {
         self.queued.len() >= MAX_QUEUED - 8
     }
 
-    /// The datagram of `len` bytes just built in [`Outbox::room`] goes to a client, now.
+    /// The datagram of `len` bytes just built in [`Outbox::room`] goes to a client: with the next ones to it, or before those to
+    /// another.
     pub(crate) fn send_client<I: Io>(&mut self, io: &mut I, to: SocketAddrV4, len: usize) {
-        io.send_client(to, self.arena.slice(self.used, len));
+        if to != self.replies_to || !joins(&self.replies, len) {
+            self.send_replies(io);
+            self.replies_to = to;
+        }
+        self.replies.push((self.used, len));
         self.used += aligned(len);
         self.sent += 1;
+    }
+
+    fn send_replies<I: Io>(&mut self, io: &mut I) {
+        let mut slices = [self.arena.slice(0, 0); SEGMENTS_MAX];
+        for ((start, len), slice) in self.replies.iter().zip(&mut slices) {
+            *slice = self.arena.slice(*start, *len);
+        }
+        match &slices[..self.replies.len()] {
+            [] => {}
+            [one] => io.send_client(self.replies_to, *one),
+            train => io.send_client_train(self.replies_to, train),
+        }
+        self.replies.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use synod_ring::{BlockFile, Event, FileSlot, IoError, RxBuf, Slice};
 
     fn queue(datagrams: &[(u8, usize)]) -> Vec<(NodeSet, Bytes)> {
         let one =
@@ -166,6 +207,79 @@ mod tests {
         assert_eq!(train(&queue(&[(1, 100), (1, 100), (1, 60), (1, 60)])), 3);
         assert_eq!(train(&queue(&[(1, 100), (1, 101)])), 1, "a longer one begins the next");
         assert_eq!(train(&queue(&[(1, 100), (2, 100)])), 1, "other members");
+    }
+
+    /// Counts what it is asked to send to clients.
+    #[derive(Default)]
+    struct Sent(Vec<(SocketAddrV4, Vec<Vec<u8>>)>);
+
+    impl Io for Sent {
+        type Job = ();
+        type Done = ();
+
+        fn poll(&mut self, _: u64, _: bool, _: &mut Vec<Event<()>>) -> Result<(), IoError> {
+            unreachable!("the outbox does not wait")
+        }
+
+        fn now_ns(&self) -> u64 {
+            0
+        }
+
+        fn wall_ns(&self) -> u64 {
+            0
+        }
+
+        fn datagram(&self, _: &RxBuf) -> &[u8] {
+            unreachable!("the outbox receives nothing")
+        }
+
+        fn release(&mut self, _: RxBuf) {
+            unreachable!("the outbox receives nothing")
+        }
+
+        fn send_peer(&mut self, _: usize, _: Slice<'_>) {
+            unreachable!("nothing is for members here")
+        }
+
+        fn send_client(&mut self, to: SocketAddrV4, bytes: Slice<'_>) {
+            self.0.push((to, vec![bytes.bytes().to_vec()]));
+        }
+
+        fn send_client_train(&mut self, to: SocketAddrV4, datagrams: &[Slice<'_>]) {
+            self.0.push((to, datagrams.iter().map(|slice| slice.bytes().to_vec()).collect()));
+        }
+
+        fn attach(&mut self, _: FileSlot, _: Arc<dyn BlockFile>) -> Result<(), IoError> {
+            unreachable!("the outbox has no files")
+        }
+
+        fn write(&mut self, _: FileSlot, _: u64, _: Slice<'_>, _: u64) {
+            unreachable!("the outbox has no files")
+        }
+
+        fn request(&mut self, _: ()) -> Result<(), ()> {
+            unreachable!("the outbox asks nothing")
+        }
+    }
+
+    #[test]
+    fn replies_to_one_client_leave_as_trains_in_their_order() {
+        let client = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let mut outbox = Outbox::new(Arena::new(1 << 20).unwrap(), 1_472, &[]);
+        let mut io = Sent::default();
+        let replies = [(1, 300), (1, 300), (1, 200), (1, 300), (2, 300), (2, 400), (1, 100)];
+        let crowd = std::iter::repeat_n((3, 64), SEGMENTS_MAX + 1);
+        for (number, (port, len)) in replies.into_iter().chain(crowd).enumerate() {
+            outbox.room().unwrap()[..len].fill(number as u8);
+            outbox.send_client(&mut io, client(port), len);
+        }
+        outbox.send_replies(&mut io);
+        let trains: Vec<_> = io.0.iter().map(|(to, all)| (to.port(), all.len())).collect();
+        let crowd = [(3, SEGMENTS_MAX), (3, 1)];
+        assert_eq!(trains, [&[(1, 3), (1, 1), (2, 1), (2, 1), (1, 1)][..], &crowd].concat());
+        let bytes: Vec<u8> = io.0.iter().flat_map(|(_, all)| all.iter().map(|datagram| datagram[0])).collect();
+        assert_eq!(bytes, (0..outbox.sent as u8).collect::<Vec<_>>());
+        outbox.reset();
     }
 
     #[test]

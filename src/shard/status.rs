@@ -89,6 +89,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::Retransmitted, self.core.resent());
         let reactor = self.io.stats();
         self.counters.set(Counter::Trains, reactor.trains);
+        self.counters.set(Counter::TrainsReceived, reactor.trains_received);
         self.counters.set(Counter::WritesByThread, reactor.writes_by_thread);
         self.counters.set(Counter::RingEnters, reactor.enters);
         self.counters.set(Counter::RingBlocks, reactor.blocks);

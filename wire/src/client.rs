@@ -445,6 +445,8 @@ counters! {
     WritesByThread = "writes_by_thread",
     /// Submissions that carried several datagrams.
     Trains = "trains_sent",
+    /// Receives that brought several datagrams.
+    TrainsReceived = "trains_received",
 }
 
 #[cfg(test)]

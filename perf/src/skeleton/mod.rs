@@ -233,6 +233,7 @@ fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode
         log_writer,
         napi_busy_poll_us: 0,
         segmentation: false,
+        receive_offload: false,
     };
     settings.cq_entries = settings.cq_entries_min();
     settings

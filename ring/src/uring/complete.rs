@@ -1,18 +1,18 @@
 //! Completions into events.
 //!
-//! Each completion makes one event at most, so that a poll's bound on events bounds what it takes from the queue; the rest waits
-//! there for the next poll. Called by: the reactor's turn, and its closing.
+//! A poll's bound on events bounds what it takes from the queue; the rest waits there for the next poll. A completion makes one
+//! event at most, but for one that brought several datagrams: those that are too many are `rest`, and go first in the next poll.
+//! Called by: the reactor's turn, and its closing.
 
 use super::UringIo;
-use super::receive::RECVMSG_OUT_BYTES;
+use super::receive::Piece;
 use super::writer::Writer;
 use super::writes::Ended;
 use crate::wake::{DONE, WOKEN, WRITER_GONE, WRITTEN};
-use crate::{Event, IoError, Socket, clock, socket};
+use crate::{Event, IoError, Socket, clock};
 use io_uring::cqueue::{self, Entry};
-use std::mem::MaybeUninit;
 
-/// What a completion is about, in the upper half of its user data; a write's number in the lower.
+/// What a completion is about, in the upper half of its user data; in the lower a write's number, or a train's socket.
 pub(super) const RECEIVE_PEERS: u64 = 1 << 32;
 pub(super) const RECEIVE_CLIENTS: u64 = 2 << 32;
 pub(super) const SEND: u64 = 3 << 32;
@@ -22,25 +22,19 @@ pub(super) const CANCEL: u64 = 6 << 32;
 pub(super) const TRAIN: u64 = 7 << 32;
 const KIND: u64 = u64::MAX << 32;
 
-/// Completions copied out of the queue at once.
-const CHUNK: usize = 64;
-
 impl<J, D> UringIo<J, D> {
     /// Appends events until `limit` or until there is nothing more.
     pub(super) fn reap(&mut self, events: &mut Vec<Event<D>>, limit: usize) {
         // What the last poll had no room for goes first, or datagrams could keep answers waiting for ever.
         self.take_answers(events, limit);
         self.take_reasons(events, limit);
-        loop {
-            let room = CHUNK.min(limit - events.len());
-            let mut chunk = [const { MaybeUninit::uninit() }; CHUNK];
-            let taken = self.ring.take(&mut chunk[..room]);
-            for entry in taken.iter() {
-                self.complete(entry, events);
-            }
-            if taken.len() < room || room == 0 {
-                break;
-            }
+        if let Some(piece) = self.rest.take() {
+            self.hand_out(piece, events, limit);
+        }
+        while events.len() < limit
+            && let Some(entry) = self.ring.next()
+        {
+            self.complete(&entry, events, limit);
         }
         self.take_answers(events, limit);
     }
@@ -78,11 +72,11 @@ impl<J, D> UringIo<J, D> {
         }
     }
 
-    fn complete(&mut self, entry: &Entry, events: &mut Vec<Event<D>>) {
+    fn complete(&mut self, entry: &Entry, events: &mut Vec<Event<D>>, limit: usize) {
         let user_data = entry.user_data();
         match user_data & KIND {
-            RECEIVE_PEERS => self.received(0, entry, events),
-            RECEIVE_CLIENTS => self.received(1, entry, events),
+            RECEIVE_PEERS => self.received(Socket::Peers, entry, events, limit),
+            RECEIVE_CLIENTS => self.received(Socket::Clients, entry, events, limit),
             SEND => {
                 // A success makes no completion.
                 self.stats.sends_failed += 1;
@@ -92,7 +86,7 @@ impl<J, D> UringIo<J, D> {
                 self.stats.sends_failed += 1;
                 // Not a matter of the moment: this path cannot do it (no checksum offload, a smaller MTU). From now on one by
                 // one, so that only those of these datagrams that do not fit are lost.
-                self.segmentation &=
+                self.segmentation[user_data as u32 as usize] &=
                     ![libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP].contains(&-entry.result());
                 events.push(Event::SendFailed(-entry.result()));
             }
@@ -103,51 +97,57 @@ impl<J, D> UringIo<J, D> {
         }
     }
 
-    fn received(&mut self, index: usize, entry: &Entry, events: &mut Vec<Event<D>>) {
+    fn received(&mut self, socket: Socket, entry: &Entry, events: &mut Vec<Event<D>>, limit: usize) {
+        let pool = &mut self.rx[socket as usize];
         if !cqueue::more(entry.flags()) {
             // Over, whatever the reason; the next poll arms it anew.
-            self.rx[index].armed = false;
+            pool.armed = false;
             self.stats.receives_rearmed += 1;
         }
         let buffer = cqueue::buffer_select(entry.flags());
         match (usize::try_from(entry.result()), buffer) {
-            (Ok(bytes), Some(id)) => self.datagram_came(index, id, bytes, events),
+            (Ok(bytes), Some(id)) => {
+                let piece = pool.filled(id, bytes);
+                self.stats.trains_received += u64::from(piece.datagrams > 1);
+                self.hand_out(piece, events, limit);
+            }
             // An empty datagram: ends a multishot receive, takes no buffer, tells nothing.
             (Ok(_), None) => {}
             (Err(_), buffer) => {
                 if let Some(id) = buffer {
-                    self.rx[index].give_back(id);
+                    pool.give_back(id);
                 }
-                self.receive_failed(index, -entry.result(), events);
+                self.receive_failed(socket, -entry.result(), events);
             }
         }
     }
 
-    fn datagram_came(&mut self, index: usize, id: u16, bytes: usize, events: &mut Vec<Event<D>>) {
-        let pool = &mut self.rx[index];
-        let buf = pool.hold(id, bytes);
-        self.stats.datagrams_cut += u64::from(buf.cut);
-        let from = match buf.socket {
-            Socket::Peers => {
-                self.stats.datagrams_peers += 1;
-                None
-            }
-            Socket::Clients => {
-                self.stats.datagrams_clients += 1;
-                let from = socket::parse_sockaddr(&pool.header(&buf)[RECVMSG_OUT_BYTES..]);
-                Some(from.expect("an IPv4 socket received from another family"))
-            }
+    /// Makes an event of each datagram of a piece, up to the bound.
+    fn hand_out(&mut self, mut piece: Piece, events: &mut Vec<Event<D>>, limit: usize) {
+        let pool = &self.rx[piece.socket as usize];
+        let count = match piece.socket {
+            Socket::Peers => &mut self.stats.datagrams_peers,
+            Socket::Clients => &mut self.stats.datagrams_clients,
         };
-        events.push(Event::Datagram { buf, from });
+        while events.len() < limit {
+            let (buf, last) = pool.next_of(&mut piece);
+            *count += 1;
+            self.stats.datagrams_cut += u64::from(buf.cut);
+            events.push(Event::Datagram { buf, from: piece.from });
+            if last {
+                return;
+            }
+        }
+        self.rest = Some(piece);
     }
 
     /// Nothing that the network does ends receiving: an ICMP error of an earlier send (ECONNREFUSED and its kin) surfaces here
     /// once and is over, and so is a shortage of memory. What says that the request itself is wrong ends the reactor.
-    fn receive_failed(&mut self, index: usize, errno: i32, events: &mut Vec<Event<D>>) {
+    fn receive_failed(&mut self, socket: Socket, errno: i32, events: &mut Vec<Event<D>>) {
         match errno {
             libc::ENOBUFS => {
                 self.stats.overruns += 1;
-                events.push(Event::Overrun(self.rx[index].socket));
+                events.push(Event::Overrun(socket));
             }
             libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP => {
                 let source = std::io::Error::from_raw_os_error(errno);

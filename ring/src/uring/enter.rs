@@ -8,7 +8,6 @@ use crate::clock;
 use io_uring::cqueue::Entry as Completion;
 use io_uring::squeue::Entry as Submission;
 use io_uring::{EnterFlags, IoUring, Submitter};
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 /// From `linux/io_uring.h`.
@@ -103,9 +102,9 @@ impl Ring {
         !self.ring.completion().is_empty()
     }
 
-    /// Takes completions out, as many as there are and fit.
-    pub(super) fn take<'a>(&mut self, into: &'a mut [MaybeUninit<Completion>]) -> &'a mut [Completion] {
-        self.ring.completion().fill(into)
+    /// Takes the next completion out.
+    pub(super) fn next(&mut self) -> Option<Completion> {
+        self.ring.completion().next()
     }
 
     /// Whether entering the kernel would do something: submit, run the completions' second half, flush an overflow.

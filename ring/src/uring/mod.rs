@@ -48,7 +48,7 @@ use choice::{Choice, Route};
 use enter::Ring;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
-use receive::RxPool;
+use receive::{Piece, RxPool};
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::net::SocketAddrV4;
@@ -73,7 +73,7 @@ const REGISTERED_MAX_BYTES: usize = 1 << 30;
 
 /// Memory besides buffers that requests point to while they are in flight.
 struct Scratch {
-    /// How clients' datagrams are received; only its name length matters.
+    /// How datagrams are received together with what the kernel knows of them; only the lengths in it matter.
     message: libc::msghdr,
     /// Where the eventfd's counter goes.
     wake_count: UnsafeCell<u64>,
@@ -84,6 +84,8 @@ pub struct UringIo<J, D> {
     // First, so that it is closed before any memory below is let go.
     ring: Ring,
     rx: [RxPool; 2],
+    /// Datagrams that came together and that the last poll had no room for.
+    rest: Option<Piece>,
     scratch: Rc<Scratch>,
     log: Arc<Mapping>,
     send: Arc<Mapping>,
@@ -93,9 +95,10 @@ pub struct UringIo<J, D> {
     clients: Box<[libc::sockaddr_in]>,
     clients_next: usize,
     napi: Result<(), i32>,
+    receive_offload: Result<(), i32>,
     trains: Trains,
-    /// Several datagrams to one member go in one submission.
-    segmentation: bool,
+    /// Several datagrams to one receiver go in one submission, from the members' socket and from the clients'.
+    segmentation: [bool; 2],
     writes: Writes,
     choice: Choice,
     /// The thread, unless all writes go through the ring.
@@ -124,9 +127,12 @@ impl<J: Send, D: Send> UringIo<J, D> {
     pub fn new(settings: Settings, log_arena: &Arena, send_arena: &Arena, port: Port<J, D>) -> Result<Self, IoError> {
         settings.check()?;
         check_log_arena(log_arena)?;
-        let rx = [RxPool::new(Socket::Peers, &settings)?, RxPool::new(Socket::Clients, &settings)?];
         let open = |address| socket::open(address, settings.socket_buffer_bytes, settings.dont_fragment);
         let sockets = [open(settings.peers_listen)?, open(settings.clients_listen)?];
+        let receive_offload = if settings.receive_offload { socket::receive_offload(&sockets) } else { Ok(()) };
+        let offload = settings.receive_offload && receive_offload.is_ok();
+        let pool = |socket| RxPool::new(socket, &settings, offload);
+        let rx = [pool(Socket::Peers)?, pool(Socket::Clients)?];
         let (log, send) = (log_arena.mapping(), send_arena.mapping());
         send.populate()?;
 
@@ -151,15 +157,17 @@ impl<J: Send, D: Send> UringIo<J, D> {
             clients: vec![nowhere; ring.sq_entries() as usize].into_boxed_slice(),
             ring,
             rx,
-            scratch: Rc::new(Scratch::new()),
+            rest: None,
+            scratch: Rc::new(Scratch::new(offload)),
             log,
             send,
             sockets,
             peers: settings.peers.iter().map(|address| sockaddr(*address)).collect(),
             clients_next: 0,
             napi,
+            receive_offload,
             trains: Trains::new(),
-            segmentation: settings.segmentation,
+            segmentation: [settings.segmentation; 2],
             writes: Writes::new(),
             choice: Choice::new(&settings.log_writer),
             writer,
@@ -189,6 +197,11 @@ impl<J: Send, D: Send> UringIo<J, D> {
         self.napi
     }
 
+    /// Whether the kernel hands datagrams out several at once as asked; the errno if it does not. Fine if that was not asked.
+    pub fn receive_offload(&self) -> Result<(), i32> {
+        self.receive_offload
+    }
+
     /// What the kernel let the log-writer thread have, if there is one.
     pub fn log_thread(&self) -> Option<LogThreadGot> {
         self.writer.as_ref().map(Writer::got)
@@ -214,10 +227,12 @@ impl<J: Send, D: Send> UringIo<J, D> {
 }
 
 impl Scratch {
-    fn new() -> Scratch {
+    fn new(offload: bool) -> Scratch {
         // SAFETY: all bytes zero is a valid msghdr: no name, no pieces, no control data.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_namelen = receive::CLIENT_NAME_BYTES as libc::socklen_t;
+        let (control_bytes, name_bytes) = receive::header_lengths(offload);
+        message.msg_controllen = control_bytes as _;
+        message.msg_namelen = name_bytes as libc::socklen_t;
         Scratch { message, wake_count: UnsafeCell::new(0) }
     }
 }
@@ -288,7 +303,8 @@ impl<J, D> UringIo<J, D> {
         let mut now_ns = begun_ns;
         // What is there already is taken first, without waiting.
         let mut over = false;
-        let mut look = self.answers || self.written || self.port.wake().has_reasons() || self.ring.has_completions();
+        let mut look = self.answers || self.written || self.rest.is_some();
+        look |= self.port.wake().has_reasons() || self.ring.has_completions();
         loop {
             self.arm()?;
             over |= now_ns >= deadline_ns;
@@ -364,13 +380,16 @@ impl<J, D> UringIo<J, D> {
     }
 
     fn receive(&self, index: usize) -> Entry {
-        let group = self.rx[index].group();
-        match self.rx[index].socket {
-            Socket::Peers => opcode::RecvMulti::new(FILE_PEERS, group).build().user_data(complete::RECEIVE_PEERS),
-            Socket::Clients => opcode::RecvMsgMulti::new(FILE_CLIENTS, &raw const self.scratch.message, group)
-                .build()
-                .user_data(complete::RECEIVE_CLIENTS),
-        }
+        let pool = &self.rx[index];
+        let (file, about) = match pool.socket {
+            Socket::Peers => (FILE_PEERS, complete::RECEIVE_PEERS),
+            Socket::Clients => (FILE_CLIENTS, complete::RECEIVE_CLIENTS),
+        };
+        let entry = match pool.has_header() {
+            true => opcode::RecvMsgMulti::new(file, &raw const self.scratch.message, pool.group()).build(),
+            false => opcode::RecvMulti::new(file, pool.group()).build(),
+        };
+        entry.user_data(about)
     }
 
     /// Makes room in the submission queue, entering the kernel if it is full.
@@ -427,26 +446,43 @@ impl<J, D> UringIo<J, D> {
         self.note(pushed);
     }
 
-    fn queue_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) -> Result<(), IoError> {
+    /// Makes room for a train and its submission.
+    fn make_room_for_train(&mut self) -> Result<(), IoError> {
         if self.trains.is_full() {
             self.stats.submits_early += 1;
             self.submit_all()?;
         }
+        self.make_room()
+    }
+
+    /// Queues a train; room was made.
+    fn queue_train(&mut self, socket: Socket, to: *const libc::sockaddr_in, datagrams: &[Slice<'_>]) {
         for bytes in datagrams {
             self.kept(*bytes, false);
         }
         let pieces = datagrams.iter().map(|bytes| (bytes.bytes().as_ptr(), bytes.bytes().len() as u32));
-        let message = self.trains.couple(&raw const self.peers[peer], pieces);
-        let entry = opcode::SendMsg::new(FILE_PEERS, message)
+        let message = self.trains.couple(to, pieces);
+        let file = if socket == Socket::Peers { FILE_PEERS } else { FILE_CLIENTS };
+        let entry = opcode::SendMsg::new(file, message)
             .flags(libc::MSG_DONTWAIT as u32)
             .build()
             .flags(Flags::SKIP_SUCCESS)
-            .user_data(complete::TRAIN);
+            .user_data(complete::TRAIN | socket as u64);
         self.stats.sends += datagrams.len() as u64;
         self.stats.trains += 1;
         // SAFETY: as for a single datagram; the message and its lists lie in the table of trains, whose places are given out
         // again only once the kernel took every submission.
-        unsafe { self.push(&entry) }
+        let pushed = unsafe { self.push(&entry) };
+        self.note(pushed);
+    }
+
+    /// Where a client's address stays until the kernel took the next submission, for which room was made: a queue with room has
+    /// fewer submissions than the table has places.
+    fn keep_client(&mut self, to: SocketAddrV4) -> *const libc::sockaddr_in {
+        let place = self.clients_next;
+        self.clients_next = (place + 1) % self.clients.len();
+        self.clients[place] = sockaddr(to);
+        &raw const self.clients[place]
     }
 
     /// Sends a write its way.
@@ -513,9 +549,13 @@ impl<J, D> Io for UringIo<J, D> {
     }
 
     fn send_peer_train(&mut self, peer: usize, datagrams: &[Slice<'_>]) {
-        if self.segmentation && datagrams.len() > 1 {
-            let queued = self.queue_train(peer, datagrams);
-            return self.note(queued);
+        if self.segmentation[Socket::Peers as usize] && datagrams.len() > 1 {
+            let room = self.make_room_for_train();
+            if room.is_err() {
+                return self.note(room);
+            }
+            let to = &raw const self.peers[peer];
+            return self.queue_train(Socket::Peers, to, datagrams);
         }
         for bytes in datagrams {
             self.send_peer(peer, *bytes);
@@ -528,11 +568,23 @@ impl<J, D> Io for UringIo<J, D> {
         if room.is_err() {
             return self.note(room);
         }
-        let place = self.clients_next;
-        self.clients_next = (place + 1) % self.clients.len();
-        self.clients[place] = sockaddr(to);
-        let to = &raw const self.clients[place];
+        let to = self.keep_client(to);
         self.queue_send(FILE_CLIENTS, to, bytes);
+    }
+
+    fn send_client_train(&mut self, to: SocketAddrV4, datagrams: &[Slice<'_>]) {
+        // To port 0, whence a client may well send, nothing can go; that must not look like a path that takes no trains.
+        if self.segmentation[Socket::Clients as usize] && datagrams.len() > 1 && to.port() != 0 {
+            let room = self.make_room_for_train();
+            if room.is_err() {
+                return self.note(room);
+            }
+            let to = self.keep_client(to);
+            return self.queue_train(Socket::Clients, to, datagrams);
+        }
+        for bytes in datagrams {
+            self.send_client(to, *bytes);
+        }
     }
 
     /// # Panics

@@ -1,4 +1,4 @@
-//! Several datagrams to one member in one submission: UDP segmentation offload (`UDP_SEGMENT`, "GSO").
+//! Several datagrams to one receiver in one submission: UDP segmentation offload (`UDP_SEGMENT`, "GSO").
 //!
 //! The cost of a datagram is mostly the way through the network stack, not the system call. A train of datagrams of one length
 //! (the last may be shorter) goes down that way once, and is cut up at its end: by the network card, or just in front of the

@@ -22,6 +22,7 @@ pub(crate) fn settings() -> Settings {
         rx_buffers_peers: 64,
         rx_buffers_clients: 64,
         rx_buffer_bytes: 2048,
+        receive_offload: true,
         sq_entries: 64,
         cq_entries: 0,
         socket_buffer_bytes: 1 << 20,
