@@ -27,9 +27,9 @@ pub(crate) fn start(dir: &Path, tools: &Path, size: usize) -> anyhow::Result<Run
     let ports = free_ports(6)?;
     let (routes, clients) = ports.split_at(3);
     let mut processes = Vec::new();
-    for node in 0..3 {
+    for (node, client) in clients.iter().enumerate() {
         let file = dir.join(format!("nats-{node}.conf"));
-        std::fs::write(&file, config(dir, node, clients[node], routes)).context("cannot write a configuration")?;
+        std::fs::write(&file, config(dir, node, *client, routes)).context("cannot write a configuration")?;
         let mut command = Command::new(&program);
         command.arg("-c").arg(&file);
         processes.push(Process::start(&format!("nats node {node}"), &mut command, READY)?);
