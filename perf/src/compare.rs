@@ -159,6 +159,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let dir = files::directory(args.rounds.dir.as_deref())?;
     let synod = cluster::program(args.synod.as_deref())?;
     let program = peer::program(args.peer_program.as_deref());
+    interrupt::check()?;
     let mut systems = args.systems(program.as_ref().err());
     let compare = Compare { args, dir: dir.path(), synod, program: program.ok() };
     for number in 0..args.rounds.rounds {

@@ -1,5 +1,5 @@
-//! What `synod-peer` prints on stdout: one JSON value, an `Outcome`. This file is compiled into both of its ends: `synod-peer`
-//! writes it, and `synod-perf compare` reads it (`perf/src/compare.rs` names this path; `compare/outcome.rs` judges what came).
+//! What `synod-peer` prints on stdout: one JSON value, an `Outcome`. This file is compiled into both ends: `synod-peer`
+//! writes it, and `synod-perf compare` reads it (`perf/src/compare.rs` names this path; `compare/outcome.rs` judges it).
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! libraft 0.15 of Debian over its own libuv backend: three nodes of `libraft/node.c`, which install.sh compiles, under the
-//! client of our own harness. The C source says what was chosen for speed.
+//! libraft 0.15 of Debian over its own libuv backend: three nodes of `libraft/node.c`, which install.sh compiles, under
+//! the client of our own harness. The C source says what was chosen for speed.
 
 use crate::bench::Running;
 use crate::harness::Client;

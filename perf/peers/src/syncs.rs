@@ -1,8 +1,8 @@
-//! Proof that a peer syncs: `strace` writes down each call of its processes that makes data durable, with the file's path,
-//! while one entry at a time is committed. Background work of a peer syncs other files; only those of its log count.
+//! Proof that a peer syncs: `strace` writes down each call of its processes that makes data durable, with the file's
+//! path, while one entry at a time is committed. Background work of a peer syncs other files; only its log's count.
 //!
-//! A write is durable when it returns if its file was opened with O_DSYNC (or O_SYNC) or if its own flags say so; a write of
-//! the kernel's AIO (libraft's) when its completion is fetched. Only calls that returned without an error count.
+//! A write is durable when it returns if its file was opened with O_DSYNC (or O_SYNC) or if its own flags say so; a write
+//! of the kernel's AIO (libraft's) when its completion is fetched. Only calls that returned without an error count.
 
 use crate::contract::NodeSyncs;
 use crate::processes::Process;
@@ -116,7 +116,7 @@ fn count(text: &str, durable: HashSet<String>, is_log: &dyn Fn(&str) -> bool) ->
     counter.counted
 }
 
-/// A line for each call that returned. A thread that blocks is written in two parts: `12  fdatasync(7</path> <unfinished ...>`
+/// A line for each call. One of a thread that blocks is written in two parts: `12  fdatasync(7</path> <unfinished ...>`
 /// and `12  <... fdatasync resumed>) = 0`. Of a call that began before `strace` came, only the second part is there.
 fn whole_calls(text: &str) -> Vec<String> {
     let mut begun = HashMap::new();
@@ -197,8 +197,9 @@ impl Counter<'_> {
         }
     }
 
-    /// `io_submit(0x7f, 1, [{aio_data=0x56, aio_rw_flags=RWF_NOWAIT, aio_lio_opcode=IOCB_CMD_PWRITEV, aio_fildes=16</d/open-1>,
-    /// aio_buf=[…], aio_offset=0}]) = 1`. What was submitted before under the same name was refused, or is done.
+    /// `io_submit(0x7f, 1, [{aio_data=0x56, aio_rw_flags=RWF_NOWAIT, aio_lio_opcode=IOCB_CMD_PWRITEV,
+    /// aio_fildes=16</d/open-1>, aio_buf=[…], aio_offset=0}]) = 1`. What was submitted before under the same name was
+    /// refused, or is done.
     fn submit(&mut self, call: &Call<'_>) {
         for request in call.arguments.split("{aio_data=").skip(1) {
             let Some((name, request)) = request.split_once(',') else { continue };
