@@ -5,7 +5,9 @@
 //! A peer's first run also counts the calls by which it syncs. One that does not sync every commit on a majority is marked,
 //! one that cannot be started is told as absent, one that failed as failed: none of these was beaten.
 
+#[path = "../peers/src/contract.rs"]
 mod contract;
+mod outcome;
 mod peer;
 
 use crate::cluster::{self, Cluster, Spec};
@@ -55,6 +57,8 @@ pub(crate) struct CompareArgs {
 enum PeerName {
     /// raft-rs with raft-engine, a harness of our own.
     RaftRs,
+    /// libraft, a harness of our own.
+    Libraft,
     /// etcd.
     Etcd,
     /// NATS JetStream, three replicas, synced always.
@@ -62,11 +66,12 @@ enum PeerName {
 }
 
 impl PeerName {
-    const ALL: [PeerName; 3] = [PeerName::RaftRs, PeerName::Etcd, PeerName::Nats];
+    const ALL: [PeerName; 4] = [PeerName::RaftRs, PeerName::Libraft, PeerName::Etcd, PeerName::Nats];
 
     fn name(self) -> &'static str {
         match self {
             PeerName::RaftRs => "raft-rs",
+            PeerName::Libraft => "libraft",
             PeerName::Etcd => "etcd",
             PeerName::Nats => "nats",
         }
@@ -154,6 +159,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let dir = files::directory(args.rounds.dir.as_deref())?;
     let synod = cluster::program(args.synod.as_deref())?;
     let program = peer::program(args.peer_program.as_deref());
+    interrupt::check()?;
     let mut systems = args.systems(program.as_ref().err());
     let compare = Compare { args, dir: dir.path(), synod, program: program.ok() };
     for number in 0..args.rounds.rounds {

@@ -103,7 +103,7 @@ enum Command {
     /// The cluster whose system calls `baseline` counts
     #[command(hide = true)]
     TraceCalls(baseline::TraceArgs),
-    /// The product and its peers (raft-rs, etcd, NATS JetStream) under the same closed loop, interleaved
+    /// The product and its peers (raft-rs, libraft, etcd, NATS JetStream) under the same closed loop, interleaved
     Compare(compare::CompareArgs),
     /// One process of the skeleton; started by the others
     #[command(hide = true)]

@@ -2,11 +2,10 @@
 //! with the reason; one that fails under load is an error.
 
 use crate::contract::{Level, Outcome, Syncs};
-use crate::harness::Client;
 use crate::load::{self, Plan, Target};
 use crate::processes::Process;
 use crate::syncs::{self, Count};
-use crate::{etcd, nats, raft_rs};
+use crate::{etcd, libraft, nats};
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -49,6 +48,8 @@ pub(crate) struct BenchArgs {
 enum Name {
     /// raft-rs with raft-engine.
     RaftRs,
+    /// libraft over its libuv backend.
+    Libraft,
     /// etcd.
     Etcd,
     /// NATS JetStream, a stream of three replicas.
@@ -75,13 +76,14 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let dir = dir.with_context(|| format!("cannot make a directory in {}", args.dir.display()))?;
     let peer = match args.peer {
         Name::RaftRs => "raft-rs",
+        Name::Libraft => "libraft",
         Name::Etcd => "etcd",
         Name::Nats => "nats",
     };
     let outcome = match start(args, dir.path()) {
         Ok(running) => measure(args, peer, running, dir.path())?,
         Err(error) => Outcome {
-            peer,
+            peer: peer.into(),
             version: String::new(),
             absent: Some(format!("{error:#}")),
             levels: Vec::new(),
@@ -94,23 +96,23 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 fn start(args: &BenchArgs, dir: &Path) -> anyhow::Result<Running> {
     match args.peer {
-        Name::RaftRs => {
-            let (processes, leader) = raft_rs::start(dir, args.spin_us)?;
-            let target = Box::new(Client::connect(leader, args.size)?);
-            Ok(Running { version: raft_rs::VERSION.into(), processes, target, is_log: raft_rs::is_log })
-        }
+        #[cfg(feature = "raft-rs")]
+        Name::RaftRs => crate::raft_rs::start(dir, args.size, args.spin_us),
+        #[cfg(not(feature = "raft-rs"))]
+        Name::RaftRs => anyhow::bail!("synod-peer was built without its feature raft-rs"),
+        Name::Libraft => libraft::start(dir, &args.tools, args.size, args.spin_us),
         Name::Etcd => etcd::start(dir, &args.tools, args.size),
         Name::Nats => nats::start(dir, &args.tools, args.size),
     }
 }
 
-fn measure(args: &BenchArgs, peer: &'static str, mut running: Running, dir: &Path) -> anyhow::Result<Outcome> {
+fn measure(args: &BenchArgs, peer: &str, mut running: Running, dir: &Path) -> anyhow::Result<Outcome> {
     let mut levels = Vec::new();
     for outstanding in &args.outstanding {
         levels.push(one(&mut running, args.plan(*outstanding, args.ms))?.0);
     }
     let syncs = if args.count_ms > 0 { Some(count(args, &mut running, dir)?) } else { None };
-    Ok(Outcome { peer, version: running.version, absent: None, levels, syncs })
+    Ok(Outcome { peer: peer.into(), version: running.version, absent: None, levels, syncs })
 }
 
 fn one(running: &mut Running, plan: Plan) -> anyhow::Result<(Level, u64)> {

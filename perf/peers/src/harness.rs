@@ -67,6 +67,7 @@ impl Link {
     }
 
     /// The next frame: a length and as many bytes.
+    #[cfg(any(feature = "raft-rs", test))]
     pub(crate) fn frame(&mut self) -> Option<&[u8]> {
         let length = self.received.get(self.parsed..self.parsed + 4)?;
         let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;

@@ -12,15 +12,18 @@
 //! | `syncs` | system calls that make data durable, counted by `strace` |
 //! | `harness` | our own nodes' connections, and their client |
 //! | `raft_rs` | a node of raft-rs over raft-engine |
+//! | `libraft` | nodes of libraft, a harness in C |
 //! | `etcd`, `nats` | servers as they are installed, with their clients |
 
 mod bench;
 mod contract;
 mod etcd;
 mod harness;
+mod libraft;
 mod load;
 mod nats;
 mod processes;
+#[cfg(feature = "raft-rs")]
 mod raft_rs;
 mod syncs;
 
@@ -40,6 +43,7 @@ enum Command {
     /// Starts one peer, measures each number in flight, ends it
     Bench(bench::BenchArgs),
     /// One node of raft-rs; started by `bench`, its listener is file descriptor 0
+    #[cfg(feature = "raft-rs")]
     #[command(hide = true)]
     RaftRsNode(raft_rs::NodeArgs),
 }
@@ -47,6 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     let ran = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "raft-rs")]
         Command::RaftRsNode(args) => raft_rs::run(&args),
     };
     match ran {

@@ -6,7 +6,8 @@ use crate::etcd::poll_some;
 use crate::load::Target;
 use crate::processes::{Process, free_ports, wait_all_ready};
 use anyhow::{Context, ensure};
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::{self, ErrorCode, stream};
 use futures_util::stream::FuturesUnordered;
 use std::future::Future;
 use std::path::Path;
@@ -18,6 +19,8 @@ use tokio::runtime::Runtime;
 /// What every server says when the cluster can take a stream: the leader of itself, the others of the leader.
 const READY: &str = "metadata leader";
 const START_WAIT: Duration = Duration::from_secs(40);
+/// Between two requests for a stream.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 const SUBJECT: &str = "synod";
 
 /// Starts three servers, makes the stream, and connects to its leader.
@@ -27,9 +30,9 @@ pub(crate) fn start(dir: &Path, tools: &Path, size: usize) -> anyhow::Result<Run
     let ports = free_ports(6)?;
     let (routes, clients) = ports.split_at(3);
     let mut processes = Vec::new();
-    for node in 0..3 {
+    for (node, client) in clients.iter().enumerate() {
         let file = dir.join(format!("nats-{node}.conf"));
-        std::fs::write(&file, config(dir, node, clients[node], routes)).context("cannot write a configuration")?;
+        std::fs::write(&file, config(dir, node, *client, routes)).context("cannot write a configuration")?;
         let mut command = Command::new(&program);
         command.arg("-c").arg(&file);
         processes.push(Process::start(&format!("nats node {node}"), &mut command, READY)?);
@@ -61,16 +64,7 @@ fn is_log(file: &str) -> bool {
 async fn connect(ports: &[u16]) -> anyhow::Result<(String, jetstream::Context)> {
     let url = |node: usize| format!("nats://127.0.0.1:{}", ports[node]);
     let any = async_nats::connect(url(0)).await.context("cannot connect to NATS")?;
-    let wanted = stream::Config {
-        name: "SYNOD".into(),
-        subjects: vec![SUBJECT.into()],
-        num_replicas: 3,
-        storage: stream::StorageType::File,
-        ..Default::default()
-    };
-    let made = jetstream::new(any.clone()).create_stream(wanted).await.context("cannot make the stream")?;
-    let leader = made.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-    let leader = leader.context("the stream has no leader")?;
+    let leader = make_stream(&jetstream::new(any.clone())).await?;
     let node = leader.strip_prefix('n').and_then(|number| number.parse::<usize>().ok());
     let node = node.filter(|node| *node < ports.len()).with_context(|| format!("{leader} is none of our nodes"))?;
     let client = async_nats::connect(url(node)).await.context("cannot connect to the stream's leader")?;
@@ -78,6 +72,31 @@ async fn connect(ports: &[u16]) -> anyhow::Result<(String, jetstream::Context)> 
     let mut context = jetstream::new(client);
     context.set_timeout(Duration::from_secs(10));
     Ok((version, context))
+}
+
+/// Makes the stream; tells the server that leads it. A server that says it is ready may still be offline to the one
+/// that places streams, until that one has heard from it: then it is asked again.
+async fn make_stream(context: &jetstream::Context) -> anyhow::Result<String> {
+    let wanted = stream::Config {
+        name: "SYNOD".into(),
+        subjects: vec![SUBJECT.into()],
+        num_replicas: 3,
+        storage: stream::StorageType::File,
+        ..Default::default()
+    };
+    let until = Instant::now() + START_WAIT;
+    let made = loop {
+        match context.create_stream(wanted.clone()).await {
+            Err(error) if lacks_peers(&error.kind()) && Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
+            made => break made.context("cannot make the stream")?,
+        }
+    };
+    let leader = made.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
+    leader.context("the stream has no leader")
+}
+
+fn lacks_peers(kind: &CreateStreamErrorKind) -> bool {
+    matches!(kind, CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::CLUSTER_NO_PEERS)
 }
 
 type Publish = Pin<Box<dyn Future<Output = anyhow::Result<Instant>>>>;
@@ -102,5 +121,34 @@ impl Target for Publishes {
 
     fn poll(&mut self, max_wait: Duration, ended: &mut Vec<Instant>) -> anyhow::Result<()> {
         poll_some(&self.runtime, &mut self.in_flight, max_wait, ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_missing_peers_are_waited_for() {
+        let told = |code: u64| {
+            let error = format!(r#"{{"code":400,"err_code":{code},"description":"no suitable peers for placement"}}"#);
+            CreateStreamErrorKind::JetStream(serde_json::from_str(&error).unwrap())
+        };
+        assert!(lacks_peers(&told(10005)));
+        assert!(!lacks_peers(&told(10052)) && !lacks_peers(&CreateStreamErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn every_server_syncs_always_and_knows_the_others() {
+        let config = config(Path::new("/d"), 1, 4222, &[1, 2, 3]);
+        for part in [
+            "n1",
+            "127.0.0.1:4222",
+            "\"/d/nats-1\", sync_interval: always",
+            "listen: \"127.0.0.1:2\"",
+            "nats://127.0.0.1:1, nats://127.0.0.1:2, nats://127.0.0.1:3",
+        ] {
+            assert!(config.contains(part), "{part} is not in {config}");
+        }
     }
 }

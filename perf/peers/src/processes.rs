@@ -3,9 +3,9 @@
 
 use anyhow::{Context, bail};
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,9 +93,13 @@ impl Drop for Process {
     }
 }
 
-/// Reads what a process says until it ends, so that its pipe never fills.
-fn listen(stderr: ChildStderr, ready: &str, keep: &Mutex<VecDeque<String>>, sender: &Sender<()>) {
-    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+/// Reads what a process says until it ends, so that its pipe never fills. Its words need not be UTF-8.
+fn listen(stderr: impl Read, ready: &str, keep: &Mutex<VecDeque<String>>, sender: &Sender<()>) {
+    for line in BufReader::new(stderr).split(b'\n') {
+        let (line, failed) = match line {
+            Ok(line) => (String::from_utf8_lossy(&line).into_owned(), false),
+            Err(error) => (format!("(what it says cannot be read any more: {error})"), true),
+        };
         if line.contains(ready) {
             // Nobody waits any more once the process is being dropped.
             let _given_up = sender.send(());
@@ -105,6 +109,9 @@ fn listen(stderr: ChildStderr, ready: &str, keep: &Mutex<VecDeque<String>>, send
             said.pop_front();
         }
         said.push_back(line);
+        if failed {
+            return;
+        }
     }
 }
 
@@ -136,6 +143,18 @@ mod tests {
         shell("echo ready >&2; exec cat").wait_ready(until).unwrap();
         let error = shell("echo 'no disk' >&2; exit 3").wait_ready(until).unwrap_err().to_string();
         assert!(error.contains("no disk") && error.contains("ended"), "{error}");
+    }
+
+    #[test]
+    fn words_that_are_no_text_hide_nothing_that_follows() {
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut process = shell("printf '\\377\\376\\n' >&2; echo ready >&2; echo 'disk gone' >&2; exit 3");
+        process.wait_ready(until).unwrap();
+        process.child.wait().unwrap();
+        let read_on = process.ready.recv_timeout(Duration::from_secs(10));
+        assert_eq!(read_on, Err(RecvTimeoutError::Disconnected), "it read to the end");
+        let error = process.check().unwrap_err().to_string();
+        assert!(error.contains("disk gone"), "{error}");
     }
 
     #[test]

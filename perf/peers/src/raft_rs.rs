@@ -5,7 +5,8 @@
 //!
 //! A cluster lives for one measurement: membership is fixed, node 1 campaigns, and a lost connection ends the node.
 
-use crate::harness::{CLIENT_HELLO, Link, block};
+use crate::bench::Running;
+use crate::harness::{CLIENT_HELLO, Client, Link, block};
 use crate::processes::{Process, wait_all_ready};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -22,7 +23,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// As in Cargo.lock; a test holds them together.
-pub(crate) const VERSION: &str = "raft 0.7.0, raft-engine 0.4.2";
+const VERSION: &str = "raft 0.7.0, raft-engine 0.4.2";
 /// What a node says when it has all its connections.
 const READY: &str = "ready to serve";
 const NODES: u64 = 3;
@@ -52,9 +53,9 @@ pub(crate) struct NodeArgs {
     spin_us: u64,
 }
 
-/// Starts three nodes; tells where the leader listens. The listeners are open before any node runs, so that no connection
-/// is refused.
-pub(crate) fn start(dir: &Path, spin_us: u64) -> anyhow::Result<(Vec<Process>, SocketAddr)> {
+/// Starts three nodes and connects to the leader. The listeners are open before any node runs, so that no connection is
+/// refused.
+pub(crate) fn start(dir: &Path, size: usize, spin_us: u64) -> anyhow::Result<Running> {
     let listeners: Vec<TcpListener> =
         (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().context("cannot listen")?;
     let members: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
@@ -69,11 +70,12 @@ pub(crate) fn start(dir: &Path, spin_us: u64) -> anyhow::Result<(Vec<Process>, S
         processes.push(Process::start(&format!("raft-rs node {id}"), &mut command, READY)?);
     }
     wait_all_ready(&processes, START_WAIT)?;
-    Ok((processes, members[0]))
+    let target = Box::new(Client::connect(members[0], size)?);
+    Ok(Running { version: VERSION.into(), processes, target, is_log })
 }
 
 /// Which files hold the log.
-pub(crate) fn is_log(file: &str) -> bool {
+fn is_log(file: &str) -> bool {
     file.contains(".raftlog")
 }
 

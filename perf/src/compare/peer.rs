@@ -3,11 +3,16 @@
 use super::contract::Outcome;
 use crate::interrupt;
 use anyhow::{Context, bail, ensure};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group, set_child_subreaper,
+    set_parent_process_death_signal, waitid, waitpgid,
+};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -15,6 +20,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// What starting a peer, its elections and its end may take beside the measurements.
 const OVERHEAD: Duration = Duration::from_secs(90);
+/// What building the peers may take: minutes on two cores, where nothing else runs.
+const BUILD: Duration = Duration::from_secs(3_600);
 
 /// The program: `given`, or built anew.
 pub(super) fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -28,7 +35,9 @@ pub(super) fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     eprintln!("building {} (minutes the first time)", manifest.display());
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(&manifest);
-    let built = cargo.arg("--target-dir").arg(&target).status().context("cannot run cargo")?;
+    let mut cargo = Group::start(cargo.arg("--target-dir").arg(&target)).context("cannot run cargo")?;
+    cargo.read_to_end(Instant::now() + BUILD)?;
+    let built = cargo.wait().context("cannot wait for cargo")?;
     ensure!(built.success(), "{} does not build", manifest.display());
     Ok(target.join("release/synod-peer"))
 }
@@ -56,57 +65,96 @@ impl Run<'_> {
         let log = File::create(&errors).with_context(|| format!("cannot create {}", errors.display()))?;
         let mut command = Command::new(self.program);
         command.args(["bench", "--peer", self.peer]).args(self.arguments).arg("--dir").arg(self.dir);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        // SAFETY: prctl is async-signal-safe and touches no memory of this process.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            })
-        };
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        let mut child = Killed(child);
-        let text = self.read(&mut child.0)?;
-        let status = child.0.wait().context("cannot wait for a peer")?;
+        command.stderr(log);
+        let mut peer = Group::start(&mut command)?;
+        let text = peer.read_to_end(Instant::now() + self.length + OVERHEAD)?;
+        let status = peer.wait().context("cannot wait for a peer")?;
         if !status.success() {
-            let said = std::fs::read_to_string(&errors).context("cannot read what the peer said")?;
-            bail!("it ended with {status}: {}", said.trim());
+            let said = std::fs::read(&errors).context("cannot read what the peer said")?;
+            bail!("it ended with {status}: {}", String::from_utf8_lossy(&said).trim());
         }
         Outcome::parse(&text, self.outstanding)
     }
+}
+
+/// A process in a group of its own with all that it starts, and none of them outlives it: Ctrl-C reaches this program alone,
+/// which then ends the group; and if this program is killed, the process dies with it.
+struct Group {
+    leader: Child,
+    number: Pid,
+    stdout: Option<ChildStdout>,
+    ended: bool,
+}
+
+impl Group {
+    /// Starts it; its standard output is read by `read_to_end`.
+    fn start(command: &mut Command) -> anyhow::Result<Group> {
+        // What it started and left becomes a child of this program, which can wait for its end.
+        set_child_subreaper(Some(getpid())).context("cannot adopt processes")?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+        // SAFETY: prctl is async-signal-safe and touches no memory of this process.
+        unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut leader = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let (number, stdout) = (Pid::from_child(&leader), leader.stdout.take());
+        Ok(Group { leader, number, stdout, ended: false })
+    }
 
     /// All that it prints. A thread reads, so that an interrupt is seen meanwhile.
-    fn read(&self, child: &mut Child) -> anyhow::Result<String> {
-        let mut stdout = child.stdout.take().context("stdout is a pipe")?;
+    fn read_to_end(&mut self, until: Instant) -> anyhow::Result<String> {
+        let mut stdout = self.stdout.take().context("stdout was read before")?;
         let (sender, receiver) = channel();
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             // The receiver is gone only where the run was given up.
             let _given_up = sender.send(stdout.read_to_string(&mut text).map(|_| text));
         });
-        let until = Instant::now() + self.length + OVERHEAD;
         loop {
             interrupt::check()?;
             match receiver.recv_timeout(LOOK) {
                 Ok(text) => {
                     reader.join().expect("the reader does not panic");
-                    return text.context("cannot read what the peer printed");
+                    return text.context("cannot read what it printed");
                 }
-                Err(RecvTimeoutError::Timeout) => ensure!(Instant::now() < until, "it did not end within {OVERHEAD:?}"),
-                Err(RecvTimeoutError::Disconnected) => bail!("what the peer printed was lost"),
+                Err(RecvTimeoutError::Timeout) => ensure!(Instant::now() < until, "it did not end in time"),
+                Err(RecvTimeoutError::Disconnected) => bail!("what it printed was lost"),
+            }
+        }
+    }
+
+    /// Waits for its end, and ends what it left.
+    fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        // Nothing is reaped by this: the number stays the group's.
+        while let Err(errno) = waitid(WaitId::Pid(self.number), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            if errno != Errno::INTR {
+                return Err(errno.into());
+            }
+        }
+        self.end()
+    }
+
+    /// Kills what runs and returns when all are gone, so that the directory they wrote to can be removed.
+    fn end(&mut self) -> std::io::Result<ExitStatus> {
+        self.ended = true;
+        kill_process_group(self.number, Signal::KILL)?;
+        let status = self.leader.wait()?;
+        loop {
+            match waitpgid(self.number, WaitOptions::empty()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::CHILD) => return Ok(status),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
 }
 
-/// A process that does not outlive its owner.
-struct Killed(Child);
-
-impl Drop for Killed {
+impl Drop for Group {
     fn drop(&mut self) {
-        // After it ended both fail, and nothing is left to end.
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
+        if !self.ended
+            && let Err(error) = self.end()
+        {
+            eprintln!("a process may live on: {error}");
+        }
     }
 }
 
@@ -122,6 +170,17 @@ mod tests {
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let (length, outstanding, arguments) = (Duration::ZERO, &[1][..], &[][..]);
         Run { program: &program, peer: "x", length, outstanding, arguments, dir: dir.path() }.outcome()
+    }
+
+    #[test]
+    fn nothing_that_a_group_started_outlives_it() {
+        let mut group =
+            Group::start(Command::new("/bin/sh").args(["-c", "sleep 600 >&- & echo $!; exec >&-; wait"])).unwrap();
+        let text = group.read_to_end(Instant::now() + Duration::from_secs(10));
+        drop(group);
+        let grandchild: i32 = text.unwrap().trim().parse().unwrap();
+        let alive = rustix::process::test_kill_process(Pid::from_raw(grandchild).unwrap()).is_ok();
+        assert!(!alive, "{grandchild} lives on");
     }
 
     #[test]

@@ -1,48 +1,10 @@
-//! What `synod-peer` prints (perf/peers/src/contract.rs writes it), and the proof that a peer syncs. Pure.
+//! What a peer's run is worth: whether it measured what was asked for, and whether its syncs prove that commits were durable.
+//! Pure; `compare` calls it on what `synod-peer` printed.
 
+use super::contract::{Level, Outcome, Syncs};
 use crate::stats::Measured;
 use anyhow::{Context, ensure};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// One run of one peer.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Outcome {
-    /// Its version, as it says itself.
-    pub(super) version: String,
-    /// Why it could not be started.
-    pub(super) absent: Option<String>,
-    /// One for each number in flight.
-    pub(super) levels: Vec<Level>,
-    /// What was counted, if it was asked for.
-    pub(super) syncs: Option<Syncs>,
-}
-
-/// One measurement.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Level {
-    outstanding: usize,
-    ended: u64,
-    elapsed_ns: u64,
-    latency_ns: Vec<(u64, u64)>,
-}
-
-/// Calls that made data durable while `commits` entries were acknowledged, one at a time.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Syncs {
-    pub(super) commits: u64,
-    pub(super) nodes: Vec<NodeSyncs>,
-}
-
-/// One process.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct NodeSyncs {
-    /// Calls on files of the log that hold commits.
-    pub(super) log: u64,
-    /// Calls by kind, on any file.
-    pub(super) calls: BTreeMap<String, u64>,
-}
 
 impl Outcome {
     /// Reads it; what was not asked for is refused.
@@ -86,7 +48,9 @@ impl Syncs {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contract::NodeSyncs;
     use super::*;
+    use std::collections::BTreeMap;
 
     const MEASURED: &str = r#"{"peer":"x","version":"1","levels":[{"outstanding":4,"ended":10,"elapsed_ns":1000000000,
         "latency_ns":[[100000,5],[300000,5]]}],
