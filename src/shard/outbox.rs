@@ -176,14 +176,16 @@ impl Outbox {
     }
 
     fn send_replies<I: Io>(&mut self, io: &mut I) {
-        let mut slices = [self.arena.slice(0, 0); SEGMENTS_MAX];
-        for ((start, len), slice) in self.replies.iter().zip(&mut slices) {
-            *slice = self.arena.slice(*start, *len);
-        }
-        match &slices[..self.replies.len()] {
-            [] => {}
-            [one] => io.send_client(self.replies_to, *one),
-            train => io.send_client_train(self.replies_to, train),
+        match self.replies[..] {
+            [] => return,
+            [(start, len)] => io.send_client(self.replies_to, self.arena.slice(start, len)),
+            _ => {
+                let mut slices = [self.arena.slice(0, 0); SEGMENTS_MAX];
+                for ((start, len), slice) in self.replies.iter().zip(&mut slices) {
+                    *slice = self.arena.slice(*start, *len);
+                }
+                io.send_client_train(self.replies_to, &slices[..self.replies.len()]);
+            }
         }
         self.replies.clear();
     }
