@@ -1,7 +1,7 @@
 //! A node: one shard a group, each on its own thread (pinned if the configuration says so) with a housekeeping thread
 //! beside it, and the main thread that waits for signals.
 
-use crate::config::{Config, Writer, WriterCore};
+use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{self, Exit, OUTBOX_BYTES, Shard};
@@ -80,7 +80,8 @@ fn wal_settings(config: &Config) -> synod_wal::Settings {
         segment_bytes: config.wal.segment_bytes,
         stride_bytes: synod_wal::STRIDE_BYTES,
         arena_bytes: config.wal.arena_bytes,
-        max_in_flight: config.wal.max_in_flight,
+        max_in_flight: config.wal.max_in_flight.most(),
+        adapts: config.wal.max_in_flight == InFlight::Auto,
         max_flush_bytes: config.wal.max_flush_bytes,
     }
 }
@@ -322,6 +323,7 @@ impl Pipeline {
             receive_offload: net.receive_offload,
             napi_busy_poll_us: net.napi_busy_poll_us,
             log_writer,
+            log_threads: self.config.wal.max_in_flight.most(),
         };
         settings.cq_entries = settings.cq_entries_min();
         settings

@@ -243,6 +243,7 @@ impl Disk {
             wait: wait.mode(),
             dont_fragment: false,
             log_writer: LogWriter::Ring,
+            log_threads: 1,
             napi_busy_poll_us: 0,
             segmentation: false,
             receive_offload: false,

@@ -118,6 +118,7 @@ impl Reactor {
             dont_fragment: true,
             max_events: 256,
             log_writer: LogWriter::Ring,
+            log_threads: 1,
             napi_busy_poll_us: 0,
             segmentation: way != Way::Plain,
         };

@@ -44,6 +44,8 @@ pub struct Settings {
     pub dont_fragment: bool,
     /// Hand several datagrams to one receiver to the kernel in one piece (UDP segmentation offload).
     pub segmentation: bool,
+    /// Log-writer threads, where a thread writes: so many of its writes are in flight at once. 1 to [`WRITES_MAX`].
+    pub log_threads: usize,
     /// How long a wait in the kernel polls the network cards' queues before it sleeps, where their drivers have NAPI;
     /// microseconds, 0: not at all.
     pub napi_busy_poll_us: u32,

@@ -276,6 +276,8 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
         stride_bytes: SEGMENT_BYTES,
         arena_bytes: 2 * SEGMENT_BYTES as usize,
         max_in_flight: plan.max_in_flight,
+        // Two are fixed; with four it is found out how many pay.
+        adapts: plan.max_in_flight > 2,
         max_flush_bytes: 128 << 10,
     }
 }

@@ -3,7 +3,7 @@
 //! Pure: a [`Config`] in, [`Finding`]s out. Called by [`super::load`]; the ranges also stand in default.toml, and a test
 //! compares the two.
 
-use super::{Config, Durability, Node, Wait};
+use super::{Config, Durability, IN_FLIGHT_MAX, Node, Wait};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::NodeId;
@@ -65,7 +65,7 @@ const RANGES: &[Range] = &[
     range("net.max_events", |c| c.net.max_events as u64, 16, 65_536, Form::Any),
     range("wal.segment_bytes", |c| c.wal.segment_bytes, 4 << 20, 16 << 30, Form::MultipleOf(STRIDE_BYTES)),
     range("wal.arena_bytes", |c| c.wal.arena_bytes as u64, 8 << 20, 1 << 30, Form::MultipleOf(STRIDE_BYTES)),
-    range("wal.max_in_flight", |c| c.wal.max_in_flight as u64, 1, 8, Form::Any),
+    range("wal.max_in_flight", |c| c.wal.max_in_flight.most() as u64, 1, IN_FLIGHT_MAX, Form::Any),
     range("wal.max_flush_bytes", |c| c.wal.max_flush_bytes as u64, 128 << 10, 2 << 20, Form::Any),
     range("consensus.heartbeat_us", |c| c.consensus.heartbeat_us, 500, 10_000_000, Form::Any),
     range("consensus.election_timeout_min_us", |c| c.consensus.election_timeout_min_us, 5_000, 60_000_000, Form::Any),
@@ -343,7 +343,7 @@ impl Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DEFAULT_TOML, Group, QuorumSize, load};
+    use crate::config::{DEFAULT_TOML, Group, InFlight, QuorumSize, load};
 
     fn valid() -> Config {
         load::parse(DEFAULT_TOML, "default.toml".as_ref(), std::iter::empty()).unwrap().config
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(keys_after(|c| c.net.max_batch_bytes = 1_400), ["net.max_batch_bytes"]);
         assert_eq!(keys_after(|c| c.net.rx_buffers_peers = 500), ["net.rx_buffers_peers"]);
         assert_eq!(keys_after(|c| c.wal.segment_bytes = (4 << 20) + 1), ["wal.segment_bytes"]);
-        assert_eq!(keys_after(|c| c.wal.max_in_flight = 0), ["wal.max_in_flight"]);
+        assert_eq!(keys_after(|c| c.wal.max_in_flight = InFlight::Fixed(0)), ["wal.max_in_flight"]);
         assert_eq!(keys_after(|c| c.consensus.election_timeout_min_us = 4_999)[0], "consensus.election_timeout_min_us");
     }
 

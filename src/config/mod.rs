@@ -10,7 +10,7 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Durability, Level, QuorumSize, Wait, Writer, WriterCore};
+pub use values::{Durability, IN_FLIGHT_MAX, InFlight, Level, QuorumSize, Wait, Writer, WriterCore};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -126,7 +126,7 @@ pub struct Wal {
     /// The part of the log that stays in memory.
     pub arena_bytes: usize,
     /// Log writes in flight.
-    pub max_in_flight: usize,
+    pub max_in_flight: InFlight,
     /// The most that one log write covers.
     pub max_flush_bytes: usize,
     /// How log writes go to the disk.
@@ -214,7 +214,7 @@ impl Default for Wal {
         Wal {
             segment_bytes: 64 << 20,
             arena_bytes: 32 << 20,
-            max_in_flight: 1,
+            max_in_flight: InFlight::default(),
             max_flush_bytes: 256 << 10,
             writer: Writer::default(),
             writer_core: WriterCore::default(),

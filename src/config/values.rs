@@ -84,6 +84,54 @@ impl<'de> Deserialize<'de> for WriterCore {
     }
 }
 
+/// How many log writes are in flight at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InFlight {
+    /// As many as are found to pay, up to [`InFlight::most`].
+    Auto,
+    /// So many.
+    Fixed(usize),
+}
+
+impl Default for InFlight {
+    /// Where all nodes share one disk and two processors, more than one was no gain on the whole (tuning.md).
+    fn default() -> InFlight {
+        InFlight::Fixed(1)
+    }
+}
+
+/// The most log writes in flight that can be configured.
+pub const IN_FLIGHT_MAX: u64 = 8;
+/// What the automatic mode tries at most: the disks that were measured gained little beyond.
+const AUTO_IN_FLIGHT: usize = 4;
+
+impl InFlight {
+    /// The most at once.
+    pub fn most(self) -> usize {
+        match self {
+            InFlight::Auto => AUTO_IN_FLIGHT,
+            InFlight::Fixed(writes) => writes,
+        }
+    }
+}
+
+impl Serialize for InFlight {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            InFlight::Auto => serializer.serialize_str("auto"),
+            InFlight::Fixed(writes) => serializer.serialize_u64(*writes as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for InFlight {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<InFlight, D::Error> {
+        let words = [("auto", InFlight::Auto)];
+        let limit = IN_FLIGHT_MAX;
+        deserializer.deserialize_any(NumberOr { words, limit, number: |writes| InFlight::Fixed(writes as usize) })
+    }
+}
+
 /// The least severe diagnostic message that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -23,6 +23,7 @@ const SETTINGS: Settings = Settings {
     stride_bytes: 4 << 20,
     arena_bytes: 8 << 20,
     max_in_flight: 1,
+    adapts: false,
     max_flush_bytes: 256 << 10,
 };
 

@@ -16,6 +16,7 @@ impl Log {
     pub fn flush<I: Io>(&mut self, io: &mut I, promised: Ballot) {
         assert!(!self.has_open_batch(), "a turn ended with its batch open");
         self.promised = self.promised.max(promised);
+        self.note_time(io);
         self.start_writes(io);
         if self.sealed.is_empty() && self.can_write(self.open.start) && !self.open.entries.is_empty() {
             self.seal();
@@ -28,8 +29,18 @@ impl Log {
     /// disk with the next flush.
     pub fn gather<I: Io>(&mut self, io: &mut I, promised: Ballot) {
         self.promised = self.promised.max(promised);
+        // What nothing waits for is not old.
+        self.turn_ns = io.now_ns();
         self.start_writes(io);
         self.begin_turn();
+    }
+
+    /// The end of a turn that wants what gathered on disk.
+    fn note_time<I: Io>(&mut self, io: &I) {
+        self.turn_ns = io.now_ns();
+        if !self.open.entries.is_empty() {
+            self.open_since_ns.get_or_insert(self.turn_ns);
+        }
     }
 
     /// Puts the durable Lsn on disk where no flush will: writes a flush without records if the last durable mark is behind and
@@ -116,7 +127,7 @@ impl Log {
 
     /// Whether a write at `pos` could start now.
     fn can_write(&self, pos: u64) -> bool {
-        let free = self.in_flight.len() < self.settings.max_in_flight;
+        let free = self.in_flight.len() < self.depth.limit();
         !self.failed && free && self.geometry.segment(pos) < self.attached_end
     }
 
@@ -144,7 +155,8 @@ impl Log {
         let ended = |write: &InFlight| write.done || mutant("completion_covers_earlier_writes");
         while let Some(InFlight { flush, .. }) = self.in_flight.front().copied().filter(ended) {
             self.in_flight.pop_front();
-            let Flush { next, last_lsn, mark, .. } = flush;
+            let Flush { next, last_lsn, mark, records, since_ns, met_another, .. } = flush;
+            self.depth.ended(met_another, records, io.now_ns().saturating_sub(since_ns));
             assert!(last_lsn >= self.durable_lsn && next > self.durable_pos && mark >= self.durable_mark);
             (self.durable_lsn, self.durable_pos, self.durable_mark) = (last_lsn, next, mark);
         }

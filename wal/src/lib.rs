@@ -94,6 +94,7 @@
 //! a segment. What is left (a foreign process truncates a file under the map; a page is evicted in spite of all and then fails)
 //! ends the process, which is what a broken log disk does anyway.
 
+mod depth;
 mod directory;
 mod error;
 mod flush;
@@ -185,6 +186,8 @@ pub struct Settings {
     pub arena_bytes: usize,
     /// Log writes in flight at once, from 1. More than one pays on devices with parallel synced writes only.
     pub max_in_flight: usize,
+    /// Find out how many of them pay, while the log is written, instead of having as many always.
+    pub adapts: bool,
     /// A flush is closed before it grows beyond this: [`MIN_FLUSH_BYTES`] to half a stride.
     pub max_flush_bytes: usize,
 }
@@ -196,6 +199,7 @@ impl Default for Settings {
             stride_bytes: STRIDE_BYTES,
             arena_bytes: 64 << 20,
             max_in_flight: 1,
+            adapts: false,
             max_flush_bytes: 256 << 10,
         }
     }

@@ -7,6 +7,7 @@
 //! further than a stride. So whatever [`Log::frame`] hands out stays as it is until the turn's datagrams left, even
 //! where completions or a new hold set bytes free in the middle of the turn.
 
+use crate::depth::Depth;
 use crate::directory::{Lock, segment_path};
 use crate::layout::{Geometry, trailer_bytes};
 use crate::trailer::{self, TrailerFields};
@@ -38,6 +39,12 @@ pub struct Log {
     batch: Option<Batch>,
     pub(crate) sealed: VecDeque<Flush>,
     pub(crate) in_flight: VecDeque<InFlight>,
+    /// How many may be.
+    pub(crate) depth: Depth,
+    /// When the first record of the open flush was there.
+    pub(crate) open_since_ns: Option<u64>,
+    /// When the last turn ended.
+    pub(crate) turn_ns: u64,
     pub(crate) next_token: u64,
     pub(crate) last_lsn: Lsn,
     pub(crate) durable_lsn: Lsn,
@@ -78,6 +85,11 @@ pub(crate) struct Flush {
     pub(crate) next: u64,
     pub(crate) last_lsn: Lsn,
     pub(crate) mark: Lsn,
+    pub(crate) records: u64,
+    /// When its first record was there, to the turn.
+    pub(crate) since_ns: u64,
+    /// It gathered or left while another one was in flight.
+    pub(crate) met_another: bool,
 }
 
 /// A flush being written.
@@ -129,6 +141,9 @@ impl Log {
             batch: None,
             sealed: VecDeque::with_capacity(waiting),
             in_flight: VecDeque::with_capacity(start.settings.max_in_flight),
+            depth: Depth::new(start.settings.max_in_flight, start.settings.adapts),
+            open_since_ns: None,
+            turn_ns: 0,
             next_token: 0,
             last_lsn: start.last_lsn,
             durable_lsn: start.last_lsn,
@@ -420,7 +435,19 @@ impl Log {
         let out = self.arena.get_mut(at, (end - head) as usize);
         trailer::write(out, &self.identity, &fields, &self.open.entries);
         self.ring_end = self.ring_end.max(end);
-        self.sealed.push_back(Flush { start, end, next, last_lsn: self.last_lsn, mark: self.durable_lsn });
+        let since_ns = self.open_since_ns.take().unwrap_or(self.turn_ns);
+        let met_another = !self.in_flight.is_empty() || since_ns < self.turn_ns;
+        let (last_lsn, mark) = (self.last_lsn, self.durable_lsn);
+        self.sealed.push_back(Flush {
+            start,
+            end,
+            next,
+            last_lsn,
+            mark,
+            records: records as u64,
+            since_ns,
+            met_another,
+        });
         self.open.entries.clear();
         self.open.start = next;
         self.open.head = next;

@@ -231,6 +231,7 @@ fn ring_settings(peers: Vec<SocketAddrV4>, datagram_bytes: usize, wait: WaitMode
         dont_fragment: true,
         max_events: MAX_EVENTS,
         log_writer,
+        log_threads: 1,
         napi_busy_poll_us: 0,
         segmentation: false,
         receive_offload: false,

@@ -36,7 +36,8 @@ const SURE_FACTOR: u64 = 3;
 /// How much further away the next trial is after one that confirmed the choice: by the length, or early.
 const CONFIRMED: u32 = 2;
 const SURELY_CONFIRMED: u32 = 8;
-/// Writes before the first trial, and after a change.
+/// Writes before the first trial. A trial that changes the choice halves the distance to the next: two ways that are alike but for
+/// noise are not to be tried all the time.
 const INTERVAL_MIN: u32 = 64;
 /// Writes between the trials of a settled choice: sixteen of these are one in 512.
 const INTERVAL_MAX: u32 = 8_192;
@@ -84,8 +85,11 @@ impl Choice {
             // Its last writes are on their way.
             return (preferred, false);
         }
+        // In the order of Thue and Morse: of two writes that overlap the second waits for the first, and neither way is to be
+        // the second one more often.
+        let is_preferred = trials.sent.count_ones() % 2 == 0;
         trials.sent += 1;
-        (if trials.sent % 2 == 1 { preferred } else { preferred.other() }, true)
+        (if is_preferred { preferred } else { preferred.other() }, true)
     }
 
     /// A write whose time was wanted took this long. Says whether the choice changed.
@@ -100,7 +104,8 @@ impl Choice {
         let (ours, others) = (took_ns[self.preferred as usize], took_ns[self.preferred.other() as usize]);
         let changed = others * 100 < ours * CLEARLY_FASTER_PERCENT;
         let further = if sure { SURELY_CONFIRMED } else { CONFIRMED };
-        trials.end(if changed { INTERVAL_MIN } else { (trials.interval * further).min(INTERVAL_MAX) });
+        let next = if changed { trials.interval / 2 } else { trials.interval.saturating_mul(further) };
+        trials.end(next.clamp(INTERVAL_MIN, INTERVAL_MAX));
         if changed {
             self.preferred = self.preferred.other();
         }

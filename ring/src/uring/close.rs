@@ -55,13 +55,13 @@ impl<J, D> UringIo<J, D> {
         }
     }
 
-    /// Waits for what the log-writer thread has, which still needs the eventfd, and for the thread's end.
+    /// Waits for what the log-writer threads have, which still need the eventfd, and for the threads' ends.
     fn end_writer(&mut self, deadline_ns: u64) -> Result<(), IoError> {
         let mut events = Vec::with_capacity(self.max_events);
         loop {
             self.reap(&mut events, self.max_events);
             events.clear();
-            if self.writer.as_ref().map_or(Ok(0), Writer::running)? == 0 {
+            if self.writers.iter().map(Writer::running).sum::<Result<usize, _>>()? == 0 {
                 break;
             }
             self.arm_wake()?;
@@ -72,7 +72,7 @@ impl<J, D> UringIo<J, D> {
                 slept?;
             }
         }
-        self.writer.as_mut().map_or(Ok(()), Writer::stop)
+        self.writers.iter_mut().try_for_each(Writer::stop)
     }
 
     fn time_left(&self, deadline_ns: u64) -> Result<u64, IoError> {

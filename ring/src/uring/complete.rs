@@ -47,7 +47,7 @@ impl<J, D> UringIo<J, D> {
             }
         }
         while self.written && events.len() < limit {
-            match self.writer.as_mut().and_then(Writer::next_done) {
+            match self.writers.iter_mut().find_map(Writer::next_done) {
                 Some(done) => self.wrote(done.place, done.result, events),
                 None => self.written = false,
             }
@@ -64,8 +64,9 @@ impl<J, D> UringIo<J, D> {
         self.answers |= reasons & DONE != 0;
         self.written |= reasons & WRITTEN != 0;
         if reasons & WRITER_GONE != 0 {
-            let gone = self.writer.as_mut().map_or(Ok(()), |writer| Err(writer.is_gone()));
-            self.note(gone);
+            // Whichever it was: nothing is written any more.
+            let gone = self.writers.iter_mut().map(Writer::is_gone).last();
+            self.note(gone.map_or(Ok(()), Err));
         }
         if reasons & WOKEN != 0 {
             events.push(Event::Woken);

@@ -101,8 +101,8 @@ pub struct UringIo<J, D> {
     segmentation: [bool; 2],
     writes: Writes,
     choice: Choice,
-    /// The thread, unless all writes go through the ring.
-    writer: Option<Writer>,
+    /// The log-writer threads, unless all writes go through the ring.
+    writers: Vec<Writer>,
     files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     wake_armed: bool,
     port: Port<J, D>,
@@ -142,9 +142,12 @@ impl<J: Send, D: Send> UringIo<J, D> {
         let ring = Ring::new(ring);
         register(&ring, &rx, &log, &sockets, port.wake().event().as_raw_fd())?;
         let napi = setup::busy_poll(&ring, settings.napi_busy_poll_us);
-        let writer = match settings.log_writer {
-            LogWriter::Ring => None,
-            LogWriter::Thread(thread) | LogWriter::Auto(thread) => Some(Writer::start(thread, log.clone(), &port)?),
+        let writers = match settings.log_writer {
+            LogWriter::Ring => Vec::new(),
+            LogWriter::Thread(thread) | LogWriter::Auto(thread) => {
+                let started = (0..settings.log_threads).map(|_| Writer::start(thread, log.clone(), &port));
+                started.collect::<Result<_, _>>()?
+            }
         };
 
         let stats = Stats {
@@ -170,7 +173,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
             segmentation: [settings.segmentation; 2],
             writes: Writes::new(),
             choice: Choice::new(&settings.log_writer),
-            writer,
+            writers,
             files: Default::default(),
             wake_armed: false,
             port,
@@ -202,9 +205,9 @@ impl<J: Send, D: Send> UringIo<J, D> {
         self.receive_offload
     }
 
-    /// What the kernel let the log-writer thread have, if there is one.
+    /// What the kernel let the log-writer threads have, if there are any: they all ask for the same.
     pub fn log_thread(&self) -> Option<LogThreadGot> {
-        self.writer.as_ref().map(Writer::got)
+        self.writers.first().map(Writer::got)
     }
 
     /// Where members' datagrams come in: the address asked for, with the port that the kernel chose if that was 0.
@@ -489,7 +492,8 @@ impl<J, D> UringIo<J, D> {
     fn start_write(&mut self, place: u8, write: Write) -> Result<(), IoError> {
         if write.route == Route::Thread {
             let file = self.files[usize::from(write.file.0)].clone().expect("checked when the write was asked for");
-            self.writer.as_mut().expect("a route that the choice offers").write(place, write, file);
+            let idlest = self.writers.iter_mut().min_by_key(|writer| writer.queued());
+            idlest.expect("a route that the choice offers").write(place, write, file);
             return Ok(());
         }
         let entry = write_entry(place, write);

@@ -260,6 +260,7 @@ mod tests {
             dont_fragment: false,
             max_events: 8,
             log_writer: LogWriter::Ring,
+            log_threads: 1,
             napi_busy_poll_us: 0,
             segmentation: true,
         };

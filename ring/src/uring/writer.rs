@@ -108,6 +108,11 @@ impl Writer {
         Some(done)
     }
 
+    /// Writes that it was handed and has not given back.
+    pub(super) fn queued(&self) -> usize {
+        self.running
+    }
+
     /// Writes that are still to come back; an error if they never will.
     pub(super) fn running(&self) -> Result<usize, IoError> {
         if self.gone && self.running > 0 { Err(gone()) } else { Ok(self.running) }

@@ -30,6 +30,7 @@ pub(crate) fn settings() -> Settings {
         dont_fragment: true,
         max_events: 64,
         log_writer: LogWriter::Ring,
+        log_threads: 2,
         napi_busy_poll_us: 0,
         segmentation: true,
     };

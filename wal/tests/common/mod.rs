@@ -147,6 +147,7 @@ pub fn settings() -> Settings {
         stride_bytes: STRIDE_BYTES,
         arena_bytes: 2 * STRIDE_BYTES as usize,
         max_in_flight: 1,
+        adapts: false,
         max_flush_bytes: 256 << 10,
     }
 }
