@@ -205,10 +205,7 @@ mod tests {
         assert!(environment.processor.online.is_some_and(|online| online > 0));
         assert!(environment.disk.file_system.is_some() && environment.disk.mount_options.is_some());
         let rows = environment.rows().unwrap();
-        assert!(
-            rows.iter().any(|(name, value)| name == "configuration.wal.max_in_flight" && value == "1"),
-            "{rows:?}"
-        );
+        assert!(rows.iter().any(|(name, value)| name == "configuration.wal.max_in_flight" && value == "1"), "{rows:?}");
     }
 
     #[test]
