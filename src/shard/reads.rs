@@ -176,12 +176,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if slot > last {
             return;
         }
-        let Some(block) = self.index.block_of_slot(slot) else { return };
-        // No more of the log than was asked for: reading it is most of the work.
-        let beyond =
-            self.index.blocks(block, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last).count();
-        let range = self.range(block, beyond);
-        self.ask(Job::CatchUp { to, first: slot, last, range });
+        // All that was asked for, as what is left out looks lost; and no more of the log, as reading it is most of the work.
+        while slot <= last
+            && let Some(at) = self.index.block_of_slot(slot)
+        {
+            let blocks = self.index.blocks(at, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last);
+            let (count, end) = blocks.fold((0, slot), |(count, _), block| (count + 1, block.last_slot.min(last)));
+            let range = self.range(at, count);
+            if !self.ask(Job::CatchUp { to, first: slot, last: end, range }) {
+                return;
+            }
+            slot = end.next();
+        }
     }
 
     fn ask(&mut self, job: Job) -> bool {
