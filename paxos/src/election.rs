@@ -55,9 +55,12 @@ impl Replica {
     /// Stands for election in a ballot above all seen. The prepare waits until the own promise is durable.
     pub(crate) fn stand(&mut self, reason: Reason) {
         let ballot = self.promised.max(self.highest_seen).next_for(self.settings.me);
-        if self.role == Role::Candidate {
+        // Silence says nothing about how long an election takes: only one lost among members that were heard makes the next wait
+        // longer. A node that was cut off stands soon after it is back.
+        if self.role == Role::Candidate && self.heard_quorum_since(self.stood_at_ns) {
             self.lost_elections += 1;
         }
+        self.stood_at_ns = self.now_ns;
         self.promised = ballot;
         self.highest_seen = ballot;
         self.highest_in_ballot = self.prefix;

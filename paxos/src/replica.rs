@@ -13,6 +13,8 @@ use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// How often an election time-out is doubled at most.
 const MOST_BACK_OFF: u32 = 3;
+/// And how often at least by a node with damage to repair.
+const DAMAGED_BACK_OFF: u32 = 1;
 
 /// One group on one node. See the crate's documentation.
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ pub struct Replica {
     pub(crate) highest_seen: Ballot,
     pub(crate) election_at_ns: u64,
     pub(crate) lost_elections: u32,
+    pub(crate) stood_at_ns: u64,
     pub(crate) promises: BTreeMap<NodeId, PromiseSet>,
     pub(crate) leading: Leading,
     pub(crate) resent: u64,
@@ -105,6 +108,7 @@ impl Replica {
             highest_seen: restart.promised,
             election_at_ns: u64::MAX,
             lost_elections: 0,
+            stood_at_ns: 0,
             promises: BTreeMap::new(),
             leading: Leading::default(),
             resent: 0,
@@ -341,10 +345,17 @@ impl Replica {
         self.election_at_ns = self.now_ns + (spread << self.back_off());
     }
 
-    /// How often the election time-out is doubled: for each election lost in a row; and in full by a node with damage to
-    /// repair, which lets the others stand first: it may lack what phase 1 needs, and its recovery would end its candidacy.
-    pub fn back_off(&self) -> u32 {
-        if self.damaged.is_empty() { self.lost_elections.min(MOST_BACK_OFF) } else { MOST_BACK_OFF }
+    /// How often the election time-out is doubled: for each election lost in a row, and once by a node with damage to repair,
+    /// which lets the others stand first: it may lack what phase 1 needs, and its recovery would end its candidacy.
+    fn back_off(&self) -> u32 {
+        let least = if self.damaged.is_empty() { 0 } else { DAMAGED_BACK_OFF };
+        self.lost_elections.clamp(least, MOST_BACK_OFF)
+    }
+
+    /// Whether a phase-1 quorum, this node included, was heard of since then.
+    pub(crate) fn heard_quorum_since(&self, then_ns: u64) -> bool {
+        let near = self.heard_ns.values().filter(|heard| **heard >= then_ns).count() + 1;
+        near >= self.settings.quorums.phase1
     }
 
     /// Logs a record under the current promise.

@@ -247,8 +247,7 @@ impl Sim {
         }
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;
-        let time_outs = self.time_outs_to_commit(core);
-        let within_ns = time_outs * self.plan.timing.election_max_ns;
+        let within_ns = ELECTIONS_TO_COMMIT * self.plan.timing.election_max_ns;
         // Something to commit must be there, even in a quiet moment.
         for client in 0..self.plan.clients {
             self.offer_now(client, 1)?;
@@ -260,19 +259,11 @@ impl Sim {
             return Ok(());
         }
         let detail = format!(
-            "the core {core:?} chose nothing above slot {before} in {} ms, {time_outs} election time-outs; {}",
+            "the core {core:?} chose nothing above slot {before} in {} ms, {ELECTIONS_TO_COMMIT} election time-outs; {}",
             (self.now_ns - began_ns) / 1_000_000,
             self.states()
         );
         violated("a healthy core commits again", detail)
-    }
-
-    /// The time-outs that a core may take. Elections lost in the chaos and damage have made those of its members longer, and the
-    /// shortest is waited out once.
-    fn time_outs_to_commit(&self, core: &[usize]) -> u64 {
-        let replicas = core.iter().filter_map(|node| self.nodes[*node].shard.as_ref()).map(|shard| shard.core());
-        let shortest = replicas.map(|replica| replica.back_off()).min().unwrap_or(0);
-        ELECTIONS_TO_COMMIT + (1 << shortest) - 1
     }
 
     fn states(&self) -> String {

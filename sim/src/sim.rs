@@ -513,8 +513,11 @@ impl Sim {
         while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
             self.frames_sent.kind(header.kind);
             self.checks.ballots.sent(node, &header)?;
-            let payload = at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes;
-            self.checks.evidence.sent(node, &header, bytes.get(payload).unwrap_or(&[]));
+            let payload = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes).unwrap_or(&[]);
+            self.checks.evidence.sent(node, &header, payload);
+            if !self.plan.memory_durability {
+                self.checks.told.sent(node, &header, payload);
+            }
             at += frame_bytes(payload_bytes);
         }
         Ok(())

@@ -14,6 +14,7 @@ mod prefix;
 mod reads;
 mod sessions;
 mod status;
+mod told;
 mod views;
 
 pub(crate) use bounds::Turn;
@@ -61,6 +62,7 @@ pub(crate) struct Checks {
     pub(crate) linear: linear::Linear,
     pub(crate) bounds: bounds::Bounds,
     pub(crate) evidence: evidence::Evidence,
+    pub(crate) told: told::Told,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -78,6 +80,7 @@ impl Checks {
             linear: linear::Linear::new(plan.seed, plan.nodes),
             bounds: bounds::Bounds::new(plan),
             evidence: evidence::Evidence::default(),
+            told: told::Told::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
@@ -96,6 +99,7 @@ impl Checks {
         self.linear.restarted(node, now_ns);
         self.before[node] = Some(Before::of(core));
         self.prefix.restarted(node, applied);
+        self.told.restarted(node, core.promised());
         self.ballots.restarted(node, core, excused)
     }
 
@@ -122,12 +126,16 @@ impl Checks {
     pub(crate) fn logged(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
         self.durable.advanced(node, records, durable)?;
         self.on_disk(node, records, durable)?;
-        self.evidence.check(&self.one_value)
+        self.evidence.check(&self.one_value)?;
+        self.told.check(&self.one_value)
     }
 
     fn on_disk(&mut self, node: usize, records: &[Logged], durable: Lsn) -> Checked {
         self.ballots.durable(node, durable);
-        records.iter().try_for_each(|record| self.one_value.logged(node, record))
+        records.iter().try_for_each(|record| {
+            self.told.logged(node, record);
+            self.one_value.logged(node, record)
+        })
     }
 
     /// A node has applied a slot. True: it is the first to.

@@ -96,6 +96,11 @@ impl OneValue {
         self.votes.get(&(slot, ballot)).map_or(NodeSet::EMPTY, |votes| votes.nodes)
     }
 
+    /// Whether a quorum holds a value of `slot` durably.
+    pub(crate) fn is_chosen(&self, slot: Slot) -> bool {
+        self.chosen.contains_key(&slot)
+    }
+
     /// Whether `slot` was chosen in a ballot below this one.
     pub(crate) fn chosen_below(&self, slot: Slot, ballot: Ballot) -> bool {
         self.chosen.get(&slot).is_some_and(|(chosen, _)| *chosen < ballot)
