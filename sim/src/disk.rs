@@ -6,6 +6,7 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use synod_ring::BlockFile;
 use synod_wal::{Dir, Opening};
@@ -23,7 +24,7 @@ pub(crate) const BLOCK_BYTES: usize = 4096;
 pub(crate) struct InFlight {
     pub(crate) file: Arc<dyn BlockFile>,
     pub(crate) offset: u64,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Rc<[u8]>,
     pub(crate) token: u64,
 }
 

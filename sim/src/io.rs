@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use synod::shard::jobs::{Done, Job, MAX_JOBS};
 use synod_ring::{Arena, BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
-use synod_wire::frame::{Kind, checksum};
+use synod_wire::frame::Kind;
 
 /// Receive buffers of each socket.
 pub(crate) const RX_BUFFERS: usize = 128;
@@ -29,7 +29,7 @@ pub(crate) enum Arrival {
 pub(crate) enum Request {
     Peer { peer: usize, bytes: Rc<[u8]> },
     Client { to: SocketAddrV4, bytes: Rc<[u8]> },
-    Write { file: Arc<dyn BlockFile>, offset: u64, bytes: Vec<u8>, token: u64 },
+    Write { file: Arc<dyn BlockFile>, offset: u64, bytes: Rc<[u8]>, token: u64 },
     Job(Job),
 }
 
@@ -67,8 +67,8 @@ pub(crate) struct SimIo {
     log: Range<*const u8>,
     /// Datagrams queued since the last poll: the memory, and what was in it then.
     sent: Vec<(Loan, Rc<[u8]>)>,
-    /// Log writes that have not ended: token, memory, and the checksum of what was in it at the start.
-    written: Vec<(u64, Loan, u32)>,
+    /// Log writes that have not ended: token, memory, and what was in it at the start.
+    written: Vec<(u64, Loan, Rc<[u8]>)>,
 }
 
 impl SimIo {
@@ -108,8 +108,8 @@ impl SimIo {
         let at = self.written.iter().position(|(running, ..)| *running == token).expect("a write that runs");
         let (_, loan, before) = self.written.swap_remove(at);
         // SAFETY: as in `check_sent`.
-        let now = checksum(unsafe { loan.bytes() });
-        assert!(now == before, "bytes of a log write changed while it ran");
+        let now = unsafe { loan.bytes() };
+        assert!(now == &*before, "bytes of a log write changed while it ran");
     }
 
     fn receive(&mut self, socket: Socket, from: Option<SocketAddrV4>, bytes: Rc<[u8]>) -> Event<Done> {
@@ -201,8 +201,9 @@ impl Io for SimIo {
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
         self.check_is_of_log(bytes.bytes());
         let file = self.files[usize::from(file.0)].clone().expect("a write to a segment that was attached");
-        self.written.push((token, bytes.lend(), checksum(bytes.bytes())));
-        self.port.borrow_mut().requests.push(Request::Write { file, offset, bytes: bytes.bytes().to_vec(), token });
+        let copy: Rc<[u8]> = bytes.bytes().into();
+        self.written.push((token, bytes.lend(), copy.clone()));
+        self.port.borrow_mut().requests.push(Request::Write { file, offset, bytes: copy, token });
     }
 
     fn request(&mut self, job: Job) -> Result<(), Job> {
