@@ -93,6 +93,12 @@ fn wrong_usage_has_its_own_exit_code() {
     run(USAGE, &["read", "--config", &file]);
     run(USAGE, &["read", "--config", &file, "--from", "0"]);
     run(USAGE, &["append", "--config", &file, "-o", "json"]);
+    run(USAGE, &["evidence", "--config", &file]);
+    run(USAGE, &["evidence", "--sequence", "1"]);
+    run(USAGE, &["evidence", "--config", &file, "--sequence", "0"]);
+    run(USAGE, &["evidence", "--config", &file, "--sequence", "1", "--slot", "1"]);
+    run(USAGE, &["evidence", "--config", &file, "--dir", "/", "--slot", "1"]);
+    run(USAGE, &["evidence", "--config", &file, "--group", "1", "--slot", "1"]);
     let (_, err) = run(USAGE, &["start", "--config", &file, "--node", "7"]);
     assert!(err.contains("node 7 is not in the configuration, which has 0, 1, 2"), "{err}");
     let (_, err) = run(USAGE, &["check-tail", "--config", &file, "--group", "1"]);
@@ -112,6 +118,8 @@ fn without_nodes_nothing_is_available() {
     let (out, _) = run(UNAVAILABLE, &["status", "--config", &file, "--timeout-ms", "100", "-o", "json"]);
     let rows: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(rows.as_array().unwrap().len() == 3 && rows[0]["reachable"] == false, "{out}");
+    let (out, err) = run(UNAVAILABLE, &["evidence", "--config", &file, "--sequence", "1", "--timeout-ms", "100"]);
+    assert!(out.is_empty() && err.contains("3 members"), "{out}{err}");
     let input = dir.path().join("input");
     std::fs::write(&input, "a line\n").unwrap();
     let input = input.to_str().unwrap();
@@ -182,6 +190,42 @@ fn verify_tells_sound_logs_from_unsound_ones_with_the_place() {
     );
     run(FAILED, &["verify", dir.path().to_str().unwrap()]);
     run(USAGE, &["verify"]);
+}
+
+#[test]
+fn evidence_from_directories_says_who_chose_what_and_who_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dirs, _) = cluster(&dir.path().join("sound"), 8, |_, _| None);
+    let arguments = |dirs: &[std::path::PathBuf], more: &[&str]| -> Vec<String> {
+        let named = dirs.iter().flat_map(|dir| ["--dir".to_owned(), dir.to_str().unwrap().to_owned()]);
+        ["evidence".to_owned()].into_iter().chain(named).chain(more.iter().map(|word| word.to_string())).collect()
+    };
+    let run_on = |code, dirs: &[std::path::PathBuf], more: &[&str]| {
+        let all = arguments(dirs, more);
+        run(code, &all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    // Slot 1 opens the session, so that sequence 3 is in slot 4.
+    let (out, _) = run_on(DONE, &dirs, &["--sequence", "3"]);
+    assert!(out.contains("sequence 3 is in slot 4") && out.contains("0,1,2") && out.contains("2+2 of 3"), "{out}");
+    let (out, _) = run_on(DONE, &dirs, &["--slot", "4", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let leader = &report["nodes"][0]["told"];
+    assert_eq!((report["agree"].as_bool(), report["slot"].as_u64()), (Some(true), Some(4)), "{out}");
+    assert_eq!((&leader["held"], &leader["ballot"]), (&"accepted".into(), &"1.0".into()), "{out}");
+    assert_eq!((&leader["chosen_ballot"], leader["acceptors"].as_array().unwrap().len()), (&"1.0".into(), 3), "{out}");
+    let checksum = format!("{:08x}", synod_wire::frame::checksum(&support::value(4)));
+    assert!(report["nodes"].as_array().unwrap().iter().all(|node| node["told"]["checksum"] == checksum), "{out}");
+    // A leader's log alone shows what was chosen; a sequence that does not exist is nowhere.
+    run_on(DONE, &dirs[..1], &["--sequence", "3"]);
+    let (out, _) = run_on(FAILED, &dirs, &["--sequence", "8"]);
+    assert!(out.contains("no node knows its slot"), "{out}");
+    run_on(FAILED, &dirs, &["--slot", "4", "--group", "1"]);
+
+    // The leader's chosen record names node 2, which never accepted anything there.
+    let (dirs, _) = cluster(&dir.path().join("doctored"), 8, |node, slot| (node == 2 && slot == 4).then_some(None));
+    let (out, _) = run_on(FAILED, &dirs, &["--sequence", "3"]);
+    assert!(out.contains("DISAGREE: node 0 names node 2 as an acceptor in ballot 1.0"), "{out}");
+    run_on(DONE, &dirs, &["--sequence", "4"]);
 }
 
 #[test]
