@@ -193,42 +193,6 @@ fn verify_tells_sound_logs_from_unsound_ones_with_the_place() {
 }
 
 #[test]
-fn evidence_from_directories_says_who_chose_what_and_who_says_otherwise() {
-    let dir = tempfile::tempdir().unwrap();
-    let (dirs, _) = cluster(&dir.path().join("sound"), 8, |_, _| None);
-    let arguments = |dirs: &[std::path::PathBuf], more: &[&str]| -> Vec<String> {
-        let named = dirs.iter().flat_map(|dir| ["--dir".to_owned(), dir.to_str().unwrap().to_owned()]);
-        ["evidence".to_owned()].into_iter().chain(named).chain(more.iter().map(|word| word.to_string())).collect()
-    };
-    let run_on = |code, dirs: &[std::path::PathBuf], more: &[&str]| {
-        let all = arguments(dirs, more);
-        run(code, &all.iter().map(String::as_str).collect::<Vec<_>>())
-    };
-    // Slot 1 opens the session, so that sequence 3 is in slot 4.
-    let (out, _) = run_on(DONE, &dirs, &["--sequence", "3"]);
-    assert!(out.contains("sequence 3 is in slot 4") && out.contains("0,1,2") && out.contains("2+2 of 3"), "{out}");
-    let (out, _) = run_on(DONE, &dirs, &["--slot", "4", "-o", "json"]);
-    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
-    let leader = &report["nodes"][0]["told"];
-    assert_eq!((report["agree"].as_bool(), report["slot"].as_u64()), (Some(true), Some(4)), "{out}");
-    assert_eq!((&leader["held"], &leader["ballot"]), (&"accepted".into(), &"1.0".into()), "{out}");
-    assert_eq!((&leader["chosen_ballot"], leader["acceptors"].as_array().unwrap().len()), (&"1.0".into(), 3), "{out}");
-    let checksum = format!("{:08x}", synod_wire::frame::checksum(&support::value(4)));
-    assert!(report["nodes"].as_array().unwrap().iter().all(|node| node["told"]["checksum"] == checksum), "{out}");
-    // A leader's log alone shows what was chosen; a sequence that does not exist is nowhere.
-    run_on(DONE, &dirs[..1], &["--sequence", "3"]);
-    let (out, _) = run_on(FAILED, &dirs, &["--sequence", "8"]);
-    assert!(out.contains("no node knows its slot"), "{out}");
-    run_on(FAILED, &dirs, &["--slot", "4", "--group", "1"]);
-
-    // The leader's chosen record names node 2, which never accepted anything there.
-    let (dirs, _) = cluster(&dir.path().join("doctored"), 8, |node, slot| (node == 2 && slot == 4).then_some(None));
-    let (out, _) = run_on(FAILED, &dirs, &["--sequence", "3"]);
-    assert!(out.contains("DISAGREE: node 0 names node 2 as an acceptor in ballot 1.0"), "{out}");
-    run_on(DONE, &dirs, &["--sequence", "4"]);
-}
-
-#[test]
 fn a_closed_stdout_ends_a_command_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let (dirs, _) = cluster(dir.path(), 400, |_, _| None);

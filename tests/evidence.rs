@@ -2,11 +2,16 @@
 //! that the nodes leave.
 
 mod common;
+#[path = "support/nodes.rs"]
+mod nodes;
+mod support;
 
 use common::cluster::{Cluster, GROUP, SOON};
 use common::load::{Load, acked_sequences};
 use common::{say, serial};
 use serde_json::Value;
+use std::path::PathBuf;
+use support::cluster;
 use synod_wire::{Ballot, NodeId};
 
 const DONE: i32 = 0;
@@ -104,4 +109,39 @@ fn nodes_and_their_logs_agree_on_who_chose_what_before_and_after_a_failover() {
     let report = cluster.verify();
     assert_eq!(report["ok"], true, "{report}");
     say(&format!("evidence: sequence 1 was chosen in round {first_round}, sequence {last} in round {last_round}"));
+}
+
+#[test]
+fn evidence_from_directories_says_who_chose_what_and_who_says_otherwise() {
+    let _one = serial();
+    let dir = tempfile::tempdir().unwrap();
+    let (dirs, _) = cluster(&dir.path().join("sound"), 8, |_, _| None);
+    let run_on = |code, dirs: &[PathBuf], more: &[&str]| {
+        let output = nodes::synod().arg("evidence").arg("--dir").args(dirs).args(more).output().unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{out}{}", String::from_utf8_lossy(&output.stderr));
+        out
+    };
+    // Slot 1 opens the session, so that sequence 3 is in slot 4.
+    let out = run_on(DONE, &dirs, &["--sequence", "3"]);
+    assert!(out.contains("sequence 3 is in slot 4") && out.contains("0,1,2") && out.contains("2+2 of 3"), "{out}");
+    let out = run_on(DONE, &dirs, &["--slot", "4", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let leader = &report["nodes"][0]["told"];
+    assert_eq!((report["agree"].as_bool(), report["slot"].as_u64()), (Some(true), Some(4)), "{out}");
+    assert_eq!((&leader["held"], &leader["ballot"]), (&"accepted".into(), &"1.0".into()), "{out}");
+    assert_eq!((&leader["chosen_ballot"], leader["acceptors"].as_array().unwrap().len()), (&"1.0".into(), 3), "{out}");
+    let checksum = format!("{:08x}", synod_wire::frame::checksum(&support::value(4)));
+    assert!(report["nodes"].as_array().unwrap().iter().all(|node| node["told"]["checksum"] == checksum), "{out}");
+    // A leader's log alone shows what was chosen; a sequence that does not exist is nowhere.
+    run_on(DONE, &dirs[..1], &["--sequence", "3"]);
+    let out = run_on(FAILED, &dirs, &["--sequence", "8"]);
+    assert!(out.contains("no node knows its slot"), "{out}");
+    run_on(FAILED, &dirs, &["--slot", "4", "--group", "1"]);
+
+    // The leader's chosen record names node 2, which never accepted anything there.
+    let (dirs, _) = cluster(&dir.path().join("doctored"), 8, |node, slot| (node == 2 && slot == 4).then_some(None));
+    let out = run_on(FAILED, &dirs, &["--sequence", "3"]);
+    assert!(out.contains("DISAGREE: node 0 names node 2 as an acceptor in ballot 1.0"), "{out}");
+    run_on(DONE, &dirs, &["--sequence", "4"]);
 }
