@@ -4,6 +4,7 @@
 //! replica, `verify` and the readers of old log run the same code. The limits below are part of the log format:
 //! changing one is a new format version.
 
+use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 use synod_wire::batch::{Batch, Run};
 use synod_wire::mutant::mutant;
@@ -14,6 +15,16 @@ pub const MAX_SESSIONS: usize = 1_024;
 /// Entries that a session may have in flight, and answers that are kept for its duplicates (an answer covers at least
 /// one entry, so no entry in flight is without its answer).
 pub const SESSION_CREDIT: usize = 1_024;
+
+/// A table by session. Every entry is looked up in it, which SipHash makes 100 instructions each time. What is given up is its
+/// strength against ids that are chosen to collide: this hash has a seed of each table's own, but one that a client may find
+/// out by its waits. The tables are small, so that even then a look-up compares [`MAX_SESSIONS`] ids and no more.
+pub(crate) type BySession<T> = HashMap<u128, T, RandomState>;
+
+/// An empty one with room for so many.
+pub(crate) fn by_session<T>(sessions: usize) -> BySession<T> {
+    HashMap::with_capacity_and_hasher(sessions, RandomState::default())
+}
 
 /// The outcome of entries that were sequenced together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +88,13 @@ struct Session {
 pub struct Sequencer {
     tail: Sequence,
     timestamp_ns: u64,
-    sessions: HashMap<u128, Session>,
+    sessions: BySession<Session>,
 }
 
 impl Sequencer {
     /// The state before the first slot.
     pub fn new() -> Sequencer {
-        Sequencer { sessions: HashMap::with_capacity(MAX_SESSIONS + 1), ..Sequencer::default() }
+        Sequencer { sessions: by_session(MAX_SESSIONS + 1), ..Sequencer::default() }
     }
 
     /// The last sequence given.

@@ -17,6 +17,8 @@ pub struct Client {
     started_ns: u64,
     incoming: Box<[u8]>,
     outgoing: Train,
+    /// Nothing was awaited when the last poll ended.
+    quiet: bool,
     /// Datagrams that the kernel refused, as the network may lose them.
     datagrams_lost: u64,
 }
@@ -36,7 +38,7 @@ impl Client {
         let core = Core::new(cluster, group, client_id, members, options, started_ns)?;
         let outgoing = Train::new(max_datagram_bytes);
         let incoming = vec![0; RECEIVE_BYTES].into_boxed_slice();
-        Ok(Client { core, socket, started_ns, incoming, outgoing, datagrams_lost: 0 })
+        Ok(Client { core, socket, started_ns, incoming, outgoing, quiet: false, datagrams_lost: 0 })
     }
 
     /// Takes a copy of `entry`; it is sent by the next [`Client::poll`]. Entries offered between two polls share
@@ -50,18 +52,26 @@ impl Client {
     pub fn poll(&mut self, max_wait: Duration, on_event: &mut dyn FnMut(Event)) -> Result<usize, ClientError> {
         let since_ns = self.socket.now_ns();
         let until_ns = since_ns.saturating_add(nanos(max_wait));
+        let mut now_ns = since_ns;
+        // The answer to what leaves only now takes its time: a look for it at once is a system call that finds nothing.
+        let mut looks = !std::mem::take(&mut self.quiet) || max_wait.is_zero();
         loop {
-            self.transmit()?;
-            self.receive()?;
+            self.transmit(now_ns)?;
+            let came = looks && self.receive()?;
+            looks = true;
             let events = self.report(on_event);
-            // What the received acknowledgements made room for must not wait until the caller comes back.
-            self.transmit()?;
-            let now_ns = self.socket.now_ns();
+            if came {
+                // What the received acknowledgements made room for must not wait until the caller comes back.
+                self.transmit(self.socket.now_ns())?;
+            }
+            // Once a round: while it waits for an answer, a caller that spins may keep the one who has it from the processor.
+            now_ns = self.socket.now_ns();
             if events > 0 || now_ns >= until_ns || self.core.closed().is_some() {
+                self.quiet = self.core.is_quiet();
                 return Ok(events);
             }
             let due_ns = self.core.poll_timeout().unwrap_or(u64::MAX);
-            self.socket.wait(since_ns, until_ns.min(due_ns), self.outgoing.is_loaded())?;
+            self.socket.wait(now_ns, since_ns, until_ns.min(due_ns), self.outgoing.is_loaded())?;
         }
     }
 
@@ -96,9 +106,8 @@ impl Client {
         self.started_ns
     }
 
-    fn transmit(&mut self) -> Result<(), ClientError> {
+    fn transmit(&mut self, mut now_ns: u64) -> Result<(), ClientError> {
         loop {
-            let now_ns = self.socket.now_ns();
             self.outgoing.load(|out| self.core.poll_transmit(now_ns, out));
             let Some(ready) = self.outgoing.ready() else {
                 return Ok(());
@@ -112,13 +121,18 @@ impl Client {
                 Sent::Full => return Ok(()),
             };
             self.outgoing.sent(gone);
+            now_ns = self.socket.now_ns();
         }
     }
 
-    fn receive(&mut self) -> Result<(), ClientError> {
-        self.socket
-            .receive_batch(&mut self.incoming, |now_ns, from, datagram| self.core.handle(now_ns, from, datagram))?;
-        Ok(())
+    /// Whether anything came. What came when nothing is awaited any more stays for the next call.
+    fn receive(&mut self) -> Result<bool, ClientError> {
+        let core = &mut self.core;
+        let datagrams = self.socket.receive_batch(&mut self.incoming, |now_ns, from, datagram| {
+            core.handle(now_ns, from, datagram);
+            !core.is_quiet()
+        })?;
+        Ok(datagrams > 0)
     }
 
     fn report(&mut self, on_event: &mut dyn FnMut(Event)) -> usize {

@@ -382,7 +382,7 @@ impl Round {
                 self.ask()?;
                 repeat_ns = now_ns + REPEAT_NS;
             }
-            self.socket.wait(now_ns, until_ns.min(repeat_ns), false)?;
+            self.socket.wait(now_ns, now_ns, until_ns.min(repeat_ns), false)?;
             let (answers, cluster, group) = (&mut self.answers, self.cluster, self.group);
             self.socket.receive_batch(&mut buffer, |_, from, datagram| {
                 let ours = |frame: &Frame| frame.header.cluster == cluster && frame.header.group == group;
@@ -394,6 +394,7 @@ impl Round {
                         repeat_ns = 0;
                     }
                 }
+                true
             })?;
         }
         Ok(())

@@ -264,7 +264,7 @@ impl Round {
                 self.ask()?;
                 repeat_ns = now_ns + REPEAT_NS;
             }
-            self.socket.wait(now_ns, until_ns.min(repeat_ns), false)?;
+            self.socket.wait(now_ns, now_ns, until_ns.min(repeat_ns), false)?;
             for _ in 0..RECEIVE_BATCH {
                 let Some(received) = self.socket.receive(&mut buffer)? else {
                     break;

@@ -94,7 +94,7 @@ impl Reader {
             }
             let due_ns = self.core.poll_timeout().unwrap_or(u64::MAX);
             let give_up_ns = now_ns.saturating_add(patience_ns - waited_ns);
-            self.socket.wait(since_ns, due_ns.min(until_ns).min(give_up_ns), self.unsent.is_some())?;
+            self.socket.wait(now_ns, since_ns, due_ns.min(until_ns).min(give_up_ns), self.unsent.is_some())?;
         }
     }
 
@@ -134,8 +134,11 @@ impl Reader {
     }
 
     fn receive(&mut self) -> Result<(), ClientError> {
-        self.socket
-            .receive_batch(&mut self.incoming, |now_ns, from, datagram| self.core.handle(now_ns, from, datagram))?;
+        let core = &mut self.core;
+        self.socket.receive_batch(&mut self.incoming, |now_ns, from, datagram| {
+            core.handle(now_ns, from, datagram);
+            true
+        })?;
         Ok(())
     }
 }

@@ -120,24 +120,26 @@ impl Socket {
         Ok(sendmsg(self.udp.as_raw_fd(), &pieces, &control, MsgFlags::empty(), Some(&to))?)
     }
 
-    /// Hands datagrams on with the time and their sender, until no more are there or a batch of them was.
+    /// Hands datagrams on with the time and their sender, until no more are there, a batch of them was, or `take` says that it
+    /// awaits no more: to be told that none are there costs a system call. How many there were.
     pub(crate) fn receive_batch(
         &mut self,
         buffer: &mut [u8],
-        mut take: impl FnMut(u64, SocketAddrV4, &[u8]),
-    ) -> io::Result<()> {
-        let mut datagrams = 0;
-        while datagrams < RECEIVE_BATCH
+        mut take: impl FnMut(u64, SocketAddrV4, &[u8]) -> bool,
+    ) -> io::Result<usize> {
+        let (mut datagrams, mut awaits) = (0, true);
+        while awaits
+            && datagrams < RECEIVE_BATCH
             && let Some(received) = self.receive(buffer)?
         {
             let now_ns = self.now_ns();
             for datagram in received.datagrams(buffer) {
-                take(now_ns, received.from, datagram);
+                awaits = take(now_ns, received.from, datagram);
             }
             // An empty one counts as well, so that the loop ends.
             datagrams += received.count().max(1);
         }
-        Ok(())
+        Ok(datagrams)
     }
 
     /// The next datagrams, if any are there.
@@ -166,11 +168,10 @@ impl Socket {
         Ok(Received { bytes: message.bytes, segment: told.unwrap_or(message.bytes.max(1)), from: from.into() })
     }
 
-    /// Waits until a datagram can be received (or sent, if `writable`) or the clock shows `until_ns`. A socket that spins
-    /// only yields as long as the caller's wait, begun at `since_ns`, is younger than that: the caller tries to receive
-    /// again, which is cheaper than a wake-up.
-    pub(crate) fn wait(&self, since_ns: u64, until_ns: u64, writable: bool) -> io::Result<()> {
-        let now_ns = self.now_ns();
+    /// Waits until a datagram can be received (or sent, if `writable`) or the clock, which showed `now_ns`, shows `until_ns`. A
+    /// socket that spins only yields as long as the caller's wait, begun at `since_ns`, is younger than that: the caller tries
+    /// to receive again, which is cheaper than a wake-up.
+    pub(crate) fn wait(&self, now_ns: u64, since_ns: u64, until_ns: u64, writable: bool) -> io::Result<()> {
         if now_ns >= until_ns {
             return Ok(());
         }
@@ -231,12 +232,12 @@ mod tests {
         let mut socket = Socket::bind(Duration::ZERO).unwrap();
         let mut buffer = [0; 16];
         let start_ns = socket.now_ns();
-        socket.wait(start_ns, start_ns + 3_000_000, false).unwrap();
+        socket.wait(start_ns, start_ns, start_ns + 3_000_000, false).unwrap();
         assert!(socket.now_ns() >= start_ns + 3_000_000);
         assert_eq!(socket.receive(&mut buffer).unwrap(), None);
         let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_port());
         assert_eq!(socket.send(b"hello", 5, own).unwrap(), Sent::Taken(5));
-        socket.wait(start_ns, u64::MAX, false).unwrap();
+        socket.wait(start_ns, start_ns, u64::MAX, false).unwrap();
         assert_eq!(socket.receive(&mut buffer).unwrap(), Some(Received { bytes: 5, segment: 5, from: own }));
     }
 
@@ -245,7 +246,7 @@ mod tests {
         let mut buffer = vec![0; RECEIVE_BYTES];
         let (mut came, mut calls) = (Vec::new(), 0);
         while came.len() < count {
-            socket.wait(0, u64::MAX, false).unwrap();
+            socket.wait(0, 0, u64::MAX, false).unwrap();
             let Some(received) = socket.receive(&mut buffer).unwrap() else { continue };
             assert_eq!(received.count(), received.datagrams(&buffer).count());
             came.extend(received.datagrams(&buffer).map(<[u8]>::to_vec));
@@ -276,6 +277,29 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_when_nothing_is_awaited_stays_for_the_next_call() {
+        let mut socket = Socket::bind(Duration::ZERO).unwrap();
+        let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_port());
+        // Of different lengths, so that the kernel hands them out one by one.
+        for datagram in [&b"one"[..], b"second", b"the third"] {
+            assert_eq!(socket.send(datagram, datagram.len(), own).unwrap(), Sent::Taken(datagram.len()));
+        }
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        let mut came = Vec::new();
+        let mut receive = |most: usize| {
+            let taken = socket.receive_batch(&mut buffer, |_, from, datagram| {
+                assert_eq!(from, own);
+                came.push(datagram.len());
+                came.len() < most
+            });
+            (taken.unwrap(), came.clone())
+        };
+        assert_eq!(receive(1), (1, vec![3]));
+        assert_eq!(receive(9), (2, vec![3, 6, 9]));
+        assert_eq!(receive(9).0, 0);
+    }
+
+    #[test]
     fn a_path_that_takes_no_trains_gets_single_datagrams_from_then_on() {
         let mut sender = Socket::bind(Duration::ZERO).unwrap();
         let mut receiver = Socket::bind(Duration::ZERO).unwrap();
@@ -293,10 +317,10 @@ mod tests {
     fn a_spinning_socket_comes_back_to_try_again_and_blocks_when_the_spin_is_over() {
         let socket = Socket::bind(Duration::from_secs(3600)).unwrap();
         let now_ns = socket.now_ns();
-        socket.wait(now_ns, u64::MAX, false).unwrap();
+        socket.wait(now_ns, now_ns, u64::MAX, false).unwrap();
         let socket = Socket::bind(Duration::from_nanos(1)).unwrap();
         let now_ns = socket.now_ns();
-        socket.wait(now_ns.saturating_sub(1_000_000), now_ns + 3_000_000, false).unwrap();
+        socket.wait(now_ns, now_ns.saturating_sub(1_000_000), now_ns + 3_000_000, false).unwrap();
         assert!(socket.now_ns() >= now_ns + 3_000_000);
     }
 

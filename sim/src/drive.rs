@@ -74,12 +74,26 @@ pub fn follower_turn(shard: &mut Shard<LeanIo>) -> Result<Option<Exit>, Fatal> {
     shard.turn()
 }
 
-/// Commits `entries` of `size` bytes with `outstanding` in flight.
+/// What to drive.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Entries in flight.
+    pub outstanding: usize,
+    /// Bytes of an entry.
+    pub size: usize,
+    /// Entries to commit.
+    pub entries: u64,
+    /// Under memory durability.
+    pub memory: bool,
+}
+
+/// Commits entries.
 ///
 /// # Panics
 /// If the group comes to a standstill, or an entry is refused: without faults neither happens.
-pub fn drive(outstanding: usize, size: usize, entries: u64) -> Driven {
-    let plan = plan();
+pub fn drive(load: &Load) -> Driven {
+    let Load { outstanding, size, entries, memory } = *load;
+    let plan = Plan { memory_durability: memory, ..plan() };
     let mut world = World::new(&plan, outstanding, size);
     let from_ns = world.until(WARM_UP);
     world.until(WARM_UP + entries);
@@ -433,13 +447,16 @@ mod tests {
 
     #[test]
     fn a_drive_is_the_same_each_time_and_batches_under_load() {
-        let alone = drive(1, 256, 300);
-        assert_eq!(alone, drive(1, 256, 300));
+        let one = Load { outstanding: 1, size: 256, entries: 300, memory: false };
+        let alone = drive(&one);
+        assert_eq!(alone, drive(&one));
         // Two followers and the answer; heartbeats and elections come on top.
         let datagrams = alone.leader_datagrams as f64 / alone.entries as f64;
         assert!((3.0..3.2).contains(&datagrams), "{alone:?}");
         assert!((0.99..1.1).contains(&(alone.leader_writes as f64 / alone.entries as f64)), "{alone:?}");
-        let many = drive(256, 256, 3_000);
+        let many = drive(&Load { outstanding: 256, entries: 3_000, ..one });
         assert!(many.leader_writes * 10 < many.entries, "writes are shared: {many:?}");
+        let behind = drive(&Load { memory: true, ..one });
+        assert!(behind.leader_writes * 10 < behind.entries, "nobody waits for a write: {behind:?}");
     }
 }

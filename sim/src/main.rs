@@ -105,6 +105,9 @@ struct Drive {
     /// Entries to commit.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     entries: u64,
+    /// Under memory durability.
+    #[arg(long)]
+    memory: bool,
 }
 
 fn main() -> ExitCode {
@@ -126,7 +129,13 @@ fn main() -> ExitCode {
 }
 
 fn drive(order: &Drive) -> anyhow::Result<()> {
-    let driven = synod_sim::drive::drive(order.outstanding.into(), order.size.into(), order.entries);
+    let load = synod_sim::drive::Load {
+        outstanding: order.outstanding.into(),
+        size: order.size.into(),
+        entries: order.entries,
+        memory: order.memory,
+    };
+    let driven = synod_sim::drive::drive(&load);
     println!("{}", serde_json::to_string(&driven)?);
     Ok(())
 }

@@ -11,8 +11,7 @@ use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
 use super::{Fatal, Shard};
-use crate::sequencer::{Answer, SESSION_CREDIT, Verdict};
-use std::collections::HashMap;
+use crate::sequencer::{Answer, BySession, SESSION_CREDIT, Verdict, by_session};
 use std::net::SocketAddrV4;
 use synod_paxos::{Input, Role};
 use synod_ring::{Io, RxBuf};
@@ -61,7 +60,7 @@ enum Outcome {
 /// The leader's view of its clients, and its open batch.
 #[derive(Debug)]
 pub(super) struct Admission {
-    sessions: HashMap<u128, Admitted>,
+    sessions: BySession<Admitted>,
     /// (client, order, what): sorted by client before they are told, each client's in order.
     outcomes: Vec<(u128, u32, Outcome)>,
     answers: Vec<(Answer, Option<u32>)>,
@@ -82,7 +81,7 @@ struct OpenBatch {
 impl Admission {
     pub(super) fn new() -> Admission {
         Admission {
-            sessions: HashMap::with_capacity(MAX_ADMITTED + 1),
+            sessions: by_session(MAX_ADMITTED + 1),
             outcomes: Vec::with_capacity(1024),
             answers: Vec::with_capacity(128),
             receipts: Vec::with_capacity(1024),

@@ -272,11 +272,8 @@ pub const fn frame_bytes(payload_bytes: usize) -> usize {
     aligned(HEADER_BYTES + payload_bytes)
 }
 
-/// CRC-32C (Castagnoli), as iSCSI and ext4 use it.
 #[cfg(feature = "checksum")]
-pub fn checksum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
-}
+pub use crate::crc::checksum;
 
 /// Writes `header` for a payload with this length and checksum into the first 64 bytes of `out`.
 ///

@@ -381,6 +381,11 @@ impl Core {
         self.window.len()
     }
 
+    /// Whether the session is open and all that was offered is answered: nothing that comes from the members is awaited.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_open() && self.window.first_unacked() == self.window.end()
+    }
+
     /// The client sequence that the next entry offered gets.
     pub fn next_client_seq(&self) -> u64 {
         self.window.end()

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Entries in flight, and entries of the shorter run.
-const LOADS: [(u32, u64); 2] = [(1, 2_000), (256, 20_480)];
+/// Entries in flight, entries of the shorter run, and whether under memory durability.
+const LOADS: [(u32, u64, bool); 3] = [(1, 2_000, false), (256, 20_480, false), (1, 2_000, true)];
 
 /// What is counted: a function of the simulator, and who it stands for. There are two followers.
 const ROLES: [(&str, &str, f64); 2] = [("leader_turn", "leader", 1.0), ("follower_turn", "follower", 2.0)];
@@ -21,13 +21,14 @@ const TUNABLES: &str = "glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x
 pub(super) fn count(simulator: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let dir = tempfile::tempdir().context("cannot make a directory for callgrind")?;
     let mut found = BTreeMap::new();
-    for (outstanding, entries) in LOADS {
-        let short = one_run(simulator, dir.path(), outstanding, entries)?;
-        let long = one_run(simulator, dir.path(), outstanding, 2 * entries)?;
+    for (outstanding, entries, memory) in LOADS {
+        let short = one_run(simulator, dir.path(), outstanding, entries, memory)?;
+        let long = one_run(simulator, dir.path(), outstanding, 2 * entries, memory)?;
+        let durability = if memory { ", memory" } else { "" };
         for (function, role, processes) in ROLES {
             let more = long[function].checked_sub(short[function]).context("more entries took fewer instructions")?;
             let each = more as f64 / entries as f64 / processes;
-            found.insert(format!("{role}, {outstanding} outstanding"), (each * 10.0).round() / 10.0);
+            found.insert(format!("{role}, {outstanding} outstanding{durability}"), (each * 10.0).round() / 10.0);
         }
     }
     Ok(found)
@@ -39,12 +40,13 @@ fn one_run(
     dir: &Path,
     outstanding: u32,
     entries: u64,
+    memory: bool,
 ) -> anyhow::Result<BTreeMap<&'static str, u64>> {
     let out = dir.join("callgrind.out");
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--quiet"]).arg(format!("--callgrind-out-file={}", out.display()));
     valgrind.arg(simulator).args(["drive", "--outstanding", &outstanding.to_string(), "--entries"]);
-    valgrind.arg(entries.to_string()).env("GLIBC_TUNABLES", TUNABLES);
+    valgrind.arg(entries.to_string()).args(memory.then_some("--memory")).env("GLIBC_TUNABLES", TUNABLES);
     let ran = valgrind.output().context("cannot run valgrind; Debian's package is called valgrind")?;
     ensure!(ran.status.success(), "valgrind failed ({}): {}", ran.status, String::from_utf8_lossy(&ran.stderr));
     let mut annotate = Command::new("callgrind_annotate");
