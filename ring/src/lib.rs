@@ -30,7 +30,7 @@ mod wait;
 mod wake;
 
 pub use arena::{Arena, Loan, Slice};
-pub use file::{BlockFile, Reading, View};
+pub use file::{BlockFile, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]

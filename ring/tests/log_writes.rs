@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Instant;
-use synod_ring::{BlockFile, Event, FileSlot, Io, LogThread, LogWriter, Reading, Settings, View, WRITES_MAX};
+use synod_ring::{BlockFile, Event, FileSlot, Io, LogThread, LogWriter, Settings, View, WRITES_MAX};
 use tempfile::{NamedTempFile, TempDir};
 
 const BLOCK: usize = 4096;
@@ -282,11 +282,11 @@ impl BlockFile for Trap {
     fn sync(&self) -> io::Result<()> {
         self.0.sync()
     }
-    fn view(&self, offset: u64, bytes: usize, reading: Reading) -> io::Result<View> {
-        self.0.view(offset, bytes, reading)
+    fn view(&self, offset: u64, bytes: usize) -> io::Result<View> {
+        self.0.view(offset, bytes)
     }
-    fn expect(&self, reading: Reading) -> io::Result<()> {
-        self.0.expect(reading)
+    fn never_read_ahead(&self) -> io::Result<()> {
+        self.0.never_read_ahead()
     }
     fn forget(&self) -> io::Result<()> {
         self.0.forget()

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use synod_ring::{BlockFile, Reading, View};
+use synod_ring::{BlockFile, View};
 use synod_wal::{Dir, Directory, Lock, Opening};
 
 /// Files whose memory is kept for the next of the same size.
@@ -382,7 +382,7 @@ impl BlockFile for MemoryFile {
         self.medium.operation()
     }
 
-    fn view(&self, offset: u64, bytes: usize, _: Reading) -> io::Result<View> {
+    fn view(&self, offset: u64, bytes: usize) -> io::Result<View> {
         self.medium.alive()?;
         let contents = lock(&self.contents);
         let range = contents.range(offset, bytes)?;
@@ -396,7 +396,7 @@ impl BlockFile for MemoryFile {
         Ok(View::shared(contents.bytes.clone(), range, unreadable).with_zeros(zeros))
     }
 
-    fn expect(&self, _: Reading) -> io::Result<()> {
+    fn never_read_ahead(&self) -> io::Result<()> {
         Ok(())
     }
 
@@ -422,7 +422,7 @@ mod tests {
         let file = MemoryFile::default();
         file.allocate(8_192).unwrap();
         file.write_at(&[7; 512], 4_096).unwrap();
-        let view = file.view(4_096, 4_096, Reading::Whole).unwrap();
+        let view = file.view(4_096, 4_096).unwrap();
         file.zero(0, 8_192).unwrap();
         assert_eq!(view.get(0..512), Some(&[7; 512][..]));
         let mut now = [1; 512];
@@ -439,7 +439,7 @@ mod tests {
         drop(file);
         let file = MemoryFile::default();
         file.allocate(4_096).unwrap();
-        let view = file.view(0, 4_096, Reading::Whole).unwrap();
+        let view = file.view(0, 4_096).unwrap();
         assert_eq!(view.get(0..4_096), Some(&[0; 4_096][..]));
     }
 
@@ -452,7 +452,7 @@ mod tests {
         let mut bytes = [0; 512];
         assert_eq!(file.read_at(&mut bytes, 8_000).unwrap_err().raw_os_error(), Some(EIO));
         file.read_at(&mut bytes, 8_192).unwrap();
-        let view = file.view(4_096, 8_192, Reading::Whole).unwrap();
+        let view = file.view(4_096, 8_192).unwrap();
         assert_eq!((view.get(0..1), view.get(4_096..4_097)), (None, Some(&[0][..])));
         file.write_at(&[1; 4_096], 4_096).unwrap();
         file.read_at(&mut bytes, 8_000 - 512).unwrap();

@@ -12,7 +12,7 @@ use crate::{
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use synod_ring::{Arena, BlockFile, Reading};
+use synod_ring::{Arena, BlockFile};
 use synod_wire::frame::{self, FrameError, HEADER_BYTES, Header, Kind};
 use synod_wire::record::SegmentHeader;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
@@ -187,12 +187,10 @@ pub(crate) struct Segments {
     pub(crate) files: Vec<SegmentFile>,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
-    /// Whether a process may be appending: then nothing at or above the durable position is to be touched.
-    pub(crate) live: bool,
 }
 
 impl Segments {
-    /// Opens the segments in `dir` and checks that they belong together.
+    /// Opens the segments in `dir` and checks that they belong together. `live`: a process may be appending.
     pub(crate) fn open(dir: &Dir, live: bool) -> Result<Segments, LogError> {
         let mut files = Vec::new();
         let mut first: Option<(Geometry, Identity)> = None;
@@ -204,7 +202,7 @@ impl Segments {
             let (path, file) = (dir.path().join(&name), open_read(dir, &name)?);
             if live {
                 // Reading the header must not read ahead into what the log is about to write directly.
-                file.expect(Reading::Pieces).map_err(LogError::file("fadvise", &path))?;
+                file.never_read_ahead().map_err(LogError::file("fadvise", &path))?;
             }
             let header = read_header(&*file, &path)?;
             if let Some((frame_header, body)) = &header {
@@ -224,7 +222,7 @@ impl Segments {
                 return mismatch(&segment.path, "bytes", bytes, geometry.segment_bytes, mend);
             }
         }
-        Ok(Segments { dir: dir.clone(), files, geometry, identity, live })
+        Ok(Segments { dir: dir.clone(), files, geometry, identity })
     }
 
     /// Checks that the log is the expected one.
@@ -272,7 +270,7 @@ impl Segments {
     /// Maps from `start` (a page boundary) to the end of its stride, or to `to`. The segment must exist.
     pub(crate) fn window(&self, start: u64, to: u64) -> Result<Window, LogError> {
         let segment = self.file_at(start);
-        Window::open(&self.geometry, &*segment.file, &segment.path, start, to, self.live)
+        Window::open(&self.geometry, &*segment.file, &segment.path, start, to)
     }
 }
 

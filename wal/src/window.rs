@@ -4,7 +4,7 @@
 use crate::layout::Geometry;
 use crate::{Identity, LogError};
 use std::path::Path;
-use synod_ring::{BlockFile, Reading, View};
+use synod_ring::{BlockFile, View};
 use synod_wire::frame::{self, Frame, FrameError, HEADER_BYTES, Header};
 
 /// Pages are the unit of what can be unreadable.
@@ -40,15 +40,13 @@ impl Window {
         path: &Path,
         start: u64,
         to: u64,
-        live: bool,
     ) -> Result<Window, LogError> {
         assert!(start.is_multiple_of(PAGE_BYTES));
         let file_bytes = file.len_bytes().map_err(LogError::file("stat", path))?;
         let (offset, stride_end) = (geometry.offset(start), geometry.stride_end(start));
         let end = stride_end.min(to).min(start - offset + file_bytes);
         let bytes = end.saturating_sub(start) as usize;
-        let reading = if live { Reading::Pieces } else { Reading::Whole };
-        let view = file.view(offset, bytes, reading).map_err(LogError::file("map", path))?;
+        let view = file.view(offset, bytes).map_err(LogError::file("map", path))?;
         Ok(Window { view, start, stride_end })
     }
 

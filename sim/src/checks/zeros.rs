@@ -5,14 +5,14 @@
 //! there are only zeros before", on which recovery relies to tell a torn flush from damage; and FAULTS 10, 11 and 30, bug 10.
 
 use super::{Checked, violated};
-use synod_ring::{BlockFile, Reading};
+use synod_ring::BlockFile;
 
 const PROPERTY: &str = "the log writes over zeros only";
 
 /// A node is about to write `bytes` of its log at `offset` of a segment.
 pub(crate) fn overwritten(node: usize, segment: &dyn BlockFile, offset: u64, bytes: usize) -> Checked {
     let place = format_args!("n{node} writes {bytes} bytes at {offset} of a segment");
-    let view = match segment.view(offset, bytes, Reading::Whole) {
+    let view = match segment.view(offset, bytes) {
         Ok(view) => view,
         Err(error) => return violated(PROPERTY, format!("{place}, where nothing can be read: {error}")),
     };
