@@ -57,6 +57,9 @@ fn bad_for_clients(cluster: &Cluster) -> Vec<Bad> {
     all.push(("a run that is no run", append(&[0xff; 40]), Counter::DroppedTruncated));
     all.push(("a run that miscounts its entries", append(&miscounted), Counter::DroppedBody));
     all.push(("a read without a body", frame(&header(Kind::Read, id, GROUP, NODE), &[]), Counter::DroppedBody));
+    let evidence = |body: &[u8]| frame(&header(Kind::Evidence, id, GROUP, NODE), body);
+    all.push(("evidence of nothing", evidence(&[0; 24]), Counter::DroppedBody));
+    all.push(("evidence of a slot and a sequence", evidence(&[1; 24]), Counter::DroppedBody));
     all.push(("more than a buffer holds", append(&vec![7; 9_000]), Counter::DroppedOversize));
     all
 }

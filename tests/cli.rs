@@ -93,6 +93,12 @@ fn wrong_usage_has_its_own_exit_code() {
     run(USAGE, &["read", "--config", &file]);
     run(USAGE, &["read", "--config", &file, "--from", "0"]);
     run(USAGE, &["append", "--config", &file, "-o", "json"]);
+    run(USAGE, &["evidence", "--config", &file]);
+    run(USAGE, &["evidence", "--sequence", "1"]);
+    run(USAGE, &["evidence", "--config", &file, "--sequence", "0"]);
+    run(USAGE, &["evidence", "--config", &file, "--sequence", "1", "--slot", "1"]);
+    run(USAGE, &["evidence", "--config", &file, "--dir", "/", "--slot", "1"]);
+    run(USAGE, &["evidence", "--config", &file, "--group", "1", "--slot", "1"]);
     let (_, err) = run(USAGE, &["start", "--config", &file, "--node", "7"]);
     assert!(err.contains("node 7 is not in the configuration, which has 0, 1, 2"), "{err}");
     let (_, err) = run(USAGE, &["check-tail", "--config", &file, "--group", "1"]);
@@ -112,6 +118,8 @@ fn without_nodes_nothing_is_available() {
     let (out, _) = run(UNAVAILABLE, &["status", "--config", &file, "--timeout-ms", "100", "-o", "json"]);
     let rows: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(rows.as_array().unwrap().len() == 3 && rows[0]["reachable"] == false, "{out}");
+    let (out, err) = run(UNAVAILABLE, &["evidence", "--config", &file, "--sequence", "1", "--timeout-ms", "100"]);
+    assert!(out.is_empty() && err.contains("3 members"), "{out}{err}");
     let input = dir.path().join("input");
     std::fs::write(&input, "a line\n").unwrap();
     let input = input.to_str().unwrap();

@@ -169,6 +169,105 @@ fn evidence_needs_a_quorum_of_members() {
     }
 }
 
+/// Three logs of one slot, each written by its closure.
+fn three(write: [&dyn Fn(&mut LogWriter); 3]) -> (tempfile::TempDir, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dirs = Vec::new();
+    for (node, write) in write.into_iter().enumerate() {
+        let node_dir = dir.path().join(format!("node-{node}"));
+        let mut log = LogWriter::new(&node_dir, node as u8);
+        write(&mut log);
+        log.flush();
+        dirs.push(node_dir);
+    }
+    (dir, dirs)
+}
+
+fn votes(log: &mut LogWriter, rounds: &[u64]) {
+    for round in rounds {
+        log.promise(ballot(*round));
+        log.accept(1, ballot(*round), &value(1));
+    }
+}
+
+fn one_evidence_problem(dirs: &[PathBuf], what: &str) {
+    let found = report(dirs);
+    let problems = of(&found, Fault::Evidence);
+    let told = problems[0].node == 0 && problems[0].slot == Some(1) && problems[0].what.contains(what);
+    assert!(problems.len() == 1 && told && found.problems_count == 1, "{found}");
+}
+
+#[test]
+fn an_acceptor_named_for_a_ballot_in_which_it_did_not_vote_is_found() {
+    let (_dir, dirs) = three([
+        &|log| {
+            votes(log, &[1]);
+            log.chosen(1, 1, ballot(1), &[0, 1]);
+        },
+        // It holds the value, but accepted it later.
+        &|log| votes(log, &[2]),
+        &|log| votes(log, &[1]),
+    ]);
+    one_evidence_problem(&dirs, "names node 1 as an acceptor in ballot 1.0, in which it did not accept it");
+    // Without node 2's log nobody can know what node 1 was told.
+    assert!(report(&dirs[..2]).ok);
+}
+
+#[test]
+fn an_acceptor_may_be_named_for_what_was_chosen_before_or_what_it_learnt_or_accepted_once_more() {
+    let (_dir, dirs) = three([
+        &|log| {
+            votes(log, &[1, 2, 3]);
+            log.chosen(1, 1, ballot(2), &[0, 1, 2]);
+        },
+        // Chosen in ballot 1 by itself and node 0.
+        &|log| votes(log, &[1]),
+        &|log| votes(log, &[2, 3]),
+    ]);
+    let found = report(&dirs);
+    assert!(found.ok, "{found}");
+    let (_dir, dirs) = three([
+        &|log| {
+            votes(log, &[2]);
+            log.chosen(1, 1, ballot(2), &[0, 1]);
+        },
+        &|log| {
+            log.record(Kind::Learnt, synod_wire::Slot(1), ballot(1), &value(1));
+        },
+        &|_| {},
+    ]);
+    let found = report(&dirs);
+    assert!(found.ok, "{found}");
+}
+
+#[test]
+fn every_chosen_record_is_held_to_what_it_says() {
+    let (_dir, dirs) = three([
+        &|log| {
+            votes(log, &[1]);
+            log.chosen(1, 1, ballot(1), &[0, 1]);
+            log.chosen(1, 1, ballot(1), &[0, 2]);
+        },
+        &|log| votes(log, &[1]),
+        &|_| {},
+    ]);
+    one_evidence_problem(&dirs, "names node 2 as an acceptor, whose log does not hold the value");
+}
+
+#[test]
+fn a_ballot_that_chose_is_a_members_and_was_promised() {
+    let stranger = synod_wire::Ballot { round: 4, node: synod_wire::NodeId(9) };
+    for (chosen_in, what) in [(ballot(6), "no more than 5.0 is promised"), (stranger, "no member of epoch 1")] {
+        let (found, place) = one_log(|log| {
+            log.accept(1, ballot(5), &value(1));
+            log.chosen(1, 1, chosen_in, &[0, 1])
+        });
+        let problems = of(&found, Fault::Evidence);
+        let there = problems.iter().any(|problem| problem.pos == Some(place.pos) && problem.what.contains(what));
+        assert!(there, "{found}");
+    }
+}
+
 #[test]
 fn payloads_that_their_kind_does_not_allow_are_malformed() {
     for kind in [Kind::Chosen, Kind::Founded, Kind::PeerMarks, Kind::Accept] {

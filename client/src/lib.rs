@@ -7,7 +7,7 @@
 //! * **Drivers.** [`Client`] and [`Reader`] put a UDP socket and a monotonic clock around a core. They have one thread:
 //!   the caller's.
 //! * **A blocking façade.** [`Appender`] waits for acknowledgements and turns events into results; [`status`] and
-//!   [`check_tail`] are single questions.
+//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot.
 //!
 //! # What a caller may rely on
 //!
@@ -20,6 +20,7 @@
 mod appender;
 mod client;
 mod error;
+mod evidence;
 mod options;
 mod query;
 mod read;
@@ -41,6 +42,9 @@ mod testing;
 pub use appender::{Ack, Appender};
 pub use client::Client;
 pub use error::{ClientError, Unavailable};
+pub use evidence::{
+    ChosenBy, Evidence, EvidenceOf, Held, HeldValue, MemberAnswer, NodeEvidence, Told, agree, disagreements, evidence,
+};
 pub use options::{Options, OptionsError, ReadOptions};
 pub use query::{StageTimes, Status, Tail, TailSource, check_tail, status};
 pub use read::{EntryRef, ReadCore, ReadCounters};

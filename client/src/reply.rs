@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::client::{
     AckHeader, AckRun, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody, StageRow, StatusBody,
 };
+use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
@@ -18,6 +19,7 @@ pub(crate) enum Reply<'a> {
     SessionOpened(SessionBody),
     Read(ReadReplyBody, ReadEntries<'a>),
     Status(StatusBody, &'a [U64], &'a [StageRow]),
+    Evidence(EvidenceReplyBody),
 }
 
 /// A refusal with its fields checked.
@@ -108,6 +110,7 @@ impl<'a> Reply<'a> {
                 nothing_left(rest)?;
                 Ok(Reply::Status(body, counters, stages))
             }
+            Kind::EvidenceReply => Ok(Reply::Evidence(EvidenceReplyBody::parse(payload)?)),
             other => Err(FrameError::Kind(other as u8)),
         }
     }

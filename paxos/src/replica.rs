@@ -9,7 +9,7 @@ use crate::window::{Accepted, Window};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
 
 /// How often an election time-out is doubled at most.
 const MOST_BACK_OFF: u32 = 3;
@@ -388,6 +388,16 @@ impl Replica {
     /// Why it halted, if it did.
     pub fn halted(&self) -> Option<Halt> {
         self.halted
+    }
+
+    /// The voting members.
+    pub fn members(&self) -> &[NodeId] {
+        &self.settings.members
+    }
+
+    /// How many must answer.
+    pub fn quorums(&self) -> Quorums {
+        self.settings.quorums
     }
 
     /// Slots that a leader may have open.

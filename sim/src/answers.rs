@@ -1,7 +1,7 @@
 //! What nodes answer clients, datagram by datagram, for the checkers: a client's core passes on less than it hears, and an
 //! acknowledgement only in its turn, when another node than the one that sent it may have been heard since. And the
 //! questions that `check_tail` of the client library asks, put as it puts them: how far does the log of each member
-//! reach, and how does it fare? Used by the engine.
+//! reach, and how does it fare? And the one that `evidence` asks: who chose this? Used by the engine.
 
 use crate::checks::{Checked, Violation, violated};
 use crate::client::{Outgoing, request_header};
@@ -9,6 +9,7 @@ use crate::load::Client;
 use crate::node::node_address;
 use crate::sim::Sim;
 use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
+use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody};
 use synod_wire::frame::{Frame, Frames, Kind, frame_bytes, parse_header, write_frame};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -83,7 +84,7 @@ fn acked_places(payload: &[u8]) -> Option<Vec<u64>> {
 /// A request of a client that reads: its number.
 pub(crate) fn request_id(datagram: &[u8]) -> Option<u64> {
     let (header, ..) = parse_header(datagram).ok()?;
-    matches!(header.kind, Kind::Read | Kind::Status).then_some(header.slot.0)
+    matches!(header.kind, Kind::Read | Kind::Status | Kind::Evidence).then_some(header.slot.0)
 }
 
 /// The two questions for a tail, under these numbers.
@@ -98,7 +99,14 @@ pub(crate) fn questions(node: usize, status_id: u64, read_id: u64) -> [Outgoing;
     [question(node, Kind::Status, status_id, &[]), question(node, Kind::Read, read_id, body.as_bytes())]
 }
 
+/// The question who chose a slot: by its number, or by a sequence; the other is 0.
+pub(crate) fn evidence_question(node: usize, request_id: u64, sequence: u64, slot: u64) -> Outgoing {
+    let request = EvidenceBody { request_id: U64::new(request_id), sequence: U64::new(sequence), slot: U64::new(slot) };
+    question(node, Kind::Evidence, request_id, request.as_bytes())
+}
+
 fn question(node: usize, kind: Kind, request_id: u64, body: &[u8]) -> Outgoing {
+    const _: () = assert!(size_of::<EvidenceBody>() <= size_of::<ReadBody>());
     let mut out = [0; frame_bytes(size_of::<ReadBody>())];
     let bytes = write_frame(&mut out, &request_header(kind, request_id), body);
     (node_address(node), out[..bytes].into())
@@ -121,6 +129,10 @@ impl Sim {
                 let body = StatusBody::read_from_prefix(frame.payload).ok();
                 body.map(|(body, _)| Answer::new(body.request_id.get(), body.tail.get()))
             }
+            Kind::EvidenceReply => match EvidenceReplyBody::parse(frame.payload) {
+                Ok(body) => return self.heard_evidence(client, node, &body),
+                Err(_) => None,
+            },
             Kind::Appended => match acked_places(frame.payload) {
                 Some(places) => return self.heard_acks(client, node, &places),
                 None => None,
@@ -158,6 +170,30 @@ impl Sim {
         self.checks.acked.order.shown(answer.tail.max(last), self.now_ns);
         self.checks.linear.shown(node, answer, asked_ns, self.now_ns);
         Ok(())
+    }
+
+    fn heard_evidence(&mut self, client: usize, node: usize, body: &EvidenceReplyBody) -> Checked {
+        self.heard(client, node, &Answer::new(body.request_id.get(), body.tail.get()))?;
+        if self.checks.evidence.heard(&self.checks.one_value, (client, node), body)? {
+            self.coverage.mark("a client was told who chose a slot");
+        }
+        Ok(())
+    }
+
+    /// A reader asks every member who chose the slot of an entry.
+    pub(crate) fn ask_evidence(&mut self, client: usize, sequence: u64, by_slot: bool) {
+        let Some(entry) = self.checks.sessions.entries().get(sequence as usize - 1) else { return };
+        let slot = entry.slot;
+        let mut out = Vec::new();
+        if let Client::Reader(reader) = &mut self.clients[client] {
+            for node in 0..self.plan.nodes {
+                let id = reader.next_id();
+                self.checks.evidence.asked(client, id, slot);
+                let (sequence, slot) = if by_slot { (0, slot.0) } else { (sequence, 0) };
+                out.push(evidence_question(node, id, sequence, slot));
+            }
+        }
+        self.send_all(client, &mut out);
     }
 
     /// A reader asks every member how far its log reaches.

@@ -245,11 +245,16 @@ impl Reader {
         }
     }
 
+    /// The number of the next question of its own.
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.next_question += 1;
+        self.next_question - 1
+    }
+
     /// Asks a node how far its log reaches, in both ways there are.
     pub(crate) fn ask_tail(&mut self, node: usize) -> [Outgoing; 2] {
-        let id = self.next_question;
-        self.next_question += 2;
-        questions(node, id, id + 1)
+        let (status_id, read_id) = (self.next_id(), self.next_id());
+        questions(node, status_id, read_id)
     }
 
     /// Whether it has all that it wanted, as far as it exists.

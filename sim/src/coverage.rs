@@ -112,10 +112,12 @@ const TOO_DAMAGED: &str = "takes damage of the founding record with nothing behi
 const MARKS: &[(&str, Option<&str>)] = &[
     ("a bunch of completions took more than one turn", None),
     ("a client was told that its session is gone", None),
+    ("a client was told who chose a slot", None),
     ("a crash left a whole trailer over a torn record", None),
     ("a failed write ended the shard", None),
     ("a healed core was asked to commit", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
+    ("a look for evidence fails", None),
     ("a member came back more than a window behind", None),
     (
         "a node that forgot what it vouched for was refused",
@@ -133,6 +135,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a segment is prepared", None),
     ("a shard asked to be recovered anew", None),
     ("catch-up is served from disk", None),
+    ("evidence is looked up on disk", None),
     ("killed inside format", None),
     ("killed inside recovery", None),
     ("killed right after recovery", None),

@@ -104,6 +104,7 @@ pub const MUTANTS: &[Mutant] = &[
     rule("reopened_session_forgets", "opening a session again forgets what it committed"),
     rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
+    rule("evidence_names_all", "evidence names all members instead of those that voted"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
 ];
 

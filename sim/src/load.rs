@@ -165,6 +165,14 @@ impl Sim {
         if self.client_rng.percent(15) {
             self.ask_tails(client);
         }
+        if tail > 0 && self.client_rng.percent(15) {
+            // The last are asked for as well, which not every node has applied or written yet.
+            let first = if self.client_rng.percent(20) { 1 } else { tail.saturating_sub(RECENT_ENTRIES).max(1) };
+            let last = self.client_rng.percent(30);
+            let sequence = if last { tail } else { self.client_rng.between(first, tail) };
+            let by_slot = self.client_rng.percent(40);
+            self.ask_evidence(client, sequence, by_slot);
+        }
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
             let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };

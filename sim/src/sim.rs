@@ -663,11 +663,15 @@ impl Sim {
             Job::CatchUp { to, .. } if fails => {
                 ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) })
             }
+            Job::Evidence { request, .. } if fails => {
+                ("a look for evidence fails", Done::Evidence(request, Err(unreadable())))
+            }
             job => {
                 let name = match job {
                     Job::PrepareSegment(_) => "a segment is prepared",
                     Job::Read(..) => "a read is served from disk",
                     Job::CatchUp { .. } => "catch-up is served from disk",
+                    Job::Evidence { .. } => "evidence is looked up on disk",
                 };
                 let Some(done) = self.perform(node, job)? else { return Ok(()) };
                 (name, done)

@@ -7,6 +7,7 @@ pub mod output;
 mod append;
 mod config;
 mod demo;
+mod evidence;
 mod inspect;
 mod node;
 mod read;
@@ -53,6 +54,8 @@ enum Command {
     CheckTail(CheckTailArgs),
     /// Show every node and group
     Status(StatusArgs),
+    /// Show who chose a slot, as each node's log has it, and whether they agree
+    Evidence(EvidenceArgs),
     /// Look into a log, offline
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -193,6 +196,38 @@ struct StatusArgs {
     output: Style,
 }
 
+#[derive(Debug, Args)]
+struct EvidenceArgs {
+    /// The configuration file: asks the running nodes.
+    #[arg(long, value_name = "F", required_unless_present = "dirs", conflicts_with = "dirs")]
+    config: Option<PathBuf>,
+    /// Nodes' directories, or those of a group's logs: reads the logs of nodes that do not run.
+    #[arg(long = "dir", value_name = "DIR", num_args = 1..)]
+    dirs: Vec<PathBuf>,
+    /// The group.
+    #[arg(long, value_name = "G", default_value_t = 0)]
+    group: u8,
+    #[command(flatten)]
+    of: EvidenceOfArgs,
+    /// How long to wait for the nodes' answers.
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct EvidenceOfArgs {
+    /// The slot in which this sequence was given.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    sequence: Option<u64>,
+    /// This slot.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    slot: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 enum InspectCommand {
     /// Print the records of a group's log
@@ -249,6 +284,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Tail(args) => read::tail(&args),
         Command::CheckTail(args) => status::check_tail(&args),
         Command::Status(args) => status::status(&args),
+        Command::Evidence(args) => evidence::evidence(&args),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),
         Command::Verify(args) => verify::verify(&args),
         Command::Demo(args) => demo::demo(&args),

@@ -5,6 +5,7 @@
 //! the session's credit cannot take is refused with BUSY.
 
 use super::drain::Drain;
+use super::evidence::EvidenceRequest;
 use super::jobs::{Done, Job};
 use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
@@ -17,6 +18,7 @@ use synod_paxos::{Input, Role};
 use synod_ring::{Io, RxBuf};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
 use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
+use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
 use synod_wire::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -189,6 +191,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Kind::Read => match ReadBody::read_from_bytes(frame.payload) {
                 Ok(body) => self.on_read(ReadRequest { to: from, body }),
                 Err(_) => return Ok(Err(FrameError::Body.into())),
+            },
+            Kind::Evidence => match EvidenceBody::parse(frame.payload) {
+                Ok(body) => self.on_evidence(EvidenceRequest { to: from, body }),
+                Err(error) => return Ok(Err(error.into())),
             },
             Kind::Status => self.send_status(from, request_id),
             other => return Ok(Err(FrameError::Kind(other as u8).into())),

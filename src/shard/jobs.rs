@@ -1,5 +1,6 @@
 //! What a shard asks of the housekeeping thread, and how that thread does it: prepare the next segment, read old log.
 
+use super::evidence::{self, EvidenceRequest, SlotRecords};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
 use std::collections::BTreeMap;
@@ -34,6 +35,15 @@ pub enum Job {
         /// Where they lie.
         range: LogRange,
     },
+    /// Look up who chose a slot.
+    Evidence {
+        /// What is asked.
+        request: EvidenceRequest,
+        /// Where the slot's value lies.
+        range: LogRange,
+        /// The durable position: its evidence lies below.
+        upto_pos: u64,
+    },
 }
 
 /// A stretch of the log with what is needed to number its entries.
@@ -65,6 +75,8 @@ pub enum Done {
         /// The values.
         values: Result<Vec<(Header, Vec<u8>)>, LogError>,
     },
+    /// What the log has of a slot; none: its value cannot be read.
+    Evidence(EvidenceRequest, Result<Option<SlotRecords>, LogError>),
 }
 
 /// Who carries out the jobs of one group: the state of its housekeeping thread.
@@ -81,35 +93,44 @@ impl Housekeeper {
         match job {
             Job::PrepareSegment(spec) => Done::Segment(spec.prepare()),
             Job::Read(request, range) => {
-                let datagrams = self.records(&range).map(|found| entries(&request, &range, &found));
-                Done::Read(request, datagrams)
+                let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
+                Done::Read(request, found.map(|found| entries(&request, &range, &found)))
             }
             Job::CatchUp { to, first, last, range } => {
-                let values = self.records(&range).map(|found| {
+                let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
+                let values = found.map(|found| {
                     let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
                     wanted.map(|(_, record)| record).collect()
                 });
                 Done::CatchUp { to, values }
             }
+            Job::Evidence { request, range, upto_pos } => {
+                let look = |reader: &mut LogReader| evidence::look_up(reader, &request, &range, upto_pos);
+                Done::Evidence(request, self.with_reader(&range.dir, look))
+            }
         }
     }
 
-    fn records(&mut self, range: &LogRange) -> Result<Records, LogError> {
+    fn with_reader<T>(
+        &mut self,
+        dir: &Dir,
+        read: impl FnOnce(&mut LogReader) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
-            None => LogReader::open(&range.dir)?,
+            None => LogReader::open(dir)?,
         };
-        let found = records(&mut reader, range)?;
+        let found = read(&mut reader)?;
         self.reader = Some(reader);
         Ok(found)
     }
 }
 
 /// Values with the headers of their records.
-type Records = BTreeMap<Slot, (Header, Vec<u8>)>;
+pub(super) type Records = BTreeMap<Slot, (Header, Vec<u8>)>;
 
 /// The last record of each slot in the range: the one that was applied.
-fn records(reader: &mut LogReader, range: &LogRange) -> Result<Records, LogError> {
+pub(super) fn value_records(reader: &mut LogReader, range: &LogRange) -> Result<Records, LogError> {
     let mut found = BTreeMap::new();
     for block in &range.blocks {
         let wanted = block.first_slot..=block.last_slot;

@@ -12,6 +12,7 @@
 //! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
 //! | `reads.rs` | reads, catch-up, housekeeping's answers |
+//! | `evidence.rs` | who chose a slot |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -23,6 +24,7 @@ mod clients;
 mod codec;
 mod drain;
 mod durability;
+mod evidence;
 mod histogram;
 pub mod jobs;
 mod outbox;
@@ -34,6 +36,7 @@ mod slots;
 mod stages;
 mod status;
 
+pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use outbox::OUTBOX_BYTES;
 pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
@@ -49,6 +52,7 @@ use crate::shard::slots::Slots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use durability::Word;
+use evidence::RecentChosen;
 use jobs::{Done, Job};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -185,6 +189,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     epoch: Epoch,
     started_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
+    recent_chosen: RecentChosen,
     recover_again: bool,
     /// Something waits for a record that no flush covers yet. Evidence of what is chosen is awaited by no one: it rides
     /// with the next record that is, or goes to disk when the log has been idle for a while.
@@ -215,6 +220,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             epoch,
             started_ns: now_ns,
             last_commit_record: None,
+            recent_chosen: RecentChosen::new(),
             recover_again: false,
             log_awaited: false,
             idle_mark_at_ns: u64::MAX,

@@ -72,6 +72,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let bytes = codec::encode_ranges(&ranges, &mut payload);
                 let place = self.append(&Header { kind: Kind::Chosen, ..header }, &payload[..bytes]);
                 self.last_commit_record = Some(place);
+                self.recent_chosen.push(&ranges);
             }
             Record::Promised => {
                 self.append(&Header { kind: Kind::Promised, ..header }, &[]);

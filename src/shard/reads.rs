@@ -140,7 +140,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     /// Blocks of the index from `first` on, `count` of them at most, as far as they are durable.
-    fn range(&self, first: usize, count: usize) -> LogRange {
+    pub(super) fn range(&self, first: usize, count: usize) -> LogRange {
         // What is applied but not durable here yet is not on disk yet; it is young enough to be served from memory.
         let durable = self.log.durable_pos();
         let blocks = self.index.blocks(first, count).iter();
@@ -190,7 +190,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
     }
 
-    fn ask(&mut self, job: Job) -> bool {
+    pub(super) fn ask(&mut self, job: Job) -> bool {
         if self.jobs_out >= MAX_JOBS - 1 || self.io.request(job).is_err() {
             self.counters.add(Counter::HousekeepingFull, 1);
             return false;
@@ -232,6 +232,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Done::CatchUp { values: Err(error), .. } => {
                 self.jobs_out -= 1;
                 tracing::error!(group, %error, "a read of the log for a lagging member failed");
+            }
+            Done::Evidence(request, found) => {
+                self.jobs_out -= 1;
+                self.on_evidence_read(request, found);
             }
         }
         Ok(())

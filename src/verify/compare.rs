@@ -2,7 +2,7 @@
 //! each pass.
 
 use super::Files;
-use super::facts::{Facts, SlotFacts};
+use super::facts::{Claim, Facts, Fingerprint, SlotFacts};
 use super::log::LogFacts;
 use super::report::{Fault, Problems};
 use std::collections::BTreeMap;
@@ -81,8 +81,17 @@ fn counted(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
     }
 }
 
+/// What counts as chosen, and how much these logs can be held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The votes that choose a value; 0: unknown.
+    pub(super) quorum: usize,
+    /// Every member's log is here, whole: what none of them shows did not happen.
+    pub(super) complete: bool,
+}
+
 /// Compares one slot; tells what was chosen in it.
-pub(super) fn slot(sides: &[Side<'_>], slot: Slot, quorum: usize, problems: &mut Problems) -> Outcome {
+pub(super) fn slot(sides: &[Side<'_>], slot: Slot, terms: Terms, problems: &mut Problems) -> Outcome {
     let all: Vec<SlotFacts> = sides.iter().map(|side| side.facts.get(slot)).collect();
     for (side, facts) in sides.iter().zip(&all) {
         if facts.covered() && !facts.chosen() {
@@ -92,11 +101,11 @@ pub(super) fn slot(sides: &[Side<'_>], slot: Slot, quorum: usize, problems: &mut
         }
     }
     one_value_a_ballot(sides, slot, &all, problems);
-    let Some(holder) = all.iter().position(SlotFacts::chosen).or_else(|| voted_by_quorum(&all, quorum)) else {
+    let Some(holder) = all.iter().position(SlotFacts::chosen).or_else(|| voted_by_quorum(&all, terms.quorum)) else {
         return Outcome::Open;
     };
     agree(sides, slot, &all, holder, problems);
-    evidence(sides, slot, &all, holder, problems);
+    evidence(sides, slot, &all, (holder, terms), problems);
     Outcome::Chosen(holder)
 }
 
@@ -138,18 +147,55 @@ fn agree(sides: &[Side<'_>], slot: Slot, all: &[SlotFacts], holder: usize, probl
     }
 }
 
-/// Every acceptor that the evidence names, and whose undamaged log is here, holds the value.
-fn evidence(sides: &[Side<'_>], slot: Slot, all: &[SlotFacts], holder: usize, problems: &mut Problems) {
+/// Every acceptor that the evidence names, and whose undamaged log is here, holds the value, accepted in that ballot.
+fn evidence(
+    sides: &[Side<'_>],
+    slot: Slot,
+    all: &[SlotFacts],
+    (holder, terms): (usize, Terms),
+    problems: &mut Problems,
+) {
+    let value = all[holder].value;
     for (side, facts) in sides.iter().zip(all) {
-        for (acceptor, theirs) in sides.iter().zip(all) {
-            let node = acceptor.log.identity.node;
-            let named = facts.covered() && facts.acceptors.contains(node);
-            // What an acceptor vouched for in memory alone, its log need not have.
-            let whole = acceptor.log.damage.is_empty() && !acceptor.log.unsynced;
-            if named && whole && (!theirs.held() || theirs.value != all[holder].value) {
-                let what = format!("names node {node} as an acceptor, whose log does not hold the value");
-                side.add(problems, Fault::Evidence, slot, facts, what);
+        for claim in side.facts.claims(slot) {
+            let named =
+                sides.iter().zip(all).filter(|(acceptor, _)| claim.acceptors.contains(acceptor.log.identity.node));
+            for (acceptor, theirs) in named.filter(|(acceptor, _)| acceptor.log.is_whole()) {
+                let (node, ballot) = (acceptor.log.identity.node, Ballot::unpack(claim.ballot));
+                if !theirs.held() || theirs.value != value {
+                    let what = format!("names node {node} as an acceptor, whose log does not hold the value");
+                    side.add(problems, Fault::Evidence, slot, facts, what);
+                } else if terms.complete && !borne_out(sides, (acceptor, theirs), claim, value, terms.quorum) {
+                    let what =
+                        format!("names node {node} as an acceptor in ballot {ballot}, in which it did not accept it");
+                    side.add(problems, Fault::Evidence, slot, facts, what);
+                }
             }
         }
     }
+}
+
+/// Whether an acceptor that holds the value voted for it in the ballot that it is named for. It may also be named for a slot
+/// that it knew chosen: it learnt it, or it was chosen in a lower ballot. That knowledge need not be in its own log (nothing
+/// waits for evidence to be durable), so it is looked for in all of them.
+fn borne_out(
+    sides: &[Side<'_>],
+    (acceptor, theirs): (&Side<'_>, &SlotFacts),
+    claim: Claim,
+    value: Fingerprint,
+    quorum: usize,
+) -> bool {
+    let slot = claim.slot;
+    let voted = acceptor.facts.votes(slot).any(|vote| vote.ballot == claim.ballot && vote.value == value);
+    if voted || theirs.learnt() {
+        return true;
+    }
+    let told = |side: &Side<'_>| side.facts.claims(slot).any(|other| other.ballot > 0 && other.ballot < claim.ballot);
+    let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+    for vote in sides.iter().flat_map(|side| side.facts.votes(slot)) {
+        if vote.ballot < claim.ballot && vote.value == value {
+            *votes.entry(vote.ballot).or_default() += 1;
+        }
+    }
+    sides.iter().any(told) || votes.into_values().any(|count| count >= quorum)
 }

@@ -91,14 +91,22 @@ impl SlotFacts {
         self.settle();
     }
 
-    /// Takes a chosen record's word.
-    pub(super) fn cover(&mut self, ballot: Ballot, acceptors: NodeSet) {
-        if !self.is(COVERED) || (self.acceptors.is_empty() && !acceptors.is_empty()) {
+    /// Takes a chosen record's word. False: it names acceptors, and others are named already.
+    pub(super) fn cover(&mut self, ballot: Ballot, acceptors: NodeSet) -> bool {
+        let told = (self.chosen_ballot, self.acceptors) == (ballot.pack(), acceptors);
+        let takes = !self.is(COVERED) || (self.acceptors.is_empty() && !acceptors.is_empty());
+        if takes {
             self.chosen_ballot = ballot.pack();
             self.acceptors = acceptors;
         }
         self.flags |= COVERED;
         self.settle();
+        takes || told || acceptors.is_empty()
+    }
+
+    /// The value held was learnt from a peer.
+    pub(super) fn learnt(&self) -> bool {
+        self.is(HELD) && self.is(LEARNT)
     }
 
     /// What is held in the ballot that was chosen is chosen; so is what was accepted in a later one, which can be no
@@ -109,6 +117,28 @@ impl SlotFacts {
         }
     }
 }
+
+/// A vote that a later record of its slot replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vote {
+    pub(super) slot: Slot,
+    /// Packed.
+    pub(super) ballot: u64,
+    pub(super) value: Fingerprint,
+}
+
+/// What a chosen record says of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) slot: Slot,
+    /// Packed.
+    pub(super) ballot: u64,
+    pub(super) acceptors: NodeSet,
+}
+
+/// Replaced votes, and further claims, that are kept of one log and window: only slots that were open when a leader changed have
+/// any. Beyond that many, evidence that they might belie is not held against a log.
+const MAX_REPLACED: usize = 1 << 20;
 
 /// The slots looked at in this pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +170,56 @@ impl Window {
 pub(super) struct Facts {
     window: Window,
     slots: Vec<SlotFacts>,
+    /// In the order of the log, and sorted by slot at its end.
+    replaced: Vec<Vote>,
+    claims: Vec<Claim>,
 }
 
 impl Facts {
     pub(super) fn new(window: Window) -> Facts {
-        Facts { window, slots: Vec::new() }
+        Facts { window, slots: Vec::new(), replaced: Vec::new(), claims: Vec::new() }
+    }
+
+    /// A vote that the next record of its slot replaces.
+    pub(super) fn replace(&mut self, slot: Slot, facts: &SlotFacts) {
+        if self.replaced.len() < MAX_REPLACED {
+            self.replaced.push(Vote { slot, ballot: facts.ballot, value: facts.value });
+        }
+    }
+
+    /// A chosen record that names other acceptors than an earlier one.
+    pub(super) fn claim(&mut self, slot: Slot, ballot: Ballot, acceptors: NodeSet) {
+        if self.claims.len() < MAX_REPLACED {
+            self.claims.push(Claim { slot, ballot: ballot.pack(), acceptors });
+        }
+    }
+
+    /// The log has ended.
+    pub(super) fn sort(&mut self) {
+        self.replaced.sort_by_key(|vote| (vote.slot, vote.ballot));
+        self.claims.sort_by_key(|claim| claim.slot);
+    }
+
+    /// Whether there was more than can be kept.
+    pub(super) fn overflowed(&self) -> bool {
+        self.replaced.len() == MAX_REPLACED || self.claims.len() == MAX_REPLACED
+    }
+
+    /// Every vote of this log for a slot: those replaced, and the last.
+    pub(super) fn votes(&self, slot: Slot) -> impl Iterator<Item = Vote> + '_ {
+        let first = self.replaced.partition_point(|vote| vote.slot < slot);
+        let replaced = self.replaced[first..].iter().take_while(move |vote| vote.slot == slot).copied();
+        let facts = self.get(slot);
+        let last = facts.voted().then_some(Vote { slot, ballot: facts.ballot, value: facts.value });
+        replaced.chain(last)
+    }
+
+    /// Everything that this log's chosen records say of a slot's acceptors.
+    pub(super) fn claims(&self, slot: Slot) -> impl Iterator<Item = Claim> + '_ {
+        let facts = self.get(slot);
+        let named = facts.covered().then_some(Claim { slot, ballot: facts.chosen_ballot, acceptors: facts.acceptors });
+        let first = self.claims.partition_point(|claim| claim.slot < slot);
+        named.into_iter().chain(self.claims[first..].iter().take_while(move |claim| claim.slot == slot).copied())
     }
 
     /// What is known of a slot: nothing, if the log does not mention it.
@@ -189,7 +264,7 @@ mod tests {
         let mut facts = SlotFacts::default();
         facts.hold(value, ballot(1), false, PLACE, 1);
         assert!(facts.voted() && !facts.chosen());
-        facts.cover(ballot(2), NodeSet(3));
+        assert!(facts.cover(ballot(2), NodeSet(3)));
         assert!(facts.covered() && !facts.chosen(), "an older ballot's value is not the chosen one");
         facts.hold(value, ballot(2), false, PLACE, 3);
         assert!(facts.chosen());
@@ -204,8 +279,31 @@ mod tests {
         assert_eq!((one.first, one.last(), two.first), (Slot(1), Slot(8), Slot(9)));
         let mut facts = Facts::new(two);
         assert!(facts.entry(Slot(8)).is_none() && facts.entry(Slot(17)).is_none());
-        facts.entry(Slot(10)).unwrap().cover(ballot(1), NodeSet::EMPTY);
+        assert!(facts.entry(Slot(10)).unwrap().cover(ballot(1), NodeSet::EMPTY));
         assert!(facts.get(Slot(10)).covered() && !facts.get(Slot(9)).covered() && !facts.get(Slot(30)).covered());
         assert_eq!(facts.clip(Slot(5), Slot(10)).collect::<Vec<_>>(), [Slot(9), Slot(10)]);
+    }
+    #[test]
+    fn every_vote_and_every_claim_of_a_slot_is_kept() {
+        let (old, new) = (Fingerprint::of(b"old"), Fingerprint::of(b"new"));
+        let mut facts = Facts::new(Window::number(0, 8));
+        for (slot, value, round) in [(5, old, 1), (4, old, 1), (5, new, 2), (5, new, 3)] {
+            let before = facts.get(Slot(slot));
+            if before.voted() {
+                facts.replace(Slot(slot), &before);
+            }
+            facts.entry(Slot(slot)).unwrap().hold(value, ballot(round), false, PLACE, 1);
+        }
+        for (slot, round, acceptors) in [(5, 2, 0), (5, 2, 3), (5, 2, 3), (4, 1, 3), (5, 3, 6)] {
+            if !facts.entry(Slot(slot)).unwrap().cover(ballot(round), NodeSet(acceptors)) {
+                facts.claim(Slot(slot), ballot(round), NodeSet(acceptors));
+            }
+        }
+        facts.sort();
+        let votes: Vec<_> = facts.votes(Slot(5)).map(|vote| (vote.ballot, vote.value)).collect();
+        assert_eq!(votes, [(ballot(1).pack(), old), (ballot(2).pack(), new), (ballot(3).pack(), new)]);
+        let claims: Vec<_> = facts.claims(Slot(5)).map(|claim| (claim.ballot, claim.acceptors)).collect();
+        assert_eq!(claims, [(ballot(2).pack(), NodeSet(3)), (ballot(3).pack(), NodeSet(6))]);
+        assert!(facts.votes(Slot(6)).next().is_none() && facts.claims(Slot(6)).next().is_none());
     }
 }

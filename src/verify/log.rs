@@ -78,6 +78,11 @@ impl LogFacts {
         self.damage.iter().filter(|damage| self.is_repaired(damage)).count() as u64
     }
 
+    /// Whether it has all that its node vouched for. What an acceptor vouched for in memory alone, its log need not have.
+    pub(super) fn is_whole(&self) -> bool {
+        self.damage.is_empty() && !self.unsynced
+    }
+
     /// Whether a record so far into the log can speak of `slot`: each slot up to the prefix has a record before it, and
     /// the window above the prefix is bounded. Keeps a wild slot number from costing a pass for every window below it.
     fn can_reach(&self, slot: Slot) -> bool {
@@ -229,6 +234,9 @@ impl<'a> Pass<'a> {
             let what = format!("another value in ballot {} stands at lsn {}", header.ballot, before.lsn);
             wrong(Fault::TwoValues, what);
         }
+        if before.voted() && (learnt || before.ballot != header.ballot.pack()) {
+            self.facts.replace(header.slot, &before);
+        }
         if let Some(facts) = self.facts.entry(header.slot) {
             facts.hold(value, header.ballot, learnt, place, header.lsn.0);
         }
@@ -251,11 +259,13 @@ impl<'a> Pass<'a> {
             }
             if self.first {
                 self.quorum(place, frame, first, acceptors);
+                self.ballot(place, frame, first, ballot);
             }
             self.log.last_slot = self.log.last_slot.max(last);
             for slot in self.facts.clip(first, last) {
-                if let Some(facts) = self.facts.entry(slot) {
-                    facts.cover(ballot, acceptors);
+                let told = self.facts.entry(slot).is_none_or(|facts| facts.cover(ballot, acceptors));
+                if !told {
+                    self.facts.claim(slot, ballot, acceptors);
                 }
             }
         }
@@ -276,6 +286,20 @@ impl<'a> Pass<'a> {
         let what =
             format!("names the acceptors {} where {} members make a quorum", names.join(", "), membership.phase2);
         self.add(Fault::Evidence, place, Some(frame.header.lsn), Some(first), what);
+    }
+
+    /// A node takes as chosen what it holds in the ballot that chose it, so it has promised that one; members have ballots.
+    fn ballot(&mut self, place: Place, frame: &Frame<'_>, first: Slot, ballot: Ballot) {
+        let header = &frame.header;
+        let members = self.log.configurations.get(&header.epoch.0).map(|membership| &membership.members);
+        let what = if ballot > header.promised {
+            format!("says that ballot {ballot} chose it, though no more than {} is promised", header.promised)
+        } else if ballot > Ballot::ZERO && members.is_some_and(|members| !members.contains(&ballot.node.0)) {
+            format!("says that ballot {ballot} chose it, of a node that is no member of epoch {}", header.epoch.0)
+        } else {
+            return;
+        };
+        self.add(Fault::Evidence, place, Some(header.lsn), Some(first), what);
     }
 
     /// Takes a damaged place.
@@ -306,6 +330,7 @@ impl<'a> Pass<'a> {
                 }
             }
         }
+        self.facts.sort();
         self.facts
     }
 

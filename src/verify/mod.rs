@@ -2,21 +2,23 @@
 //!
 //! Within each log: checksums, dense Lsns, promises and votes that never regress, one value a slot and ballot, evidence
 //! with a quorum, every slot known chosen held, no damage that was not repaired. Between the logs of a group: one value a
-//! chosen slot, one a ballot, evidence that the named acceptors' logs bear out, one founding, one configuration an
+//! chosen slot, one a ballot, evidence that the named acceptors' logs bear out (in that ballot, if all logs are here), one founding, one configuration an
 //! epoch, nobody behind what its peers counted. Over the chosen prefix: batches that parse, sequences without a gap.
 //!
 //! Memory is bounded (`facts::WINDOW_SLOTS`): longer logs are read once for each window of slots. Reads only. Called by
 //! the command line and the demo.
 
 mod compare;
+mod evidence;
 mod facts;
 mod log;
 mod replay;
 mod report;
 
+pub use evidence::{LogEvidence, SlotEvidence, evidence};
 pub use report::{Fault, GroupSummary, LogSummary, MAX_PROBLEMS, Problem, Report};
 
-use compare::{Outcome, Side};
+use compare::{Outcome, Side, Terms};
 use facts::{Facts, Fingerprint, SlotFacts, Window};
 use log::{LogFacts, Pass};
 use replay::Replay;
@@ -25,7 +27,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use synod_wal::{Item, LogError, LogReader};
-use synod_wire::Slot;
+use synod_wire::{Sequence, Slot};
 
 /// Logs that cannot be looked at at all.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,12 @@ pub enum VerifyError {
         /// Why.
         source: LogError,
     },
+    /// None of the logs is of that group.
+    #[error("none of these logs is of group {0}")]
+    NoGroup(u8),
+    /// A slot is one cluster's.
+    #[error("these logs are of several clusters: name those of one")]
+    SeveralClusters,
 }
 
 /// Verifies the logs in `dirs`, which are nodes' directories or groups'.
@@ -64,9 +72,12 @@ struct Group {
     logs: Vec<LogFacts>,
 }
 
-/// The same with `window_slots` slots a pass: fewer take less memory and more passes.
-pub fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, VerifyError> {
-    let mut groups: BTreeMap<(u32, u8), Group> = BTreeMap::new();
+/// Logs by cluster and group.
+type Groups = BTreeMap<(u32, u8), Group>;
+
+/// Opens the logs in `dirs`.
+fn open(dirs: &[PathBuf]) -> Result<Groups, VerifyError> {
+    let mut groups = Groups::new();
     for dir in dirs {
         for dir in log_dirs(dir)? {
             let reader =
@@ -78,9 +89,14 @@ pub fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, 
             group.readers.push(reader);
         }
     }
+    Ok(groups)
+}
+
+/// The same with `window_slots` slots a pass: fewer take less memory and more passes.
+pub fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, VerifyError> {
     let mut problems = Problems::default();
     let mut summaries = Vec::new();
-    for ((cluster, number), mut group) in groups {
+    for ((cluster, number), mut group) in open(dirs)? {
         summaries.push(group.verify(cluster, number, window_slots, &mut problems)?);
     }
     let Problems { kept, count } = problems;
@@ -113,25 +129,45 @@ impl Group {
         window_slots: u64,
         problems: &mut Problems,
     ) -> Result<GroupSummary, VerifyError> {
+        let walked = self.walk(window_slots, None, problems)?;
+        let logs = self.logs.iter().zip(walked.prefixes).map(|(log, prefix)| summary(log, prefix)).collect();
+        Ok(GroupSummary {
+            cluster,
+            group: number,
+            logs,
+            chosen_prefix: walked.replay.prefix.0,
+            chosen_above: walked.chosen_above,
+            tail: walked.replay.tail().0,
+            runs_without_effect: walked.replay.runs_without_effect,
+        })
+    }
+
+    /// Compares the logs slot by slot and replays what is chosen: all of it, or until `upto` is sequenced.
+    fn walk(
+        &mut self,
+        window_slots: u64,
+        upto: Option<Sequence>,
+        problems: &mut Problems,
+    ) -> Result<Walked, VerifyError> {
         let mut replay = Replay::new();
         let mut prefixes = vec![Slot::ZERO; self.logs.len()];
         let mut chosen_above = 0;
         let mut window = Window::number(0, window_slots);
-        loop {
+        'walk: loop {
             let facts = self.pass(window, problems)?;
             if window.first == Slot(1) {
                 compare::whole_logs(&self.logs, problems);
             }
             let last = self.logs.iter().map(|log| log.last_slot).max().unwrap_or_default();
             let sides = sides(&self.logs, &facts, &self.files);
-            let quorum = self.quorum();
+            let terms = self.terms(&facts);
             for slot in (window.first.0..=window.last().min(last).0).map(Slot) {
                 for (prefix, facts) in prefixes.iter_mut().zip(&facts) {
                     if prefix.next() == slot && facts.get(slot).chosen() {
                         *prefix = slot;
                     }
                 }
-                match compare::slot(&sides, slot, quorum, problems) {
+                match compare::slot(&sides, slot, terms, problems) {
                     Outcome::Chosen(holder) if replay.prefix.next() == slot => {
                         let held = facts[holder].get(slot);
                         apply(&mut replay, slot, held, &sides[holder], &mut self.readers[holder], problems)?;
@@ -139,22 +175,16 @@ impl Group {
                     Outcome::Chosen(_) => chosen_above += 1,
                     Outcome::Open => {}
                 }
+                if upto.is_some_and(|sequence| replay.tail() >= sequence) {
+                    break 'walk;
+                }
             }
             if window.last() >= last {
                 break;
             }
             window = Window { first: window.last().next(), ..window };
         }
-        let logs = self.logs.iter().zip(prefixes).map(|(log, prefix)| summary(log, prefix)).collect();
-        Ok(GroupSummary {
-            cluster,
-            group: number,
-            logs,
-            chosen_prefix: replay.prefix.0,
-            chosen_above,
-            tail: replay.tail().0,
-            runs_without_effect: replay.runs_without_effect,
-        })
+        Ok(Walked { replay, prefixes, chosen_above })
     }
 
     /// Reads every log once.
@@ -178,12 +208,24 @@ impl Group {
         Ok(all)
     }
 
-    /// The votes that choose a value, by the last configuration that any log names.
-    fn quorum(&self) -> usize {
+    /// The votes that choose a value, and whose logs there should be, by the last configuration that any log names.
+    fn terms(&self, facts: &[Facts]) -> Terms {
         let last =
             self.logs.iter().filter_map(|log| log.configurations.last_key_value()).max_by_key(|(epoch, _)| **epoch);
-        last.map_or(0, |(_, membership)| usize::from(membership.phase2))
+        let Some((_, membership)) = last else { return Terms { quorum: 0, complete: false } };
+        let here = |node: &u8| self.logs.iter().any(|log| log.identity.node.0 == *node);
+        let whole = self.logs.iter().all(LogFacts::is_whole) && !facts.iter().any(Facts::overflowed);
+        let complete = whole && membership.members.iter().all(here);
+        Terms { quorum: usize::from(membership.phase2), complete }
     }
+}
+
+/// What a walk over a group's logs found.
+struct Walked {
+    replay: Replay,
+    /// Each log's own chosen prefix.
+    prefixes: Vec<Slot>,
+    chosen_above: u64,
 }
 
 /// Applies the value that one log holds.

@@ -102,6 +102,8 @@ pub enum Kind {
     Read = 66,
     /// Asks for [`crate::client::StatusBody`].
     Status = 67,
+    /// Asks who chose a slot, and in which ballot. Payload: [`crate::evidence::EvidenceBody`].
+    Evidence = 70,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
@@ -112,6 +114,8 @@ pub enum Kind {
     ReadReply = 83,
     /// Payload: [`crate::client::StatusBody`], counters and stages.
     StatusReply = 84,
+    /// Payload: [`crate::evidence::EvidenceReplyBody`].
+    EvidenceReply = 90,
 }
 
 /// The kinds by number: parsing looks one up for every frame.
@@ -127,7 +131,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 36] = [
+    pub const ALL: [Kind; 38] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -159,11 +163,13 @@ impl Kind {
         Kind::OpenSession,
         Kind::Read,
         Kind::Status,
+        Kind::Evidence,
         Kind::Appended,
         Kind::Rejected,
         Kind::SessionOpened,
         Kind::ReadReply,
         Kind::StatusReply,
+        Kind::EvidenceReply,
     ];
 
     /// The kind with this number.

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod client;
+pub mod evidence;
 pub mod frame;
 pub mod ids;
 pub mod mutant;

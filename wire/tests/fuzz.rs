@@ -6,6 +6,7 @@
 use proptest::prelude::*;
 use std::path::Path;
 use synod_wire::batch::*;
+use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody, Told};
 use synod_wire::frame::*;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 
@@ -71,6 +72,13 @@ fn try_everything(bytes: &[u8]) {
         let used: usize = runs.iter().map(check_run).sum();
         assert_eq!(BATCH_HEADER_BYTES + used, bytes.len(), "every byte belongs to a run");
     }
+    if let Ok(body) = EvidenceBody::parse(bytes) {
+        assert!((body.slot.get() == 0) != (body.sequence.get() == 0), "one of the two is asked for");
+    }
+    if let Ok(body) = EvidenceReplyBody::parse(bytes) {
+        assert!(body.held().is_some() && body.told().is_some() && body.known_chosen <= 1);
+        assert!(body.told() != Some(Told::Told) || body.slot.get() > 0, "what is told is told of a slot");
+    }
     if let Ok((run, rest)) = Run::parse(bytes) {
         assert_eq!(check_run(&run) + rest.len(), bytes.len());
     }
@@ -110,7 +118,7 @@ fn a_record_of_each_kind_comes_back() {
 #[test]
 fn kinds_keep_their_numbers() {
     let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
-    let expected: Vec<u8> = (1..=15).chain(32..=43).chain(64..=67).chain(80..=84).collect();
+    let expected: Vec<u8> = (1..=15).chain(32..=43).chain(64..=67).chain([70]).chain(80..=84).chain([90]).collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {
         assert_eq!(Kind::from_u8(byte).map(|kind| kind as u8), expected.contains(&byte).then_some(byte));

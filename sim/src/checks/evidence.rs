@@ -1,4 +1,6 @@
-//! The acceptors that a leader names as those who chose a slot hold its value durably.
+//! What is told of who chose a slot is true: the acceptors that a leader names to its peers, and all that any node tells a
+//! client that asks for evidence (its own vote, the value, the ballot that chose it, the acceptors, the quorums), is borne out
+//! by the votes on the simulated disks.
 //!
 //! Source: DESIGN, "Applying": chosen records and commit messages carry slot range, ballot, epoch and the bitmap of acceptors:
 //! that is the evidence which `verify` and `evidence` read. An acceptor may be named for a slot that it knew chosen
@@ -6,19 +8,96 @@
 
 use super::one_value::OneValue;
 use super::{Checked, violated};
+use crate::plan::Plan;
+use std::collections::BTreeMap;
+use synod_wire::evidence::{EvidenceReplyBody, Held, Told};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::ChosenRange;
-use synod_wire::{Ballot, NodeSet, Slot};
+use synod_wire::{Ballot, NodeId, NodeSet, Slot};
 use zerocopy::FromBytes;
 
+const PROPERTY: &str = "evidence is true";
+
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Evidence {
     /// Told in this turn, by whom; what the turn made durable is not yet known when it is told.
     told: Vec<(usize, ChosenRange)>,
+    /// The slot that each question of a client is about, by client and number.
+    asked: BTreeMap<(usize, u64), Slot>,
+    members: NodeSet,
+    quorums: (usize, usize),
 }
 
 impl Evidence {
+    pub(crate) fn new(plan: &Plan) -> Evidence {
+        Evidence {
+            told: Vec::new(),
+            asked: BTreeMap::new(),
+            members: (0..plan.nodes).map(|node| NodeId(node as u8)).collect(),
+            quorums: (plan.phase1, plan.phase2),
+        }
+    }
+
+    /// A client asks who chose a slot; by its number, or by a sequence that was given in it.
+    pub(crate) fn asked(&mut self, client: usize, request_id: u64, slot: Slot) {
+        self.asked.insert((client, request_id), slot);
+    }
+
+    /// A client hears what a node tells. True: it told who chose the slot.
+    pub(crate) fn heard(
+        &self,
+        one_value: &OneValue,
+        (client, node): (usize, usize),
+        body: &EvidenceReplyBody,
+    ) -> Result<bool, super::Violation> {
+        let (Some(Told::Told), Some(held)) = (body.told(), body.held()) else { return Ok(false) };
+        let slot = Slot(body.slot.get());
+        let asked = self.asked.get(&(client, body.request_id.get())).copied();
+        let wrong = |what: String| violated(PROPERTY, format!("n{node} tells c{client} of slot {slot}: {what}"));
+        if asked != Some(slot) {
+            return wrong(format!("asked for was {asked:?}"));
+        }
+        let quorums = (usize::from(body.phase1), usize::from(body.phase2));
+        if (NodeSet(body.members.get()), quorums) != (self.members, self.quorums) {
+            return wrong(format!("members {:#b} with quorums {quorums:?}", body.members.get()));
+        }
+        let (ballot, crc) = (Ballot::unpack(body.ballot.get()), body.payload_crc.get());
+        if held == Held::Accepted && !one_value.voted(slot, ballot).contains(NodeId(node as u8)) {
+            return wrong(format!("it accepted it in ballot {ballot}, which is not on its disk"));
+        }
+        if held == Held::Accepted && one_value.value(slot, ballot) != Some(crc) {
+            return wrong(format!("ballot {ballot} has the value {crc:08x}, which is another one's"));
+        }
+        let chosen = one_value.chosen(slot);
+        let known_chosen = body.known_chosen == 1 || held == Held::Learnt;
+        if known_chosen && chosen.is_none_or(|(_, value)| value != crc) {
+            return wrong(format!("the value {crc:08x} was chosen; on the disks it is {chosen:?}"));
+        }
+        self.named(one_value, slot, body).or_else(wrong)
+    }
+
+    /// Whether acceptors are named, and rightly; in words if not.
+    fn named(&self, one_value: &OneValue, slot: Slot, body: &EvidenceReplyBody) -> Result<bool, String> {
+        let (ballot, acceptors) = (Ballot::unpack(body.chosen_ballot.get()), NodeSet(body.acceptors.get()));
+        if ballot == Ballot::ZERO {
+            return Ok(false);
+        }
+        if one_value.chosen(slot).is_none_or(|(lowest, _)| lowest > ballot) {
+            return Err(format!("ballot {ballot} chose it, in which no quorum voted"));
+        }
+        if acceptors.is_empty() {
+            return Ok(false);
+        }
+        let voted = one_value.voted(slot, ballot);
+        if acceptors.len() < self.quorums.1 || acceptors.0 & !self.members.0 != 0 {
+            return Err(format!("{acceptors:?} are no quorum"));
+        }
+        if acceptors.0 & !voted.0 != 0 && !one_value.chosen_below(slot, ballot) {
+            return Err(format!("{acceptors:?} chose it in ballot {ballot}; on disk it is at {voted:?}"));
+        }
+        Ok(true)
+    }
+
     /// A frame leaves a node.
     pub(crate) fn sent(&mut self, node: usize, header: &Header, payload: &[u8]) {
         if header.kind == Kind::Chosen
@@ -39,7 +118,7 @@ impl Evidence {
                     let detail = format!(
                         "n{node} says that {acceptors:?} chose slot {slot} in ballot {ballot}; on disk it is at {voted:?}"
                     );
-                    return violated("evidence is true", detail);
+                    return violated(PROPERTY, detail);
                 }
             }
         }

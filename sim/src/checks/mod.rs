@@ -79,7 +79,7 @@ impl Checks {
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
             linear: linear::Linear::new(plan.seed, plan.nodes),
             bounds: bounds::Bounds::new(plan),
-            evidence: evidence::Evidence::default(),
+            evidence: evidence::Evidence::new(plan),
             told: told::Told::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],

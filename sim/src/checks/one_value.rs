@@ -96,6 +96,16 @@ impl OneValue {
         self.votes.get(&(slot, ballot)).map_or(NodeSet::EMPTY, |votes| votes.nodes)
     }
 
+    /// The checksum of the value that has votes for `slot` in `ballot`.
+    pub(crate) fn value(&self, slot: Slot, ballot: Ballot) -> Option<u32> {
+        self.votes.get(&(slot, ballot)).map(|votes| votes.crc)
+    }
+
+    /// The lowest ballot that chose `slot`, and the checksum of what it chose.
+    pub(crate) fn chosen(&self, slot: Slot) -> Option<(Ballot, u32)> {
+        self.chosen.get(&slot).copied()
+    }
+
     /// Whether a quorum holds a value of `slot` durably.
     pub(crate) fn is_chosen(&self, slot: Slot) -> bool {
         self.chosen.contains_key(&slot)

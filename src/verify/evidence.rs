@@ -1,0 +1,116 @@
+//! `synod evidence` without nodes: what each log says of one slot. A sequence is found by replaying what is chosen. Called by
+//! the command line.
+
+use super::log::LogFacts;
+use super::report::Problems;
+use super::{Group, VerifyError, facts, open};
+use crate::shard::SlotRecords;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use synod_client::{ChosenBy, EvidenceOf, Held, HeldValue, NodeEvidence};
+use synod_wal::Item;
+use synod_wire::{Epoch, NodeId, NodeSet, Quorums, Slot};
+
+/// What the logs say of one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotEvidence {
+    /// The slot; none: the sequence asked for is not in what these logs show chosen.
+    pub slot: Option<Slot>,
+    /// Each log's word.
+    pub logs: Vec<LogEvidence>,
+}
+
+/// What one log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEvidence {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its node.
+    pub node: NodeId,
+    /// What it says, unless there is no slot to speak of.
+    pub told: Option<NodeEvidence>,
+    /// Damage took what it said, and no later record says it again.
+    pub damaged: bool,
+}
+
+/// Reads what the logs in `dirs` say of a slot of a group.
+pub fn evidence(dirs: &[PathBuf], group: u8, of: EvidenceOf) -> Result<SlotEvidence, VerifyError> {
+    let mut groups: Vec<Group> =
+        open(dirs)?.into_iter().filter(|((_, number), _)| *number == group).map(|(_, logs)| logs).collect();
+    let mut logs = groups.pop().ok_or(VerifyError::NoGroup(group))?;
+    if !groups.is_empty() {
+        return Err(VerifyError::SeveralClusters);
+    }
+    let slot = match of {
+        EvidenceOf::Slot(slot) => Some(slot),
+        EvidenceOf::Sequence(sequence) => {
+            // What is wrong with the logs is for `verify` to tell.
+            let walked = logs.walk(facts::WINDOW_SLOTS, Some(sequence), &mut Problems::default())?;
+            (walked.replay.tail() >= sequence).then_some(walked.replay.prefix)
+        }
+    };
+    let Some(slot) = slot else {
+        let silent =
+            |log: &LogFacts| LogEvidence { dir: log.dir.clone(), node: log.identity.node, told: None, damaged: false };
+        return Ok(SlotEvidence { slot: None, logs: logs.logs.iter().map(silent).collect() });
+    };
+    // The configurations are read with the first window.
+    logs.pass(facts::Window::number(0, 1), &mut Problems::default())?;
+    let records = logs.records_of(slot)?;
+    let told = logs.logs.iter().zip(records).map(|(log, records)| told(log, &records)).collect();
+    Ok(SlotEvidence { slot: Some(slot), logs: told })
+}
+
+impl Group {
+    /// What each log has of one slot.
+    fn records_of(&mut self, slot: Slot) -> Result<Vec<SlotRecords>, VerifyError> {
+        let mut all = Vec::with_capacity(self.logs.len());
+        for (log, reader) in self.logs.iter().zip(&mut self.readers) {
+            let mut records = SlotRecords::new(slot);
+            let scanned = reader.scan(0, None, &mut |item| {
+                match item {
+                    Item::Record(_, frame) => records.record(&frame.header, frame.payload, frame.payload_crc),
+                    Item::Damage(damage) => records.damage(&damage),
+                    Item::Trailer(_) | Item::TornTail(_) => {}
+                }
+                ControlFlow::Continue(())
+            });
+            scanned.map_err(|source| VerifyError::Log { dir: log.dir.clone(), source })?;
+            all.push(records);
+        }
+        Ok(all)
+    }
+}
+
+/// The same as a running node would tell it.
+fn told(log: &LogFacts, records: &SlotRecords) -> LogEvidence {
+    let last = log.configurations.last_key_value().map_or(0, |(epoch, _)| *epoch);
+    let epoch = records.value.map_or(Epoch(last), |value| value.epoch);
+    let membership = log.configurations.get(&epoch.0);
+    let quorums = membership.map_or(Quorums { phase1: 0, phase2: 0 }, |membership| Quorums {
+        phase1: membership.phase1.into(),
+        phase2: membership.phase2.into(),
+    });
+    let members: NodeSet =
+        membership.iter().flat_map(|membership| &membership.members).map(|node| NodeId(*node)).collect();
+    let held = records.value.map(|value| HeldValue {
+        how: if value.learnt { Held::Learnt } else { Held::Accepted },
+        ballot: value.ballot,
+        lsn: value.lsn,
+        checksum: value.payload_crc,
+        bytes: value.payload_bytes,
+    });
+    let evidence = NodeEvidence {
+        node: log.identity.node,
+        slot: records.slot,
+        epoch,
+        quorums,
+        members,
+        held,
+        chosen: records.chosen.map(|chosen| ChosenBy { ballot: chosen.ballot, acceptors: chosen.acceptors }),
+        known_chosen: records.is_chosen(),
+    };
+    let (dir, node) = (log.dir.clone(), log.identity.node);
+    // A damaged log that holds nothing more has nothing to say, rather than "nothing accepted".
+    LogEvidence { dir, node, told: (!records.damaged).then_some(evidence), damaged: records.damaged }
+}
