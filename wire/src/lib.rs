@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod client;
 pub mod frame;
+pub mod guarantee;
 pub mod ids;
 pub mod mutant;
 pub mod peer;
