@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::client::{
     AckHeader, AckRun, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody, StageRow, StatusBody,
 };
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
@@ -18,6 +19,11 @@ pub(crate) enum Reply<'a> {
     SessionOpened(SessionBody),
     Read(ReadReplyBody, ReadEntries<'a>),
     Status(StatusBody, &'a [U64], &'a [StageRow]),
+}
+
+/// What a reply promises. What this version has no name for, it does not rely on.
+pub(crate) fn told(guarantee: GuaranteeBytes) -> Guarantee {
+    guarantee.decode().unwrap_or(Guarantee::NONE)
 }
 
 /// A refusal with its fields checked.

@@ -105,6 +105,9 @@ pub const MUTANTS: &[Mutant] = &[
     rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
+    // Modes.
+    rule("degraded_serves_appends", "a node that hears no quorum takes appends"),
+    rule("stale_read_called_fresh", "a read is called fresh without evidence, in every mode"),
 ];
 
 /// Whether this build can put them back.

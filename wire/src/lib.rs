@@ -12,6 +12,7 @@ pub mod client;
 pub mod frame;
 pub mod guarantee;
 pub mod ids;
+pub mod mode;
 pub mod mutant;
 pub mod peer;
 pub mod record;

@@ -35,6 +35,7 @@ use std::net::SocketAddrV4;
 use std::ops::Range;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
 use synod_wire::client::{Durability, Refusal};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::frame::{HEADER_BYTES, Kind, flags};
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
@@ -60,6 +61,8 @@ pub enum Event {
         timestamp_ns: u64,
         /// What the acknowledgement rests on.
         durability: Durability,
+        /// What it promises.
+        guarantee: Guarantee,
         /// How many; at least 1.
         entries: u32,
     },
@@ -335,6 +338,7 @@ impl Core {
                 sequence: Sequence(run.sequence),
                 timestamp_ns: run.timestamp_ns,
                 durability: run.durability,
+                guarantee: run.guarantee,
                 entries: run.entries,
             });
         }
