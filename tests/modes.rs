@@ -73,7 +73,8 @@ fn lose_the_third(cluster: &mut Cluster, victim: NodeId, survivors: &[NodeId]) -
 /// Reads from one node what there is: the bytes, and what the answer promises.
 fn read(cluster: &Cluster, node: NodeId) -> (usize, Guarantee, Option<Mode>) {
     let address: SocketAddrV4 = cluster.config.client_address(node, GROUP);
-    let mut reader = Reader::new(cluster.config.cluster_id(), GROUP, vec![address], ReadOptions::default()).expect("a reader");
+    let mut reader =
+        Reader::new(cluster.config.cluster_id(), GROUP, vec![address], ReadOptions::default()).expect("a reader");
     reader.read(Sequence(1), u64::MAX);
     let mut entries = 0;
     while let Some(entry) = reader.next_entry().expect("the node answers") {

@@ -176,6 +176,10 @@ mod tests {
         let timeout = ClientError::Timeout { first: 1, last: 2, cause: Unavailable::default() };
         assert_eq!(told(timeout).idempotence, Idempotence::Session);
         assert_eq!(told(ClientError::NoAnswer(Unavailable::default())).idempotence, Idempotence::Harmless);
-        assert_eq!(told(ClientError::SessionEvicted { first: 1, last: 2 }), Guarantee::NONE, "a new session appends again");
+        assert_eq!(
+            told(ClientError::SessionEvicted { first: 1, last: 2 }),
+            Guarantee::NONE,
+            "a new session appends again"
+        );
     }
 }

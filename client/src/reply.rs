@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_wire::client::{
     AckHeader, AckRun, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody, StageRow, StatusBody,
 };
-use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, KnownLayout};

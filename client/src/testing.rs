@@ -5,9 +5,9 @@ use synod_wire::batch::Run;
 use synod_wire::client::{
     AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody,
 };
+use synod_wire::frame::{Header, Kind, frame_bytes, parse, write_frame};
 use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mode::Mode;
-use synod_wire::frame::{Header, Kind, frame_bytes, parse, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};

@@ -100,7 +100,8 @@ const ROLES: &[(Role, Role, Option<&str>)] = &[
     (Role::Leader, Role::Halted, Some(LATE_WORD)),
 ];
 
-const LATE_WORD_MODE: &str = "a node that lost state hears first who remembers it, by placement, and serves nobody before";
+const LATE_WORD_MODE: &str =
+    "a node that lost state hears first who remembers it, by placement, and serves nobody before";
 
 /// The changes of mode, and why one is not seen.
 const MODES: &[(Mode, Mode, Option<&str>)] = &[

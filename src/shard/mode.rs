@@ -242,9 +242,7 @@ impl Modes {
     fn leave_recovery(&self, facts: &Facts) -> Option<(Mode, ModeReason)> {
         match facts.role {
             Role::Candidate | Role::Preparing | Role::Leader => Some((Mode::Election, ModeReason::LeaderSilent)),
-            _ if self.hears_leader(facts) => {
-                self.has_caught_up(facts).then_some((Mode::Target, ModeReason::CaughtUp))
-            }
+            _ if self.hears_leader(facts) => self.has_caught_up(facts).then_some((Mode::Target, ModeReason::CaughtUp)),
             _ if facts.now_ns >= self.since_ns + self.timeout_ns => Some((Mode::Election, ModeReason::LeaderSilent)),
             _ => None,
         }

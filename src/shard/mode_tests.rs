@@ -86,7 +86,15 @@ fn all_facts() -> Vec<Facts> {
                     for halted in [None, Some(ModeReason::DiskRolledBack), Some(ModeReason::FormattedAnew)] {
                         let role = if halted.is_some() { Role::Halted } else { role };
                         let (ballot, watermark) = (ballot(round), Some(Slot(10)));
-                        let facts = Facts { role, halted, ballot, leader_heard_ns, watermark, quorum_heard_ns, ..alone(NOW_NS) };
+                        let facts = Facts {
+                            role,
+                            halted,
+                            ballot,
+                            leader_heard_ns,
+                            watermark,
+                            quorum_heard_ns,
+                            ..alone(NOW_NS)
+                        };
                         all.push(facts);
                     }
                 }
@@ -112,7 +120,8 @@ fn transitions() -> BTreeSet<(Mode, Mode, ModeReason)> {
 
 fn operations(mode: Mode) -> [String; 3] {
     let modes = in_mode(mode, false, false, 10);
-    let append = |role, known| modes.appends(role, known).map_or_else(|refusal| refusal.name().to_owned(), |()| "taken".into());
+    let append =
+        |role, known| modes.appends(role, known).map_or_else(|refusal| refusal.name().to_owned(), |()| "taken".into());
     let read = match modes.reads(NOW_NS, Some(NOW_NS - 40 * MS)) {
         Ok(recency) if may_be_fresh(mode) => format!("{} or better", recency.name()),
         Ok(recency) => recency.name().to_owned(),
@@ -124,10 +133,10 @@ fn operations(mode: Mode) -> [String; 3] {
 fn written_out() -> String {
     let mut text = String::from("# What each mode allows, as src/shard/mode.rs has it. Compared by its tests.\n\n");
     let row = |text: &mut String, cells: [&str; 4]| {
-        let line = format!("{:<10}{:<20}{:<20}{}", cells[0], cells[1], cells[2], cells[3]);
+        let line = format!("{:<10}{:<21}{:<24}{}", cells[0], cells[1], cells[2], cells[3]);
         writeln!(text, "{}", line.trim_end()).expect("a string takes text");
     };
-    row(&mut text, ["mode", "append, if it leads", "append, if it does not", "read without evidence"].map(|cell| cell));
+    row(&mut text, ["mode", "append, if it leads", "append, if it does not", "read without evidence"]);
     for mode in Mode::ALL.iter().copied() {
         let [leader, other, read] = operations(mode);
         row(&mut text, [mode.name(), &leader, &other, &read]);

@@ -45,7 +45,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Output::Halt(halt) => {
                 let reason = halt_text(&halt);
-                tracing::error!(group = self.settings.group.0, reason, "the node votes no longer; it serves stale reads until it is stopped");
+                tracing::error!(
+                    group = self.settings.group.0,
+                    reason,
+                    "the node votes no longer; it serves stale reads until it is stopped"
+                );
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ use synod_wire::client::{AckHeader, AckRun, Durability, ReadBody, ReadEntry, Rea
 use synod_wire::frame::HEADER_BYTES;
 use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::mode::Mode;
-use zerocopy::{FromBytes, IntoBytes};
 use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A read as it came, with the address to answer.
 #[derive(Clone, Copy, Debug)]

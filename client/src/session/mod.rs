@@ -35,8 +35,8 @@ use std::net::SocketAddrV4;
 use std::ops::Range;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
 use synod_wire::client::{Durability, Refusal};
-use synod_wire::guarantee::Guarantee;
 use synod_wire::frame::{HEADER_BYTES, Kind, flags};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// What happened. Every offered entry is in exactly one `Acked` or `Unknown`, and these come in order of `client_seq`.

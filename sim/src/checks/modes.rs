@@ -58,8 +58,13 @@ impl Modes {
             let floor = matches!(change.reason, ModeReason::DiskRolledBack | ModeReason::FormattedAnew);
             let (from, to) = (change.from, change.to);
             if from != mode || !ALLOWED.contains(&(from, to)) || floor != (to == Mode::Floor) {
-                let detail =
-                    format!("n{node}: {} -> {} ({}) from {}", from.name(), to.name(), change.reason.name(), mode.name());
+                let detail = format!(
+                    "n{node}: {} -> {} ({}) from {}",
+                    from.name(),
+                    to.name(),
+                    change.reason.name(),
+                    mode.name()
+                );
                 return violated(CHANGES, detail);
             }
             mode = to;
@@ -118,7 +123,8 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
             let Some(refusal) = Refusal::from_u8(body.refusal) else { return Some("a refusal without a name".into()) };
             let shows = body.guarantee.decode().is_none_or(|guarantee| guarantee.visibility != Visibility::None);
             let cause = refusal != Refusal::ManualIntervention
-                || ModeReason::from_u8(body.detail.get() as u8).is_some_and(|reason| reason as u64 == body.detail.get());
+                || ModeReason::from_u8(body.detail.get() as u8)
+                    .is_some_and(|reason| reason as u64 == body.detail.get());
             let hint = body.retry_after_us.get() > 0 || !again(refusal);
             (!may_refuse(mode, refusal) || shows || !hint || !cause).then(|| format!("the refusal {}", refusal.name()))
         }
@@ -137,10 +143,9 @@ fn may_refuse(mode: Mode, refusal: Refusal) -> bool {
     // Before any mode: no node takes what is too long.
     let always = refusal == Refusal::TooLarge;
     let of_mode = match mode {
-        Mode::Target => !matches!(
-            refusal,
-            Refusal::QuorumUnavailable | Refusal::Recovering | Refusal::ManualIntervention
-        ),
+        Mode::Target => {
+            !matches!(refusal, Refusal::QuorumUnavailable | Refusal::Recovering | Refusal::ManualIntervention)
+        }
         Mode::Election => refusal == Refusal::NoLeader,
         Mode::Degraded => refusal == Refusal::QuorumUnavailable,
         Mode::Recovery => refusal == Refusal::Recovering,
@@ -190,7 +195,9 @@ mod tests {
             assert_eq!(may_say(mode, Recency::FreshReadIndex), mode == Mode::Target);
             assert_eq!(may_say(mode, Recency::StalePossible), mode != Mode::Recovery);
         }
-        assert!(may_say(Mode::Degraded, Recency::BoundedStale(5)) && !may_say(Mode::Election, Recency::BoundedStale(5)));
+        assert!(
+            may_say(Mode::Degraded, Recency::BoundedStale(5)) && !may_say(Mode::Election, Recency::BoundedStale(5))
+        );
     }
 
     #[test]
