@@ -48,6 +48,14 @@ fn await_target(cluster: &Cluster, nodes: &[NodeId]) -> NodeId {
     })
 }
 
+/// Waits until these know all that was acknowledged: a follower hears of the last commit with the next datagram.
+fn await_tail(cluster: &Cluster, nodes: &[NodeId], entries: u64) {
+    await_until(SOON, "the followers know the last commit", || {
+        let knows = |node: &NodeId| cluster.status(*node, GROUP).is_some_and(|status| status.tail.0 == entries);
+        nodes.iter().all(knows).then_some(())
+    });
+}
+
 /// Kills `victim`, the third; how long each of the survivors took to say QUORUM_UNAVAILABLE.
 fn lose_the_third(cluster: &mut Cluster, victim: NodeId, survivors: &[NodeId]) -> Vec<Duration> {
     let asks = |(at, node): (usize, &NodeId)| RawSession::new(cluster, *node, GROUP, u128::MAX - at as u128);
@@ -114,6 +122,7 @@ fn five_members_lose_three_say_so_and_come_back() {
 
     let survivors = [leader, others[2]];
     await_target(&cluster, &[leader, others[2], others[3]]);
+    await_tail(&cluster, &survivors, entries);
     let said = lose_the_third(&mut cluster, others[3], &survivors);
     say(&format!("modes: a follower lost as the third; QUORUM_UNAVAILABLE after {said:?}"));
     assert!(said.iter().min().is_some_and(|first| *first < SAID_WITHIN), "{said:?}");
@@ -130,6 +139,7 @@ fn five_members_lose_three_say_so_and_come_back() {
     assert_eq!(entries, 60, "it goes on with one of them back");
 
     let survivors: Vec<NodeId> = [survivors[0], survivors[1], others[3]].into_iter().filter(|n| *n != leader).collect();
+    await_tail(&cluster, &survivors, entries);
     let said = lose_the_third(&mut cluster, leader, &survivors);
     say(&format!("modes: the leader lost as the third; QUORUM_UNAVAILABLE after {said:?}"));
     assert!(said.iter().min().is_some_and(|first| *first < SAID_WITHIN), "{said:?}");
