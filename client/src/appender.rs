@@ -9,6 +9,7 @@ use crate::session::{CloseReason, Event, OfferError};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::client::{Durability, Refusal};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// An entry's place in the log.
@@ -22,6 +23,8 @@ pub struct Ack {
     pub timestamp_ns: u64,
     /// What the acknowledgement rests on.
     pub durability: Durability,
+    /// What it promises.
+    pub guarantee: Guarantee,
     /// Where its time went on the leader, if [`Options::receipts`] asks and the leader could tell.
     pub receipt: Option<Receipt>,
 }
@@ -156,11 +159,11 @@ impl Appender {
         let receipts = &mut self.receipts;
         self.client.poll(wait, &mut |event| match event {
             Event::Opened { last_committed: last, .. } => *last_committed = last,
-            Event::Acked { client_seq, sequence, timestamp_ns, durability, entries } => {
+            Event::Acked { client_seq, sequence, timestamp_ns, durability, guarantee, entries } => {
                 for i in 0..u64::from(entries) {
                     let (client_seq, sequence) = (client_seq + i, Sequence(sequence.0 + i));
                     let receipt = receipts.iter().find(|receipt| receipt.covers(client_seq)).copied();
-                    on_ack(Ack { client_seq, sequence, timestamp_ns, durability, receipt });
+                    on_ack(Ack { client_seq, sequence, timestamp_ns, durability, guarantee, receipt });
                 }
                 let next = client_seq + u64::from(entries);
                 receipts.retain(|receipt| receipt.client_seq + u64::from(receipt.entries) > next);

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::client::Refusal;
+use synod_wire::guarantee::{Guarantee, Idempotence};
 
 /// Why a call failed. The texts say what happened and what can be done.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,19 @@ impl ClientError {
         matches!(self, ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::NoAnswer(_))
     }
 
+    /// What may still be relied on: nothing of the log is shown, and the vector says what sending the same again does.
+    /// [`Idempotence::Session`] takes the same client id and client sequences.
+    pub fn guarantee(&self) -> Guarantee {
+        let idempotence = match self {
+            ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
+            ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
+            ClientError::NoAnswer(_) => Idempotence::Harmless,
+            ClientError::SessionEvicted { first, last } if first > last => Idempotence::Session,
+            _ => Idempotence::None,
+        };
+        Guarantee { idempotence, ..Guarantee::NONE }
+    }
+
     /// Whether entries may or may not have been appended.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
@@ -154,5 +168,18 @@ mod tests {
     fn an_eviction_without_open_entries_leaves_nothing_unknown() {
         assert!(ClientError::SessionEvicted { first: 4, last: 4 }.is_outcome_unknown());
         assert!(!ClientError::SessionEvicted { first: 5, last: 4 }.is_outcome_unknown());
+    }
+
+    #[test]
+    fn what_may_be_sent_again_is_said_by_the_vector() {
+        let told = |error: ClientError| error.guarantee();
+        let timeout = ClientError::Timeout { first: 1, last: 2, cause: Unavailable::default() };
+        assert_eq!(told(timeout).idempotence, Idempotence::Session);
+        assert_eq!(told(ClientError::NoAnswer(Unavailable::default())).idempotence, Idempotence::Harmless);
+        assert_eq!(
+            told(ClientError::SessionEvicted { first: 1, last: 2 }),
+            Guarantee::NONE,
+            "a new session appends again"
+        );
     }
 }

@@ -52,4 +52,6 @@ pub use reader::Reader;
 pub use receipt::Receipt;
 pub use session::{CloseReason, Core, Counters, Event, OfferError};
 pub use synod_wire::client::{Counter, Durability, Refusal, Stage};
+pub use synod_wire::guarantee::{self, Guarantee, Recency};
+pub use synod_wire::mode::{Mode, ModeReason};
 pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};

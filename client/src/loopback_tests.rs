@@ -114,6 +114,7 @@ fn entries_are_appended_through_a_redirect_blocking_and_spinning() {
             sequence: Sequence(1_001),
             timestamp_ns: 7,
             durability: Durability::Disk,
+            guarantee: Guarantee::COMMITTED,
             receipt: None,
         };
         assert_eq!(appender.append(b"first").unwrap(), first);
@@ -124,6 +125,7 @@ fn entries_are_appended_through_a_redirect_blocking_and_spinning() {
             sequence: Sequence(1_000 + i),
             timestamp_ns: 7,
             durability: Durability::Disk,
+            guarantee: Guarantee::COMMITTED,
             receipt: None,
         };
         assert_eq!((count, acks), (500, (2..=501).map(expected).collect::<Vec<_>>()));

@@ -2,12 +2,14 @@
 
 use crate::error::{ClientError, Unavailable};
 use crate::options::{OptionsError, check_members, nanos};
-use crate::reply::{Reply, finish_request};
+use crate::reply::{Reply, finish_request, told};
 use crate::socket::{RECEIVE_BATCH, RECEIVE_BYTES, Socket};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::client::{Counter, Durability, ReadBody, Refusal, Stage, StageRow, StatusBody, role};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes};
+use synod_wire::guarantee::Guarantee;
+use synod_wire::mode::{Mode, ModeReason};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Sequence, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -54,6 +56,16 @@ pub struct Status {
     pub counters: Vec<u64>,
     /// What this node's word rests on; `None`: it does not say.
     pub durability: Option<Durability>,
+    /// What it does for clients; `None`: it does not say.
+    pub mode: Option<Mode>,
+    /// Why it entered that mode.
+    pub mode_reason: Option<ModeReason>,
+    /// How long it has been in it.
+    pub mode_for: Duration,
+    /// How often it entered each mode since it started, in the order of [`Mode::ALL`].
+    pub modes_entered: [u32; Mode::ALL.len()],
+    /// What this status promises: it is one node's word.
+    pub guarantee: Guarantee,
     /// How long commits that it led took to reach each stage, since it started.
     pub stages: Vec<StageTimes>,
 }
@@ -128,6 +140,11 @@ impl Status {
             unknown_slots: body.unknown_slots.get(),
             counters: counters.iter().map(|value| value.get()).collect(),
             durability: Durability::from_u8(body.durability),
+            mode: Mode::from_u8(body.mode),
+            mode_reason: ModeReason::from_u8(body.mode_reason),
+            mode_for: Duration::from_millis(body.mode_ms.get().into()),
+            modes_entered: body.modes_entered.map(|count| count.get()),
+            guarantee: told(body.guarantee),
             stages: Stage::ALL.into_iter().zip(stages).map(|(stage, row)| StageTimes::of(stage, row)).collect(),
         }
     }

@@ -9,12 +9,14 @@
 //! socket. Called by [`crate::Reader`].
 
 use crate::options::{OptionsError, ReadOptions, check_members};
-use crate::reply::{ReadEntries, Rejection, Reply, finish_request, split_read_entry};
+use crate::reply::{ReadEntries, Rejection, Reply, finish_request, split_read_entry, told};
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
 use std::net::SocketAddrV4;
 use synod_wire::client::{ReadBody, ReadReplyBody, Refusal};
 use synod_wire::frame::{Frames, HEADER_BYTES, Kind, frame_bytes};
+use synod_wire::guarantee::Guarantee;
+use synod_wire::mode::Mode;
 use synod_wire::{ClusterId, GroupId, Sequence};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -97,6 +99,10 @@ pub struct ReadCore {
     /// The first answer's tail has bounded `end`.
     end_is_fixed: bool,
     tail: Option<Sequence>,
+    /// The weakest of what the answers to the current read promised.
+    guarantee: Option<Guarantee>,
+    /// The mode that the last answer named.
+    mode: Option<Mode>,
     /// In order of `first`.
     held: Vec<Held>,
     free: Vec<Vec<u8>>,
@@ -135,6 +141,8 @@ impl ReadCore {
             follow_ms: None,
             end_is_fixed: true,
             tail: None,
+            guarantee: None,
+            mode: None,
             held: Vec::with_capacity(held + 1),
             free: Vec::with_capacity(held + 1),
             request: None,
@@ -170,6 +178,7 @@ impl ReadCore {
             self.recycle(held);
         }
         self.request = None;
+        self.guarantee = None;
         self.first_request_id = self.next_request_id;
         self.last_progress_ns = now_ns;
         self.silences = 0;
@@ -188,6 +197,16 @@ impl ReadCore {
     /// The highest tail that a node has told.
     pub fn tail(&self) -> Option<Sequence> {
         self.tail
+    }
+
+    /// What may be relied on of the current read: the meet of all answers to it. `None`: none came yet.
+    pub fn guarantee(&self) -> Option<Guarantee> {
+        self.guarantee
+    }
+
+    /// The mode of the node that answered last, if it named one.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
     }
 
     /// When the last new entry came, or an answer said that there is none yet.
@@ -360,6 +379,9 @@ impl ReadCore {
         }
         let tail = Sequence(body.tail.get());
         self.tail = Some(self.tail.map_or(tail, |known| known.max(tail)));
+        let promised = told(body.guarantee);
+        self.guarantee = Some(self.guarantee.map_or(promised, |earlier| earlier.meet(promised)));
+        self.mode = Mode::from_u8(body.mode);
         if !self.end_is_fixed {
             self.end_is_fixed = true;
             self.end = self.end.min(tail.0.saturating_add(1)).max(self.next);

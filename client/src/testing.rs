@@ -6,6 +6,8 @@ use synod_wire::client::{
     AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody,
 };
 use synod_wire::frame::{Header, Kind, frame_bytes, parse, write_frame};
+use synod_wire::guarantee::{Guarantee, Recency};
+use synod_wire::mode::Mode;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
@@ -68,7 +70,7 @@ pub(crate) fn opened_with(last_committed: u64, credit: u32, max_entry: u32, max_
         credit: U32::new(credit),
         max_entry_bytes: U32::new(max_entry),
         max_run_bytes: U32::new(max_run),
-        reserved: U32::ZERO,
+        guarantee: Guarantee::COMMITTED.encode(),
     };
     datagram(&header(Kind::SessionOpened), body.as_bytes())
 }
@@ -103,7 +105,7 @@ pub(crate) fn appended_with(
             first_sequence: U64::new(*first_sequence),
             timestamp_ns: U64::new(*timestamp_ns),
             entries: U32::new(*entries),
-            reserved: U32::ZERO,
+            guarantee: Guarantee::COMMITTED.encode(),
         };
         payload.extend_from_slice(run.as_bytes());
     }
@@ -139,7 +141,9 @@ impl Refuse {
             leader_port: U16::new(self.leader.map_or(0, |leader| leader.port())),
             leader_ip: self.leader.map_or([0; 4], |leader| leader.ip().octets()),
             leader_node: 0,
-            reserved: [0; 3],
+            mode: Mode::Target as u8,
+            reserved: [0; 2],
+            guarantee: Guarantee::NONE.encode(),
         };
         datagram(&header(Kind::Rejected), body.as_bytes())
     }
@@ -153,7 +157,8 @@ pub(crate) fn read_reply(id: u64, first: u64, tail: u64, last: bool, payloads: &
         tail: U64::new(tail),
         entries: U16::new(payloads.len() as u16),
         last: u8::from(last),
-        reserved: [0; 5],
+        mode: Mode::Target as u8,
+        guarantee: Guarantee::read(Recency::StalePossible).encode(),
     };
     let mut bytes = body.as_bytes().to_vec();
     for (timestamp_ns, payload) in payloads {

@@ -4,6 +4,7 @@
 //! `first_unacked` are acknowledged and wait to be reported, those from it on may be acknowledged out of order.
 
 use synod_wire::client::Durability;
+use synod_wire::guarantee::Guarantee;
 
 /// One entry.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +27,7 @@ pub(crate) struct Placed {
     pub(crate) sequence: u64,
     pub(crate) timestamp_ns: u64,
     pub(crate) durability: Durability,
+    pub(crate) guarantee: Guarantee,
 }
 
 /// Consecutive entries that were sequenced side by side with one timestamp.
@@ -35,6 +37,7 @@ pub(crate) struct AckedRun {
     pub(crate) sequence: u64,
     pub(crate) timestamp_ns: u64,
     pub(crate) durability: Durability,
+    pub(crate) guarantee: Guarantee,
     pub(crate) entries: u32,
 }
 
@@ -212,8 +215,8 @@ impl Window {
             self.base += 1;
         }
         self.first_unacked = self.first_unacked.max(self.base);
-        let Placed { sequence, timestamp_ns, durability } = first;
-        Some(AckedRun { client_seq, sequence, timestamp_ns, durability, entries })
+        let Placed { sequence, timestamp_ns, durability, guarantee } = first;
+        Some(AckedRun { client_seq, sequence, timestamp_ns, durability, guarantee, entries })
     }
 
     /// Takes out the entries at the front that are not acknowledged: (first, last).
@@ -252,11 +255,12 @@ mod tests {
     use std::collections::VecDeque;
 
     fn placed(sequence: u64, timestamp_ns: u64) -> Placed {
-        Placed { sequence, timestamp_ns, durability: Durability::Disk }
+        Placed { sequence, timestamp_ns, durability: Durability::Disk, guarantee: Guarantee::COMMITTED }
     }
 
     fn run(client_seq: u64, sequence: u64, entries: u32) -> Option<AckedRun> {
-        Some(AckedRun { client_seq, sequence, timestamp_ns: 7, durability: Durability::Disk, entries })
+        let (durability, guarantee) = (Durability::Disk, Guarantee::COMMITTED);
+        Some(AckedRun { client_seq, sequence, timestamp_ns: 7, durability, guarantee, entries })
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_client::{ClusterId, Core, Event, GroupId, NodeId, Options};
 use synod_wire::client::{AckHeader, AckRun, Durability, SessionBody};
 use synod_wire::frame::{Header, Kind, parse, write_frame};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -73,7 +74,7 @@ fn acknowledge(out: &mut [u8], request: &[u8]) -> usize {
         first_sequence: U64::new(run.first_seq()),
         timestamp_ns: U64::new(1),
         entries: U32::new(run.len() as u32),
-        reserved: U32::ZERO,
+        guarantee: Guarantee::COMMITTED.encode(),
     };
     let mut payload = [0; size_of::<AckHeader>() + size_of::<AckRun>()];
     payload[..size_of::<AckHeader>()].copy_from_slice(head.as_bytes());
@@ -96,7 +97,7 @@ fn a_session_allocates_nothing_after_it_was_made() {
         credit: U32::new(1_000),
         max_entry_bytes: U32::new(1_358),
         max_run_bytes: U32::new(1_392),
-        reserved: U32::ZERO,
+        guarantee: Guarantee::COMMITTED.encode(),
     };
     let length = reply(&mut answer, Kind::SessionOpened, body.as_bytes());
     core.handle(1, LEADER, &answer[..length]);

@@ -225,6 +225,7 @@ impl Replica {
             return self.become_role(Role::Follower, Reason::QuorumLost);
         }
         self.leading.heartbeat_at_ns = self.now_ns + self.settings.heartbeat_ns;
+        self.commit_heard = Some((self.prefix, self.quorum_heard_ns()));
         let highest = || self.window.iter().filter(|(_, state)| state.chosen).last().map(|(slot, _)| slot);
         let chosen = if mutant("heartbeat_over_holes") { highest().unwrap_or(self.prefix) } else { self.prefix };
         let beat = Message::Heartbeat { ballot: self.promised, chosen, sent_ns: self.now_ns };

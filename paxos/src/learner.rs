@@ -87,7 +87,7 @@ impl Replica {
         self.follow(from, ballot);
         let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, sent_ns };
         self.send_to(from, ack, self.promise_lsn);
-        self.known_chosen = self.known_chosen.max(chosen);
+        self.hear_watermark(ballot, chosen);
         // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
         self.take_as_chosen(Evidence { first: self.prefix.next(), last: chosen, ballot, acceptors: NodeSet::EMPTY });
         self.emit_chosen();

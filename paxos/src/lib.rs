@@ -16,6 +16,7 @@
 //! | `election.rs` | the candidate: phase 1 and what follows from the promises |
 //! | `leader.rs` | phase 2: proposing, counting votes, retransmission, heartbeats, step-down |
 //! | `learner.rs` | what is chosen, delivery, catch-up |
+//! | `reach.rs` | who is heard and how lately, for the shard's mode |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ mod founding;
 pub mod invariants;
 mod leader;
 mod learner;
+mod reach;
 mod replica;
 mod rng;
 mod types;

@@ -59,6 +59,10 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
+    /// The chosen watermark that a leader told last, and its ballot.
+    pub(crate) watermark: Option<(Ballot, Slot)>,
+    /// What was last heard to be chosen, from a leader or as one, and when.
+    pub(crate) commit_heard: Option<(Slot, u64)>,
     pub(crate) tick_at_ns: u64,
 
     // Who may vote.
@@ -113,6 +117,8 @@ impl Replica {
             leading: Leading::default(),
             resent: 0,
             heard_ns: BTreeMap::new(),
+            watermark: None,
+            commit_heard: None,
             tick_at_ns: now_ns,
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
@@ -458,12 +464,5 @@ impl Replica {
     /// Accept requests that were sent again.
     pub fn resent(&self) -> u64 {
         self.resent
-    }
-
-    /// Whether so few members were heard lately that no quorum can be had.
-    pub fn quorum_unreachable(&self) -> bool {
-        let horizon = 2 * self.settings.election_max_ns;
-        let near = self.heard_ns.values().filter(|heard| *heard + horizon >= self.now_ns).count() + 1;
-        near < self.settings.quorums.phase1.max(self.settings.quorums.phase2)
     }
 }

@@ -209,6 +209,7 @@ impl Sim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use synod_wire::guarantee::GuaranteeBytes;
     use zerocopy::little_endian::U128;
 
     #[test]
@@ -229,7 +230,8 @@ mod tests {
             tail: U64::new(2),
             entries: U16::new(1),
             last: 1,
-            reserved: [0; 5],
+            mode: 0,
+            guarantee: GuaranteeBytes::default(),
         };
         let bytes = [body.as_bytes(), head.as_bytes(), &entry].concat();
         let answer = Answer::of_read(&bytes).expect("it is well formed");
@@ -248,7 +250,7 @@ mod tests {
             first_sequence: U64::new(first_sequence),
             timestamp_ns: U64::new(1),
             entries: U32::new(entries),
-            reserved: U32::ZERO,
+            guarantee: GuaranteeBytes::default(),
         };
         let bytes = [head.as_bytes(), run(5, 3).as_bytes(), run(20, 1).as_bytes()].concat();
         assert_eq!(acked_places(&bytes), Some(vec![7, 20]));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use synod_paxos::Role;
 use synod_wire::frame::Kind;
+use synod_wire::mode::Mode;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Coverage {
     pub kinds: BTreeMap<u8, u64>,
     /// How often each change of role was seen.
     pub roles: BTreeMap<String, u64>,
+    /// How often each change of mode was seen.
+    #[serde(default)]
+    pub modes: BTreeMap<String, u64>,
     /// How often each marked place was reached.
     pub marks: BTreeMap<String, u64>,
 }
@@ -94,6 +98,25 @@ const ROLES: &[(Role, Role, Option<&str>)] = &[
     (Role::Candidate, Role::Halted, Some(LATE_WORD)),
     (Role::Preparing, Role::Halted, Some(LATE_WORD)),
     (Role::Leader, Role::Halted, Some(LATE_WORD)),
+];
+
+const LATE_WORD_MODE: &str =
+    "a node that lost state hears first who remembers it, by placement, and serves nobody before";
+
+/// The changes of mode, and why one is not seen.
+const MODES: &[(Mode, Mode, Option<&str>)] = &[
+    (Mode::Target, Mode::Election, None),
+    (Mode::Target, Mode::Degraded, None),
+    (Mode::Election, Mode::Target, None),
+    (Mode::Election, Mode::Degraded, None),
+    (Mode::Election, Mode::Recovery, None),
+    (Mode::Degraded, Mode::Recovery, None),
+    (Mode::Recovery, Mode::Target, None),
+    (Mode::Recovery, Mode::Election, None),
+    (Mode::Recovery, Mode::Floor, None),
+    (Mode::Election, Mode::Floor, None),
+    (Mode::Degraded, Mode::Floor, None),
+    (Mode::Target, Mode::Floor, Some(LATE_WORD_MODE)),
 ];
 
 /// Whether the core can make this change of role between two turns.
@@ -186,6 +209,12 @@ impl Coverage {
                 miss(format!("role {name}"), *why);
             }
         }
+        for (from, to, why) in MODES {
+            let name = mode_change(*from, *to);
+            if !self.modes.contains_key(&name) {
+                miss(format!("mode {name}"), *why);
+            }
+        }
         for (mark, why) in MARKS.iter().filter(|(mark, _)| !self.marks.contains_key(*mark)) {
             miss(format!("place {mark:?}"), *why);
         }
@@ -198,6 +227,10 @@ impl Coverage {
 
     pub(crate) fn role(&mut self, from: Role, to: Role) {
         *self.roles.entry(role_change(from, to)).or_default() += 1;
+    }
+
+    pub(crate) fn mode(&mut self, from: Mode, to: Mode) {
+        *self.modes.entry(mode_change(from, to)).or_default() += 1;
     }
 
     /// A place that [`MARKS`] lists is reached.
@@ -219,8 +252,13 @@ impl Coverage {
         add(&mut self.faults, &other.faults);
         add(&mut self.kinds, &other.kinds);
         add(&mut self.roles, &other.roles);
+        add(&mut self.modes, &other.modes);
         add(&mut self.marks, &other.marks);
     }
+}
+
+fn mode_change(from: Mode, to: Mode) -> String {
+    format!("{} -> {}", from.name(), to.name())
 }
 
 fn role_change(from: Role, to: Role) -> String {

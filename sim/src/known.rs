@@ -106,6 +106,9 @@ pub const MUTANTS: &[Mutant] = &[
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
+    // Modes.
+    rule("degraded_serves_appends", "a node that hears no quorum takes appends"),
+    rule("stale_read_called_fresh", "a read is called fresh without evidence, in every mode"),
 ];
 
 /// Whether this build can put them back.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_client::{ClientError, StageTimes, Status, TailSource};
+use synod_client::{ClientError, Mode, StageTimes, Status, TailSource};
 use synod_wire::client::role;
 use synod_wire::{GroupId, NodeId};
 
@@ -32,6 +32,11 @@ pub(super) struct Row {
 /// What a node that answered says.
 #[derive(Debug, Serialize)]
 struct State {
+    /// What the node does for clients, why, since when, and how often it entered each mode.
+    mode: Option<&'static str>,
+    mode_reason: Option<&'static str>,
+    mode_seconds: f64,
+    modes_entered: BTreeMap<&'static str, u32>,
     role: &'static str,
     leader: Option<u8>,
     epoch: u32,
@@ -74,6 +79,10 @@ impl StageState {
 impl State {
     fn of(status: &Status) -> State {
         State {
+            mode: status.mode.map(|mode| mode.name()),
+            mode_reason: status.mode_reason.map(|reason| reason.name()),
+            mode_seconds: status.mode_for.as_secs_f64(),
+            modes_entered: Mode::ALL.iter().map(|mode| mode.name()).zip(status.modes_entered).collect(),
             role: status.role_name(),
             leader: status.leader.map(|node| node.0),
             epoch: status.epoch.0,
@@ -168,6 +177,7 @@ fn table(rows: &[Row]) -> String {
         "node",
         "group",
         "address",
+        "mode",
         "role",
         "leader",
         ">ballot",
@@ -183,6 +193,7 @@ fn table(rows: &[Row]) -> String {
         let mut cells = vec![row.node.to_string(), row.group.to_string(), row.address.to_string()];
         match &row.state {
             Some(state) => cells.extend([
+                state.mode.unwrap_or("-").to_string(),
                 state.role.to_string(),
                 state.leader.map_or("-".into(), |leader| leader.to_string()),
                 format!("{}.{}", state.ballot_round, state.ballot_node),
@@ -202,6 +213,13 @@ fn table(rows: &[Row]) -> String {
     }
     let mut text = table.render();
     for row in rows {
+        // TARGET needs no word: everything else does.
+        if let Some(State { mode: Some(mode), mode_reason: Some(reason), mode_seconds, .. }) = &row.state
+            && *mode != Mode::Target.name()
+        {
+            let (node, group) = (row.node, row.group);
+            text.push_str(&format!("node {node} group {group}: {mode} for {mode_seconds:.1} s: {reason}\n"));
+        }
         let hidden = row.state.as_ref().map_or(0, |state| state.unknown_slots);
         if hidden != 0 {
             let count = if hidden < 0 { "all slots above the chosen ones".into() } else { format!("{hidden} slot(s)") };

@@ -10,24 +10,23 @@ use super::jobs::{Done, Job};
 use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
-use super::{Fatal, Shard};
+use super::{Fatal, Shard, mode};
 use crate::sequencer::{Answer, SESSION_CREDIT, Verdict};
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
-use synod_paxos::{Input, Role};
+use synod_paxos::Input;
 use synod_ring::{Io, RxBuf};
 use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
 use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Sessions that a leader serves at once; the table of the state machine bounds them too.
 const MAX_ADMITTED: usize = crate::sequencer::MAX_SESSIONS;
-/// What a client is told to wait while there is no leader, microseconds.
-const NO_LEADER_RETRY_US: u32 = 10_000;
 
 /// A session as the leader sees it ahead of the state machine.
 #[derive(Debug)]
@@ -205,7 +204,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Copies the run of a request into the open batch, or says why not. This is the one copy of a payload between
     /// socket and disk.
     fn append_run(&mut self, buf: &RxBuf, run: Request, from: SocketAddrV4) -> Result<Option<(Refusal, u64)>, Fatal> {
-        if let Some(refusal) = self.not_serving() {
+        if let Err(refusal) = self.modes.appends(self.core.role(), self.core.leader().is_some()) {
             return Ok(Some((refusal, 0)));
         }
         let max_batch_bytes = self.settings.max_batch_bytes;
@@ -239,18 +238,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             session.next_seq = session.next_seq.max(run.first_seq + run.entries);
         }
         Ok(None)
-    }
-
-    /// Why this node takes no appends, if it does not.
-    fn not_serving(&self) -> Option<Refusal> {
-        match self.core.role() {
-            Role::Leader => None,
-            Role::Halted => Some(Refusal::ManualIntervention),
-            Role::Joining => Some(Refusal::Recovering),
-            _ if self.core.quorum_unreachable() => Some(Refusal::QuorumUnavailable),
-            Role::Follower if self.core.leader().is_some() => Some(Refusal::NotLeader),
-            _ => Some(Refusal::NoLeader),
-        }
     }
 
     /// Checks a run against its session: `None` admits it; otherwise what the client is told, if anything.
@@ -372,7 +359,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             credit: U32::new(SESSION_CREDIT as u32),
             max_entry_bytes: U32::new(max_entry_bytes(max_batch_bytes) as u32),
             max_run_bytes: U32::new((max_batch_bytes - BATCH_HEADER_BYTES) as u32),
-            reserved: U32::ZERO,
+            guarantee: Guarantee::COMMITTED.encode(),
         };
         self.reply(to, Kind::SessionOpened, |out| put(body.as_bytes(), out));
     }
@@ -388,8 +375,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let age_ns = self.stages.oldest_open_ns().map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
                 self.admission.drain.retry_after_us(age_ns)
             }
-            _ => NO_LEADER_RETRY_US,
+            other => mode::retry_after_us(other),
         };
+        // Whose request names no session has asked to read.
+        let guarantee = mode::guarantee_of_refusal(refusal, client_id == 0);
+        let detail = if refusal == Refusal::ManualIntervention { self.modes.reason() as u64 } else { detail };
         let body = RefusalBody {
             client_id: U128::new(client_id),
             reference: U64::new(reference),
@@ -400,7 +390,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             leader_port: U16::new(leader.map_or(0, |(_, address)| address.port())),
             leader_ip: leader.map_or([0; 4], |(_, address)| address.ip().octets()),
             leader_node: leader.map_or(0, |(node, _)| node.0),
-            reserved: [0; 3],
+            mode: self.modes.mode() as u8,
+            reserved: [0; 2],
+            guarantee: guarantee.encode(),
         };
         self.reply(to, Kind::Rejected, |out| put(body.as_bytes(), out));
     }

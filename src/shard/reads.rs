@@ -2,13 +2,14 @@
 
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOBS};
-use super::reply::{ReadRequest, ReadWriter};
+use super::reply::{Label, ReadRequest, ReadWriter};
 use super::{Fatal, Shard};
 use crate::index::{Block, Walker};
 use synod_ring::Io;
 use synod_wire::batch::Batch;
-use synod_wire::client::Counter;
+use synod_wire::client::{Counter, Refusal};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, NodeSet, Sequence, Slot};
 
@@ -44,6 +45,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn on_read(&mut self, mut request: ReadRequest) {
         let datagrams = request.body.max_datagrams.get().clamp(1, MAX_READ_DATAGRAMS);
         request.body.max_datagrams.set(datagrams);
+        if let Err(refusal) = self.read_label() {
+            return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
+        }
         let tail = self.machine.tail();
         let wait_ms = u64::from(request.body.wait_ms.get()).min(MAX_WAIT_MS);
         if request.from() == Sequence::ZERO || request.from() > tail {
@@ -57,8 +61,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.serve(request);
     }
 
+    /// What a reply to a read that leaves now says of itself, or why there is none.
+    fn read_label(&self) -> Result<Label, Refusal> {
+        let recency = self.modes.reads(self.io.now_ns(), self.core.commit_heard_ns())?;
+        Ok(Label { mode: self.modes.mode(), guarantee: Guarantee::read(recency) })
+    }
+
     fn answer_empty(&mut self, request: &ReadRequest) {
-        let mut writer = ReadWriter::new(request, self.machine.tail().0);
+        let label = match self.read_label() {
+            Ok(label) => label,
+            Err(refusal) => return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0),
+        };
+        let mut writer = ReadWriter::new(request, self.machine.tail().0, Some(label));
         let mut body = [0; 128];
         let mut bytes = 0;
         let mut copy = [0; 128];
@@ -89,14 +103,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn serve(&mut self, request: ReadRequest) {
-        if !self.serve_from_memory(&request) && !self.serve_from_log(request) {
+        let label = match self.read_label() {
+            Ok(label) => label,
+            // It was held meanwhile, and the mode has changed.
+            Err(refusal) => return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0),
+        };
+        if !self.serve_from_memory(&request, label) && !self.serve_from_log(request) {
             // Housekeeping is busy: the reader asks again.
             self.answer_empty(&request);
         }
     }
 
     /// Serves a read from the arena; false if its first slot is not there any more.
-    fn serve_from_memory(&mut self, request: &ReadRequest) -> bool {
+    fn serve_from_memory(&mut self, request: &ReadRequest, label: Label) -> bool {
         let Some(first) = self.slots.slot_of(request.from()) else { return false };
         let Some(value) = self.slots.get(first) else { return false };
         if self.log.payload(value.place).is_none() {
@@ -121,7 +140,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             outbox.send_client(io, request.to, HEADER_BYTES + body.len());
         };
         let mut walker = Walker::new(&start, self.index.exceptions(first, applied));
-        let mut writer = ReadWriter::new(request, self.machine.tail().0);
+        let mut writer = ReadWriter::new(request, self.machine.tail().0, Some(label));
         let last = if mutant("reads_beyond_applied") { self.core.highest_held() } else { applied };
         for slot in (first.0..=last.0).map(Slot) {
             let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
@@ -214,7 +233,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Done::Read(request, Ok(bodies)) => {
                 self.jobs_out -= 1;
-                for body in bodies {
+                let label = match self.read_label() {
+                    Ok(label) => label,
+                    Err(refusal) => {
+                        self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
+                        return Ok(());
+                    }
+                };
+                for mut body in bodies {
+                    label.stamp(&mut body);
                     self.reply(request.to, Kind::ReadReply, |out| put(&body, out));
                 }
             }

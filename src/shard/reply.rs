@@ -7,8 +7,10 @@ use std::net::SocketAddrV4;
 use synod_wire::Sequence;
 use synod_wire::client::{AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt};
 use synod_wire::frame::HEADER_BYTES;
-use zerocopy::IntoBytes;
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
+use synod_wire::mode::Mode;
 use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A read as it came, with the address to answer.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,23 @@ impl ReadRequest {
     }
 }
 
+/// What a reply to a read says of itself: the node's mode, and what may be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) mode: Mode,
+    pub(crate) guarantee: Guarantee,
+}
+
+impl Label {
+    /// Puts it into a body that was built without one: what comes from the disk is labelled when it leaves.
+    pub(crate) fn stamp(self, body: &mut [u8]) {
+        if let Ok((head, _)) = ReadReplyBody::mut_from_prefix(body) {
+            head.mode = self.mode as u8;
+            head.guarantee = self.guarantee.encode();
+        }
+    }
+}
+
 const REPLY_BYTES: usize = size_of::<ReadReplyBody>();
 const ENTRY_BYTES: usize = size_of::<ReadEntry>();
 
@@ -36,6 +55,7 @@ pub(crate) struct ReadWriter {
     next: Sequence,
     first: Sequence,
     tail: u64,
+    label: Option<Label>,
     left: u32,
     datagrams_left: u16,
     entries: u16,
@@ -43,12 +63,14 @@ pub(crate) struct ReadWriter {
 }
 
 impl ReadWriter {
-    pub(crate) fn new(request: &ReadRequest, tail: u64) -> ReadWriter {
+    /// Without a label: the bodies get one when they leave.
+    pub(crate) fn new(request: &ReadRequest, tail: u64, label: Option<Label>) -> ReadWriter {
         ReadWriter {
             request_id: request.body.request_id.get(),
             next: request.from(),
             first: request.from(),
             tail,
+            label,
             left: request.body.max_entries.get(),
             datagrams_left: request.body.max_datagrams.get().max(1),
             entries: 0,
@@ -102,7 +124,8 @@ impl ReadWriter {
             tail: U64::new(self.tail),
             entries: U16::new(self.entries),
             last: u8::from(last),
-            reserved: [0; 5],
+            mode: self.label.map_or(0, |label| label.mode as u8),
+            guarantee: self.label.map_or(GuaranteeBytes::default(), |label| label.guarantee.encode()),
         };
         out[..REPLY_BYTES].copy_from_slice(head.as_bytes());
         emit(&out[..self.used]);
@@ -135,13 +158,15 @@ impl AckWriter<'_> {
             credit: U32::new(SESSION_CREDIT as u32),
         };
         let mut used = put(head.as_bytes(), out);
+        // What is acknowledged again from the session table was committed by the same kind of evidence.
+        let guarantee = Guarantee::COMMITTED.encode();
         for (answer, _) in self.answers {
             let run = AckRun {
                 first_seq: U64::new(answer.first_seq),
                 first_sequence: U64::new(answer.first_sequence.0),
                 timestamp_ns: U64::new(answer.timestamp_ns),
                 entries: U32::new(answer.entries as u32),
-                reserved: U32::ZERO,
+                guarantee,
             };
             used += put(run.as_bytes(), &mut out[used..]);
         }

@@ -4,6 +4,7 @@
 //! for the request. `request_id` is the client's and comes back as it went. The header's `slot` carries
 //! `request_id` where a request has no body of its own (Status).
 
+use crate::guarantee::GuaranteeBytes;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -37,8 +38,10 @@ pub struct ReadReplyBody {
     pub entries: U16,
     /// 1 in the last datagram of a reply.
     pub last: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
+    /// [`crate::mode::Mode`] of the node.
+    pub mode: u8,
+    /// What the reply promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 /// Before each entry of a read reply; the payload follows.
@@ -105,8 +108,8 @@ pub struct AckRun {
     pub timestamp_ns: U64,
     /// How many.
     pub entries: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// What the acknowledgement promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 /// A stage of a commit on its leader; each is told as the time since the client's datagram was reaped. The order is part of
@@ -191,8 +194,8 @@ pub struct SessionBody {
     pub max_entry_bytes: U32,
     /// The largest payload of an Append datagram in bytes.
     pub max_run_bytes: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// What `last_committed` rests on.
+    pub guarantee: GuaranteeBytes,
 }
 
 /// Why a request was refused. The numbers are part of the format.
@@ -262,9 +265,9 @@ pub struct RefusalBody {
     pub client_id: U128,
     /// The first client sequence of the refused run, or the request id of a read.
     pub reference: U64,
-    /// What the refusal says: a limit, a sequence.
+    /// What the refusal says: a limit, a sequence; for MANUAL_INTERVENTION the [`crate::mode::ModeReason`].
     pub detail: U64,
-    /// When to try again, microseconds.
+    /// When to try again, microseconds; 0: the same request would be refused again.
     pub retry_after_us: U32,
     /// [`Refusal`].
     pub refusal: u8,
@@ -276,8 +279,12 @@ pub struct RefusalBody {
     pub leader_ip: [u8; 4],
     /// The leader's node number.
     pub leader_node: u8,
+    /// [`crate::mode::Mode`] of the node.
+    pub mode: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
+    /// What the refusal promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 /// A replica's role, as [`StatusBody::role`] has it.
@@ -337,8 +344,16 @@ pub struct StatusBody {
     pub stages: u8,
     /// [`Durability`]: what this node's word rests on.
     pub durability: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// [`crate::mode::Mode`].
+    pub mode: u8,
+    /// [`crate::mode::ModeReason`] that it was entered for.
+    pub mode_reason: u8,
+    /// How long it has been in its mode, milliseconds.
+    pub mode_ms: U32,
+    /// How often each mode was entered since the start, in the order of [`crate::mode::Mode::ALL`].
+    pub modes_entered: [U32; crate::mode::Mode::ALL.len()],
+    /// What the status promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 macro_rules! counters {
@@ -405,7 +420,7 @@ counters! {
     ReceiveOverruns = "receive_overruns",
     /// Refused: BUSY.
     RefusedBusy = "refused_busy",
-    /// Refused: NOT_LEADER or NO_LEADER.
+    /// Refused: NOT_LEADER, NO_LEADER, RECOVERING or MANUAL_INTERVENTION.
     RefusedNotLeader = "refused_not_leader",
     /// Refused: TOO_LARGE.
     RefusedTooLarge = "refused_too_large",

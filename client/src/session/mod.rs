@@ -36,6 +36,7 @@ use std::ops::Range;
 use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
 use synod_wire::client::{Durability, Refusal};
 use synod_wire::frame::{HEADER_BYTES, Kind, flags};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// What happened. Every offered entry is in exactly one `Acked` or `Unknown`, and these come in order of `client_seq`.
@@ -60,6 +61,8 @@ pub enum Event {
         timestamp_ns: u64,
         /// What the acknowledgement rests on.
         durability: Durability,
+        /// What it promises.
+        guarantee: Guarantee,
         /// How many; at least 1.
         entries: u32,
     },
@@ -335,6 +338,7 @@ impl Core {
                 sequence: Sequence(run.sequence),
                 timestamp_ns: run.timestamp_ns,
                 durability: run.durability,
+                guarantee: run.guarantee,
                 entries: run.entries,
             });
         }

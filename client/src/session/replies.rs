@@ -3,7 +3,7 @@
 
 use super::{CloseReason, Core, Event, OpenSent, Phase, WentBack};
 use crate::receipt::Receipt;
-use crate::reply::{Rejection, Reply};
+use crate::reply::{Rejection, Reply, told};
 use crate::window::{Mark, Placed};
 use std::net::SocketAddrV4;
 use synod_wire::client::{self, AckHeader, AckRun, Durability, Refusal, SessionBody};
@@ -178,10 +178,11 @@ impl Core {
         }
         // An earlier incarnation may have sent longer runs; what this one did not send, it does not know.
         let end_seq = end_seq.min(self.sent_end);
+        let guarantee = told(run.guarantee);
         let mut new = 0;
         for client_seq in first_seq.max(self.window.base())..end_seq {
             let sequence = first_sequence + (client_seq - first_seq);
-            let place = Placed { sequence, timestamp_ns: run.timestamp_ns.get(), durability };
+            let place = Placed { sequence, timestamp_ns: run.timestamp_ns.get(), durability, guarantee };
             match self.window.acknowledge(client_seq, place) {
                 Mark::New => {
                     new += 1;

@@ -74,6 +74,7 @@ fn entries_offered_before_the_session_is_open_follow_what_was_committed() {
         sequence: Sequence(900),
         timestamp_ns: 5,
         durability: Durability::Disk,
+        guarantee: Guarantee::COMMITTED,
         entries: 3,
     };
     assert_eq!(events(&mut core), [Event::Opened { last_committed: 40, credit: 100, max_entry_bytes: 1_358 }, acked]);
@@ -353,6 +354,7 @@ fn an_eviction_ends_the_session_and_tells_apart_what_was_acknowledged() {
         sequence: Sequence(sequence),
         timestamp_ns: 1,
         durability: Durability::Disk,
+        guarantee: Guarantee::COMMITTED,
         entries: 1,
     };
     let unknown = |seq| Event::Unknown { first: seq, last: seq };
@@ -434,6 +436,7 @@ fn a_contradicting_acknowledgement_is_counted_and_the_first_one_stands() {
         sequence: Sequence(10),
         timestamp_ns: 1,
         durability: Durability::Disk,
+        guarantee: Guarantee::COMMITTED,
         entries: 2,
     };
     assert_eq!((events(&mut core), core.counters().conflicting_acks), (vec![both], 1));

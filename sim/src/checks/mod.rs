@@ -8,6 +8,7 @@ mod durable;
 mod evidence;
 mod linear;
 mod logs;
+mod modes;
 mod one_value;
 mod order;
 mod prefix;
@@ -63,6 +64,7 @@ pub(crate) struct Checks {
     pub(crate) bounds: bounds::Bounds,
     pub(crate) evidence: evidence::Evidence,
     pub(crate) told: told::Told,
+    pub(crate) modes: modes::Modes,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -81,6 +83,7 @@ impl Checks {
             bounds: bounds::Bounds::new(plan),
             evidence: evidence::Evidence::new(plan),
             told: told::Told::new(plan.nodes),
+            modes: modes::Modes::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
