@@ -13,8 +13,9 @@ use crate::reply::{ReadEntries, Rejection, Reply, finish_request, split_read_ent
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
 use std::net::SocketAddrV4;
-use synod_wire::client::{ReadBody, ReadReplyBody, Refusal};
+use synod_wire::client::{Consistency, ReadBody, ReadReplyBody, Refusal};
 use synod_wire::frame::{Frames, HEADER_BYTES, Kind, frame_bytes};
+use synod_wire::guarantee::Recency;
 use synod_wire::{ClusterId, GroupId, Sequence};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -97,6 +98,8 @@ pub struct ReadCore {
     /// The first answer's tail has bounded `end`.
     end_is_fixed: bool,
     tail: Option<Sequence>,
+    /// The weakest of the answers to this read.
+    recency: Option<Recency>,
     /// In order of `first`.
     held: Vec<Held>,
     free: Vec<Vec<u8>>,
@@ -135,6 +138,7 @@ impl ReadCore {
             follow_ms: None,
             end_is_fixed: true,
             tail: None,
+            recency: None,
             held: Vec::with_capacity(held + 1),
             free: Vec::with_capacity(held + 1),
             request: None,
@@ -160,6 +164,11 @@ impl ReadCore {
         self.restart(from, u64::MAX, Some(wait_ms), now_ns);
     }
 
+    /// How recent the state must be that reads show which begin from now on; else as the options say.
+    pub fn set_consistency(&mut self, consistency: Consistency) {
+        self.options.consistency = consistency;
+    }
+
     fn restart(&mut self, from: Sequence, count: u64, follow_ms: Option<u16>, now_ns: u64) {
         // Sequences start at 1, and 0 would ask for the tail alone.
         self.next = from.0.max(1);
@@ -170,6 +179,7 @@ impl ReadCore {
             self.recycle(held);
         }
         self.request = None;
+        self.recency = None;
         self.first_request_id = self.next_request_id;
         self.last_progress_ns = now_ns;
         self.silences = 0;
@@ -188,6 +198,12 @@ impl ReadCore {
     /// The highest tail that a node has told.
     pub fn tail(&self) -> Option<Sequence> {
         self.tail
+    }
+
+    /// How recent this read is: the weakest that was told with an answer to it. What was fresh when a request was sent says
+    /// nothing of what came later.
+    pub fn recency(&self) -> Option<Recency> {
+        self.recency
     }
 
     /// When the last new entry came, or an answer said that there is none yet.
@@ -273,7 +289,11 @@ impl ReadCore {
             max_entries: U32::new(max_entries),
             max_datagrams: U16::new(self.options.max_datagrams),
             wait_ms: U16::new(wait_ms),
-        };
+            bound_ms: U32::ZERO,
+            consistency: 0,
+            reserved: [0; 3],
+        }
+        .with(self.options.consistency);
         out[HEADER_BYTES..HEADER_BYTES + size_of::<ReadBody>()].copy_from_slice(body.as_bytes());
         let length = finish_request(out, (Kind::Read, 0), self.cluster, self.group, request.id, size_of::<ReadBody>());
         Some((self.route.target(), length))
@@ -358,6 +378,11 @@ impl ReadCore {
             self.counters.malformed += 1;
             return;
         }
+        let Some(recency) = recency_of(body).filter(|recency| self.options.consistency.is_met_by(*recency)) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        self.recency = Some(self.recency.map_or(recency, |weakest| weakest.min(recency)));
         let tail = Sequence(body.tail.get());
         self.tail = Some(self.tail.map_or(tail, |known| known.max(tail)));
         if !self.end_is_fixed {
@@ -467,6 +492,11 @@ impl ReadCore {
         held.bytes.clear();
         self.free.push(held.bytes);
     }
+}
+
+/// How recent an answer is; `None`: it says so in a way that this version does not know.
+pub(crate) fn recency_of(body: &ReadReplyBody) -> Option<Recency> {
+    body.guarantee.decode().map(|guarantee| guarantee.recency)
 }
 
 #[cfg(test)]

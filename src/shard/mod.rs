@@ -11,7 +11,7 @@
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
 //! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
-//! | `reads.rs` | reads, catch-up, housekeeping's answers |
+//! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -44,7 +44,7 @@ use crate::index::Index;
 use crate::sequencer::Sequencer;
 use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
-use crate::shard::reads::Waiters;
+use crate::shard::reads::{Fresh, Waiters};
 use crate::shard::slots::Slots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
@@ -81,6 +81,8 @@ pub struct Settings {
     pub core: Option<usize>,
     /// When a record counts as persisted.
     pub durability: Durability,
+    /// How far a clock may run from true time, parts per million: what a bounded read allows for.
+    pub max_clock_drift_ppm: u32,
 }
 
 impl Settings {
@@ -176,6 +178,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     parked: VecDeque<Parked>,
     admission: Admission,
     waiters: Waiters,
+    fresh: Fresh,
     word: Word,
     stages: Stages,
     counters: Counters,
@@ -207,6 +210,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
             waiters: Waiters::new(settings.max_datagram_bytes()),
+            fresh: Fresh::new(),
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize),
             counters: Counters::default(),
@@ -259,6 +263,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.take_clients()?;
         self.vouch()?;
         self.answer_clients();
+        self.answer_fresh();
         self.wake_waiters();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
@@ -354,6 +359,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn has_room_for(&self, message: &Message) -> bool {
         match message {
             Message::Accept { .. } => self.has_room_for_value(),
+            // Its answer takes heartbeats, and a leader that cannot log shows no sign of life.
+            Message::ReadIndex { .. } if self.is_full() => false,
             _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
         }
     }
@@ -462,7 +469,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             false if waits_for_log => u64::MAX,
             false => self.core.poll_timeout(),
         };
-        core_ns.min(self.waiters.next_ns()).min(self.idle_mark_at_ns)
+        core_ns.min(self.waiters.next_ns()).min(self.fresh.next_ns()).min(self.idle_mark_at_ns)
     }
 
     /// The core, for inspection.

@@ -7,6 +7,7 @@ use std::net::SocketAddrV4;
 use synod_wire::Sequence;
 use synod_wire::client::{AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt};
 use synod_wire::frame::HEADER_BYTES;
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes, Recency};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 
@@ -17,6 +18,8 @@ pub struct ReadRequest {
     pub to: SocketAddrV4,
     /// The request.
     pub body: ReadBody,
+    /// How recent the state is that it is answered from.
+    pub recency: Recency,
 }
 
 impl ReadRequest {
@@ -33,6 +36,7 @@ const ENTRY_BYTES: usize = size_of::<ReadEntry>();
 #[derive(Debug)]
 pub(crate) struct ReadWriter {
     request_id: u64,
+    guarantee: GuaranteeBytes,
     next: Sequence,
     first: Sequence,
     tail: u64,
@@ -46,6 +50,7 @@ impl ReadWriter {
     pub(crate) fn new(request: &ReadRequest, tail: u64) -> ReadWriter {
         ReadWriter {
             request_id: request.body.request_id.get(),
+            guarantee: Guarantee::read(request.recency).encode(),
             next: request.from(),
             first: request.from(),
             tail,
@@ -102,7 +107,8 @@ impl ReadWriter {
             tail: U64::new(self.tail),
             entries: U16::new(self.entries),
             last: u8::from(last),
-            reserved: [0; 5],
+            reserved: 0,
+            guarantee: self.guarantee,
         };
         out[..REPLY_BYTES].copy_from_slice(head.as_bytes());
         emit(&out[..self.used]);

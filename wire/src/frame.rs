@@ -93,6 +93,10 @@ pub enum Kind {
     Hello = 42,
     /// The answer. Payload: [`crate::peer::HelloAckBody`].
     HelloAck = 43,
+    /// Asks the leader for the chosen watermark. Payload: [`crate::peer::ReadRound`].
+    ReadIndex = 44,
+    /// The answer, with the round. `slot`: the watermark.
+    ReadIndexAck = 45,
 
     /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
     Append = 64,
@@ -127,7 +131,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 36] = [
+    pub const ALL: [Kind; 38] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -155,6 +159,8 @@ impl Kind {
         Kind::Value,
         Kind::Hello,
         Kind::HelloAck,
+        Kind::ReadIndex,
+        Kind::ReadIndexAck,
         Kind::Append,
         Kind::OpenSession,
         Kind::Read,

@@ -225,7 +225,7 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((size_of::<record::Trailer>(), size_of::<record::TrailerEntry>()), (24, 32));
     assert_eq!((size_of::<record::Incarnation>(), size_of::<record::PeerMark>()), (16, 16));
     assert_eq!(size_of::<record::SegmentHeader>(), 40);
-    assert_eq!((size_of::<client::ReadBody>(), size_of::<client::ReadReplyBody>()), (24, 32));
+    assert_eq!((size_of::<client::ReadBody>(), size_of::<client::ReadReplyBody>()), (32, 32));
     assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 40));
     assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (24, 32));
     assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (48, 96));

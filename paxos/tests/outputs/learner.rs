@@ -8,8 +8,8 @@ fn commit(ballot: Ballot, ranges: Ranges) -> Message {
     Message::Commit { ballot, ranges }
 }
 
-fn ack(ballot: Ballot, prefix: u64, sent_ns: u64) -> Message {
-    Message::HeartbeatAck { ballot, prefix: Slot(prefix), sent_ns }
+fn ack(ballot: Ballot, prefix: u64, probe: u64) -> Message {
+    Message::HeartbeatAck { ballot, prefix: Slot(prefix), probe }
 }
 
 fn learnt(slot: u64, ballot: Ballot) -> Record {
