@@ -31,7 +31,7 @@ const PPM: u64 = 1_000_000;
 const MAX_READ_DATAGRAMS: u16 = 64;
 
 /// Reads that wait for a round; one more is refused with BUSY.
-const MAX_FRESH: usize = 1_024;
+pub const MAX_FRESH: usize = 1_024;
 /// The longest that a read waits for its round: past it no quorum answers, or this node does not catch up.
 const MAX_ROUND_NS: u64 = 500_000_000;
 
@@ -43,6 +43,9 @@ struct Pending {
     asked: Consistency,
     request: ReadRequest,
 }
+
+/// Bytes of one of them.
+pub const FRESH_READ_BYTES: usize = size_of::<Pending>();
 
 /// Reads that must not be stale, in the order in which they came: so their rounds and their due times are in order, too.
 #[derive(Debug)]
