@@ -196,7 +196,9 @@ fn every_member_answers_fresh_and_bounded_reads() {
         assert!(matches!(said, Said::Tail(_, Recency::StalePossible)), "node {node} said {said:?}");
     }
     let file = cluster.config_file().to_str().expect("a path in UTF-8").to_owned();
-    for (consistency, recency) in [("read_index", "FRESH(read_index)"), ("bounded:1000", "BOUNDED_STALE"), ("local", "STALE_POSSIBLE")] {
+    for (consistency, recency) in
+        [("read_index", "FRESH(read_index)"), ("bounded:1000", "BOUNDED_STALE"), ("local", "STALE_POSSIBLE")]
+    {
         let output = cluster.synod(&["check-tail", "--config", &file, "--consistency", consistency, "-o", "json"]);
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(answer["tail"], 50, "{answer}");

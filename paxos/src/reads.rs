@@ -265,13 +265,20 @@ impl Replica {
 
     /// What stayed unanswered for long is asked again: the question of this node's round, and the leader's heartbeat.
     pub(crate) fn retry_reads(&mut self) {
-        let now_ns = self.now_ns;
-        if let Some(confirmation) = self.reads.confirmation.as_mut().filter(|open| open.probe_again_ns <= now_ns) {
-            confirmation.probe_again_ns = now_ns + self.settings.retransmit_ns;
-            self.probe();
+        let (now_ns, again_ns) = (self.now_ns, self.now_ns + self.settings.retransmit_ns);
+        if let Some(confirmation) = self.reads.confirmation.as_mut() {
+            let due = confirmation.probe_again_ns <= now_ns;
+            confirmation.probe_again_ns = if due { again_ns } else { confirmation.probe_again_ns };
+            self.tick_at_ns = self.tick_at_ns.min(confirmation.probe_again_ns);
+            if due {
+                self.probe();
+            }
         }
-        if self.reads.round.is_some_and(|round| round.index.is_none() && round.ask_again_ns <= now_ns) {
+        let Some(round) = self.reads.round.filter(|round| round.index.is_none()) else { return };
+        if round.ask_again_ns <= now_ns {
             self.ask_leader();
+        } else {
+            self.tick_at_ns = self.tick_at_ns.min(round.ask_again_ns);
         }
     }
 }

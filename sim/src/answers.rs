@@ -187,7 +187,11 @@ impl Sim {
             Recency::BoundedStale(_) => self.coverage.mark("a bounded read was answered"),
             Recency::FreshLease | Recency::FreshReadIndex => {
                 self.answered_fresh.insert(node);
-                self.coverage.mark(if leads { "a leader answered a fresh read" } else { "a follower answered a fresh read" });
+                self.coverage.mark(if leads {
+                    "a leader answered a fresh read"
+                } else {
+                    "a follower answered a fresh read"
+                });
             }
         }
     }

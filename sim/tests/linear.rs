@@ -46,7 +46,10 @@ impl SequentialSpec for Plain {
                 *view = tail;
                 let read = || self.log.get(from..from + entries.len()).is_some_and(|read| read == &entries[..]);
                 let says_true = !whole || tail == self.log.len();
-                !goes_back && says_true && tail <= self.log.len() && (entries.is_empty() || from + entries.len() <= tail && read())
+                !goes_back
+                    && says_true
+                    && tail <= self.log.len()
+                    && (entries.is_empty() || from + entries.len() <= tail && read())
             }
             LogRet::ShowsAtLeast(place) => {
                 *view = usize::from(*place).max(*view);

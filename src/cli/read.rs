@@ -5,11 +5,11 @@ use super::output::{Failure, Outcome, OutputError, Style, print, print_json, std
 use super::{CheckTailArgs, GroupArgs, ReadArgs, TailArgs, client_failure, known_node};
 use crate::config::Config;
 use anyhow::{Context, anyhow};
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use serde::Serialize;
 use synod_client::{Consistency, ReadOptions, Reader, Recency, Tail};
 use synod_wire::{GroupId, NodeId, Sequence};
 
@@ -164,9 +164,9 @@ pub(super) fn parse_consistency(text: &str) -> Result<Consistency, String> {
     match text.split_once(':') {
         None if text == "read_index" => Ok(Consistency::ReadIndex),
         None if text == "local" => Ok(Consistency::Local),
-        Some(("bounded", ms)) => bound(ms).map(Consistency::Bounded).ok_or_else(|| {
-            format!("the bound must be 1 to {} milliseconds, as in bounded:50", Recency::MAX_BOUND_MS)
-        }),
+        Some(("bounded", ms)) => bound(ms)
+            .map(Consistency::Bounded)
+            .ok_or_else(|| format!("the bound must be 1 to {} milliseconds, as in bounded:50", Recency::MAX_BOUND_MS)),
         _ => Err("it is read_index, bounded:MS or local".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! `synod status`: what the nodes say of themselves.
 
-use super::output::{Failure, Outcome, Style, Table, print, print_json};
 use super::StatusArgs;
+use super::output::{Failure, Outcome, Style, Table, print, print_json};
 use crate::config::Config;
 use anyhow::{Context, anyhow};
 use serde::Serialize;

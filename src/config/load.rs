@@ -17,8 +17,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub const ENVIRONMENT_PREFIX: &str = "SYNOD__";
 
 /// The sections whose keys the environment can override.
-const SECTIONS: [&str; 9] =
-    ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "log"];
+const SECTIONS: [&str; 9] = ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "log"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

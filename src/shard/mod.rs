@@ -35,8 +35,8 @@ mod stages;
 mod status;
 
 pub use outbox::OUTBOX_BYTES;
-pub use recovery::{Findings, Recovered, recover};
 pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
+pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
 pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};

@@ -105,8 +105,7 @@ fn what_is_held_in_the_highest_ballot_reported_is_proposed_again() {
     let mut bench = Bench::candidate(restart(ballot(4, 1), 0, vec![held(1, ballot(4, 1))]));
     let b = ballot(5, 1);
     let outputs = bench.hear(TWO, promise(b, 0, vec![report(1, ReportState::Accepted(ballot(3, 3)))]));
-    let wanted =
-        [vec![elected(), beat(b, 0)], offer(22, b, 1, Source::Held).to_vec(), barrier(23, b, 2).to_vec()];
+    let wanted = [vec![elected(), beat(b, 0)], offer(22, b, 1, Source::Held).to_vec(), barrier(23, b, 2).to_vec()];
     assert_eq!(outputs, wanted.concat());
 }
 
@@ -172,8 +171,7 @@ fn a_prefix_reported_as_chosen_is_fetched_before_anything_is_proposed() {
     let outputs = bench.hear(TWO, learn(2, ballot(0, 2)));
     let asked = send(&[TWO], fetch_value(3, ballot(0, 2)), Lsn::ZERO);
     let learnt = Record::Learnt { slot: Slot(2), ballot: ballot(0, 2), barrier: false };
-    let wanted =
-        [vec![persist(5, B, learnt), deliver(2), elected(), beat(B, 2), asked], barrier(6, B, 4).to_vec()];
+    let wanted = [vec![persist(5, B, learnt), deliver(2), elected(), beat(B, 2), asked], barrier(6, B, 4).to_vec()];
     assert_eq!(outputs, wanted.concat(), "slots 1 and 2 are not holes");
 }
 

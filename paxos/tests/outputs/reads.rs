@@ -46,7 +46,11 @@ fn reads_that_come_meanwhile_wait_for_the_next_round_together() {
     bench.step(Input::Read);
     assert_eq!(bench.step(Input::Read), []);
     assert_eq!(bench.hear(THREE, question(9, 4)), []);
-    assert_eq!(bench.hear(TWO, ack(2)), [beat(1, 3), ready(1)], "node 3 begins the next, this node's reads join it too late");
+    assert_eq!(
+        bench.hear(TWO, ack(2)),
+        [beat(1, 3), ready(1)],
+        "node 3 begins the next, this node's reads join it too late"
+    );
     let outputs = bench.hear(TWO, ack(3));
     assert_eq!(outputs, [send(&[THREE], answer(9, 4, 1), Lsn::ZERO), beat(1, 4)]);
     assert_eq!(bench.hear(THREE, ack(4)), [ready(2)]);

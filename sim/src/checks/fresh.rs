@@ -33,7 +33,10 @@ impl Fresh {
     pub(crate) fn answered(&self, node: usize, asked: (Consistency, u64), told: (Recency, u64)) -> Checked {
         let ((asked_for, asked_ns), (recency, tail)) = (asked, told);
         if !asked_for.is_met_by(recency) {
-            return violated("reads are as recent as asked", format!("n{node} answers a {asked_for} read with {recency}"));
+            return violated(
+                "reads are as recent as asked",
+                format!("n{node} answers a {asked_for} read with {recency}"),
+            );
         }
         let since_ns = match recency {
             Recency::StalePossible => return Ok(()),

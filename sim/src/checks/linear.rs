@@ -295,7 +295,8 @@ mod tests {
         let fresh = |lacking: u64| {
             let (mut linear, order, log) = run();
             for s in lacking + 1..=100 {
-                let answer = Answer { recency: Recency::FreshReadIndex, ..Answer::new(1, s - lacking) };
+                let mut answer = Answer::new(1, s - lacking);
+                answer.recency = Recency::FreshReadIndex;
                 linear.shown(1, &answer, 10 * s + 16, 10 * s + 17);
             }
             verdict(&mut linear, &order, &log)
