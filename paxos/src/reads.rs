@@ -219,10 +219,10 @@ impl Replica {
         self.conclude_confirmation();
     }
 
-    /// A heartbeat to all, with the next number.
+    /// A heartbeat to all, with the next number. It does not put off the next regular one, in which a leader that nobody
+    /// answers steps down.
     pub(crate) fn probe(&mut self) {
         self.reads.probe += 1;
-        self.leading.heartbeat_at_ns = self.now_ns + self.settings.heartbeat_ns;
         let highest = || self.window.iter().filter(|(_, state)| state.chosen).last().map(|(slot, _)| slot);
         let chosen = if mutant("heartbeat_over_holes") { highest().unwrap_or(self.prefix) } else { self.prefix };
         let beat = Message::Heartbeat { ballot: self.promised, chosen, probe: self.reads.probe };

@@ -145,6 +145,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match self.core.role() {
             Role::Halted => Some(Refusal::ManualIntervention),
             Role::Joining => Some(Refusal::Recovering),
+            // A follower of a quiet group hears its leader alone: whether a quorum is there, that one knows.
+            _ if self.core.leader().is_some() && !self.core.leads() => None,
             _ if self.core.quorum_unreachable() => Some(Refusal::QuorumUnavailable),
             _ if self.core.leader().is_none() => Some(Refusal::NoLeader),
             _ => None,

@@ -129,3 +129,14 @@ fn an_unanswered_question_is_put_again_and_to_a_new_leader_at_once() {
     let outputs = bench.hear(THREE, heartbeat(newer, 1, 1));
     assert!(outputs.contains(&send(&[THREE], question(START, 1), Lsn::ZERO)), "{outputs:?}");
 }
+
+#[test]
+fn a_leader_that_is_asked_and_heard_by_no_one_steps_down_all_the_same() {
+    let mut bench = Bench::leader();
+    bench.step(Input::Read);
+    let since = bench.now_ns;
+    while bench.core.role() == Role::Leader {
+        bench.timer();
+        assert!(bench.now_ns - since <= 321 * MS, "its heartbeats for the read put off its end");
+    }
+}
