@@ -37,7 +37,7 @@ fn cluster(name: &str) -> Cluster {
 
 fn appender(cluster: &Cluster) -> Appender {
     let members = cluster.config.client_addresses(GROUP);
-    Appender::connect(cluster.config.cluster_id(), GROUP, 7, members, cluster.options()).expect("a session")
+    Appender::connect(cluster.config.cluster_id(), GROUP, members, 7, cluster.options()).expect("a session")
 }
 
 /// What a node said to a question for its tail.

@@ -210,11 +210,13 @@ impl Replica {
             return;
         }
         core::mem::swap(&mut self.reads.asked, &mut self.reads.waiting);
-        if !mutant("read_joins_earlier_round") {
+        let joins_earlier = mutant("read_joins_earlier_round");
+        if !joins_earlier {
             self.probe();
         }
+        let probe = if joins_earlier { 1 } else { self.reads.probe };
         let probe_again_ns = self.now_ns + self.settings.retransmit_ns;
-        self.reads.confirmation = Some(Confirmation { probe: self.reads.probe, index: self.prefix, probe_again_ns });
+        self.reads.confirmation = Some(Confirmation { probe, index: self.prefix, probe_again_ns });
         self.tick_at_ns = self.tick_at_ns.min(probe_again_ns).max(self.now_ns);
         self.conclude_confirmation();
     }

@@ -68,7 +68,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),
     bug(27, "prefix_read_as_nothing", "a peer's delivered prefix is read as 'accepted nothing'"),
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
-    bug(29, "read_joins_earlier_round", "a read is confirmed by answers to a heartbeat that left before it came"),
+    bug(29, "read_joins_earlier_round", "a read is confirmed by answers to heartbeats that left before it came"),
     bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it"),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
