@@ -46,12 +46,12 @@ pub use evidence::{
     ChosenBy, Evidence, EvidenceOf, Held, HeldValue, MemberAnswer, NodeEvidence, Told, agree, disagreements, evidence,
 };
 pub use options::{Options, OptionsError, ReadOptions};
-pub use query::{StageTimes, Status, Tail, TailSource, check_tail, status};
+pub use query::{StageTimes, Status, Tail, check_tail, status};
 pub use read::{EntryRef, ReadCore, ReadCounters};
 pub use reader::Reader;
 pub use receipt::Receipt;
 pub use session::{CloseReason, Core, Counters, Event, OfferError};
-pub use synod_wire::client::{Counter, Durability, Refusal, Stage};
+pub use synod_wire::client::{Consistency, Counter, Durability, Refusal, Stage};
 pub use synod_wire::guarantee::{self, Guarantee, Recency};
 pub use synod_wire::mode::{Mode, ModeReason};
 pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};

@@ -327,18 +327,15 @@ fn status_reply(node: u8, request_id: u64, role: u8, round: u64, tail: u64, coun
     datagram(&head, &payload)
 }
 
-/// A node that answers status and tail; the first `deaf` datagrams get no answer.
-fn informant(node: u8, role: u8, round: u64, tail: u64, mut deaf: u32) -> Node {
+/// A node that answers for its tail, as recently as this; the first `deaf` datagrams get no answer.
+fn informant(node: u8, tail: u64, recency: Recency, mut deaf: u32) -> Node {
     Node::start(move |asked| {
+        let Asked::Read(body) = asked else { panic!("unexpected {asked:?}") };
         if deaf > 0 {
             deaf -= 1;
             return Vec::new();
         }
-        match asked {
-            Asked::Status { request_id } => vec![status_reply(node, request_id, role, round, tail, &[])],
-            Asked::Read(body) => serve(&body, tail),
-            other => panic!("unexpected {other:?}"),
-        }
+        vec![recent_reply(node, recency, (body.request_id.get(), 0, tail, true), &[])]
     })
 }
 
@@ -378,24 +375,28 @@ fn status_of_a_node_that_is_silent_or_refuses_is_an_error() {
 }
 
 #[test]
-fn the_tail_is_the_leaders_word_or_else_the_highest() {
+fn the_tail_is_the_first_word_that_is_recent_enough_or_the_highest() {
     let long = Duration::from_secs(10);
-    let deposed = informant(0, role::LEADER, 3, 50, 0);
-    let leader = informant(1, role::LEADER, 4, 60, 3);
-    let follower = informant(2, role::FOLLOWER, 5, 58, 0);
+    let fresh = informant(1, 60, Recency::FreshReadIndex, 3);
+    let stale = informant(0, 50, Recency::StalePossible, 0);
+    let bounded = informant(2, 58, Recency::BoundedStale(20), 0);
     let all = |nodes: &[&Node]| nodes.iter().map(|node| node.address).collect::<Vec<_>>();
-    let tail = check_tail(all(&[&follower, &leader]), CLUSTER, GROUP, long).unwrap();
-    assert_eq!(tail, Tail { sequence: Sequence(60), source: TailSource::Leader(NodeId(1)) });
-    // Both say that they lead: with all answers in, the higher ballot wins.
-    let round = check_tail(all(&[&deposed, &leader]), CLUSTER, GROUP, long).unwrap();
-    assert_eq!(round.source, TailSource::Leader(NodeId(1)));
+    let ask = |nodes: &[&Node], consistency| check_tail(all(nodes), CLUSTER, GROUP, long, consistency).unwrap();
+    let tail = ask(&[&stale, &bounded, &fresh], Consistency::ReadIndex);
+    assert_eq!(tail, Tail { sequence: Sequence(60), node: NodeId(1), recency: Recency::FreshReadIndex });
+    assert_eq!(ask(&[&stale, &bounded], Consistency::Bounded(20)).sequence, Sequence(58));
+    assert_eq!(ask(&[&stale, &bounded], Consistency::Local).node, NodeId(2), "the highest");
 
     let (_silent, silent) = bind();
-    let behind = informant(0, role::FOLLOWER, 5, 57, 0);
-    let members = vec![behind.address, silent, follower.address];
-    let tail = check_tail(members, CLUSTER, GROUP, Duration::from_millis(150)).unwrap();
-    assert_eq!(tail.sequence, Sequence(58));
-    assert_eq!(tail.source, TailSource::Highest { answered: 2, members: 3 });
-    let nobody = check_tail(vec![silent], CLUSTER, GROUP, Duration::from_millis(60)).unwrap_err();
-    assert!(matches!(nobody, ClientError::NoAnswer(_)));
+    let soon = Duration::from_millis(150);
+    let members = vec![stale.address, silent];
+    let tail = check_tail(members.clone(), CLUSTER, GROUP, soon, Consistency::Local).unwrap();
+    assert_eq!(tail, Tail { sequence: Sequence(50), node: NodeId(0), recency: Recency::StalePossible });
+    for consistency in [Consistency::ReadIndex, Consistency::Bounded(19)] {
+        let error = check_tail(all(&[&stale, &bounded]), CLUSTER, GROUP, soon, consistency).unwrap_err();
+        assert!(matches!(error, ClientError::NoAnswer(_)), "none of the answers is what was asked for: {error}");
+    }
+    let refusing = refuses(Refusal::QuorumUnavailable, None);
+    let error = check_tail(vec![refusing.address], CLUSTER, GROUP, soon, Consistency::ReadIndex).unwrap_err();
+    assert!(error.is_unavailable() && error.to_string().contains("QUORUM_UNAVAILABLE"), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use synod_wire::batch::{self, ENTRY_PREFIX_BYTES, RUN_HEADER_BYTES};
+use synod_wire::client::Consistency;
 use synod_wire::frame::{ALIGN, HEADER_BYTES};
 
 /// The smallest datagram that still carries a useful entry: a header, and as much again thrice.
@@ -95,6 +96,9 @@ pub struct ReadOptions {
     pub retransmit_min_us: u64,
     /// ... and never above this, however often it doubled.
     pub retransmit_max_us: u64,
+    /// How recent the state must be that a read shows: each request of a read asks for it. Entries never change, so this
+    /// decides where a read ends, not what it returns.
+    pub consistency: Consistency,
     /// Drivers only: how long to poll and yield before blocking in `ppoll`. Zero blocks at once.
     pub spin: Duration,
     /// Seeds the jitter of pauses.
@@ -109,6 +113,7 @@ impl Default for ReadOptions {
             retransmit_initial_us: 25_000,
             retransmit_min_us: 10_000,
             retransmit_max_us: 250_000,
+            consistency: Consistency::Local,
             spin: Duration::ZERO,
             seed: 0,
         }

@@ -13,9 +13,9 @@ use crate::reply::{ReadEntries, Rejection, Reply, finish_request, split_read_ent
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
 use std::net::SocketAddrV4;
-use synod_wire::client::{ReadBody, ReadReplyBody, Refusal};
+use synod_wire::client::{Consistency, ReadBody, ReadReplyBody, Refusal};
 use synod_wire::frame::{Frames, HEADER_BYTES, Kind, frame_bytes};
-use synod_wire::guarantee::Guarantee;
+use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mode::Mode;
 use synod_wire::{ClusterId, GroupId, Sequence};
 use zerocopy::IntoBytes;
@@ -168,6 +168,11 @@ impl ReadCore {
         self.restart(from, u64::MAX, Some(wait_ms), now_ns);
     }
 
+    /// How recent the state must be that reads show which begin from now on; else as the options say.
+    pub fn set_consistency(&mut self, consistency: Consistency) {
+        self.options.consistency = consistency;
+    }
+
     fn restart(&mut self, from: Sequence, count: u64, follow_ms: Option<u16>, now_ns: u64) {
         // Sequences start at 1, and 0 would ask for the tail alone.
         self.next = from.0.max(1);
@@ -207,6 +212,12 @@ impl ReadCore {
     /// The mode of the node that answered last, if it named one.
     pub fn mode(&self) -> Option<Mode> {
         self.mode
+    }
+
+    /// How recent this read is: the weakest that was told with an answer to it. What was fresh when a request was sent says
+    /// nothing of what came later.
+    pub fn recency(&self) -> Option<Recency> {
+        self.guarantee.map(|guarantee| guarantee.recency)
     }
 
     /// When the last new entry came, or an answer said that there is none yet.
@@ -292,7 +303,11 @@ impl ReadCore {
             max_entries: U32::new(max_entries),
             max_datagrams: U16::new(self.options.max_datagrams),
             wait_ms: U16::new(wait_ms),
-        };
+            bound_ms: U32::ZERO,
+            consistency: 0,
+            reserved: [0; 3],
+        }
+        .with(self.options.consistency);
         out[HEADER_BYTES..HEADER_BYTES + size_of::<ReadBody>()].copy_from_slice(body.as_bytes());
         let length = finish_request(out, (Kind::Read, 0), self.cluster, self.group, request.id, size_of::<ReadBody>());
         Some((self.route.target(), length))
@@ -374,6 +389,10 @@ impl ReadCore {
         }
         let (first, count) = (body.first_sequence.get(), u64::from(body.entries.get()));
         if count > 0 && first == 0 {
+            self.counters.malformed += 1;
+            return;
+        }
+        if !recency_of(body).is_some_and(|recency| self.options.consistency.is_met_by(recency)) {
             self.counters.malformed += 1;
             return;
         }
@@ -489,6 +508,11 @@ impl ReadCore {
         held.bytes.clear();
         self.free.push(held.bytes);
     }
+}
+
+/// How recent an answer is; `None`: it says so in a way that this version does not know.
+pub(crate) fn recency_of(body: &ReadReplyBody) -> Option<Recency> {
+    body.guarantee.decode().map(|guarantee| guarantee.recency)
 }
 
 #[cfg(test)]

@@ -149,8 +149,18 @@ impl Refuse {
     }
 }
 
-/// A read reply with `payloads`, each with its timestamp.
+/// A local read's reply with `payloads`, each with its timestamp.
 pub(crate) fn read_reply(id: u64, first: u64, tail: u64, last: bool, payloads: &[(u64, &[u8])]) -> Vec<u8> {
+    recent_reply(1, Recency::StalePossible, (id, first, tail, last), payloads)
+}
+
+/// A node's read reply that is as recent as this: request, first sequence, tail, whether it is the last datagram.
+pub(crate) fn recent_reply(
+    node: u8,
+    recency: Recency,
+    (id, first, tail, last): (u64, u64, u64, bool),
+    payloads: &[(u64, &[u8])],
+) -> Vec<u8> {
     let body = ReadReplyBody {
         request_id: U64::new(id),
         first_sequence: U64::new(first),
@@ -158,7 +168,7 @@ pub(crate) fn read_reply(id: u64, first: u64, tail: u64, last: bool, payloads: &
         entries: U16::new(payloads.len() as u16),
         last: u8::from(last),
         mode: Mode::Target as u8,
-        guarantee: Guarantee::read(Recency::StalePossible).encode(),
+        guarantee: Guarantee::read(recency).encode(),
     };
     let mut bytes = body.as_bytes().to_vec();
     for (timestamp_ns, payload) in payloads {
@@ -166,7 +176,7 @@ pub(crate) fn read_reply(id: u64, first: u64, tail: u64, last: bool, payloads: &
         bytes.extend_from_slice(entry.as_bytes());
         bytes.extend_from_slice(payload);
     }
-    datagram(&header(Kind::ReadReply), &bytes)
+    datagram(&Header { from: NodeId(node), ..header(Kind::ReadReply) }, &bytes)
 }
 
 /// What a client asked, as a node reads it: everything is checked as strictly as a node may.

@@ -17,6 +17,7 @@
 //! | `leader.rs` | phase 2: proposing, counting votes, retransmission, heartbeats, step-down |
 //! | `learner.rs` | what is chosen, delivery, catch-up |
 //! | `reach.rs` | who is heard and how lately, for the shard's mode |
+//! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod invariants;
 mod leader;
 mod learner;
 mod reach;
+mod reads;
 mod replica;
 mod rng;
 mod types;

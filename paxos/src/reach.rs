@@ -11,7 +11,6 @@ impl Replica {
     pub(crate) fn hear_watermark(&mut self, ballot: Ballot, chosen: Slot) {
         self.known_chosen = self.known_chosen.max(chosen);
         self.watermark = Some((ballot, chosen));
-        self.commit_heard = Some((chosen, self.now_ns));
     }
 
     /// The longest time that a follower waits for its leader, without back-off.
@@ -28,11 +27,6 @@ impl Replica {
     /// The chosen watermark that the leader of the promised ballot has told.
     pub fn leader_watermark(&self) -> Option<Slot> {
         self.watermark.filter(|(ballot, _)| *ballot == self.promised).map(|(_, chosen)| chosen)
-    }
-
-    /// When it was last heard what is chosen, if all of that is delivered here.
-    pub fn commit_heard_ns(&self) -> Option<u64> {
-        self.commit_heard.filter(|(chosen, _)| *chosen <= self.prefix).map(|(_, at_ns)| at_ns)
     }
 
     /// Since when a quorum of either phase has been heard, this node included: when the last member needed for one was.

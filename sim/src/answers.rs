@@ -8,9 +8,11 @@ use crate::client::{Outgoing, request_header};
 use crate::load::Client;
 use crate::node::node_address;
 use crate::sim::Sim;
-use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
+use synod_paxos::Role;
+use synod_wire::client::{AckHeader, AckRun, Consistency, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody};
-use synod_wire::frame::{Frame, Frames, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::guarantee::Recency;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -33,6 +35,8 @@ pub(crate) struct Answer {
     pub(crate) request_id: u64,
     /// The last sequence that it has applied.
     pub(crate) tail: u64,
+    /// How recent it says that is.
+    pub(crate) recency: Recency,
     /// The last entries that came with it, and how many of them there are.
     last: [(u64, Label); KEPT],
     kept: usize,
@@ -40,7 +44,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(request_id: u64, tail: u64) -> Answer {
-        Answer { request_id, tail, last: Default::default(), kept: 0 }
+        Answer { request_id, tail, recency: Recency::StalePossible, last: Default::default(), kept: 0 }
     }
 
     /// An entry more; the oldest may make room for it.
@@ -60,7 +64,8 @@ impl Answer {
 
     fn of_read(payload: &[u8]) -> Option<Answer> {
         let (body, mut rest) = ReadReplyBody::read_from_prefix(payload).ok()?;
-        let mut answer = Answer::new(body.request_id.get(), body.tail.get());
+        let recency = body.guarantee.decode()?.recency;
+        let mut answer = Answer { recency, ..Answer::new(body.request_id.get(), body.tail.get()) };
         for at in 0..u64::from(body.entries.get()) {
             let (head, after) = ReadEntry::read_from_prefix(rest).ok()?;
             let (entry, after) = after.split_at_checked(usize::from(head.length.get()))?;
@@ -81,21 +86,32 @@ fn acked_places(payload: &[u8]) -> Option<Vec<u64>> {
     runs.iter().map(last).collect::<Option<Vec<u64>>>().filter(|_| rest.is_empty())
 }
 
-/// A request of a client that reads: its number.
-pub(crate) fn request_id(datagram: &[u8]) -> Option<u64> {
-    let (header, ..) = parse_header(datagram).ok()?;
-    matches!(header.kind, Kind::Read | Kind::Status | Kind::Evidence).then_some(header.slot.0)
+/// A request of a client that reads: its number, and what it asks for.
+pub(crate) fn request(datagram: &[u8]) -> Option<(u64, Consistency)> {
+    let (header, _, bytes) = parse_header(datagram).ok()?;
+    let consistency = match header.kind {
+        Kind::Read => {
+            ReadBody::read_from_bytes(datagram.get(HEADER_BYTES..HEADER_BYTES + bytes)?).ok()?.consistency()?
+        }
+        Kind::Status | Kind::Evidence => Consistency::Local,
+        _ => return None,
+    };
+    Some((header.slot.0, consistency))
 }
 
-/// The two questions for a tail, under these numbers.
-pub(crate) fn questions(node: usize, status_id: u64, read_id: u64) -> [Outgoing; 2] {
+/// The two questions for a tail, under these numbers: how the node fares, and a read that is to be so recent.
+pub(crate) fn questions(node: usize, status_id: u64, read_id: u64, consistency: Consistency) -> [Outgoing; 2] {
     let body = ReadBody {
         request_id: U64::new(read_id),
         from_sequence: U64::ZERO,
         max_entries: U32::ZERO,
         max_datagrams: U16::new(1),
         wait_ms: U16::ZERO,
-    };
+        bound_ms: U32::ZERO,
+        consistency: 0,
+        reserved: [0; 3],
+    }
+    .with(consistency);
     [question(node, Kind::Status, status_id, &[]), question(node, Kind::Read, read_id, body.as_bytes())]
 }
 
@@ -164,7 +180,11 @@ impl Sim {
             let detail = format!("n{node} told c{client} of a tail {}, {applied} entries were applied", answer.tail);
             return violated("nothing corrupt served", detail);
         }
-        let asked_ns = self.checks.views.told(client, node, answer.request_id, answer.tail)?;
+        let asked = self.checks.views.told(client, node, answer.request_id, answer.tail)?;
+        self.checks.fresh.answered(node, asked, (answer.recency, answer.tail))?;
+        self.checks.fresh.known(answer.tail, self.now_ns);
+        self.note_recency(node, answer.recency);
+        let (_, asked_ns) = asked;
         self.checks.reads.told(client, answer.request_id, answer.tail);
         let last = answer.labels().last().map_or(0, |(sequence, _)| sequence);
         self.checks.acked.order.shown(answer.tail.max(last), self.now_ns);
@@ -196,11 +216,27 @@ impl Sim {
         self.send_all(client, &mut out);
     }
 
-    /// A reader asks every member how far its log reaches.
-    pub(crate) fn ask_tails(&mut self, client: usize) {
+    fn note_recency(&mut self, node: usize, recency: Recency) {
+        let leads = self.nodes[node].role == Role::Leader;
+        match recency {
+            Recency::StalePossible => {}
+            Recency::BoundedStale(_) => self.coverage.mark("a bounded read was answered"),
+            Recency::FreshLease | Recency::FreshReadIndex => {
+                self.answered_fresh.insert(node);
+                self.coverage.mark(if leads {
+                    "a leader answered a fresh read"
+                } else {
+                    "a follower answered a fresh read"
+                });
+            }
+        }
+    }
+
+    /// A reader asks every member how far its log reaches, as recently as this.
+    pub(crate) fn ask_tails(&mut self, client: usize, consistency: Consistency) {
         let mut out = Vec::new();
         if let Client::Reader(reader) = &mut self.clients[client] {
-            (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node)));
+            (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node, consistency)));
         }
         self.send_all(client, &mut out);
     }
@@ -209,7 +245,7 @@ impl Sim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_wire::guarantee::GuaranteeBytes;
+    use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
     use zerocopy::little_endian::U128;
 
     #[test]
@@ -231,10 +267,11 @@ mod tests {
             entries: U16::new(1),
             last: 1,
             mode: 0,
-            guarantee: GuaranteeBytes::default(),
+            guarantee: Guarantee::read(Recency::BoundedStale(9)).encode(),
         };
         let bytes = [body.as_bytes(), head.as_bytes(), &entry].concat();
         let answer = Answer::of_read(&bytes).expect("it is well formed");
+        assert_eq!(answer.recency, Recency::BoundedStale(9));
         let seven = u64::from_le_bytes([7; 8]);
         assert_eq!(answer.labels().collect::<Vec<_>>(), [(2, Label(seven, seven))]);
         assert_eq!(Answer::of_read(&bytes[..bytes.len() - 1]), None, "cut");
@@ -260,8 +297,9 @@ mod tests {
 
     #[test]
     fn a_question_has_its_number() {
-        let [status, read] = questions(1, 8, 9);
-        assert_eq!((request_id(&status.1), request_id(&read.1)), (Some(8), Some(9)));
-        assert_eq!(request_id(b"noise"), None);
+        let [status, read] = questions(1, 8, 9, Consistency::Bounded(7));
+        assert_eq!(request(&status.1), Some((8, Consistency::Local)));
+        assert_eq!(request(&read.1), Some((9, Consistency::Bounded(7))));
+        assert_eq!(request(b"noise"), None);
     }
 }

@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
-use synod_client::{CloseReason, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Sequence};
+use synod_client::{CloseReason, Consistency, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Sequence};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
 
@@ -228,7 +228,8 @@ impl Reader {
     }
 
     /// Reads `count` entries from `from` on, or follows the tail.
-    pub(crate) fn begin(&mut self, from: u64, count: Option<u64>, now_ns: u64) {
+    pub(crate) fn begin(&mut self, from: u64, count: Option<u64>, consistency: Consistency, now_ns: u64) {
+        self.core.set_consistency(consistency);
         match count {
             Some(count) => self.core.read(Sequence(from), count, now_ns),
             None => self.core.follow(Sequence(from), 50, now_ns),
@@ -252,9 +253,9 @@ impl Reader {
     }
 
     /// Asks a node how far its log reaches, in both ways there are.
-    pub(crate) fn ask_tail(&mut self, node: usize) -> [Outgoing; 2] {
+    pub(crate) fn ask_tail(&mut self, node: usize, consistency: Consistency) -> [Outgoing; 2] {
         let (status_id, read_id) = (self.next_id(), self.next_id());
-        questions(node, status_id, read_id)
+        questions(node, status_id, read_id, consistency)
     }
 
     /// Whether it has all that it wanted, as far as it exists.

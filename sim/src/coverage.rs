@@ -133,12 +133,15 @@ const TOO_DAMAGED: &str = "takes damage of the founding record with nothing behi
 
 /// Places in the engine that are reached, and the ways of recovery.
 const MARKS: &[(&str, Option<&str>)] = &[
+    ("a bounded read was answered", None),
     ("a bunch of completions took more than one turn", None),
     ("a client was told that its session is gone", None),
     ("a client was told who chose a slot", None),
     ("a crash left a whole trailer over a torn record", None),
     ("a failed write ended the shard", None),
+    ("a follower answered a fresh read", None),
     ("a healed core was asked to commit", None),
+    ("a leader answered a fresh read", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
     ("a look for evidence fails", None),
     ("a member came back more than a window behind", None),

@@ -112,6 +112,8 @@ pub(crate) struct Sim {
     /// Sessions that are not to be opened again.
     pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
+    /// Nodes that answered a fresh read since this was emptied.
+    pub(crate) answered_fresh: BTreeSet<usize>,
     /// Kept for their memory between uses.
     pub(crate) scratch: Scratch,
 }
@@ -155,6 +157,7 @@ impl Sim {
             crowd_opened: 0,
             retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
+            answered_fresh: BTreeSet::new(),
             scratch: Scratch::default(),
             plan: plan.clone(),
         }

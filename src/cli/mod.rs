@@ -22,7 +22,7 @@ use output::{Failure, Outcome, Style};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use synod_client::ClientError;
+use synod_client::{ClientError, Consistency};
 use synod_wire::frame::HEADER_BYTES;
 use synod_wire::{GroupId, NodeId};
 
@@ -152,9 +152,13 @@ struct ReadArgs {
     /// How many entries; all that are committed when left out.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// The node to ask; any that answers when left out, the leader first.
+    /// The node to ask; any that answers when left out, one that knows all first.
     #[arg(long, value_name = "N")]
     node: Option<u8>,
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
+    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
+    consistency: Consistency,
     /// How to print them.
     #[arg(long, value_enum, default_value = "lines")]
     format: OutputFormat,
@@ -167,9 +171,13 @@ struct TailArgs {
     /// The first sequence; the next new entry when left out.
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
-    /// The node to ask; any that answers when left out, the leader first.
+    /// The node to ask; any that answers when left out, one that knows all first.
     #[arg(long, value_name = "N")]
     node: Option<u8>,
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
+    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    #[arg(long, value_name = "C", default_value = "local", value_parser = read::parse_consistency)]
+    consistency: Consistency,
     /// How to print them.
     #[arg(long, value_enum, default_value = "lines")]
     format: OutputFormat,
@@ -179,6 +187,10 @@ struct TailArgs {
 struct CheckTailArgs {
     #[command(flatten)]
     target: GroupArgs,
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
+    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
+    consistency: Consistency,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Style,
@@ -282,7 +294,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Append(args) => append::append(&args),
         Command::Read(args) => read::read(&args),
         Command::Tail(args) => read::tail(&args),
-        Command::CheckTail(args) => status::check_tail(&args),
+        Command::CheckTail(args) => read::check_tail(&args),
         Command::Status(args) => status::status(&args),
         Command::Evidence(args) => evidence::evidence(&args),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),

@@ -1,19 +1,16 @@
-//! `synod status` and `synod check-tail`: what the nodes say of themselves.
+//! `synod status`: what the nodes say of themselves.
 
+use super::StatusArgs;
 use super::output::{Failure, Outcome, Style, Table, print, print_json};
-use super::{CheckTailArgs, StatusArgs, client_failure};
 use crate::config::Config;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_client::{ClientError, Mode, StageTimes, Status, TailSource};
+use synod_client::{ClientError, Mode, StageTimes, Status};
 use synod_wire::client::role;
 use synod_wire::{GroupId, NodeId};
-
-/// How long `check-tail` asks before it gives up.
-const CHECK_TAIL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One node's word on one group.
 #[derive(Debug, Serialize)]
@@ -232,30 +229,4 @@ fn table(rows: &[Row]) -> String {
 /// Datagrams that were malformed, foreign, too long, or came when there was no room; `-o json` has them one by one.
 fn dropped(state: &State) -> u64 {
     state.counters.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum()
-}
-
-/// The last committed sequence.
-#[derive(Serialize)]
-struct TailAnswer {
-    group: u8,
-    tail: u64,
-    leader: u8,
-}
-
-/// Asks for the last committed sequence. Only a leader's word counts: a follower may lag.
-pub(super) fn check_tail(args: &CheckTailArgs) -> Outcome {
-    let (config, group) = args.target.load()?;
-    let members = config.client_addresses(group).into_iter().map(|(_, address)| address).collect();
-    let tail =
-        synod_client::check_tail(members, config.cluster_id(), group, CHECK_TAIL_TIMEOUT).map_err(client_failure)?;
-    match tail.source {
-        TailSource::Leader(leader) => match args.output {
-            Style::Text => print(&format!("{}\n", tail.sequence)),
-            Style::Json => print_json(&TailAnswer { group: group.0, tail: tail.sequence.0, leader: leader.0 }),
-        },
-        TailSource::Highest { answered, members } => Err(Failure::Unavailable(anyhow!(
-            "no leader: {answered} of {members} members answered, with a tail of at least {}; `synod status` shows more",
-            tail.sequence
-        ))),
-    }
 }

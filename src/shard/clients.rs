@@ -20,7 +20,7 @@ use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_he
 use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
-use synod_wire::guarantee::Guarantee;
+use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
@@ -151,6 +151,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
         }
         self.client_queue = queue;
+        self.begin_reads()?;
         self.seal()
     }
 
@@ -188,7 +189,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 }
             }
             Kind::Read => match ReadBody::read_from_bytes(frame.payload) {
-                Ok(body) => self.on_read(ReadRequest { to: from, body }),
+                Ok(body) => match body.consistency() {
+                    Some(asked) => self.on_read(ReadRequest { to: from, body, recency: Recency::StalePossible }, asked),
+                    None => return Ok(Err(FrameError::Body.into())),
+                },
                 Err(_) => return Ok(Err(FrameError::Body.into())),
             },
             Kind::Evidence => match EvidenceBody::parse(frame.payload) {

@@ -11,8 +11,8 @@
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
 //! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
-//! | `reads.rs` | reads, catch-up, housekeeping's answers |
 //! | `evidence.rs` | who chose a slot |
+//! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
@@ -40,6 +40,7 @@ mod status;
 
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use outbox::OUTBOX_BYTES;
+pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
 pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
@@ -49,7 +50,7 @@ use crate::index::Index;
 use crate::sequencer::Sequencer;
 use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
-use crate::shard::reads::Waiters;
+use crate::shard::reads::{Fresh, Waiters};
 use crate::shard::slots::Slots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
@@ -88,6 +89,8 @@ pub struct Settings {
     pub core: Option<usize>,
     /// When a record counts as persisted.
     pub durability: Durability,
+    /// How far a clock may run from true time, parts per million: what a bounded read allows for.
+    pub max_clock_drift_ppm: u32,
 }
 
 impl Settings {
@@ -181,6 +184,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     parked: VecDeque<Parked>,
     admission: Admission,
     waiters: Waiters,
+    fresh: Fresh,
     word: Word,
     stages: Stages,
     modes: Modes,
@@ -214,6 +218,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
             waiters: Waiters::new(settings.max_datagram_bytes()),
+            fresh: Fresh::new(),
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
@@ -269,6 +274,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.take_clients()?;
         self.vouch()?;
         self.answer_clients();
+        self.answer_fresh();
         self.wake_waiters();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
@@ -387,6 +393,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn has_room_for(&self, message: &Message) -> bool {
         match message {
             Message::Accept { .. } => self.has_room_for_value(),
+            // Its answer takes heartbeats, and a leader that cannot log shows no sign of life.
+            Message::ReadIndex { .. } if self.is_full() => false,
             _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
         }
     }
@@ -496,7 +504,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             false => self.core.poll_timeout(),
         };
         let mode_ns = self.modes.due_ns(self.core.role());
-        core_ns.min(self.waiters.next_ns()).min(self.idle_mark_at_ns).min(mode_ns)
+        core_ns.min(self.waiters.next_ns()).min(self.fresh.next_ns()).min(self.idle_mark_at_ns).min(mode_ns)
     }
 
     /// The core, for inspection.

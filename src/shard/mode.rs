@@ -289,18 +289,26 @@ impl Modes {
         }
     }
 
-    /// How recent a read may call itself that brings no evidence of its own; `commit_heard_ns` is when this node last heard of
-    /// what is committed and its state covered that.
-    pub fn reads(&self, now_ns: u64, commit_heard_ns: Option<u64>) -> Result<Recency, Refusal> {
+    /// Whether reads that want evidence of how recent they are may ask for it.
+    pub fn rounds(&self) -> Result<(), Refusal> {
+        match self.mode {
+            Mode::Target => Ok(()),
+            Mode::Election => Err(Refusal::NoLeader),
+            Mode::Degraded => Err(Refusal::QuorumUnavailable),
+            Mode::Recovery => Err(Refusal::Recovering),
+            Mode::Floor => Err(Refusal::ManualIntervention),
+        }
+    }
+
+    /// How recent a read may call itself that brings no evidence of its own; `age_ms` is how old this node's state is at most, as
+    /// far as that can be shown.
+    pub fn reads(&self, age_ms: Option<u64>) -> Result<Recency, Refusal> {
         if mutant("stale_read_called_fresh") {
             return Ok(Recency::FreshReadIndex);
         }
         match self.mode {
             Mode::Recovery => Err(Refusal::Recovering),
-            Mode::Degraded => {
-                let age_ms = commit_heard_ns.map(|heard| now_ns.saturating_sub(heard).div_ceil(1_000_000));
-                Ok(age_ms.map_or(Recency::StalePossible, Recency::bounded_ms))
-            }
+            Mode::Degraded => Ok(age_ms.map_or(Recency::StalePossible, Recency::bounded_ms)),
             Mode::Target | Mode::Election | Mode::Floor => Ok(Recency::StalePossible),
         }
     }

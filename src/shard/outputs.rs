@@ -40,6 +40,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let (group, ballot, slot) = (self.settings.group.0, self.core.promised(), self.core.prefix().0);
                 tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
             }
+            Output::ReadsReady { round } => self.fresh.ready(round),
             Output::Repaired => {
                 tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
             }

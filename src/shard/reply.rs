@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 use synod_wire::Sequence;
 use synod_wire::client::{AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt};
 use synod_wire::frame::HEADER_BYTES;
-use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes, Recency};
 use synod_wire::mode::Mode;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
@@ -19,6 +19,8 @@ pub struct ReadRequest {
     pub to: SocketAddrV4,
     /// The request.
     pub body: ReadBody,
+    /// How recent the state is that it is answered from.
+    pub recency: Recency,
 }
 
 impl ReadRequest {

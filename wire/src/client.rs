@@ -4,7 +4,7 @@
 //! for the request. `request_id` is the client's and comes back as it went. The header's `slot` carries
 //! `request_id` where a request has no body of its own (Status).
 
-use crate::guarantee::GuaranteeBytes;
+use crate::guarantee::{GuaranteeBytes, Recency};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -22,6 +22,71 @@ pub struct ReadBody {
     pub max_datagrams: U16,
     /// How long the node may hold the request until `from_sequence` exists, milliseconds.
     pub wait_ms: U16,
+    /// For [`Consistency::Bounded`]: how old the state may be, milliseconds. Else zero.
+    pub bound_ms: U32,
+    /// [`Consistency`].
+    pub consistency: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl ReadBody {
+    /// What the reader asks for; `None`: a number that this version does not know, or a bound where none belongs.
+    pub fn consistency(&self) -> Option<Consistency> {
+        match (self.consistency, self.bound_ms.get()) {
+            (0, 0) => Some(Consistency::Local),
+            (1, ms) => Some(Consistency::Bounded(ms)),
+            (2, 0) => Some(Consistency::ReadIndex),
+            _ => None,
+        }
+    }
+
+    /// Sets the two fields that say what is asked for.
+    #[must_use]
+    pub fn with(mut self, consistency: Consistency) -> ReadBody {
+        let (number, bound_ms) = match consistency {
+            Consistency::Local => (0, 0),
+            Consistency::Bounded(ms) => (1, ms),
+            Consistency::ReadIndex => (2, 0),
+        };
+        self.consistency = number;
+        self.bound_ms = U32::new(bound_ms);
+        self
+    }
+}
+
+/// How recent the state must be that a read shows. The numbers in [`ReadBody`] are part of the format: 0 local, 1 bounded,
+/// 2 read-index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// The committed prefix of the node that is asked, however old.
+    #[default]
+    Local,
+    /// All that was acknowledged until so many milliseconds before the request was sent. Refused where that cannot be shown.
+    Bounded(u32),
+    /// All that was acknowledged before the request was sent: linearizable. A quorum confirms the leader for it.
+    ReadIndex,
+}
+
+impl Consistency {
+    /// Whether a reply that is so recent is an answer to a read that asks for this.
+    pub fn is_met_by(self, recency: Recency) -> bool {
+        match self {
+            Consistency::Local => true,
+            Consistency::Bounded(bound_ms) => recency >= Recency::BoundedStale(bound_ms),
+            Consistency::ReadIndex => recency.is_fresh(),
+        }
+    }
+}
+
+impl core::fmt::Display for Consistency {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Consistency::Local => f.write_str("local"),
+            Consistency::Bounded(ms) => write!(f, "bounded:{ms}"),
+            Consistency::ReadIndex => f.write_str("read_index"),
+        }
+    }
 }
 
 /// One datagram of entries; [`ReadEntry`] and bytes follow, `entries` times. Sequences are consecutive.
@@ -40,7 +105,7 @@ pub struct ReadReplyBody {
     pub last: u8,
     /// [`crate::mode::Mode`] of the node.
     pub mode: u8,
-    /// What the reply promises.
+    /// What the reply promises; its recency is what the node could show, not only what was asked for.
     pub guarantee: GuaranteeBytes,
 }
 

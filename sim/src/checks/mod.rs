@@ -6,6 +6,7 @@ mod ballots;
 mod bounds;
 mod durable;
 mod evidence;
+mod fresh;
 mod linear;
 mod logs;
 mod modes;
@@ -29,6 +30,7 @@ use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use synod_paxos::Replica;
 use synod_paxos::invariants::{self, Before};
+use synod_wire::client::Consistency;
 use synod_wire::{Ballot, Lsn, Slot};
 
 /// A property that did not hold.
@@ -60,6 +62,7 @@ pub(crate) struct Checks {
     pub(crate) acked: acked::Acked,
     pub(crate) reads: reads::Reads,
     pub(crate) views: views::Views,
+    pub(crate) fresh: fresh::Fresh,
     pub(crate) linear: linear::Linear,
     pub(crate) bounds: bounds::Bounds,
     pub(crate) evidence: evidence::Evidence,
@@ -79,6 +82,7 @@ impl Checks {
             acked: acked::Acked::default(),
             reads: reads::Reads::default(),
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
+            fresh: fresh::Fresh::default(),
             linear: linear::Linear::new(plan.seed, plan.nodes),
             bounds: bounds::Bounds::new(plan),
             evidence: evidence::Evidence::new(plan),
@@ -158,13 +162,20 @@ impl Checks {
         let Some(times) = entry.and_then(|entry| self.acked.order.times(entry)) else { return false };
         let offered_ns = times.offered_ns;
         self.views.acked(node, sequence, offered_ns);
+        self.fresh.known(sequence, now_ns);
         self.linear.acked(node, sequence, offered_ns, now_ns);
         true
     }
 
     /// A reader sends a request to a node.
-    pub(crate) fn asked(&mut self, reader: usize, request_id: u64, node: usize, now_ns: u64) {
-        self.views.asked(reader, request_id, node, now_ns);
+    pub(crate) fn asked(
+        &mut self,
+        reader: usize,
+        (request_id, consistency): (u64, Consistency),
+        node: usize,
+        now_ns: u64,
+    ) {
+        self.views.asked(reader, (request_id, consistency), node, now_ns);
         self.reads.asked(reader, request_id);
     }
 

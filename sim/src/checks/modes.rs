@@ -7,7 +7,7 @@ use super::{Checked, violated};
 use synod::shard::mode::{Change, Modes as Told};
 use synod_wire::client::{AckHeader, AckRun, ReadReplyBody, Refusal, RefusalBody, SessionBody, StatusBody};
 use synod_wire::frame::{Frame, Kind, parse};
-use synod_wire::guarantee::{Guarantee, Recency, Visibility};
+use synod_wire::guarantee::{Guarantee, Visibility};
 use synod_wire::mode::{Mode, ModeReason};
 use zerocopy::FromBytes;
 
@@ -131,8 +131,8 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
         Kind::ReadReply => {
             let (body, _) = ReadReplyBody::read_from_prefix(payload).ok()?;
             let label = body.guarantee.decode().unwrap_or(Guarantee::NONE);
-            let stale = label.visibility == Visibility::Committed && may_say(mode, label.recency);
-            (!stale).then(|| format!("a read labelled {label}"))
+            let allowed = label.visibility == Visibility::Committed && may_read(mode);
+            (!allowed).then(|| format!("a read labelled {label}"))
         }
         _ => None,
     }
@@ -159,14 +159,9 @@ fn again(refusal: Refusal) -> bool {
     !matches!(refusal, Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom)
 }
 
-/// How recent each row lets a read call itself.
-fn may_say(mode: Mode, recency: Recency) -> bool {
-    match mode {
-        Mode::Target => true,
-        Mode::Election | Mode::Floor => recency == Recency::StalePossible,
-        Mode::Degraded => matches!(recency, Recency::BoundedStale(_) | Recency::StalePossible),
-        Mode::Recovery => false,
-    }
+/// Whether reads are answered. How recent they say they are takes evidence in every mode, which `fresh.rs` holds them to.
+fn may_read(mode: Mode) -> bool {
+    mode != Mode::Recovery
 }
 
 #[cfg(test)]
@@ -190,14 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn only_target_is_fresh_and_recovery_shows_nothing() {
-        for mode in Mode::ALL.iter().copied() {
-            assert_eq!(may_say(mode, Recency::FreshReadIndex), mode == Mode::Target);
-            assert_eq!(may_say(mode, Recency::StalePossible), mode != Mode::Recovery);
-        }
-        assert!(
-            may_say(Mode::Degraded, Recency::BoundedStale(5)) && !may_say(Mode::Election, Recency::BoundedStale(5))
-        );
+    fn recovery_shows_nothing() {
+        assert!(Mode::ALL.iter().all(|mode| may_read(*mode) == (*mode != Mode::Recovery)));
     }
 
     #[test]
