@@ -106,8 +106,6 @@ pub(crate) struct Sim {
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
     pub(crate) crowd_opened: u64,
-    /// Sessions that are not to be opened again.
-    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
     /// Kept for their memory between uses.
     pub(crate) scratch: Scratch,
@@ -150,7 +148,6 @@ impl Sim {
             losing: None,
             crowd: None,
             crowd_opened: 0,
-            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             scratch: Scratch::default(),
             plan: plan.clone(),
@@ -726,10 +723,6 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
-                    return Ok(());
-                }
-                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
-                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));

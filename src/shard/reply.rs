@@ -115,7 +115,8 @@ impl ReadWriter {
 
 /// The body of an acknowledgement.
 pub(crate) struct AckWriter<'a> {
-    pub(crate) client_id: u128,
+    /// The client and its session's number.
+    pub(crate) key: (u128, u64),
     pub(crate) durability: Durability,
     /// The answers, and which of `timelines` goes with each.
     pub(crate) answers: &'a [(Answer, Option<u32>)],
@@ -128,7 +129,8 @@ impl AckWriter<'_> {
     pub(crate) fn write(&self, out: &mut [u8]) -> usize {
         let receipts = self.answers.iter().filter(|(_, receipt)| receipt.is_some()).count();
         let head = AckHeader {
-            client_id: U128::new(self.client_id),
+            client_id: U128::new(self.key.0),
+            session: U64::new(self.key.1),
             runs: U16::new(self.answers.len() as u16),
             durability: self.durability as u8,
             receipts: receipts as u8,
@@ -138,10 +140,11 @@ impl AckWriter<'_> {
         for (answer, _) in self.answers {
             let run = AckRun {
                 first_seq: U64::new(answer.first_seq),
-                first_sequence: U64::new(answer.first_sequence.0),
+                first_sequence: U64::new(answer.value),
                 timestamp_ns: U64::new(answer.timestamp_ns),
                 entries: U32::new(answer.entries as u32),
-                reserved: U32::ZERO,
+                decision: answer.decision as u8,
+                reserved: [0; 3],
             };
             used += put(run.as_bytes(), &mut out[used..]);
         }
@@ -175,9 +178,10 @@ pub(crate) fn acks_that_fit(answers: &[(Answer, Option<u32>)], max_datagram_byte
 mod tests {
     use super::*;
     use synod_wire::batch::MIN_BATCH_BYTES;
+    use synod_wire::client::Decision;
 
     fn answers(with_receipt: &[bool]) -> Vec<(Answer, Option<u32>)> {
-        let answer = Answer { first_seq: 1, entries: 1, first_sequence: Sequence(1), timestamp_ns: 1 };
+        let answer = Answer { first_seq: 1, entries: 1, decision: Decision::Appended, value: 1, timestamp_ns: 1 };
         with_receipt.iter().map(|receipt| (answer, receipt.then_some(0))).collect()
     }
 

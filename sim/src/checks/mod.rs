@@ -4,6 +4,7 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod conditions;
 mod durable;
 mod evidence;
 mod linear;
@@ -57,6 +58,7 @@ pub(crate) struct Checks {
     pub(crate) sessions: sessions::Sessions,
     pub(crate) ballots: ballots::Ballots,
     pub(crate) acked: acked::Acked,
+    pub(crate) conditions: conditions::Conditions,
     pub(crate) reads: reads::Reads,
     pub(crate) views: views::Views,
     pub(crate) linear: linear::Linear,
@@ -75,6 +77,7 @@ impl Checks {
             sessions: sessions::Sessions::new(Payloads::new(plan)),
             ballots: ballots::Ballots::new(plan.nodes),
             acked: acked::Acked::default(),
+            conditions: conditions::Conditions::default(),
             reads: reads::Reads::default(),
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
             linear: linear::Linear::new(plan.seed, plan.nodes),
@@ -145,6 +148,7 @@ impl Checks {
         let first = self.prefix.applied(node, slot, crc)?;
         if first {
             self.sessions.apply(slot, value)?;
+            self.conditions.applied(value)?;
         }
         Ok(first)
     }
