@@ -232,7 +232,7 @@ impl Sequencer {
     /// In this order (DESIGN, "Applying"): duplicate? then the stored answer; the next in line? else no effect; then fence and
     /// condition, whose refusal takes the entry's place in its session.
     fn append(&mut self, slot: Slot, run: &Run<'_>) -> Verdict {
-        if mutant("retry_opens_evicted_session") && self.session_of(run).is_none() {
+        if mutant("retry_opens_evicted_session") && session_of(&mut self.sessions, run).is_none() {
             self.create(slot, run.client_id());
             self.sessions.entry(run.client_id()).and_modify(|session| {
                 session.last_seq = run.first_seq() - 1;
@@ -240,7 +240,7 @@ impl Sequencer {
             });
         }
         let timestamp_ns = self.timestamp_ns;
-        let Some(session) = self.session_of(run) else { return Verdict::UnknownSession };
+        let Some(session) = session_of(&mut self.sessions, run) else { return Verdict::UnknownSession };
         session.touch(slot, timestamp_ns);
         if mutant("duplicate_sequenced_again") {
             session.last_seq = session.last_seq.min(run.first_seq() - 1);
@@ -258,37 +258,17 @@ impl Sequencer {
         }
         let skip = expected - run.first_seq();
         let entries = run.len() - skip;
-        let (decision, value) = self.decide(&run.condition());
+        let (decision, value) = decide(&run.condition(), self.tail, &mut self.fence);
         let answer = Answer { first_seq: expected, entries, decision, value, timestamp_ns };
         let appended = decision == Decision::Appended;
         if appended {
             self.tail = Sequence(self.tail.0 + entries);
         }
-        if let Some(session) = self.session_of(run).filter(|_| appended || !mutant("refusal_not_stored")) {
+        if appended || !mutant("refusal_not_stored") {
             session.last_seq = last;
             session.remember(answer);
         }
         Verdict::Decided { skip, answer }
-    }
-
-    /// The session that a run was meant for.
-    fn session_of(&mut self, run: &Run<'_>) -> Option<&mut Session> {
-        let any_number = mutant("session_number_ignored");
-        self.sessions.get_mut(&run.client_id()).filter(|session| any_number || session.number == run.session())
-    }
-
-    /// Whether the next entries are appended, and what they are told. A token counts as seen whatever becomes of the entries.
-    fn decide(&mut self, condition: &Condition) -> (Decision, u64) {
-        if let Some(token) = condition.token() {
-            if token < self.fence {
-                return (Decision::Fenced, self.fence);
-            }
-            self.fence = token;
-        }
-        match condition.matches() {
-            Some(tail) if tail != self.tail.0 && !mutant("match_at_admission") => (Decision::TailMoved, self.tail.0),
-            _ => (Decision::Appended, self.tail.0 + 1),
-        }
     }
 
     /// A known bug, for [`mutant`]: the highest token is lost.
@@ -310,6 +290,26 @@ impl Sequencer {
                 Answer { first_seq: from, entries: to - from, value: a.value_of(skipped), ..*a }
             },
         )
+    }
+}
+
+/// The session that a run was meant for.
+fn session_of<'a>(sessions: &'a mut HashMap<u128, Session>, run: &Run<'_>) -> Option<&'a mut Session> {
+    let any_number = mutant("session_number_ignored");
+    sessions.get_mut(&run.client_id()).filter(|session| any_number || session.number == run.session())
+}
+
+/// Whether the next entries are appended, and what they are told. A token counts as seen whatever becomes of the entries.
+fn decide(condition: &Condition, tail: Sequence, fence: &mut u64) -> (Decision, u64) {
+    if let Some(token) = condition.token() {
+        if token < *fence {
+            return (Decision::Fenced, *fence);
+        }
+        *fence = token;
+    }
+    match condition.matches() {
+        Some(wanted) if wanted != tail.0 && !mutant("match_at_admission") => (Decision::TailMoved, tail.0),
+        _ => (Decision::Appended, tail.0 + 1),
     }
 }
 

@@ -28,7 +28,18 @@ const MAX_ADMITTED: usize = 2 * MAX_SESSIONS;
 const NO_LEADER_RETRY_US: u32 = 10_000;
 
 /// Whom an answer is for: a client, and the number that its run carried. An older session of the same client is another one.
-type Key = (u128, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) client_id: u128,
+    pub(crate) session: u64,
+}
+
+impl std::hash::Hash for Key {
+    /// By the client alone, which rarely has two: each word costs.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.client_id.hash(state);
+    }
+}
 
 /// A session as the leader sees it ahead of the state machine.
 #[derive(Debug)]
@@ -143,7 +154,7 @@ impl Admission {
 }
 
 fn key(run: &Run<'_>) -> Key {
-    (run.client_id(), run.session())
+    Key { client_id: run.client_id(), session: run.session() }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
@@ -193,7 +204,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     Err(error) => return Ok(Err(error.into())),
                 };
                 if let Some((refusal, detail)) = self.append_run(buf, run, from)? {
-                    self.refuse(from, run.key.0, run.first_seq, refusal, detail);
+                    self.refuse(from, run.key.client_id, run.first_seq, refusal, detail);
                 }
             }
             Kind::Read => match ReadBody::read_from_bytes(frame.payload) {
@@ -302,8 +313,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     /// The last client sequence of a session that the state machine decided on, if it has that session.
-    fn committed(&self, (client_id, number): Key) -> Option<u64> {
-        self.machine.session(client_id).filter(|(is, _)| *is == number).map(|(_, last_seq)| last_seq)
+    fn committed(&self, key: Key) -> Option<u64> {
+        self.machine.session(key.client_id).filter(|(is, _)| *is == key.session).map(|(_, last_seq)| last_seq)
     }
 
     /// Notes where a session's answers go; returns the client sequence that must come next.
@@ -312,7 +323,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if sessions.len() >= MAX_ADMITTED && !sessions.contains_key(&key) {
             // Openings, and sessions that the state machine evicted, are the ones to go; it holds half as many as this table.
             let machine = &self.machine;
-            sessions.retain(|(id, number), _| machine.session(*id).is_some_and(|(is, _)| is == *number));
+            sessions.retain(|key, _| machine.session(key.client_id).is_some_and(|(is, _)| is == key.session));
         }
         let session = sessions.entry(key).or_insert(Admitted { address, next_seq });
         session.address = address;
@@ -322,7 +333,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn answer_again(&mut self, key: Key, first_seq: u64, entries: u64) {
         self.counters.add(Counter::DuplicatesAnswered, 1);
-        for answer in self.machine.answers(key.0, first_seq, entries) {
+        for answer in self.machine.answers(key.client_id, first_seq, entries) {
             self.admission.push(key, Outcome::Answer(answer, None));
         }
     }
@@ -362,9 +373,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             for (_, _, outcome) in chunk {
                 match *outcome {
                     Outcome::Answer(answer, receipt) => answers.push((answer, receipt)),
-                    Outcome::Opened(session, last_committed) => self.send_opened(to, (key.0, session), last_committed),
+                    Outcome::Opened(session, last_committed) => {
+                        self.send_opened(to, Key { session, ..key }, last_committed)
+                    }
                     Outcome::Refused(refusal, first_seq, detail) => {
-                        self.refuse(to, key.0, first_seq, refusal, detail);
+                        self.refuse(to, key.client_id, first_seq, refusal, detail);
                     }
                 }
             }
@@ -388,11 +401,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
     }
 
-    fn send_opened(&mut self, to: SocketAddrV4, (client_id, session): Key, last_committed: u64) {
+    fn send_opened(&mut self, to: SocketAddrV4, key: Key, last_committed: u64) {
         let max_batch_bytes = self.settings.max_batch_bytes;
         let body = SessionBody {
-            client_id: U128::new(client_id),
-            session: U64::new(session),
+            client_id: U128::new(key.client_id),
+            session: U64::new(key.session),
             last_committed: U64::new(last_committed),
             credit: U32::new(SESSION_CREDIT as u32),
             max_entry_bytes: U32::new(max_entry_bytes(max_batch_bytes) as u32),

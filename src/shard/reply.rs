@@ -1,6 +1,6 @@
 //! Bodies of the replies to clients: acknowledgements and entries read.
 
-use super::clients::put;
+use super::clients::{Key, put};
 use super::stages::Timeline;
 use crate::sequencer::{Answer, SESSION_CREDIT};
 use std::net::SocketAddrV4;
@@ -115,8 +115,7 @@ impl ReadWriter {
 
 /// The body of an acknowledgement.
 pub(crate) struct AckWriter<'a> {
-    /// The client and its session's number.
-    pub(crate) key: (u128, u64),
+    pub(crate) key: Key,
     pub(crate) durability: Durability,
     /// The answers, and which of `timelines` goes with each.
     pub(crate) answers: &'a [(Answer, Option<u32>)],
@@ -129,8 +128,8 @@ impl AckWriter<'_> {
     pub(crate) fn write(&self, out: &mut [u8]) -> usize {
         let receipts = self.answers.iter().filter(|(_, receipt)| receipt.is_some()).count();
         let head = AckHeader {
-            client_id: U128::new(self.key.0),
-            session: U64::new(self.key.1),
+            client_id: U128::new(self.key.client_id),
+            session: U64::new(self.key.session),
             runs: U16::new(self.answers.len() as u16),
             durability: self.durability as u8,
             receipts: receipts as u8,

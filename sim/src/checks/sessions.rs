@@ -272,9 +272,9 @@ impl Sessions {
         self.decided(id, client_seq) == Some(Decided { decision, value, timestamp_ns })
     }
 
-    /// The last client sequence of an open session that is applied.
+    /// The highest client sequence that was decided on under an id: what an answer may say that was sent before its session went.
     pub(crate) fn last_seq(&self, client_id: u128) -> Option<u64> {
-        self.sessions.get(&client_id).map(|session| session.last_seq)
+        self.sequenced.get(&client_id).copied()
     }
 
     /// The total order so far.
