@@ -1,5 +1,6 @@
 //! What goes wrong for a caller who waits: the errors of the drivers and the façade.
 
+use crate::condition::Unmet;
 use crate::options::OptionsError;
 use std::fmt;
 use std::io;
@@ -42,6 +43,16 @@ pub enum ClientError {
     TooLarge {
         /// The longest entry.
         limit_bytes: usize,
+    },
+    /// The condition of entries was not met: they are not in the log and never will be. The session goes on.
+    #[error("entries {first}..={last} were not appended: {unmet}")]
+    NotAppended {
+        /// The client sequence of the first such entry.
+        first: u64,
+        /// The last one's.
+        last: u64,
+        /// Why.
+        unmet: Unmet,
     },
     /// Entries hold at least one byte.
     #[error("an entry must hold at least one byte")]

@@ -12,6 +12,7 @@ use crate::sim::{Happening, Sim};
 use crate::storage::MemoryDir;
 use crate::trace::{End, What};
 use std::rc::Rc;
+use synod::sequencer::SESSION_IDLE_NS;
 use synod_paxos::Role;
 use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
@@ -192,7 +193,10 @@ impl Sim {
         let node = self.some_node();
         let now_ns = self.now_ns;
         if fault == Fault::WallJump {
-            let by_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            let near_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            // Some clocks are set wrong by more than sessions may rest.
+            let far = near_ns % 4 == 0;
+            let by_ns = if far { near_ns + near_ns.signum() * SESSION_IDLE_NS as i64 } else { near_ns };
             self.nodes[node].clock.jump_wall(by_ns);
             self.struck(fault, format!("n{node} by {} s", by_ns / 1_000_000_000));
         } else {

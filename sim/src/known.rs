@@ -70,6 +70,9 @@ pub const MUTANTS: &[Mutant] = &[
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
     bug(29, "read_joins_earlier_round", "a read is confirmed by answers to heartbeats that left before it came"),
     bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it"),
+    bug(30, "return_opens_evicted_session", "a client that comes back to an evicted session gets a new, empty one")
+        .slow(),
+    bug(30, "session_number_ignored", "a session takes what was meant for an earlier one of its client"),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(
@@ -106,6 +109,9 @@ pub const MUTANTS: &[Mutant] = &[
     rule("reopened_session_forgets", "opening a session again forgets what it committed"),
     rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
+    rule("refusal_not_stored", "a condition that is not met leaves no trace: a retry is decided on anew"),
+    rule("fence_lost_at_restart", "a restart forgets the highest fencing token"),
+    rule("match_at_admission", "a tail is matched when an entry is admitted, not when it is applied"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),
     // Reads.
     rule("read_unconfirmed", "a leader answers reads without asking whether it still leads"),

@@ -109,8 +109,6 @@ pub(crate) struct Sim {
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
     pub(crate) crowd_opened: u64,
-    /// Sessions that are not to be opened again.
-    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
     /// Nodes that answered a fresh read since this was emptied.
     pub(crate) answered_fresh: BTreeSet<usize>,
@@ -155,7 +153,6 @@ impl Sim {
             losing: None,
             crowd: None,
             crowd_opened: 0,
-            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             answered_fresh: BTreeSet::new(),
             scratch: Scratch::default(),
@@ -761,10 +758,6 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
-                    return Ok(());
-                }
-                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
-                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));

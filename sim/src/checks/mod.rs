@@ -4,6 +4,7 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod conditions;
 mod durable;
 mod evidence;
 mod fresh;
@@ -60,6 +61,7 @@ pub(crate) struct Checks {
     pub(crate) sessions: sessions::Sessions,
     pub(crate) ballots: ballots::Ballots,
     pub(crate) acked: acked::Acked,
+    pub(crate) conditions: conditions::Conditions,
     pub(crate) reads: reads::Reads,
     pub(crate) views: views::Views,
     pub(crate) fresh: fresh::Fresh,
@@ -80,6 +82,7 @@ impl Checks {
             sessions: sessions::Sessions::new(Payloads::new(plan)),
             ballots: ballots::Ballots::new(plan.nodes),
             acked: acked::Acked::default(),
+            conditions: conditions::Conditions::default(),
             reads: reads::Reads::default(),
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
             fresh: fresh::Fresh::default(),
@@ -152,6 +155,7 @@ impl Checks {
         let first = self.prefix.applied(node, slot, crc)?;
         if first {
             self.sessions.apply(slot, value)?;
+            self.conditions.applied(value)?;
         }
         Ok(first)
     }
