@@ -43,7 +43,7 @@ pub struct Appender {
     client: Client,
     last_committed: u64,
     /// Entries that were not appended, and not told yet: first, last, and why. No more than the session holds entries.
-    not_appended: VecDeque<(u64, u64, Unmet)>,
+    not_appended: VecDeque<(u64, u64, Unmet, Guarantee)>,
     /// The entries reported unknown: (first, last).
     unknown: Option<(u64, u64)>,
     /// Receipts whose entries are not all reported: no more than the session holds entries.
@@ -199,9 +199,9 @@ impl Appender {
                 let next = client_seq + u64::from(entries);
                 receipts.retain(|receipt| receipt.client_seq + u64::from(receipt.entries) > next);
             }
-            Event::NotAppended { client_seq, unmet, entries, .. } => {
+            Event::NotAppended { client_seq, unmet, guarantee, entries, .. } => {
                 let next = client_seq + u64::from(entries);
-                not_appended.push_back((client_seq, next - 1, unmet));
+                not_appended.push_back((client_seq, next - 1, unmet, guarantee));
                 receipts.retain(|receipt| receipt.client_seq + u64::from(receipt.entries) > next);
             }
             Event::Receipt(receipt) => receipts.push(receipt),
@@ -209,8 +209,8 @@ impl Appender {
             // The session is closed then, and says why itself.
             Event::SessionLost | Event::Refused { .. } => {}
         })?;
-        if let Some((first, last, unmet)) = self.not_appended.pop_front() {
-            return Err(ClientError::NotAppended { first, last, unmet });
+        if let Some((first, last, unmet, guarantee)) = self.not_appended.pop_front() {
+            return Err(ClientError::NotAppended { first, last, unmet, guarantee });
         }
         match self.client.core().closed() {
             None => Ok(()),

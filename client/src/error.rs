@@ -53,6 +53,8 @@ pub enum ClientError {
         last: u64,
         /// Why.
         unmet: Unmet,
+        /// What the refusal promises: it is as final as an append.
+        guarantee: Guarantee,
     },
     /// Entries hold at least one byte.
     #[error("an entry must hold at least one byte")]
@@ -101,6 +103,7 @@ impl ClientError {
             ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
             ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
             ClientError::NoAnswer(_) => Idempotence::Harmless,
+            ClientError::NotAppended { guarantee, .. } => return *guarantee,
             ClientError::SessionEvicted { first, last } if first > last => Idempotence::Session,
             _ => Idempotence::None,
         };
@@ -186,6 +189,8 @@ mod tests {
         let told = |error: ClientError| error.guarantee();
         let timeout = ClientError::Timeout { first: 1, last: 2, cause: Unavailable::default() };
         assert_eq!(told(timeout).idempotence, Idempotence::Session);
+        let (unmet, guarantee) = (Unmet::Fenced { highest: 2 }, Guarantee::COMMITTED);
+        assert_eq!(told(ClientError::NotAppended { first: 1, last: 1, unmet, guarantee }), Guarantee::COMMITTED);
         assert_eq!(told(ClientError::NoAnswer(Unavailable::default())).idempotence, Idempotence::Harmless);
         assert_eq!(
             told(ClientError::SessionEvicted { first: 1, last: 2 }),

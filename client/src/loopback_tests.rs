@@ -226,7 +226,7 @@ fn a_condition_that_is_not_met_is_told_and_the_appender_goes_on() {
     assert_eq!(appender.append_if(b"first", at(0)).unwrap().sequence, Sequence(1));
     let error = appender.append_if(b"second", at(0)).unwrap_err();
     let moved = Unmet::TailMoved { tail: Sequence(1) };
-    assert!(matches!(&error, ClientError::NotAppended { first: 2, last: 2, unmet } if *unmet == moved), "{error}");
+    assert!(matches!(&error, ClientError::NotAppended { first: 2, last: 2, unmet, .. } if *unmet == moved), "{error}");
     assert!(!error.is_outcome_unknown() && !error.is_unavailable());
     assert_eq!(appender.append_if(b"third", at(1)).unwrap().sequence, Sequence(2));
     // Pushed together, and told one after the other.
@@ -236,7 +236,7 @@ fn a_condition_that_is_not_met_is_told_and_the_appender_goes_on() {
     }
     let error = appender.flush(Duration::from_secs(10), &mut |_| {}).unwrap_err();
     assert!(
-        matches!(error, ClientError::NotAppended { first: 4, last: 5, unmet: Unmet::Fenced { highest: 9 } }),
+        matches!(error, ClientError::NotAppended { first: 4, last: 5, unmet: Unmet::Fenced { highest: 9 }, .. }),
         "{error}"
     );
     appender.flush(Duration::from_secs(10), &mut |_| {}).unwrap();

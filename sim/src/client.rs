@@ -12,8 +12,8 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
 use synod_client::{
-    CloseReason, Condition, Consistency, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Resume, Sequence,
-    Unmet,
+    CloseReason, Condition, Consistency, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Resume,
+    Sequence, Unmet,
 };
 use synod_wire::frame::{Header, Kind};
 use synod_wire::{Ballot, Epoch, Lsn, Slot};

@@ -53,7 +53,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(9, "unknown_read_as_nothing", "a candidate takes 'unknown' for 'accepted nothing', and puts a no-op there")
         .slow(),
     bug(10, "torn_tail_not_cut", "a torn tail is not cut: what is appended stands behind it, where no recovery looks"),
-    bug(10, "cut_not_zeroed", "a torn tail is cut, but its bytes stay").slow(),
+    bug(10, "cut_not_zeroed", "a torn tail is cut, but its bytes stay"),
     bug(11, "write_error_ignored", "a failed log write is taken for a done one, as a repeated fsync does"),
     bug(12, "failed_disk_goes_on", "a node with a failed disk goes on without it"),
     bug(13, "restart_applies_unchosen", "a restart applies what is not known chosen"),
@@ -98,8 +98,8 @@ pub const MUTANTS: &[Mutant] = &[
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
     // Damage.
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),
-    rule("torn_flush_called_damage", "a torn last flush is called damage").slow(),
-    rule("mark_covers_own_flush", "a flush claims that it was durable before it was written").slow(),
+    rule("torn_flush_called_damage", "a torn last flush is called damage"),
+    rule("mark_covers_own_flush", "a flush claims that it was durable before it was written"),
     // The log's way to the disk.
     rule("short_write_taken_for_whole", "a write done in part counts as done"),
     rule("completion_covers_earlier_writes", "the end of a write stands for those before it"),

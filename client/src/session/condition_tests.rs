@@ -160,8 +160,14 @@ fn what_was_not_appended_is_told_in_its_place_and_the_session_goes_on() {
         guarantee,
         entries: 1,
     };
-    let not =
-        |client_seq, unmet, entries| Event::NotAppended { client_seq, unmet, timestamp_ns: 7, durability, guarantee, entries };
+    let not = |client_seq, unmet, entries| Event::NotAppended {
+        client_seq,
+        unmet,
+        timestamp_ns: 7,
+        durability,
+        guarantee,
+        entries,
+    };
     let moved = Unmet::TailMoved { tail: Sequence::ZERO };
     let fenced = Unmet::Fenced { highest: 8 };
     assert_eq!(events(&mut core), [acked(1, 1), not(2, moved, 1), not(3, fenced, 2), acked(5, 2)]);

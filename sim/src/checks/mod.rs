@@ -5,6 +5,7 @@ mod acked;
 mod ballots;
 mod bounds;
 mod conditions;
+mod damage;
 mod durable;
 mod evidence;
 mod fresh;
@@ -19,11 +20,14 @@ mod sessions;
 mod status;
 mod told;
 mod views;
+mod zeros;
 
 pub(crate) use bounds::Turn;
+pub(crate) use damage::has_a_cause;
 pub(crate) use logs::{applied_log, value_on_disk};
 pub(crate) use status::told as status_told;
 pub(crate) use views::OWN_REQUESTS;
+pub(crate) use zeros::overwritten;
 
 use crate::disk::Logged;
 use crate::payload::Payloads;
