@@ -8,7 +8,9 @@ use crate::config::Config;
 use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
-use crate::shard::{HISTOGRAM_BYTES, OUTBOX_BYTES, RECENT_CHOSEN_BYTES, RECENT_SLOTS, TIMELINE_BYTES};
+use crate::shard::{
+    FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, OUTBOX_BYTES, RECENT_CHOSEN_BYTES, RECENT_SLOTS, TIMELINE_BYTES,
+};
 use serde::Serialize;
 use synod_ring::Socket;
 use synod_wire::frame::HEADER_BYTES;
@@ -124,6 +126,7 @@ fn tables(config: &Config, pools: &mut Pools) {
     pools.add("recent values", RECENT_SLOTS + 2 * window, SLOT_PLACE_BYTES, "8192 + 2 x consensus.window_slots");
     pools.add("recent evidence", 1, RECENT_CHOSEN_BYTES, "fixed");
     pools.add("commit stages, slots", 2 * window, TIMELINE_BYTES, "2 x consensus.window_slots");
+    pools.add("reads that wait for a round", FRESH_READS, FRESH_READ_BYTES, "fixed");
     pools.add("commit stages, histograms", 1, HISTOGRAM_BYTES, "fixed");
     let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
     pools.add("sessions", MAX_SESSIONS, session, "at most 1024 sessions x 1024 answers, allocated as they are used");

@@ -223,6 +223,7 @@ impl Pipeline {
             max_batch_bytes: self.config.net.max_batch_bytes,
             core,
             durability: self.config.wal.durability.into(),
+            max_clock_drift_ppm: self.config.reads.max_clock_drift_ppm,
         }
     }
 

@@ -1,11 +1,13 @@
 //! What goes wrong for a caller who waits: the errors of the drivers and the façade.
 
+use crate::condition::Unmet;
 use crate::options::OptionsError;
 use std::fmt;
 use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::client::Refusal;
+use synod_wire::guarantee::{Guarantee, Idempotence};
 
 /// Why a call failed. The texts say what happened and what can be done.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,18 @@ pub enum ClientError {
     TooLarge {
         /// The longest entry.
         limit_bytes: usize,
+    },
+    /// The condition of entries was not met: they are not in the log and never will be. The session goes on.
+    #[error("entries {first}..={last} were not appended: {unmet}")]
+    NotAppended {
+        /// The client sequence of the first such entry.
+        first: u64,
+        /// The last one's.
+        last: u64,
+        /// Why.
+        unmet: Unmet,
+        /// What the refusal promises: it is as final as an append.
+        guarantee: Guarantee,
     },
     /// Entries hold at least one byte.
     #[error("an entry must hold at least one byte")]
@@ -80,6 +94,20 @@ impl ClientError {
     /// happen, and can be tried again later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::NoAnswer(_))
+    }
+
+    /// What may still be relied on: nothing of the log is shown, and the vector says what sending the same again does.
+    /// [`Idempotence::Session`] takes the same client id and client sequences.
+    pub fn guarantee(&self) -> Guarantee {
+        let idempotence = match self {
+            ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
+            ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
+            ClientError::NoAnswer(_) => Idempotence::Harmless,
+            ClientError::NotAppended { guarantee, .. } => return *guarantee,
+            ClientError::SessionEvicted { first, last } if first > last => Idempotence::Session,
+            _ => Idempotence::None,
+        };
+        Guarantee { idempotence, ..Guarantee::NONE }
     }
 
     /// Whether entries may or may not have been appended.
@@ -154,5 +182,20 @@ mod tests {
     fn an_eviction_without_open_entries_leaves_nothing_unknown() {
         assert!(ClientError::SessionEvicted { first: 4, last: 4 }.is_outcome_unknown());
         assert!(!ClientError::SessionEvicted { first: 5, last: 4 }.is_outcome_unknown());
+    }
+
+    #[test]
+    fn what_may_be_sent_again_is_said_by_the_vector() {
+        let told = |error: ClientError| error.guarantee();
+        let timeout = ClientError::Timeout { first: 1, last: 2, cause: Unavailable::default() };
+        assert_eq!(told(timeout).idempotence, Idempotence::Session);
+        let (unmet, guarantee) = (Unmet::Fenced { highest: 2 }, Guarantee::COMMITTED);
+        assert_eq!(told(ClientError::NotAppended { first: 1, last: 1, unmet, guarantee }), Guarantee::COMMITTED);
+        assert_eq!(told(ClientError::NoAnswer(Unavailable::default())).idempotence, Idempotence::Harmless);
+        assert_eq!(
+            told(ClientError::SessionEvicted { first: 1, last: 2 }),
+            Guarantee::NONE,
+            "a new session appends again"
+        );
     }
 }

@@ -5,7 +5,7 @@ use crate::*;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use synod_wire::client::{Counter, ReadBody, StatusBody, role};
+use synod_wire::client::{Counter, Decision, ReadBody, StatusBody, role};
 use synod_wire::frame::Kind;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -108,12 +108,13 @@ fn entries_are_appended_through_a_redirect_blocking_and_spinning() {
         let follower = refuses(Refusal::NotLeader, Some(leader.address));
         let options = Options { spin, window_entries: 16, ..Options::default() };
         let mut appender = connect(&[follower.member(0), leader.member(1)], options).unwrap();
-        assert_eq!((appender.last_committed(), appender.max_entry_bytes()), (0, 1_358));
+        assert_eq!((appender.last_committed(), appender.max_entry_bytes()), (0, 1_350));
         let first = Ack {
             client_seq: 1,
             sequence: Sequence(1_001),
             timestamp_ns: 7,
             durability: Durability::Disk,
+            guarantee: Guarantee::COMMITTED,
             receipt: None,
         };
         assert_eq!(appender.append(b"first").unwrap(), first);
@@ -124,6 +125,7 @@ fn entries_are_appended_through_a_redirect_blocking_and_spinning() {
             sequence: Sequence(1_000 + i),
             timestamp_ns: 7,
             durability: Durability::Disk,
+            guarantee: Guarantee::COMMITTED,
             receipt: None,
         };
         assert_eq!((count, acks), (500, (2..=501).map(expected).collect::<Vec<_>>()));
@@ -139,8 +141,8 @@ fn bad_entries_fail_alone() {
     let leader = Node::start(prompt_leader());
     let mut appender = connect(&[leader.member(0)], Options::default()).unwrap();
     assert!(matches!(appender.append(b""), Err(ClientError::EmptyEntry)));
-    assert!(matches!(appender.append(&[0; 1_359]), Err(ClientError::TooLarge { limit_bytes: 1_358 })));
-    assert_eq!(appender.append(&[0; 1_358]).unwrap().client_seq, 1);
+    assert!(matches!(appender.append(&[0; 1_351]), Err(ClientError::TooLarge { limit_bytes: 1_350 })));
+    assert_eq!(appender.append(&[0; 1_350]).unwrap().client_seq, 1);
 }
 
 #[test]
@@ -193,6 +195,71 @@ fn an_evicted_session_says_what_is_uncertain() {
     let mut appender = connect(&[node.member(0)], Options::default()).unwrap();
     let error = appender.append(b"x").unwrap_err();
     assert!(matches!(error, ClientError::SessionEvicted { first: 1, last: 1 }), "{error}");
+}
+
+/// A leader whose log takes one entry, from whoever brings the highest token.
+fn fencing_leader() -> impl FnMut(Asked) -> Vec<Vec<u8>> + Send {
+    let mut tail = 0;
+    move |asked| match asked {
+        Asked::AppendIf { condition, first_seq, entries } if condition.matches() == Some(tail) => {
+            tail += entries.len() as u64;
+            vec![appended(&[(first_seq, tail, 7, entries.len() as u32)], 64)]
+        }
+        Asked::AppendIf { condition, first_seq, entries } => {
+            let (decision, value) = match condition.matches() {
+                Some(_) => (Decision::TailMoved, tail),
+                None => (Decision::Fenced, 9),
+            };
+            vec![not_appended(first_seq, decision, value, entries.len() as u32)]
+        }
+        Asked::Open(_) => vec![opened(0, 64)],
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[test]
+fn a_condition_that_is_not_met_is_told_and_the_appender_goes_on() {
+    let node = Node::start(fencing_leader());
+    let mut appender = connect(&[node.member(0)], Options::default()).unwrap();
+    assert_eq!(appender.session(), SESSION);
+    let at = |tail| Condition::tail(Sequence(tail));
+    assert_eq!(appender.append_if(b"first", at(0)).unwrap().sequence, Sequence(1));
+    let error = appender.append_if(b"second", at(0)).unwrap_err();
+    let moved = Unmet::TailMoved { tail: Sequence(1) };
+    assert!(matches!(&error, ClientError::NotAppended { first: 2, last: 2, unmet, .. } if *unmet == moved), "{error}");
+    assert!(!error.is_outcome_unknown() && !error.is_unavailable());
+    assert_eq!(appender.append_if(b"third", at(1)).unwrap().sequence, Sequence(2));
+    // Pushed together, and told one after the other.
+    let fence = Condition::fence(std::num::NonZeroU64::new(1).unwrap());
+    for entry in [&b"fourth"[..], b"fifth"] {
+        appender.push_if(entry, fence, &mut |_| {}).unwrap();
+    }
+    let error = appender.flush(Duration::from_secs(10), &mut |_| {}).unwrap_err();
+    assert!(
+        matches!(error, ClientError::NotAppended { first: 4, last: 5, unmet: Unmet::Fenced { highest: 9 }, .. }),
+        "{error}"
+    );
+    appender.flush(Duration::from_secs(10), &mut |_| {}).unwrap();
+}
+
+#[test]
+fn a_client_that_lost_its_memory_asks_how_far_it_got() {
+    let ask = |node: &Node, options| last_committed(CLUSTER, GROUP, vec![node.member(0)], CLIENT, options);
+    let node = Node::start(|asked| {
+        assert_eq!(asked, Asked::Resume(synod_wire::batch::open::EXISTING), "the question opens nothing");
+        vec![opened(41, 64)]
+    });
+    let committed = ask(&node, Options::default()).unwrap();
+    assert_eq!(committed, Some(Committed { session: SESSION, last_committed: 41 }));
+    let gone = Node::start(|asked| {
+        let Asked::Resume(detail) = asked else { panic!("unexpected {asked:?}") };
+        vec![Refuse { detail, ..Refuse::with(Refusal::SessionEvicted) }.datagram()]
+    });
+    assert_eq!(ask(&gone, Options::default()).unwrap(), None);
+    let named = Options { resume: Resume::Session(7), ..Options::default() };
+    assert_eq!(ask(&gone, named).unwrap(), None);
+    let error = ask(&refuses(Refusal::NoLeader, None), short()).unwrap_err();
+    assert!(matches!(error, ClientError::NoLeader(_)), "{error}");
 }
 
 // ---- Reading ----
@@ -325,18 +392,15 @@ fn status_reply(node: u8, request_id: u64, role: u8, round: u64, tail: u64, coun
     datagram(&head, &payload)
 }
 
-/// A node that answers status and tail; the first `deaf` datagrams get no answer.
-fn informant(node: u8, role: u8, round: u64, tail: u64, mut deaf: u32) -> Node {
+/// A node that answers for its tail, as recently as this; the first `deaf` datagrams get no answer.
+fn informant(node: u8, tail: u64, recency: Recency, mut deaf: u32) -> Node {
     Node::start(move |asked| {
+        let Asked::Read(body) = asked else { panic!("unexpected {asked:?}") };
         if deaf > 0 {
             deaf -= 1;
             return Vec::new();
         }
-        match asked {
-            Asked::Status { request_id } => vec![status_reply(node, request_id, role, round, tail, &[])],
-            Asked::Read(body) => serve(&body, tail),
-            other => panic!("unexpected {other:?}"),
-        }
+        vec![recent_reply(node, recency, (body.request_id.get(), 0, tail, true), &[])]
     })
 }
 
@@ -376,24 +440,28 @@ fn status_of_a_node_that_is_silent_or_refuses_is_an_error() {
 }
 
 #[test]
-fn the_tail_is_the_leaders_word_or_else_the_highest() {
+fn the_tail_is_the_first_word_that_is_recent_enough_or_the_highest() {
     let long = Duration::from_secs(10);
-    let deposed = informant(0, role::LEADER, 3, 50, 0);
-    let leader = informant(1, role::LEADER, 4, 60, 3);
-    let follower = informant(2, role::FOLLOWER, 5, 58, 0);
+    let fresh = informant(1, 60, Recency::FreshReadIndex, 3);
+    let stale = informant(0, 50, Recency::StalePossible, 0);
+    let bounded = informant(2, 58, Recency::BoundedStale(20), 0);
     let all = |nodes: &[&Node]| nodes.iter().map(|node| node.address).collect::<Vec<_>>();
-    let tail = check_tail(all(&[&follower, &leader]), CLUSTER, GROUP, long).unwrap();
-    assert_eq!(tail, Tail { sequence: Sequence(60), source: TailSource::Leader(NodeId(1)) });
-    // Both say that they lead: with all answers in, the higher ballot wins.
-    let round = check_tail(all(&[&deposed, &leader]), CLUSTER, GROUP, long).unwrap();
-    assert_eq!(round.source, TailSource::Leader(NodeId(1)));
+    let ask = |nodes: &[&Node], consistency| check_tail(all(nodes), CLUSTER, GROUP, long, consistency).unwrap();
+    let tail = ask(&[&stale, &bounded, &fresh], Consistency::ReadIndex);
+    assert_eq!(tail, Tail { sequence: Sequence(60), node: NodeId(1), recency: Recency::FreshReadIndex });
+    assert_eq!(ask(&[&stale, &bounded], Consistency::Bounded(20)).sequence, Sequence(58));
+    assert_eq!(ask(&[&stale, &bounded], Consistency::Local).node, NodeId(2), "the highest");
 
     let (_silent, silent) = bind();
-    let behind = informant(0, role::FOLLOWER, 5, 57, 0);
-    let members = vec![behind.address, silent, follower.address];
-    let tail = check_tail(members, CLUSTER, GROUP, Duration::from_millis(150)).unwrap();
-    assert_eq!(tail.sequence, Sequence(58));
-    assert_eq!(tail.source, TailSource::Highest { answered: 2, members: 3 });
-    let nobody = check_tail(vec![silent], CLUSTER, GROUP, Duration::from_millis(60)).unwrap_err();
-    assert!(matches!(nobody, ClientError::NoAnswer(_)));
+    let soon = Duration::from_millis(150);
+    let members = vec![stale.address, silent];
+    let tail = check_tail(members.clone(), CLUSTER, GROUP, soon, Consistency::Local).unwrap();
+    assert_eq!(tail, Tail { sequence: Sequence(50), node: NodeId(0), recency: Recency::StalePossible });
+    for consistency in [Consistency::ReadIndex, Consistency::Bounded(19)] {
+        let error = check_tail(all(&[&stale, &bounded]), CLUSTER, GROUP, soon, consistency).unwrap_err();
+        assert!(matches!(error, ClientError::NoAnswer(_)), "none of the answers is what was asked for: {error}");
+    }
+    let refusing = refuses(Refusal::QuorumUnavailable, None);
+    let error = check_tail(vec![refusing.address], CLUSTER, GROUP, soon, Consistency::ReadIndex).unwrap_err();
+    assert!(error.is_unavailable() && error.to_string().contains("QUORUM_UNAVAILABLE"), "{error}");
 }

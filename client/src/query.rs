@@ -2,12 +2,15 @@
 
 use crate::error::{ClientError, Unavailable};
 use crate::options::{OptionsError, check_members, nanos};
-use crate::reply::{Reply, finish_request};
+use crate::read::recency_of;
+use crate::reply::{Reply, finish_request, told};
 use crate::socket::{RECEIVE_BATCH, RECEIVE_BYTES, Socket};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_wire::client::{Counter, Durability, ReadBody, Refusal, Stage, StageRow, StatusBody, role};
+use synod_wire::client::{Consistency, Counter, Durability, ReadBody, Refusal, Stage, StageRow, StatusBody, role};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes};
+use synod_wire::guarantee::{Guarantee, Recency};
+use synod_wire::mode::{Mode, ModeReason};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Sequence, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -54,6 +57,16 @@ pub struct Status {
     pub counters: Vec<u64>,
     /// What this node's word rests on; `None`: it does not say.
     pub durability: Option<Durability>,
+    /// What it does for clients; `None`: it does not say.
+    pub mode: Option<Mode>,
+    /// Why it entered that mode.
+    pub mode_reason: Option<ModeReason>,
+    /// How long it has been in it.
+    pub mode_for: Duration,
+    /// How often it entered each mode since it started, in the order of [`Mode::ALL`].
+    pub modes_entered: [u32; Mode::ALL.len()],
+    /// What this status promises: it is one node's word.
+    pub guarantee: Guarantee,
     /// How long commits that it led took to reach each stage, since it started.
     pub stages: Vec<StageTimes>,
 }
@@ -128,6 +141,11 @@ impl Status {
             unknown_slots: body.unknown_slots.get(),
             counters: counters.iter().map(|value| value.get()).collect(),
             durability: Durability::from_u8(body.durability),
+            mode: Mode::from_u8(body.mode),
+            mode_reason: ModeReason::from_u8(body.mode_reason),
+            mode_for: Duration::from_millis(body.mode_ms.get().into()),
+            modes_entered: body.modes_entered.map(|count| count.get()),
+            guarantee: told(body.guarantee),
             stages: Stage::ALL.into_iter().zip(stages).map(|(stage, row)| StageTimes::of(stage, row)).collect(),
         }
     }
@@ -138,22 +156,10 @@ impl Status {
 pub struct Tail {
     /// The last sequence; zero: the log is empty.
     pub sequence: Sequence,
-    /// What the number rests on.
-    pub source: TailSource,
-}
-
-/// What a [`Tail`] rests on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TailSource {
-    /// The node that leads, among those that answered the one with the highest ballot.
-    Leader(NodeId),
-    /// No leader answered: the highest number of those that did. The log may reach further.
-    Highest {
-        /// The members that answered.
-        answered: usize,
-        /// The members asked.
-        members: usize,
-    },
+    /// The member that said so.
+    pub node: NodeId,
+    /// How recent that is.
+    pub recency: Recency,
 }
 
 /// Asks one node how it fares with `group`; repeats the question until `timeout`.
@@ -163,7 +169,7 @@ pub fn status(
     group: GroupId,
     timeout: Duration,
 ) -> Result<Status, ClientError> {
-    let mut round = Round::new(vec![member], cluster, group, false)?;
+    let mut round = Round::new(vec![member], cluster, group, None)?;
     round.run(timeout, |answers| answers[0].status.is_some() || answers[0].refusal.is_some())?;
     let answer = round.answers.swap_remove(0);
     match (answer.status, answer.refusal) {
@@ -173,28 +179,24 @@ pub fn status(
     }
 }
 
-/// Asks all members for the last sequence of `group`'s log. The leader's word counts, once a majority has said who that
-/// is; without one, the highest that was answered until `timeout`.
+/// Asks all members for the last sequence of `group`'s log. The first answer that is as recent as asked for counts: with
+/// [`Consistency::ReadIndex`] any member's holds all that was acknowledged before this call. With [`Consistency::Local`] it is
+/// the highest of the answers that come until all have come, or until `timeout`: the log may reach further.
 pub fn check_tail(
     members: Vec<SocketAddrV4>,
     cluster: ClusterId,
     group: GroupId,
     timeout: Duration,
+    consistency: Consistency,
 ) -> Result<Tail, ClientError> {
-    let mut round = Round::new(members, cluster, group, true)?;
-    round.run(timeout, tail_is_clear)?;
-    let answers = &round.answers;
-    if let Some((node, sequence)) = leaders_tail(answers) {
-        return Ok(Tail { sequence, source: TailSource::Leader(node) });
-    }
-    let told = || answers.iter().filter_map(Answer::tail_told);
-    match told().max() {
-        Some(sequence) => {
-            let source = TailSource::Highest { answered: told().count(), members: answers.len() };
-            Ok(Tail { sequence, source })
-        }
-        None => Err(ClientError::NoAnswer(round.unavailable(timeout))),
-    }
+    let mut round = Round::new(members, cluster, group, Some(consistency))?;
+    let waits_for_all = consistency == Consistency::Local;
+    round.run(timeout, |answers| {
+        let told = answers.iter().filter(|answer| answer.tail.is_some()).count();
+        if waits_for_all { told == answers.len() } else { told > 0 }
+    })?;
+    let highest = round.answers.iter().filter_map(|answer| answer.tail).max_by_key(|tail| tail.sequence);
+    highest.ok_or_else(|| ClientError::NoAnswer(round.unavailable(timeout)))
 }
 
 /// What one member has answered.
@@ -202,37 +204,31 @@ pub fn check_tail(
 struct Answer {
     address: SocketAddrV4,
     status: Option<Status>,
-    tail: Option<Sequence>,
+    tail: Option<Tail>,
     refusal: Option<(Refusal, u64)>,
 }
 
-impl Answer {
-    fn tail_told(&self) -> Option<Sequence> {
-        self.tail.or(self.status.as_ref().map(|status| status.tail))
-    }
+fn tail_question(consistency: Consistency) -> ReadBody {
+    let body = ReadBody {
+        request_id: U64::new(REQUEST_ID),
+        from_sequence: U64::ZERO,
+        max_entries: U32::ZERO,
+        max_datagrams: U16::new(1),
+        wait_ms: U16::ZERO,
+        bound_ms: U32::ZERO,
+        consistency: 0,
+        reserved: [0; 3],
+    };
+    body.with(consistency)
 }
 
-/// The leader with the highest ballot among those that say they lead, with the tail that it told.
-fn leaders_tail(answers: &[Answer]) -> Option<(NodeId, Sequence)> {
-    let leading = |answer: &&Answer| answer.status.as_ref().is_some_and(|status| status.role == role::LEADER);
-    let leader = answers.iter().filter(leading).max_by_key(|answer| answer.status.as_ref().map(|s| s.promised))?;
-    Some((leader.status.as_ref()?.node, leader.tail?))
-}
-
-/// Whether further answers would not change the outcome for the better.
-fn tail_is_clear(answers: &[Answer]) -> bool {
-    let statuses = answers.iter().filter(|answer| answer.status.is_some()).count();
-    let complete = |answer: &Answer| answer.status.is_some() && (answer.tail.is_some() || answer.refusal.is_some());
-    let led = 2 * statuses > answers.len() && leaders_tail(answers).is_some();
-    led || answers.iter().all(complete)
-}
-
-/// The same questions to some members at once, repeated until they are answered.
+/// The same question to some members at once, repeated until they are answered.
 struct Round {
     socket: Socket,
     cluster: ClusterId,
     group: GroupId,
-    asks_tail: bool,
+    /// What is asked: for the tail, this recent, or for the status.
+    asks_tail: Option<Consistency>,
     answers: Vec<Answer>,
     answered: bool,
 }
@@ -242,7 +238,7 @@ impl Round {
         members: Vec<SocketAddrV4>,
         cluster: ClusterId,
         group: GroupId,
-        asks_tail: bool,
+        asks_tail: Option<Consistency>,
     ) -> Result<Round, ClientError> {
         check_members(members.len()).map_err(|error: OptionsError| ClientError::Options(error))?;
         let answers =
@@ -281,22 +277,19 @@ impl Round {
         let mut out = [0; frame_bytes(size_of::<ReadBody>())];
         for answer in &self.answers {
             // A full socket buffer or a lost datagram: the question is repeated anyway.
-            if answer.status.is_none() {
-                let length = finish_request(&mut out, (Kind::Status, 0), self.cluster, self.group, REQUEST_ID, 0);
-                self.socket.send(&out[..length], length, answer.address)?;
-            }
-            if self.asks_tail && answer.tail.is_none() {
-                let body = ReadBody {
-                    request_id: U64::new(REQUEST_ID),
-                    from_sequence: U64::ZERO,
-                    max_entries: U32::ZERO,
-                    max_datagrams: U16::new(1),
-                    wait_ms: U16::ZERO,
-                };
-                let bytes = size_of::<ReadBody>();
-                out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(body.as_bytes());
-                let length = finish_request(&mut out, (Kind::Read, 0), self.cluster, self.group, REQUEST_ID, bytes);
-                self.socket.send(&out[..length], length, answer.address)?;
+            match self.asks_tail {
+                None if answer.status.is_none() => {
+                    let length = finish_request(&mut out, (Kind::Status, 0), self.cluster, self.group, REQUEST_ID, 0);
+                    self.socket.send(&out[..length], length, answer.address)?;
+                }
+                Some(consistency) if answer.tail.is_none() => {
+                    let body = tail_question(consistency);
+                    let bytes = size_of::<ReadBody>();
+                    out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(body.as_bytes());
+                    let length = finish_request(&mut out, (Kind::Read, 0), self.cluster, self.group, REQUEST_ID, bytes);
+                    self.socket.send(&out[..length], length, answer.address)?;
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -315,7 +308,11 @@ impl Round {
                     answer.status = Some(Status::from_reply(&frame.header, &body, counters, stages));
                 }
                 Ok(Reply::Read(body, _)) if body.request_id.get() == REQUEST_ID => {
-                    answer.tail = Some(Sequence(body.tail.get()));
+                    let asked = self.asks_tail.unwrap_or_default();
+                    let recency = recency_of(&body).filter(|recency| asked.is_met_by(*recency));
+                    let sequence = Sequence(body.tail.get());
+                    answer.tail =
+                        recency.map(|recency| Tail { sequence, node: frame.header.from, recency }).or(answer.tail);
                 }
                 Ok(Reply::Rejected(rejection)) => answer.refusal = Some((rejection.refusal, rejection.detail)),
                 _ => {}

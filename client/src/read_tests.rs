@@ -59,6 +59,26 @@ fn a_reader_that_wants_nothing_asks_nothing() {
 }
 
 #[test]
+fn an_answer_that_is_not_as_recent_as_was_asked_for_is_none() {
+    let mut core = reader_with(ReadOptions { consistency: Consistency::Bounded(20), ..ReadOptions::default() });
+    core.read(Sequence(1), u64::MAX, 0);
+    let (port, body) = asked(&mut core, 0).expect("a request is due");
+    assert_eq!(body.consistency(), Some(Consistency::Bounded(20)));
+    let id = body.request_id.get();
+    let mut hear = |recency, tail| core.handle(MS, address(port), &recent_reply(1, recency, (id, 1, tail, true), &[]));
+    hear(Recency::StalePossible, 9);
+    hear(Recency::BoundedStale(21), 9);
+    hear(Recency::BoundedStale(3), 0);
+    assert_eq!((core.counters().malformed, core.recency()), (2, Some(Recency::BoundedStale(3))));
+    assert!(core.is_finished(), "the log is empty, as far as the answer that counts says");
+    core.set_consistency(Consistency::ReadIndex);
+    core.read(Sequence(1), 1, 2 * MS);
+    assert_eq!(core.recency(), None);
+    let (_, body) = asked(&mut core, 2 * MS).expect("a request is due");
+    assert_eq!(body.consistency(), Some(Consistency::ReadIndex));
+}
+
+#[test]
 fn a_read_to_the_tail_ends_where_the_first_answer_says_that_it_is() {
     let mut core = reader_with(ReadOptions::default());
     core.read(Sequence(1), u64::MAX, 0);

@@ -7,6 +7,7 @@ use synod_wire::client::{
 };
 use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -20,6 +21,11 @@ pub(crate) enum Reply<'a> {
     Read(ReadReplyBody, ReadEntries<'a>),
     Status(StatusBody, &'a [U64], &'a [StageRow]),
     Evidence(EvidenceReplyBody),
+}
+
+/// What a reply promises. What this version has no name for, it does not rely on.
+pub(crate) fn told(guarantee: GuaranteeBytes) -> Guarantee {
+    guarantee.decode().unwrap_or(Guarantee::NONE)
 }
 
 /// A refusal with its fields checked.

@@ -4,8 +4,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_client::{ClusterId, Core, Event, GroupId, NodeId, Options};
-use synod_wire::client::{AckHeader, AckRun, Durability, SessionBody};
+use synod_wire::client::{AckHeader, AckRun, Decision, Durability, SessionBody};
 use synod_wire::frame::{Header, Kind, parse, write_frame};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -40,6 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const CLIENT: u128 = 5;
+const SESSION: u64 = 3;
 const LEADER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
 
 fn reply(out: &mut [u8], kind: Kind, payload: &[u8]) -> usize {
@@ -63,6 +65,7 @@ fn acknowledge(out: &mut [u8], request: &[u8]) -> usize {
     let (run, _) = synod_wire::batch::Run::parse(parse(request).unwrap().payload).unwrap();
     let head = AckHeader {
         client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
         runs: U16::new(1),
         durability: Durability::Disk as u8,
         receipts: 0,
@@ -72,8 +75,10 @@ fn acknowledge(out: &mut [u8], request: &[u8]) -> usize {
         first_seq: U64::new(run.first_seq()),
         first_sequence: U64::new(run.first_seq()),
         timestamp_ns: U64::new(1),
-        entries: U32::new(run.len() as u32),
-        reserved: U32::ZERO,
+        entries: U16::new(run.len() as u16),
+        decision: Decision::Appended as u8,
+        reserved: 0,
+        guarantee: Guarantee::COMMITTED.encode(),
     };
     let mut payload = [0; size_of::<AckHeader>() + size_of::<AckRun>()];
     payload[..size_of::<AckHeader>()].copy_from_slice(head.as_bytes());
@@ -92,11 +97,12 @@ fn a_session_allocates_nothing_after_it_was_made() {
     assert!(core.poll_transmit(0, &mut out).is_some());
     let body = SessionBody {
         client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
         last_committed: U64::ZERO,
         credit: U32::new(1_000),
-        max_entry_bytes: U32::new(1_358),
+        max_entry_bytes: U32::new(1_350),
         max_run_bytes: U32::new(1_392),
-        reserved: U32::ZERO,
+        guarantee: Guarantee::COMMITTED.encode(),
     };
     let length = reply(&mut answer, Kind::SessionOpened, body.as_bytes());
     core.handle(1, LEADER, &answer[..length]);

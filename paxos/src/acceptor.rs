@@ -116,9 +116,12 @@ impl Replica {
             self.yield_to(ballot, Reason::HigherBallot);
             self.promise_lsn = self.persist(Record::Promised);
         }
-        self.leader = Some(from);
+        let is_new = self.leader.replace(from) != Some(from);
         self.lost_elections = 0;
         self.expect_leader();
+        if is_new {
+            self.ask_leader();
+        }
     }
 
     /// A hole below an accept shows that a datagram was lost (or overtaken): ask at once.

@@ -156,12 +156,6 @@ impl Replica {
         }
     }
 
-    pub(crate) fn on_heartbeat_ack(&mut self, from: NodeId, ballot: Ballot) {
-        if self.leads() && ballot == self.promised {
-            self.leading.answered_ns.insert(from, self.now_ns);
-        }
-    }
-
     /// A peer found a hole: open slots go out again at once, chosen ones as catch-up.
     pub(crate) fn on_missing(&mut self, from: NodeId, ballot: Ballot, first: Slot, last: Slot) {
         if !self.leads() || ballot != self.promised || first > last {
@@ -225,10 +219,7 @@ impl Replica {
             return self.become_role(Role::Follower, Reason::QuorumLost);
         }
         self.leading.heartbeat_at_ns = self.now_ns + self.settings.heartbeat_ns;
-        let highest = || self.window.iter().filter(|(_, state)| state.chosen).last().map(|(slot, _)| slot);
-        let chosen = if mutant("heartbeat_over_holes") { highest().unwrap_or(self.prefix) } else { self.prefix };
-        let beat = Message::Heartbeat { ballot: self.promised, chosen, sent_ns: self.now_ns };
-        self.send(self.peers, beat, Lsn::ZERO);
+        self.probe();
         self.mark_peers();
     }
 }

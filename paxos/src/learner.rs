@@ -76,7 +76,7 @@ impl Replica {
         self.persist(Record::Durability { memory })
     }
 
-    pub(crate) fn on_heartbeat(&mut self, from: NodeId, lsn: Lsn, ballot: Ballot, chosen: Slot, sent_ns: u64) {
+    pub(crate) fn on_heartbeat(&mut self, from: NodeId, lsn: Lsn, ballot: Ballot, chosen: Slot, probe: u64) {
         if ballot.node != from {
             return;
         }
@@ -85,9 +85,9 @@ impl Replica {
         }
         self.count_lsn(from, lsn);
         self.follow(from, ballot);
-        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, sent_ns };
+        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe };
         self.send_to(from, ack, self.promise_lsn);
-        self.known_chosen = self.known_chosen.max(chosen);
+        self.hear_watermark(ballot, chosen);
         // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
         self.take_as_chosen(Evidence { first: self.prefix.next(), last: chosen, ballot, acceptors: NodeSet::EMPTY });
         self.emit_chosen();
@@ -124,6 +124,7 @@ impl Replica {
             Role::Candidate => self.conclude_phase1(),
             Role::Preparing if self.prefix >= self.leading.barrier || mutant("serves_too_early") => {
                 self.become_role(Role::Leader, Reason::BarrierChosen);
+                self.begin_confirmation();
             }
             Role::Preparing => self.adopt_some(),
             _ => {}

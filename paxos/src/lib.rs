@@ -16,6 +16,8 @@
 //! | `election.rs` | the candidate: phase 1 and what follows from the promises |
 //! | `leader.rs` | phase 2: proposing, counting votes, retransmission, heartbeats, step-down |
 //! | `learner.rs` | what is chosen, delivery, catch-up |
+//! | `reach.rs` | who is heard and how lately, for the shard's mode |
+//! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -28,6 +30,8 @@ mod founding;
 pub mod invariants;
 mod leader;
 mod learner;
+mod reach;
+mod reads;
 mod replica;
 mod rng;
 mod types;

@@ -3,6 +3,7 @@
 use crate::election::PromiseSet;
 use crate::leader::Leading;
 use crate::learner::Fetch;
+use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::types::*;
 use crate::window::{Accepted, SlotState, Window};
@@ -59,7 +60,10 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
+    /// The chosen watermark that a leader told last, and its ballot.
+    pub(crate) watermark: Option<(Ballot, Slot)>,
     pub(crate) tick_at_ns: u64,
+    pub(crate) reads: Reads,
 
     // Who may vote.
     pub(crate) founded: Option<Vec<(NodeId, u64)>>,
@@ -113,7 +117,9 @@ impl Replica {
             leading: Leading::default(),
             resent: 0,
             heard_ns: BTreeMap::new(),
+            watermark: None,
             tick_at_ns: now_ns,
+            reads: Reads::new(settings.members.len()),
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
             confirmed: BTreeMap::new(),
@@ -161,11 +167,13 @@ impl Replica {
         match input {
             Input::Message { from, lsn, message } => self.on_message(from, lsn, message),
             Input::Propose => self.propose(),
+            Input::Read => self.on_read(),
             Input::Persisted { upto } => self.on_persisted(upto),
             Input::Timeout => self.on_timeout(),
         }
         if self.role != Role::Halted {
             self.deliver();
+            self.settle_reads();
         }
     }
 
@@ -194,8 +202,8 @@ impl Replica {
         match self.role {
             // A plan may hold more than one burst, or wait for a value, with nothing open in the window.
             Role::Joining | Role::Candidate | Role::Preparing => true,
-            Role::Leader => self.window.last() > self.prefix || self.fetch.is_some(),
-            Role::Follower => self.fetch.is_some(),
+            Role::Leader => self.window.last() > self.prefix || self.fetch.is_some() || self.reads.is_open(),
+            Role::Follower => self.fetch.is_some() || self.reads.is_open(),
             Role::Halted => false,
         }
     }
@@ -216,7 +224,7 @@ impl Replica {
             _ if self.role == Role::Joining => {}
             Message::Prepare { ballot, prefix } => self.on_prepare(from, ballot, prefix),
             Message::Accept { ballot, slot, barrier } => self.on_accept(from, ballot, slot, barrier),
-            Message::Heartbeat { ballot, chosen, sent_ns } => self.on_heartbeat(from, lsn, ballot, chosen, sent_ns),
+            Message::Heartbeat { ballot, chosen, probe } => self.on_heartbeat(from, lsn, ballot, chosen, probe),
             Message::Commit { ballot, ranges } => self.on_commit(from, ballot, &ranges),
             Message::Refused { promised } => self.on_refused(promised),
             Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
@@ -229,11 +237,13 @@ impl Replica {
                     self.on_accepted(from, ballot, upto, bits);
                 }
             }
-            Message::HeartbeatAck { ballot, .. } => {
+            Message::HeartbeatAck { ballot, probe, .. } => {
                 if self.count_lsn(from, lsn) {
-                    self.on_heartbeat_ack(from, ballot);
+                    self.on_heartbeat_ack(from, ballot, probe);
                 }
             }
+            Message::ReadIndex { start, round } => self.on_read_index(from, start, round),
+            Message::ReadIndexAck { start, round, index } => self.on_read_index_ack(start, round, index),
             Message::Missing { ballot, first, last } => self.on_missing(from, ballot, first, last),
             Message::Value { slot, ballot } => self.on_value(slot, ballot),
         }
@@ -290,6 +300,7 @@ impl Replica {
                 Role::Follower | Role::Halted => {}
             }
             self.retry_fetch();
+            self.retry_reads();
         }
         if self.leads() && self.now_ns >= self.leading.heartbeat_at_ns {
             self.beat();
@@ -310,12 +321,14 @@ impl Replica {
                 self.emit_chosen();
                 self.promises.clear();
                 self.leading.reset();
+                self.reads.reset_leading();
                 self.chosen_due_ns = None;
                 self.expect_leader();
             }
             Role::Candidate => {
                 self.leader = None;
                 self.leading.reset();
+                self.reads.reset_leading();
                 self.promises.clear();
                 self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
                 self.expect_leader();
@@ -468,12 +481,5 @@ impl Replica {
     /// Accept requests that were sent again.
     pub fn resent(&self) -> u64 {
         self.resent
-    }
-
-    /// Whether so few members were heard lately that no quorum can be had.
-    pub fn quorum_unreachable(&self) -> bool {
-        let horizon = 2 * self.settings.election_max_ns;
-        let near = self.heard_ns.values().filter(|heard| *heard + horizon >= self.now_ns).count() + 1;
-        near < self.settings.quorums.phase1.max(self.settings.quorums.phase2)
     }
 }

@@ -254,8 +254,8 @@ pub enum Message {
         ballot: Ballot,
         /// Its chosen prefix.
         chosen: Slot,
-        /// Its clock.
-        sent_ns: u64,
+        /// Its number, in this ballot.
+        probe: u64,
     },
     /// The answer.
     HeartbeatAck {
@@ -264,7 +264,23 @@ pub enum Message {
         /// The sender's prefix.
         prefix: Slot,
         /// As in the heartbeat.
-        sent_ns: u64,
+        probe: u64,
+    },
+    /// Asks the leader for the chosen watermark.
+    ReadIndex {
+        /// The asker's start: [`Settings::seed`].
+        start: u64,
+        /// The asker's round.
+        round: u64,
+    },
+    /// The answer: all that was chosen when the question came.
+    ReadIndexAck {
+        /// As in the question.
+        start: u64,
+        /// As in the question.
+        round: u64,
+        /// The watermark.
+        index: Slot,
     },
     /// Asks for chosen values.
     FetchChosen {
@@ -334,6 +350,8 @@ pub enum Input {
     },
     /// A batch of client entries is ready. Only when [`crate::Replica::can_propose`].
     Propose,
+    /// Reads have joined the round [`crate::Replica::read_round`].
+    Read,
     /// Every record up to this one is on stable storage. (Or in memory, where the group is to rest on that: then this log must
     /// never be started from again unless all of it reached the disk.)
     Persisted {
@@ -479,6 +497,12 @@ pub enum Output {
     Deliver {
         /// The slot.
         slot: Slot,
+    },
+    /// Reads of this round, and of those before it, see all that was acknowledged before they arrived: what was delivered
+    /// so far holds it.
+    ReadsReady {
+        /// The round.
+        round: u64,
     },
     /// Send the chosen values of these slots, as [`Message::Learn`], at leisure.
     ServeCatchUp {

@@ -8,9 +8,12 @@ use crate::client::{Outgoing, request_header};
 use crate::load::Client;
 use crate::node::node_address;
 use crate::sim::Sim;
-use synod_wire::client::{AckHeader, AckRun, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
+use synod_client::{Sequence, Unmet};
+use synod_paxos::Role;
+use synod_wire::client::{AckHeader, AckRun, Consistency, Decision, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody};
-use synod_wire::frame::{Frame, Frames, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
+use synod_wire::guarantee::Recency;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -33,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) request_id: u64,
     /// The last sequence that it has applied.
     pub(crate) tail: u64,
+    /// How recent it says that is.
+    pub(crate) recency: Recency,
     /// The last entries that came with it, and how many of them there are.
     last: [(u64, Label); KEPT],
     kept: usize,
@@ -40,7 +45,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(request_id: u64, tail: u64) -> Answer {
-        Answer { request_id, tail, last: Default::default(), kept: 0 }
+        Answer { request_id, tail, recency: Recency::StalePossible, last: Default::default(), kept: 0 }
     }
 
     /// An entry more; the oldest may make room for it.
@@ -60,7 +65,8 @@ impl Answer {
 
     fn of_read(payload: &[u8]) -> Option<Answer> {
         let (body, mut rest) = ReadReplyBody::read_from_prefix(payload).ok()?;
-        let mut answer = Answer::new(body.request_id.get(), body.tail.get());
+        let recency = body.guarantee.decode()?.recency;
+        let mut answer = Answer { recency, ..Answer::new(body.request_id.get(), body.tail.get()) };
         for at in 0..u64::from(body.entries.get()) {
             let (head, after) = ReadEntry::read_from_prefix(rest).ok()?;
             let (entry, after) = after.split_at_checked(usize::from(head.length.get()))?;
@@ -73,29 +79,63 @@ impl Answer {
     }
 }
 
-/// The last place of each run that an acknowledgement names.
-fn acked_places(payload: &[u8]) -> Option<Vec<u64>> {
-    let (head, rest) = AckHeader::read_from_prefix(payload).ok()?;
-    let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(head.runs.get())).ok()?;
-    let last = |run: &AckRun| (run.first_sequence.get() + u64::from(run.entries.get())).checked_sub(1);
-    runs.iter().map(last).collect::<Option<Vec<u64>>>().filter(|_| rest.is_empty())
+/// What an acknowledgement says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Acks {
+    client_id: u128,
+    /// The last place of each run that was appended.
+    places: Vec<u64>,
+    /// Runs that were not: first client sequence, entries, why.
+    refused: Vec<(u64, u64, Unmet)>,
 }
 
-/// A request of a client that reads: its number.
-pub(crate) fn request_id(datagram: &[u8]) -> Option<u64> {
-    let (header, ..) = parse_header(datagram).ok()?;
-    matches!(header.kind, Kind::Read | Kind::Status | Kind::Evidence).then_some(header.slot.0)
+impl Acks {
+    fn of(payload: &[u8]) -> Option<Acks> {
+        let (head, rest) = AckHeader::read_from_prefix(payload).ok()?;
+        let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(head.runs.get())).ok()?;
+        let mut acks = Acks { client_id: head.client_id.get(), ..Acks::default() };
+        for run in runs {
+            let (entries, value) = (u64::from(run.entries.get()), run.first_sequence.get());
+            let unmet = match Decision::from_u8(run.decision)? {
+                Decision::Appended => {
+                    acks.places.push((value + entries).checked_sub(1)?);
+                    continue;
+                }
+                Decision::TailMoved => Unmet::TailMoved { tail: Sequence(value) },
+                Decision::Fenced => Unmet::Fenced { highest: value },
+            };
+            acks.refused.push((run.first_seq.get(), entries, unmet));
+        }
+        rest.is_empty().then_some(acks)
+    }
 }
 
-/// The two questions for a tail, under these numbers.
-pub(crate) fn questions(node: usize, status_id: u64, read_id: u64) -> [Outgoing; 2] {
+/// A request of a client that reads: its number, and what it asks for.
+pub(crate) fn request(datagram: &[u8]) -> Option<(u64, Consistency)> {
+    let (header, _, bytes) = parse_header(datagram).ok()?;
+    let consistency = match header.kind {
+        Kind::Read => {
+            ReadBody::read_from_bytes(datagram.get(HEADER_BYTES..HEADER_BYTES + bytes)?).ok()?.consistency()?
+        }
+        Kind::Status | Kind::Evidence => Consistency::Local,
+        _ => return None,
+    };
+    Some((header.slot.0, consistency))
+}
+
+/// The two questions for a tail, under these numbers: how the node fares, and a read that is to be so recent.
+pub(crate) fn questions(node: usize, status_id: u64, read_id: u64, consistency: Consistency) -> [Outgoing; 2] {
     let body = ReadBody {
         request_id: U64::new(read_id),
         from_sequence: U64::ZERO,
         max_entries: U32::ZERO,
         max_datagrams: U16::new(1),
         wait_ms: U16::ZERO,
-    };
+        bound_ms: U32::ZERO,
+        consistency: 0,
+        reserved: [0; 3],
+    }
+    .with(consistency);
     [question(node, Kind::Status, status_id, &[]), question(node, Kind::Read, read_id, body.as_bytes())]
 }
 
@@ -133,8 +173,8 @@ impl Sim {
                 Ok(body) => return self.heard_evidence(client, node, &body),
                 Err(_) => None,
             },
-            Kind::Appended => match acked_places(frame.payload) {
-                Some(places) => return self.heard_acks(client, node, &places),
+            Kind::Appended => match Acks::of(frame.payload) {
+                Some(acks) => return self.heard_acks(client, node, &acks),
                 None => None,
             },
             _ => return Ok(()),
@@ -148,8 +188,11 @@ impl Sim {
         }
     }
 
-    fn heard_acks(&mut self, client: usize, node: usize, places: &[u64]) -> Checked {
-        match places.iter().find(|place| !self.checks.node_acked(node, **place, self.now_ns)) {
+    fn heard_acks(&mut self, client: usize, node: usize, acks: &Acks) -> Checked {
+        for (first, entries, unmet) in &acks.refused {
+            self.checks.conditions.told(&self.checks.sessions, acks.client_id, *first, *entries, *unmet)?;
+        }
+        match acks.places.iter().find(|place| !self.checks.node_acked(node, **place, self.now_ns)) {
             None => Ok(()),
             Some(place) => violated(
                 "acknowledged entries survive",
@@ -164,7 +207,11 @@ impl Sim {
             let detail = format!("n{node} told c{client} of a tail {}, {applied} entries were applied", answer.tail);
             return violated("nothing corrupt served", detail);
         }
-        let asked_ns = self.checks.views.told(client, node, answer.request_id, answer.tail)?;
+        let asked = self.checks.views.told(client, node, answer.request_id, answer.tail)?;
+        self.checks.fresh.answered(node, asked, (answer.recency, answer.tail))?;
+        self.checks.fresh.known(answer.tail, self.now_ns);
+        self.note_recency(node, answer.recency);
+        let (_, asked_ns) = asked;
         self.checks.reads.told(client, answer.request_id, answer.tail);
         let last = answer.labels().last().map_or(0, |(sequence, _)| sequence);
         self.checks.acked.order.shown(answer.tail.max(last), self.now_ns);
@@ -196,11 +243,27 @@ impl Sim {
         self.send_all(client, &mut out);
     }
 
-    /// A reader asks every member how far its log reaches.
-    pub(crate) fn ask_tails(&mut self, client: usize) {
+    fn note_recency(&mut self, node: usize, recency: Recency) {
+        let leads = self.nodes[node].role == Role::Leader;
+        match recency {
+            Recency::StalePossible => {}
+            Recency::BoundedStale(_) => self.coverage.mark("a bounded read was answered"),
+            Recency::FreshLease | Recency::FreshReadIndex => {
+                self.answered_fresh.insert(node);
+                self.coverage.mark(if leads {
+                    "a leader answered a fresh read"
+                } else {
+                    "a follower answered a fresh read"
+                });
+            }
+        }
+    }
+
+    /// A reader asks every member how far its log reaches, as recently as this.
+    pub(crate) fn ask_tails(&mut self, client: usize, consistency: Consistency) {
         let mut out = Vec::new();
         if let Client::Reader(reader) = &mut self.clients[client] {
-            (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node)));
+            (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node, consistency)));
         }
         self.send_all(client, &mut out);
     }
@@ -209,6 +272,7 @@ impl Sim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
     use zerocopy::little_endian::U128;
 
     #[test]
@@ -229,10 +293,12 @@ mod tests {
             tail: U64::new(2),
             entries: U16::new(1),
             last: 1,
-            reserved: [0; 5],
+            mode: 0,
+            guarantee: Guarantee::read(Recency::BoundedStale(9)).encode(),
         };
         let bytes = [body.as_bytes(), head.as_bytes(), &entry].concat();
         let answer = Answer::of_read(&bytes).expect("it is well formed");
+        assert_eq!(answer.recency, Recency::BoundedStale(9));
         let seven = u64::from_le_bytes([7; 8]);
         assert_eq!(answer.labels().collect::<Vec<_>>(), [(2, Label(seven, seven))]);
         assert_eq!(Answer::of_read(&bytes[..bytes.len() - 1]), None, "cut");
@@ -240,26 +306,37 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_name_the_last_place_of_each_run() {
-        let head =
-            AckHeader { client_id: U128::new(1), runs: U16::new(2), durability: 1, receipts: 0, credit: U32::new(9) };
-        let run = |first_sequence, entries| AckRun {
+    fn acknowledgements_name_the_last_place_of_each_run_and_what_has_none() {
+        let head = AckHeader {
+            client_id: U128::new(1),
+            runs: U16::new(3),
+            durability: 1,
+            receipts: 0,
+            credit: U32::new(9),
+            session: U64::new(1),
+        };
+        let run = |first_sequence, entries, decision: Decision| AckRun {
             first_seq: U64::new(1),
             first_sequence: U64::new(first_sequence),
             timestamp_ns: U64::new(1),
-            entries: U32::new(entries),
-            reserved: U32::ZERO,
+            entries: U16::new(entries),
+            decision: decision as u8,
+            reserved: 0,
+            guarantee: GuaranteeBytes::default(),
         };
-        let bytes = [head.as_bytes(), run(5, 3).as_bytes(), run(20, 1).as_bytes()].concat();
-        assert_eq!(acked_places(&bytes), Some(vec![7, 20]));
-        assert_eq!(acked_places(&bytes[..bytes.len() - 1]), None, "cut");
-        assert_eq!(acked_places(&[&bytes[..], &[0]].concat()), None, "with something behind");
+        let runs = [run(5, 3, Decision::Appended), run(8, 2, Decision::Fenced), run(20, 1, Decision::Appended)];
+        let bytes = [head.as_bytes(), runs.as_bytes()].concat();
+        let refused = vec![(1, 2, Unmet::Fenced { highest: 8 })];
+        assert_eq!(Acks::of(&bytes), Some(Acks { client_id: 1, places: vec![7, 20], refused }));
+        assert_eq!(Acks::of(&bytes[..bytes.len() - 1]), None, "cut");
+        assert_eq!(Acks::of(&[&bytes[..], &[0]].concat()), None, "with something behind");
     }
 
     #[test]
     fn a_question_has_its_number() {
-        let [status, read] = questions(1, 8, 9);
-        assert_eq!((request_id(&status.1), request_id(&read.1)), (Some(8), Some(9)));
-        assert_eq!(request_id(b"noise"), None);
+        let [status, read] = questions(1, 8, 9, Consistency::Bounded(7));
+        assert_eq!(request(&status.1), Some((8, Consistency::Local)));
+        assert_eq!(request(&read.1), Some((9, Consistency::Bounded(7))));
+        assert_eq!(request(b"noise"), None);
     }
 }

@@ -7,11 +7,12 @@ use crate::disk::{Flush, SECTOR_BYTES, place, segment_name};
 use crate::fault::{Fault, Style};
 use crate::history::Old;
 use crate::load::Client;
-use crate::node::{CLUSTER, GROUP, Health, SEGMENT_BYTES};
+use crate::node::{CLUSTER, GROUP, Health, MAX_DRIFT_PPM, SEGMENT_BYTES};
 use crate::sim::{Happening, Sim};
 use crate::storage::MemoryDir;
 use crate::trace::{End, What};
 use std::rc::Rc;
+use synod::sequencer::SESSION_IDLE_NS;
 use synod_paxos::Role;
 use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
@@ -188,11 +189,14 @@ impl Sim {
         let node = self.some_node();
         let now_ns = self.now_ns;
         if fault == Fault::WallJump {
-            let by_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            let near_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            // Some clocks are set wrong by more than sessions may rest.
+            let far = near_ns % 4 == 0;
+            let by_ns = if far { near_ns + near_ns.signum() * SESSION_IDLE_NS as i64 } else { near_ns };
             self.nodes[node].clock.jump_wall(by_ns);
             self.struck(fault, format!("n{node} by {} s", by_ns / 1_000_000_000));
         } else {
-            let ppm = self.chaos.between(0, 40_000) as i64 - 20_000;
+            let ppm = self.chaos.between(0, 2 * MAX_DRIFT_PPM) as i64 - MAX_DRIFT_PPM as i64;
             self.nodes[node].clock.set_drift(now_ns, ppm);
             self.struck(fault, format!("n{node} by {ppm} ppm"));
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use synod_paxos::Role;
 use synod_wire::frame::Kind;
+use synod_wire::mode::Mode;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Coverage {
     pub kinds: BTreeMap<u8, u64>,
     /// How often each change of role was seen.
     pub roles: BTreeMap<String, u64>,
+    /// How often each change of mode was seen.
+    #[serde(default)]
+    pub modes: BTreeMap<String, u64>,
     /// How often each marked place was reached.
     pub marks: BTreeMap<String, u64>,
 }
@@ -96,6 +100,25 @@ const ROLES: &[(Role, Role, Option<&str>)] = &[
     (Role::Leader, Role::Halted, Some(LATE_WORD)),
 ];
 
+const LATE_WORD_MODE: &str =
+    "a node that lost state hears first who remembers it, by placement, and serves nobody before";
+
+/// The changes of mode, and why one is not seen.
+const MODES: &[(Mode, Mode, Option<&str>)] = &[
+    (Mode::Target, Mode::Election, None),
+    (Mode::Target, Mode::Degraded, None),
+    (Mode::Election, Mode::Target, None),
+    (Mode::Election, Mode::Degraded, None),
+    (Mode::Election, Mode::Recovery, None),
+    (Mode::Degraded, Mode::Recovery, None),
+    (Mode::Recovery, Mode::Target, None),
+    (Mode::Recovery, Mode::Election, None),
+    (Mode::Recovery, Mode::Floor, None),
+    (Mode::Election, Mode::Floor, None),
+    (Mode::Degraded, Mode::Floor, None),
+    (Mode::Target, Mode::Floor, Some(LATE_WORD_MODE)),
+];
+
 /// Whether the core can make this change of role between two turns.
 pub(crate) fn is_legal(from: Role, to: Role) -> bool {
     ROLES.iter().any(|(before, after, _)| (*before, *after) == (from, to))
@@ -110,12 +133,15 @@ const TOO_DAMAGED: &str = "takes damage of the founding record with nothing behi
 
 /// Places in the engine that are reached, and the ways of recovery.
 const MARKS: &[(&str, Option<&str>)] = &[
+    ("a bounded read was answered", None),
     ("a bunch of completions took more than one turn", None),
     ("a client was told that its session is gone", None),
     ("a client was told who chose a slot", None),
     ("a crash left a whole trailer over a torn record", None),
     ("a failed write ended the shard", None),
+    ("a follower answered a fresh read", None),
     ("a healed core was asked to commit", None),
+    ("a leader answered a fresh read", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
     ("a look for evidence fails", None),
     ("a member came back more than a window behind", None),
@@ -134,6 +160,8 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a read is served from disk", None),
     ("a segment is prepared", None),
     ("a shard asked to be recovered anew", None),
+    ("an entry was not appended, as its condition was not met", None),
+    ("an evicted session's opening came late", None),
     ("catch-up is served from disk", None),
     ("evidence is looked up on disk", None),
     ("killed inside format", None),
@@ -161,6 +189,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("recovery: the founding is not done", None),
     ("recovery: the next segment was missing", Some(FULL_TO_THE_END)),
     ("recovery: votes above the prefix", None),
+    ("sessions rested for too long by the log's time", None),
 ];
 
 impl Coverage {
@@ -186,6 +215,12 @@ impl Coverage {
                 miss(format!("role {name}"), *why);
             }
         }
+        for (from, to, why) in MODES {
+            let name = mode_change(*from, *to);
+            if !self.modes.contains_key(&name) {
+                miss(format!("mode {name}"), *why);
+            }
+        }
         for (mark, why) in MARKS.iter().filter(|(mark, _)| !self.marks.contains_key(*mark)) {
             miss(format!("place {mark:?}"), *why);
         }
@@ -198,6 +233,10 @@ impl Coverage {
 
     pub(crate) fn role(&mut self, from: Role, to: Role) {
         *self.roles.entry(role_change(from, to)).or_default() += 1;
+    }
+
+    pub(crate) fn mode(&mut self, from: Mode, to: Mode) {
+        *self.modes.entry(mode_change(from, to)).or_default() += 1;
     }
 
     /// A place that [`MARKS`] lists is reached.
@@ -219,8 +258,13 @@ impl Coverage {
         add(&mut self.faults, &other.faults);
         add(&mut self.kinds, &other.kinds);
         add(&mut self.roles, &other.roles);
+        add(&mut self.modes, &other.modes);
         add(&mut self.marks, &other.marks);
     }
+}
+
+fn mode_change(from: Mode, to: Mode) -> String {
+    format!("{} -> {}", from.name(), to.name())
 }
 
 fn role_change(from: Role, to: Role) -> String {

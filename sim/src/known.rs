@@ -63,11 +63,16 @@ pub const MUTANTS: &[Mutant] = &[
     bug(21, "stands_again_each_tick", "a candidate takes a new ballot instead of asking again in its own"),
     bug(22, "outbox_reused_in_turn", "bytes of a datagram are used again in the turn that sends it").slow(),
     bug(22, "rx_buffer_released_early", "a receive buffer goes back before its datagram is read"),
+    bug(23, "read_before_barrier", "a new leader answers reads before all it adopted is chosen"),
     bug(25, "watermark_over_older_ballot", "the leader's watermark makes values of older ballots chosen"),
     bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),
     bug(27, "prefix_read_as_nothing", "a peer's delivered prefix is read as 'accepted nothing'"),
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
+    bug(29, "read_joins_earlier_round", "a read is confirmed by answers to heartbeats that left before it came"),
     bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it"),
+    bug(30, "return_opens_evicted_session", "a client that comes back to an evicted session gets a new, empty one")
+        .slow(),
+    bug(30, "session_number_ignored", "a session takes what was meant for an earlier one of its client"),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(
@@ -104,8 +109,18 @@ pub const MUTANTS: &[Mutant] = &[
     rule("reopened_session_forgets", "opening a session again forgets what it committed"),
     rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
+    rule("refusal_not_stored", "a condition that is not met leaves no trace: a retry is decided on anew"),
+    rule("fence_lost_at_restart", "a restart forgets the highest fencing token"),
+    rule("match_at_admission", "a tail is matched when an entry is admitted, not when it is applied"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),
+    // Reads.
+    rule("read_unconfirmed", "a leader answers reads without asking whether it still leads"),
+    rule("read_before_delivery", "a replica answers a read before it has delivered the watermark"),
+    rule("bounded_from_answer", "a bounded read counts from the leader's answer, not from the question"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
+    // Modes.
+    rule("degraded_serves_appends", "a node that hears no quorum takes appends"),
+    rule("stale_read_called_fresh", "a read is called fresh without evidence, in every mode"),
 ];
 
 /// Whether this build can put them back.

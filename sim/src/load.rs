@@ -1,12 +1,13 @@
 //! The clients in the engine: what they offer and read and when, what they send, and what they learnt. One client is in
 //! `client.rs`. Called by the engine.
 
-use crate::answers::request_id;
+use crate::answers::request;
 use crate::checks::{Checked, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader};
 use crate::node::node_at;
 use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
+use synod_client::Consistency;
 
 /// What most reads begin within, from the tail.
 const RECENT_ENTRIES: u64 = 300;
@@ -34,8 +35,8 @@ impl Sim {
         for (to, bytes) in out.drain(..) {
             self.frames_sent.message(&bytes);
             if let Some(node) = node_at(to) {
-                if let Some(id) = request_id(&bytes) {
-                    self.checks.asked(client, id, node, self.now_ns);
+                if let Some(asked) = request(&bytes) {
+                    self.checks.asked(client, asked, node, self.now_ns);
                 }
                 self.transmit(End::Client(client), End::Node(node), false, 0, bytes);
             }
@@ -109,10 +110,15 @@ impl Sim {
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
             ),
             Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
-            Learnt::Closed(reason) => {
+            Learnt::NotAppended(client_seq, entries, unmet) => {
+                self.note(What::World(format!("c{client}: {entries} from {client_seq} on not appended: {unmet}")));
+                self.operations += u64::from(entries);
+                self.checks.conditions.told(&self.checks.sessions, id, client_seq, u64::from(entries), unmet)
+            }
+            Learnt::Closed(reason, session) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
                 if reason == synod_client::CloseReason::SessionEvicted {
-                    if self.checks.sessions.has(id) {
+                    if session.is_none_or(|number| self.checks.sessions.has(id, number)) {
                         return violated(
                             "each entry once, first in first out",
                             format!("c{client} is told that its session is gone, but it is not"),
@@ -142,11 +148,29 @@ impl Sim {
     /// A client offers up to `count` entries.
     pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
         let now_ns = self.now_ns;
-        let acked = &mut self.checks.acked;
+        let tail = self.checks.sessions.entries().len() as u64;
+        let (acked, conditions) = (&mut self.checks.acked, &mut self.checks.conditions);
         if let Client::Appender(appender) = &mut self.clients[client] {
-            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
+            appender.offer(count, tail, now_ns, &mut |id, seq, condition, is_new| {
+                conditions.offered(id, seq, condition);
+                if is_new {
+                    acked.offered(id, seq, now_ns);
+                }
+            });
         }
         self.drive(client)
+    }
+
+    fn some_consistency(&mut self) -> Consistency {
+        let bound_ms = self.client_rng.pick(&[2, 20, 200, 2_000]);
+        self.client_rng.pick(&[
+            Consistency::Local,
+            Consistency::Bounded(bound_ms),
+            Consistency::Bounded(bound_ms),
+            Consistency::ReadIndex,
+            Consistency::ReadIndex,
+            Consistency::ReadIndex,
+        ])
     }
 
     pub(crate) fn on_read(&mut self, client: usize) -> Checked {
@@ -162,8 +186,9 @@ impl Sim {
         let from = self.client_rng.between(if old { 1 } else { tail.saturating_sub(RECENT_ENTRIES) + 1 }, tail + 1);
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
-        if self.client_rng.percent(15) {
-            self.ask_tails(client);
+        let consistency = self.some_consistency();
+        if self.client_rng.percent(25) {
+            self.ask_tails(client, consistency);
         }
         if tail > 0 && self.client_rng.percent(15) {
             // The last are asked for as well, which not every node has applied or written yet.
@@ -176,7 +201,7 @@ impl Sim {
         if let Client::Reader(reader) = &mut self.clients[client] {
             let now_ns = self.now_ns;
             let (from, count) = if whole { (tail + 1, None) } else { (from, Some(count)) };
-            reader.begin(from, count, now_ns);
+            reader.begin(from, count, consistency, now_ns);
             self.checks.reads.begun(client, from, count);
         }
         self.drive(client)

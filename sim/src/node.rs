@@ -30,6 +30,8 @@ pub(crate) const GROUP: GroupId = GroupId(0);
 pub(crate) const SEGMENT_BYTES: u64 = synod_wal::MIN_STRIDE_BYTES;
 /// The simulated epoch: where all wall clocks start.
 const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
+/// How far the clocks of a run drift, parts per million: as far as the nodes are told that they may.
+pub(crate) const MAX_DRIFT_PPM: u64 = 20_000;
 /// A node's monotonic clock at the start of a run.
 const BOOT_NS: u64 = 1_000_000_000;
 
@@ -292,6 +294,7 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
         max_batch_bytes: plan.max_batch_bytes,
         core: None,
         durability: if plan.memory_durability { Durability::Memory } else { Durability::Disk },
+        max_clock_drift_ppm: MAX_DRIFT_PPM as u32,
     }
 }
 

@@ -110,6 +110,9 @@ impl Total {
         for (role, count) in &self.coverage.roles {
             let _ = writeln!(out, "  role  {role:<30} {count:>10}");
         }
+        for (change, count) in &self.coverage.modes {
+            let _ = writeln!(out, "  mode  {change:<30} {count:>10}");
+        }
         for (mark, count) in &self.coverage.marks {
             let _ = writeln!(out, "  mark  {mark:<50} {count:>10}");
         }

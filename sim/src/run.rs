@@ -12,6 +12,7 @@ use crate::queue::NEVER;
 use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
+use synod_client::Consistency;
 use synod_paxos::Role;
 use synod_wire::Slot;
 
@@ -58,6 +59,8 @@ const DRAIN_NS: u64 = 10_000_000_000;
 const CONVERGE_NS: u64 = 10_000_000_000;
 /// How long the load goes on after the healing.
 const CALM_NS: u64 = 2_000_000_000;
+/// A fresh read is asked for so often, an election time-out apart, of a healthy core: a leader may be lost meanwhile.
+const READ_TRIES: usize = 12;
 /// How often a condition is looked at.
 const LOOK_NS: u64 = 10_000_000;
 /// Events in a failure's report.
@@ -102,9 +105,16 @@ impl Sim {
         self.load_on_for(CALM_NS)?;
         self.must_drain()?;
         self.must_converge(&core)?;
+        self.must_answer_reads(&core)?;
         self.release_the_others()?;
         let living = self.living();
         self.must_converge(&living)?;
+        if self.checks.conditions.count() > 0 {
+            self.coverage.mark("an entry was not appended, as its condition was not met");
+        }
+        if self.checks.sessions.rested() > 0 {
+            self.coverage.mark("sessions rested for too long by the log's time");
+        }
         let (searched, mixed) = self.checks.real_time()?;
         (0..searched).for_each(|_| self.coverage.mark("a piece of history was searched for an order"));
         (0..mixed).for_each(|_| self.coverage.mark("a piece of history had reads during appends"));
@@ -321,6 +331,23 @@ impl Sim {
         }
         let end = self.checks.prefix.end();
         violated("members converge", format!("not all of {nodes:?} have applied slot {end}; {}", self.states()))
+    }
+
+    /// Every member of a healthy core answers a fresh read.
+    fn must_answer_reads(&mut self, core: &[usize]) -> Checked {
+        if self.plan.readers == 0 {
+            return Ok(());
+        }
+        self.answered_fresh.clear();
+        let all = |sim: &Sim| core.iter().all(|node| sim.answered_fresh.contains(node));
+        for _ in 0..READ_TRIES {
+            self.ask_tails(self.plan.clients, Consistency::ReadIndex);
+            if self.run_while(self.plan.timing.election_min_ns, all)? {
+                return Ok(());
+            }
+        }
+        let silent: Vec<&usize> = core.iter().filter(|node| !self.answered_fresh.contains(node)).collect();
+        violated("members answer reads", format!("{silent:?} of the core answer no fresh read; {}", self.states()))
     }
 
     /// The processes end, and what they leave on disk is compared.

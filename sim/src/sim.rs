@@ -31,6 +31,8 @@ use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
 const TURN_NS: u64 = 2_000;
 /// A due time that a node does not act on is looked at again after this.
 const RETRY_NS: u64 = 20_000;
+/// How long a halted node waits for its operator.
+const OPERATOR_MEAN_NS: u64 = 300_000_000;
 /// How long a stopped node stays down.
 const DOWN_MEAN_NS: u64 = 700_000_000;
 /// How much longer a slow disk takes.
@@ -43,6 +45,7 @@ pub(crate) enum Happening {
     Datagram { from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]> },
     Written { node: usize, life: u64, id: u64 },
     JobDone { node: usize, life: u64, id: u64 },
+    Operator { node: usize, life: u64 },
     Start { node: usize },
     Offer { client: usize },
     Read { client: usize },
@@ -104,9 +107,9 @@ pub(crate) struct Sim {
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
     pub(crate) crowd_opened: u64,
-    /// Sessions that are not to be opened again.
-    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
+    /// Nodes that answered a fresh read since this was emptied.
+    pub(crate) answered_fresh: BTreeSet<usize>,
     /// Kept for their memory between uses.
     pub(crate) scratch: Scratch,
 }
@@ -147,8 +150,8 @@ impl Sim {
             losing: None,
             crowd: None,
             crowd_opened: 0,
-            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
+            answered_fresh: BTreeSet::new(),
             scratch: Scratch::default(),
             plan: plan.clone(),
         }
@@ -211,6 +214,7 @@ impl Sim {
             Happening::Datagram { from, to, peers, life, bytes } => self.on_datagram(from, to, peers, life, bytes),
             Happening::Written { node, life, id } => self.on_written(node, life, id),
             Happening::JobDone { node, life, id } => self.on_job(node, life, id),
+            Happening::Operator { node, life } => self.on_operator(node, life),
             Happening::Start { node } => self.start(node),
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
@@ -249,6 +253,7 @@ impl Sim {
         });
         let seen = shard.applied().min(self.checks.prefix.end());
         self.checks.restarted(node, shard.core(), seen, excused, now_ns)?;
+        self.checks.modes.restarted(node, shard.modes())?;
         self.checks.survived(node, &survived, shard.log().durable_lsn())?;
         if shard.applied() > seen {
             self.coverage.mark("recovery: it applies what nobody applied before");
@@ -331,7 +336,6 @@ impl Sim {
             Fatal::Log(LogError::WriteFailed { .. }) => "a write failed",
             Fatal::Log(_) => "its log cannot be read",
             Fatal::Io(_) => "its reactor failed",
-            Fatal::Halted(_) => "it halted",
             Fatal::Unsynced { .. } => "it had vouched for what was in memory only",
             Fatal::NotSettled => "the disk did not take its log in time",
         };
@@ -341,13 +345,6 @@ impl Sim {
             Fatal::Log(LogError::WriteFailed { .. }) if failed => {
                 self.coverage.mark("a failed write ended the shard");
                 self.after(DOWN_MEAN_NS, Happening::Start { node });
-                Ok(())
-            }
-            Fatal::Halted(_) if robbed => {
-                let before = self.nodes[node].role;
-                self.coverage.role(before, Role::Halted);
-                self.coverage.mark("a node that lost its state halted");
-                self.nodes[node].health = Health::Dead("it lost its state");
                 Ok(())
             }
             Fatal::Unsynced { .. } if self.plan.memory_durability => {
@@ -362,6 +359,28 @@ impl Sim {
             }
             other => violated("no end without a cause", format!("n{node} ended: {other}")),
         }
+    }
+
+    /// A node is in FLOOR: it serves stale reads until its operator comes.
+    fn halted(&mut self, node: usize) -> Checked {
+        if !self.nodes[node].robbed {
+            return violated("no end without a cause", format!("n{node} halted, and has lost nothing"));
+        }
+        self.coverage.mark("a node that lost its state halted");
+        let (life, after_ns) = (self.nodes[node].life, self.chaos.exponential(OPERATOR_MEAN_NS));
+        self.after(after_ns, Happening::Operator { node, life });
+        Ok(())
+    }
+
+    /// The operator ends a halted node for good.
+    fn on_operator(&mut self, node: usize, life: u64) -> Checked {
+        if self.nodes[node].life != life || self.nodes[node].health != Health::Up {
+            return Ok(());
+        }
+        self.note(What::Node(node, "ends: it halted".to_owned()));
+        self.stop(node, false)?;
+        self.nodes[node].health = Health::Dead("it lost its state");
+        Ok(())
     }
 
     /// Sees to it that a node takes a turn soon.
@@ -430,6 +449,9 @@ impl Sim {
         if self.nodes[node].role != role {
             self.role_changed(node);
         }
+        if self.nodes[node].role == Role::Halted && role != Role::Halted {
+            self.halted(node)?;
+        }
         if self.nodes[node].effects_left == Some(0) {
             self.coverage.mark("a process was killed in the middle of a turn");
             return self.kill(node, false);
@@ -491,6 +513,7 @@ impl Sim {
                     self.frames_sent.message(&bytes);
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
+                    self.checks.modes.told(node, shard.modes(), &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
@@ -545,6 +568,11 @@ impl Sim {
             self.trace
                 .note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
             this.role = role;
+        }
+        for change in self.checks.modes.turned(node, shard.modes())? {
+            let text = format!("{} -> {}: {}", change.from.name(), change.to.name(), change.reason.name());
+            self.coverage.mode(change.from, change.to);
+            self.trace.note(self.now_ns, What::Node(node, text));
         }
         if this.robbed && !matches!(role, Role::Joining | Role::Halted) {
             // Source: FAULTS 21 and 22, "S3 or H".
@@ -729,10 +757,6 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
-                    return Ok(());
-                }
-                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
-                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));

@@ -40,12 +40,16 @@ impl SequentialSpec for Plain {
         let LogOp::Ask(node) = op else { return self.invoke(op) == *ret };
         let view = &mut self.views[*node];
         match ret {
-            LogRet::Shows { tail, first, entries } => {
+            LogRet::Shows { tail, first, entries, whole } => {
                 let (tail, from) = (usize::from(*tail), usize::from(*first) - 1);
                 let goes_back = tail < *view;
                 *view = tail;
                 let read = || self.log.get(from..from + entries.len()).is_some_and(|read| read == &entries[..]);
-                !goes_back && tail <= self.log.len() && (entries.is_empty() || from + entries.len() <= tail && read())
+                let says_true = !whole || tail == self.log.len();
+                !goes_back
+                    && says_true
+                    && tail <= self.log.len()
+                    && (entries.is_empty() || from + entries.len() <= tail && read())
             }
             LogRet::ShowsAtLeast(place) => {
                 *view = usize::from(*place).max(*view);
@@ -117,13 +121,18 @@ fn operation(entry: u8, rng: &mut Rng) -> LogOp {
 fn effect(object: &mut Plain, op: &LogOp, rng: &mut Rng) -> LogRet {
     let LogOp::Ask(node) = op else { return object.invoke(op) };
     let view = &mut object.views[*node];
+    if rng.percent(20) {
+        *view = object.log.len();
+        return LogRet::Shows { tail: *view as u8, first: 1, entries: object.log.clone(), whole: true };
+    }
     *view = rng.between(*view as u64, object.log.len() as u64) as usize;
     if rng.percent(25) {
         return LogRet::ShowsAtLeast(rng.below(*view as u64 + 1) as u8);
     }
     let from = rng.below(*view as u64 + 1) as usize;
     let count = rng.below((*view - from) as u64 + 1) as usize;
-    LogRet::Shows { tail: *view as u8, first: from as u8 + 1, entries: object.log[from..from + count].to_vec() }
+    let entries = object.log[from..from + count].to_vec();
+    LogRet::Shows { tail: *view as u8, first: from as u8 + 1, entries, whole: false }
 }
 
 /// Changes one result, or the order of two events.

@@ -1,19 +1,22 @@
-//! `synod read` and `synod tail`: committed entries from any replica.
+//! `synod read`, `synod tail` and `synod check-tail`: committed entries from any replica, and how far the log reaches.
 
 use super::entries::{EntryWriter, OutputFormat};
-use super::output::{Failure, Outcome, OutputError, stdout};
-use super::{GroupArgs, ReadArgs, TailArgs, client_failure, known_node};
+use super::output::{Failure, Outcome, OutputError, Style, print, print_json, stdout};
+use super::{CheckTailArgs, GroupArgs, ReadArgs, TailArgs, client_failure, known_node};
 use crate::config::Config;
 use anyhow::{Context, anyhow};
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use synod_client::{ReadOptions, Reader, TailSource};
+use synod_client::{Consistency, ReadOptions, Reader, Recency, Tail};
 use synod_wire::{GroupId, NodeId, Sequence};
 
-/// How long the leader is looked for before any other node is asked.
-const LEADER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long `check-tail` asks before it gives up.
+const CHECK_TAIL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node that knows all that is committed is looked for, before any that answers will do.
+const TAIL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a node holds a request for entries to come; also how soon a signal is noticed at the latest.
 const TAIL_WAIT: Duration = Duration::from_millis(500);
 
@@ -26,7 +29,7 @@ struct Source {
 
 /// Prints a range.
 pub(super) fn read(args: &ReadArgs) -> Outcome {
-    let mut source = source(&args.target, args.node)?;
+    let mut source = source(&args.target, args.node, args.consistency)?;
     let from = Sequence(args.from);
     let count = args.count.unwrap_or(u64::MAX);
     source.reader.read(from, count);
@@ -38,6 +41,9 @@ pub(super) fn read(args: &ReadArgs) -> Outcome {
         read += 1;
     }
     writer.finish().map_err(OutputError)?;
+    if let Some(recency) = source.reader.core().recency().filter(|recency| !recency.is_fresh()) {
+        eprintln!("synod: {recency}: more may be committed than was read");
+    }
     short_of(args, &source, read)
 }
 
@@ -58,7 +64,7 @@ pub(super) fn tail(args: &TailArgs) -> Outcome {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("cannot listen for signals")?;
     }
-    let mut source = source(&args.target, args.node)?;
+    let mut source = source(&args.target, args.node, args.consistency)?;
     let from = match (args.from, source.tail) {
         (Some(from), _) => Sequence(from),
         (None, Some(tail)) => tail.next(),
@@ -92,26 +98,90 @@ fn follow(reader: &mut Reader, from: Sequence, format: OutputFormat, stop: &Atom
     Ok(())
 }
 
-fn source(target: &GroupArgs, node: Option<u8>) -> Result<Source, Failure> {
+fn source(target: &GroupArgs, node: Option<u8>, consistency: Consistency) -> Result<Source, Failure> {
     let (config, group) = target.load()?;
     let named = node.map(|node| known_node(&config, node)).transpose()?;
     let addresses: Vec<_> = match named {
         Some(node) => vec![config.client_address(node, group)],
         None => config.client_addresses(group).into_iter().map(|(_, address)| address).collect(),
     };
-    let told = synod_client::check_tail(addresses, config.cluster_id(), group, LEADER_TIMEOUT).ok();
-    let leader = told.and_then(|tail| match tail.source {
-        TailSource::Leader(leader) => Some(leader),
-        TailSource::Highest { .. } => None,
-    });
-    let reader = reader(&config, group, named, leader)?;
+    let ask = |consistency| {
+        synod_client::check_tail(addresses.clone(), config.cluster_id(), group, TAIL_TIMEOUT, consistency).ok()
+    };
+    let told = ask(Consistency::ReadIndex).or_else(|| ask(Consistency::Local));
+    let reader = reader(&config, group, named.or(told.map(|tail| tail.node)), named.is_none(), consistency)?;
     Ok(Source { reader, tail: told.map(|tail| tail.sequence) })
 }
 
-/// A reader of the named node, or of all with the leader first.
-fn reader(config: &Config, group: GroupId, named: Option<NodeId>, leader: Option<NodeId>) -> Result<Reader, Failure> {
-    let mut nodes = named.map_or_else(|| config.members(), |node| vec![node]);
-    nodes.sort_by_key(|node| (Some(*node) != leader, *node));
+/// A reader of all nodes with `first` in front, or of that one alone.
+fn reader(
+    config: &Config,
+    group: GroupId,
+    first: Option<NodeId>,
+    others_too: bool,
+    consistency: Consistency,
+) -> Result<Reader, Failure> {
+    let mut nodes = config.members();
+    nodes.retain(|node| others_too || Some(*node) == first);
+    nodes.sort_by_key(|node| (Some(*node) != first, *node));
     let addresses = nodes.into_iter().map(|node| config.client_address(node, group)).collect();
-    Reader::new(config.cluster_id(), group, addresses, ReadOptions::default()).map_err(client_failure)
+    let options = ReadOptions { consistency, ..ReadOptions::default() };
+    Reader::new(config.cluster_id(), group, addresses, options).map_err(client_failure)
+}
+
+/// The last committed sequence, and what that rests on.
+#[derive(Serialize)]
+struct TailAnswer {
+    group: u8,
+    tail: u64,
+    node: u8,
+    recency: String,
+}
+
+/// Asks for the last committed sequence.
+pub(super) fn check_tail(args: &CheckTailArgs) -> Outcome {
+    let (config, group) = args.target.load()?;
+    let members = config.client_addresses(group).into_iter().map(|(_, address)| address).collect();
+    let (id, asked) = (config.cluster_id(), args.consistency);
+    let Tail { sequence, node, recency } =
+        synod_client::check_tail(members, id, group, CHECK_TAIL_TIMEOUT, asked).map_err(client_failure)?;
+    match args.output {
+        Style::Text => print(&format!("{sequence}\n"))?,
+        Style::Json => {
+            let recency = recency.to_string();
+            print_json(&TailAnswer { group: group.0, tail: sequence.0, node: node.0, recency })?;
+        }
+    }
+    if !recency.is_fresh() {
+        eprintln!("synod: {recency}: node {node} says so; the log may reach further");
+    }
+    Ok(())
+}
+
+/// `read_index`, `bounded:MS` or `local`.
+pub(super) fn parse_consistency(text: &str) -> Result<Consistency, String> {
+    let bound = |ms: &str| ms.parse().ok().filter(|ms| (1..=Recency::MAX_BOUND_MS).contains(ms));
+    match text.split_once(':') {
+        None if text == "read_index" => Ok(Consistency::ReadIndex),
+        None if text == "local" => Ok(Consistency::Local),
+        Some(("bounded", ms)) => bound(ms)
+            .map(Consistency::Bounded)
+            .ok_or_else(|| format!("the bound must be 1 to {} milliseconds, as in bounded:50", Recency::MAX_BOUND_MS)),
+        _ => Err("it is read_index, bounded:MS or local".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consistency_is_written_as_it_prints() {
+        for consistency in [Consistency::ReadIndex, Consistency::Local, Consistency::Bounded(20)] {
+            assert_eq!(parse_consistency(&consistency.to_string()), Ok(consistency));
+        }
+        for wrong in ["", "bounded", "bounded:", "bounded:0", "bounded:1048576", "bounded:x", "local:1", "lease"] {
+            assert!(parse_consistency(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,19 +1,16 @@
-//! `synod status` and `synod check-tail`: what the nodes say of themselves.
+//! `synod status`: what the nodes say of themselves.
 
+use super::StatusArgs;
 use super::output::{Failure, Outcome, Style, Table, print, print_json};
-use super::{CheckTailArgs, StatusArgs, client_failure};
 use crate::config::Config;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_client::{ClientError, StageTimes, Status, TailSource};
+use synod_client::{ClientError, Mode, StageTimes, Status};
 use synod_wire::client::role;
 use synod_wire::{GroupId, NodeId};
-
-/// How long `check-tail` asks before it gives up.
-const CHECK_TAIL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One node's word on one group.
 #[derive(Debug, Serialize)]
@@ -32,6 +29,11 @@ pub(super) struct Row {
 /// What a node that answered says.
 #[derive(Debug, Serialize)]
 struct State {
+    /// What the node does for clients, why, since when, and how often it entered each mode.
+    mode: Option<&'static str>,
+    mode_reason: Option<&'static str>,
+    mode_seconds: f64,
+    modes_entered: BTreeMap<&'static str, u32>,
     role: &'static str,
     leader: Option<u8>,
     epoch: u32,
@@ -74,6 +76,10 @@ impl StageState {
 impl State {
     fn of(status: &Status) -> State {
         State {
+            mode: status.mode.map(|mode| mode.name()),
+            mode_reason: status.mode_reason.map(|reason| reason.name()),
+            mode_seconds: status.mode_for.as_secs_f64(),
+            modes_entered: Mode::ALL.iter().map(|mode| mode.name()).zip(status.modes_entered).collect(),
             role: status.role_name(),
             leader: status.leader.map(|node| node.0),
             epoch: status.epoch.0,
@@ -168,6 +174,7 @@ fn table(rows: &[Row]) -> String {
         "node",
         "group",
         "address",
+        "mode",
         "role",
         "leader",
         ">ballot",
@@ -183,6 +190,7 @@ fn table(rows: &[Row]) -> String {
         let mut cells = vec![row.node.to_string(), row.group.to_string(), row.address.to_string()];
         match &row.state {
             Some(state) => cells.extend([
+                state.mode.unwrap_or("-").to_string(),
                 state.role.to_string(),
                 state.leader.map_or("-".into(), |leader| leader.to_string()),
                 format!("{}.{}", state.ballot_round, state.ballot_node),
@@ -202,6 +210,13 @@ fn table(rows: &[Row]) -> String {
     }
     let mut text = table.render();
     for row in rows {
+        // TARGET needs no word: everything else does.
+        if let Some(State { mode: Some(mode), mode_reason: Some(reason), mode_seconds, .. }) = &row.state
+            && *mode != Mode::Target.name()
+        {
+            let (node, group) = (row.node, row.group);
+            text.push_str(&format!("node {node} group {group}: {mode} for {mode_seconds:.1} s: {reason}\n"));
+        }
         let hidden = row.state.as_ref().map_or(0, |state| state.unknown_slots);
         if hidden != 0 {
             let count = if hidden < 0 { "all slots above the chosen ones".into() } else { format!("{hidden} slot(s)") };
@@ -214,30 +229,4 @@ fn table(rows: &[Row]) -> String {
 /// Datagrams that were malformed, foreign, too long, or came when there was no room; `-o json` has them one by one.
 fn dropped(state: &State) -> u64 {
     state.counters.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, count)| count).sum()
-}
-
-/// The last committed sequence.
-#[derive(Serialize)]
-struct TailAnswer {
-    group: u8,
-    tail: u64,
-    leader: u8,
-}
-
-/// Asks for the last committed sequence. Only a leader's word counts: a follower may lag.
-pub(super) fn check_tail(args: &CheckTailArgs) -> Outcome {
-    let (config, group) = args.target.load()?;
-    let members = config.client_addresses(group).into_iter().map(|(_, address)| address).collect();
-    let tail =
-        synod_client::check_tail(members, config.cluster_id(), group, CHECK_TAIL_TIMEOUT).map_err(client_failure)?;
-    match tail.source {
-        TailSource::Leader(leader) => match args.output {
-            Style::Text => print(&format!("{}\n", tail.sequence)),
-            Style::Json => print_json(&TailAnswer { group: group.0, tail: tail.sequence.0, leader: leader.0 }),
-        },
-        TailSource::Highest { answered, members } => Err(Failure::Unavailable(anyhow!(
-            "no leader: {answered} of {members} members answered, with a tail of at least {}; `synod status` shows more",
-            tail.sequence
-        ))),
-    }
 }

@@ -74,6 +74,7 @@ const RANGES: &[Range] = &[
     range("consensus.commit_linger_us", |c| c.consensus.commit_linger_us, 0, 1_000_000, Form::Any),
     range("consensus.window_slots", |c| c.consensus.window_slots, 16, 65_536, Form::Any),
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
+    range("reads.max_clock_drift_ppm", |c| c.reads.max_clock_drift_ppm.into(), 0, 100_000, Form::Any),
 ];
 
 /// `1_234_567`, as TOML and this file write long numbers.

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub const ENVIRONMENT_PREFIX: &str = "SYNOD__";
 
 /// The sections whose keys the environment can override.
-const SECTIONS: [&str; 8] = ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "log"];
+const SECTIONS: [&str; 9] = ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "log"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +231,7 @@ impl<'t> Reader<'t> {
             consensus: self.section("consensus"),
             quorum: self.section("quorum"),
             catchup: self.section("catchup"),
+            reads: self.section("reads"),
             log: self.section("log"),
         };
         if config.groups.is_empty() {

@@ -44,6 +44,8 @@ pub struct Config {
     pub quorum: Quorum,
     /// Bounds of catching up.
     pub catchup: Catchup,
+    /// What reads rest on.
+    pub reads: Reads,
     /// Diagnostics.
     pub log: Log,
 }
@@ -173,6 +175,14 @@ pub struct Catchup {
     pub max_datagrams_in_flight: u32,
 }
 
+/// `[reads]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reads {
+    /// How far a node's monotonic clock may run from true time, parts per million.
+    pub max_clock_drift_ppm: u32,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -242,6 +252,12 @@ impl Default for Catchup {
     }
 }
 
+impl Default for Reads {
+    fn default() -> Reads {
+        Reads { max_clock_drift_ppm: 500 }
+    }
+}
+
 /// Every default, one unpinned group, and no nodes: those must be named.
 impl Default for Config {
     fn default() -> Config {
@@ -255,6 +271,7 @@ impl Default for Config {
             consensus: Consensus::default(),
             quorum: Quorum::default(),
             catchup: Catchup::default(),
+            reads: Reads::default(),
             log: Log::default(),
         }
     }

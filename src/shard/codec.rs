@@ -4,7 +4,7 @@ use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportS
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
-    AcceptedBody, HelloAckBody, HelloBody, Probe, PromiseBody, PromiseReport, SlotRange, report_state,
+    AcceptedBody, HelloAckBody, HelloBody, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange, report_state,
 };
 use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
@@ -49,17 +49,25 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
         }
         Kind::Heartbeat => {
             let probe: Probe = whole(frame.payload)?;
-            Message::Heartbeat { ballot, chosen: slot, sent_ns: probe.sent_ns.get() }
+            Message::Heartbeat { ballot, chosen: slot, probe: probe.number.get() }
         }
         Kind::HeartbeatAck => {
             let probe: Probe = whole(frame.payload)?;
-            Message::HeartbeatAck { ballot, prefix: slot, sent_ns: probe.sent_ns.get() }
+            Message::HeartbeatAck { ballot, prefix: slot, probe: probe.number.get() }
         }
         Kind::FetchChosen => {
             let range: SlotRange = whole(frame.payload)?;
             Message::FetchChosen { first: Slot(range.first.get()), last: Slot(range.last.get()) }
         }
         Kind::FetchValue => Message::FetchValue { slot, ballot },
+        Kind::ReadIndex => {
+            let body: ReadRound = whole(frame.payload)?;
+            Message::ReadIndex { start: body.start.get(), round: body.round.get() }
+        }
+        Kind::ReadIndexAck => {
+            let body: ReadRound = whole(frame.payload)?;
+            Message::ReadIndexAck { start: body.start.get(), round: body.round.get(), index: slot }
+        }
         Kind::Hello => {
             let body: HelloBody = whole(frame.payload)?;
             Message::Hello { incarnation: body.incarnation.get(), fresh: body.fresh == 1, start: body.start.get() }
@@ -181,12 +189,12 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             let bytes = put(range(*first, *last).as_bytes(), body);
             (Kind::Missing, Head { ballot: *ballot, ..Head::default() }, bytes)
         }
-        Message::Heartbeat { ballot, chosen, sent_ns } => {
-            let bytes = put(Probe { sent_ns: U64::new(*sent_ns) }.as_bytes(), body);
+        Message::Heartbeat { ballot, chosen, probe } => {
+            let bytes = put(Probe { number: U64::new(*probe) }.as_bytes(), body);
             (Kind::Heartbeat, Head { slot: *chosen, ballot: *ballot, promised: None }, bytes)
         }
-        Message::HeartbeatAck { ballot, prefix, sent_ns } => {
-            let bytes = put(Probe { sent_ns: U64::new(*sent_ns) }.as_bytes(), body);
+        Message::HeartbeatAck { ballot, prefix, probe } => {
+            let bytes = put(Probe { number: U64::new(*probe) }.as_bytes(), body);
             (Kind::HeartbeatAck, Head { slot: *prefix, ballot: *ballot, promised: None }, bytes)
         }
         Message::FetchChosen { first, last } => {
@@ -194,6 +202,13 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
         }
         Message::FetchValue { slot, ballot } => {
             (Kind::FetchValue, Head { slot: *slot, ballot: *ballot, promised: None }, 0)
+        }
+        Message::ReadIndex { start, round } => {
+            (Kind::ReadIndex, Head::default(), put(read_round(*start, *round).as_bytes(), body))
+        }
+        Message::ReadIndexAck { start, round, index } => {
+            let bytes = put(read_round(*start, *round).as_bytes(), body);
+            (Kind::ReadIndexAck, Head { slot: *index, ..Head::default() }, bytes)
         }
         Message::Hello { incarnation, fresh, start } => {
             let hello = HelloBody {
@@ -218,6 +233,10 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             unreachable!("values and records are sent from the log")
         }
     }
+}
+
+fn read_round(start: u64, round: u64) -> ReadRound {
+    ReadRound { start: U64::new(start), round: U64::new(round) }
 }
 
 fn encode_promise(body: &mut [u8], (part, parts): (u16, u16), unknown_all: bool, reports: &[Report]) -> usize {
@@ -330,8 +349,10 @@ mod tests {
             Message::Refused { promised: ballot },
             Message::Accepted { ballot, upto: Slot(5), bits: [1, 2, 3, u64::MAX] },
             Message::Missing { ballot, first: Slot(3), last: Slot(4) },
-            Message::Heartbeat { ballot, chosen: Slot(8), sent_ns: 77 },
-            Message::HeartbeatAck { ballot, prefix: Slot(8), sent_ns: 77 },
+            Message::Heartbeat { ballot, chosen: Slot(8), probe: 77 },
+            Message::HeartbeatAck { ballot, prefix: Slot(8), probe: 77 },
+            Message::ReadIndex { start: u64::MAX, round: 5 },
+            Message::ReadIndexAck { start: u64::MAX, round: 5, index: Slot(8) },
             Message::FetchChosen { first: Slot(1), last: Slot(64) },
             Message::FetchValue { slot: Slot(6), ballot },
             Message::Hello { incarnation: 5, fresh: true, start: 6 },

@@ -159,7 +159,7 @@ pub(super) fn value_records(reader: &mut LogReader, range: &LogRange) -> Result<
 fn entries(request: &ReadRequest, range: &LogRange, found: &Records) -> Vec<Vec<u8>> {
     let mut datagrams = Vec::new();
     let mut buffer = vec![0; range.max_datagram_bytes];
-    let mut writer = ReadWriter::new(request, range.tail);
+    let mut writer = ReadWriter::new(request, range.tail, None);
     let mut emit = |body: &[u8]| datagrams.push(body.to_vec());
     if let Some(first) = range.blocks.first() {
         let mut walker = Walker::new(first, &range.exceptions);

@@ -11,9 +11,10 @@
 //! | `clients.rs` | appends: admission, the open batch, acknowledgements, refusals |
 //! | `durability.rs` | what counts as persisted: what is synced, or what lies in memory |
 //! | `drain.rs` | what BUSY tells a client to wait |
-//! | `reads.rs` | reads, catch-up, housekeeping's answers |
 //! | `evidence.rs` | who chose a slot |
+//! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
+//! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
@@ -27,6 +28,7 @@ mod durability;
 mod evidence;
 mod histogram;
 pub mod jobs;
+pub mod mode;
 mod outbox;
 mod outputs;
 mod reads;
@@ -38,6 +40,7 @@ mod status;
 
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use outbox::OUTBOX_BYTES;
+pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
 pub use recovery::{Findings, Recovered, recover};
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
@@ -47,13 +50,14 @@ use crate::index::Index;
 use crate::sequencer::Sequencer;
 use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
-use crate::shard::reads::Waiters;
+use crate::shard::reads::{Fresh, Waiters};
 use crate::shard::slots::Slots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use durability::Word;
 use evidence::RecentChosen;
 use jobs::{Done, Job};
+use mode::{Facts, Modes};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -85,6 +89,8 @@ pub struct Settings {
     pub core: Option<usize>,
     /// When a record counts as persisted.
     pub durability: Durability,
+    /// How far a clock may run from true time, parts per million: what a bounded read allows for.
+    pub max_clock_drift_ppm: u32,
 }
 
 impl Settings {
@@ -103,9 +109,6 @@ pub enum Fatal {
     /// The reactor cannot go on.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The protocol forbids to go on.
-    #[error("{}", halt_text(.0))]
-    Halted(Halt),
     /// The log's node vouched for records that its disk may not hold.
     #[error(
         "{}: this node ran under memory durability (since Lsn {since}) and did not come to an orderly end, so votes that it \
@@ -127,6 +130,7 @@ pub enum Fatal {
     NotSettled,
 }
 
+/// What an operator reads in the log of a node that may not vote any more.
 fn halt_text(halt: &Halt) -> String {
     match halt {
         Halt::Behind { peer, counted, durable } => format!(
@@ -180,8 +184,10 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     parked: VecDeque<Parked>,
     admission: Admission,
     waiters: Waiters,
+    fresh: Fresh,
     word: Word,
     stages: Stages,
+    modes: Modes,
     counters: Counters,
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
@@ -212,8 +218,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
             waiters: Waiters::new(settings.max_datagram_bytes()),
+            fresh: Fresh::new(),
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize),
+            modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
@@ -262,15 +270,40 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if due && self.log.room() >= self.step_bytes() && !self.is_full() {
             self.step(Input::Timeout, None)?;
         }
+        self.update_mode();
         self.take_clients()?;
         self.vouch()?;
         self.answer_clients();
+        self.answer_fresh();
         self.wake_waiters();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
         let settled = self.recover_again && self.is_settled()?;
         self.write_log()?;
         Ok(settled.then_some(Exit::Recover))
+    }
+
+    /// Before clients are answered: what the node does for them follows what it knows now.
+    fn update_mode(&mut self) {
+        let (core, now_ns) = (&self.core, self.io.now_ns());
+        if self.modes.stays_in_target(now_ns, core.role(), core.promised(), || core.leader_heard_ns()) {
+            return;
+        }
+        let facts = Facts {
+            now_ns,
+            role: core.role(),
+            halted: core.halted().map(mode::cause),
+            ballot: core.promised(),
+            leader_heard_ns: core.leader_heard_ns(),
+            watermark: core.leader_watermark(),
+            applied: self.slots.applied(),
+            quorum_heard_ns: core.quorum_heard_ns(),
+        };
+        let group = self.settings.group.0;
+        self.modes.update(&facts, &mut |change| {
+            let (from, to, reason) = (change.from.name(), change.to.name(), change.reason.name());
+            tracing::info!(group, from, to, reason, ballot = %facts.ballot, applied = facts.applied.0, "mode changed");
+        });
     }
 
     fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {
@@ -360,6 +393,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn has_room_for(&self, message: &Message) -> bool {
         match message {
             Message::Accept { .. } => self.has_room_for_value(),
+            // Its answer takes heartbeats, and a leader that cannot log shows no sign of life.
+            Message::ReadIndex { .. } if self.is_full() => false,
             _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
         }
     }
@@ -468,7 +503,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             false if waits_for_log => u64::MAX,
             false => self.core.poll_timeout(),
         };
-        core_ns.min(self.waiters.next_ns()).min(self.idle_mark_at_ns)
+        let mode_ns = self.modes.due_ns(self.core.role());
+        core_ns.min(self.waiters.next_ns()).min(self.fresh.next_ns()).min(self.idle_mark_at_ns).min(mode_ns)
     }
 
     /// The core, for inspection.
@@ -479,6 +515,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// The log, for inspection.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The mode, for inspection.
+    pub fn modes(&self) -> &Modes {
+        &self.modes
     }
 
     /// The state machine, for inspection.

@@ -1,7 +1,7 @@
 //! Carrying out what the core says: log records, messages, deliveries.
 
 use super::jobs::{Done, Job};
-use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec};
+use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::{LogReader, Place};
@@ -40,10 +40,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let (group, ballot, slot) = (self.settings.group.0, self.core.promised(), self.core.prefix().0);
                 tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
             }
+            Output::ReadsReady { round } => self.fresh.ready(round),
             Output::Repaired => {
                 tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
             }
-            Output::Halt(halt) => return Err(Fatal::Halted(halt)),
+            Output::Halt(halt) => {
+                let reason = halt_text(&halt);
+                tracing::error!(
+                    group = self.settings.group.0,
+                    reason,
+                    "the node votes no longer; it serves stale reads until it is stopped"
+                );
+            }
         }
         Ok(())
     }

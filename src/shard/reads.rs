@@ -1,14 +1,23 @@
 //! Reads and catch-up: recent slots from the arena, older ones by housekeeping, readers at the tail held until it moves.
+//!
+//! A read says how recent the state must be (SEMANTICS, "Reads"). A local one is answered from what is applied here. A fresh
+//! one joins a round of the core, and is answered when the round is. A bounded one is answered at once where the last round
+//! began recently enough on this node's clock, drift allowed for; else it joins a round, too. The clock is the turn's, read after
+//! the request was reaped: what was current so many milliseconds before that reading was so no longer before the request was
+//! sent. What cannot be shown in time is refused by name.
 
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOBS};
-use super::reply::{ReadRequest, ReadWriter};
+use super::reply::{Label, ReadRequest, ReadWriter};
 use super::{Fatal, Shard};
 use crate::index::{Block, Walker};
+use std::collections::VecDeque;
+use synod_paxos::Input;
 use synod_ring::Io;
 use synod_wire::batch::Batch;
-use synod_wire::client::Counter;
+use synod_wire::client::{Consistency, Counter, Refusal};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
+use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, NodeSet, Sequence, Slot};
 
@@ -16,8 +25,53 @@ use synod_wire::{NodeId, NodeSet, Sequence, Slot};
 const MAX_WAITERS: usize = 256;
 /// The longest that a read is held, milliseconds.
 const MAX_WAIT_MS: u64 = 10_000;
+/// Parts in a million.
+const PPM: u64 = 1_000_000;
 /// Datagrams of one read that are served from memory; the reader asks again for more.
 const MAX_READ_DATAGRAMS: u16 = 64;
+
+/// Reads that wait for a round; one more is refused with BUSY.
+pub const MAX_FRESH: usize = 1_024;
+/// The longest that a read waits for its round: past it no quorum answers, or this node does not catch up.
+const MAX_ROUND_NS: u64 = 500_000_000;
+
+/// A read that waits for a round.
+#[derive(Debug)]
+struct Pending {
+    round: u64,
+    due_ns: u64,
+    asked: Consistency,
+    request: ReadRequest,
+}
+
+/// Bytes of one of them.
+pub const FRESH_READ_BYTES: usize = size_of::<Pending>();
+
+/// Reads that must not be stale, in the order in which they came: so their rounds and their due times are in order, too.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    waiting: VecDeque<Pending>,
+    /// Some of them have joined a round of which the core does not know yet.
+    joined: bool,
+    /// The last round that was answered.
+    ready: u64,
+}
+
+impl Fresh {
+    pub(super) fn new() -> Fresh {
+        Fresh { waiting: VecDeque::with_capacity(MAX_FRESH), joined: false, ready: 0 }
+    }
+
+    /// Reads of this round, and of those before it, may be answered.
+    pub(super) fn ready(&mut self, round: u64) {
+        self.ready = round;
+    }
+
+    /// When the first one must be refused.
+    pub(super) fn next_ns(&self) -> u64 {
+        self.waiting.front().map_or(u64::MAX, |pending| pending.due_ns)
+    }
+}
 
 /// Reads that wait for the tail to move.
 #[derive(Debug)]
@@ -41,9 +95,109 @@ impl Waiters {
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
-    pub(super) fn on_read(&mut self, mut request: ReadRequest) {
+    /// A read came: it is answered, refused, or joins a round.
+    pub(super) fn on_read(&mut self, mut request: ReadRequest, asked: Consistency) {
+        match self.recency_now(asked) {
+            Some(recency) => {
+                request.recency = recency;
+                self.answer_read(request);
+            }
+            None => self.join_round(request, asked),
+        }
+    }
+
+    /// How recent what is applied here can be shown to be, if that is what was asked for.
+    fn recency_now(&self, asked: Consistency) -> Option<Recency> {
+        match asked {
+            Consistency::Local => Some(Recency::StalePossible),
+            Consistency::Bounded(bound_ms) => {
+                let age_ms = self.age_ms()?;
+                (age_ms <= u64::from(bound_ms)).then_some(Recency::bounded_ms(age_ms))
+            }
+            Consistency::ReadIndex => None,
+        }
+    }
+
+    /// For how long this node may not have heard of what was chosen: true milliseconds, rounded up, whatever its clock's drift.
+    fn age_ms(&self) -> Option<u64> {
+        let age_ns = self.io.now_ns() - self.core.current_at_ns()?;
+        let ppm = u64::from(self.settings.max_clock_drift_ppm);
+        // A clock that is slow by the whole drift shows (1 - drift) of what has passed.
+        let true_ns = u128::from(age_ns) * u128::from(PPM) / u128::from(PPM - ppm) + 1;
+        Some(u64::try_from(true_ns).unwrap_or(u64::MAX).div_ceil(1_000_000))
+    }
+
+    fn join_round(&mut self, request: ReadRequest, asked: Consistency) {
+        let refusal = match self.modes.rounds().err() {
+            None if self.fresh.waiting.len() == MAX_FRESH => Some(Refusal::Busy),
+            refusal => refusal,
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse_read(&request, refusal);
+        }
+        let (round, due_ns) = (self.core.read_round(), self.io.now_ns() + MAX_ROUND_NS);
+        self.fresh.joined = true;
+        self.fresh.waiting.push_back(Pending { round, due_ns, asked, request });
+    }
+
+    fn refuse_read(&mut self, request: &ReadRequest, refusal: Refusal) {
+        self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
+    }
+
+    /// Tells the core of the turn's reads, once for all of them. A leader without room for its log confirms nothing: that
+    /// would take heartbeats, and it is to be replaced.
+    pub(super) fn begin_reads(&mut self) -> Result<(), Fatal> {
+        if !std::mem::take(&mut self.fresh.joined) || self.core.leads() && self.is_full() {
+            return Ok(());
+        }
+        self.step(Input::Read, None)
+    }
+
+    /// Answers the reads whose round is answered, and refuses those that waited too long.
+    pub(super) fn answer_fresh(&mut self) {
+        let now_ns = self.io.now_ns();
+        // What a round named may be delivered, but not applied: the recovery that is about to come applies it.
+        while let Some(first) = self.fresh.waiting.front().filter(|_| !self.recover_again) {
+            let ready = first.round <= self.fresh.ready;
+            if !ready && now_ns < first.due_ns {
+                return;
+            }
+            let Some(Pending { asked, mut request, .. }) = self.fresh.waiting.pop_front() else { return };
+            let recency = if ready { self.recency_of_round(asked) } else { None };
+            match recency {
+                Some(recency) => {
+                    request.recency = recency;
+                    self.answer_read(request);
+                }
+                None => {
+                    let refusal = self.modes.rounds().err().unwrap_or_else(|| self.why_no_answer(ready));
+                    self.refuse_read(&request, refusal);
+                }
+            }
+        }
+    }
+
+    /// How recent a read is whose round was answered; `None`: the round took longer than its bound.
+    fn recency_of_round(&self, asked: Consistency) -> Option<Recency> {
+        match asked {
+            Consistency::ReadIndex => Some(Recency::FreshReadIndex),
+            asked => self.recency_now(asked),
+        }
+    }
+
+    /// Why a read had no answer in time though the mode allows it: confirmed, but not as current as was asked for, or what was
+    /// confirmed is not delivered yet; or nobody confirmed it.
+    fn why_no_answer(&self, confirmed: bool) -> Refusal {
+        if confirmed || self.core.read_awaits_delivery() { Refusal::Busy } else { Refusal::NoLeader }
+    }
+
+    /// Answers a read from what is applied, or holds it until there is something to answer.
+    fn answer_read(&mut self, mut request: ReadRequest) {
         let datagrams = request.body.max_datagrams.get().clamp(1, MAX_READ_DATAGRAMS);
         request.body.max_datagrams.set(datagrams);
+        if let Err(refusal) = self.read_label(request.recency) {
+            return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
+        }
         let tail = self.machine.tail();
         let wait_ms = u64::from(request.body.wait_ms.get()).min(MAX_WAIT_MS);
         if request.from() == Sequence::ZERO || request.from() > tail {
@@ -57,8 +211,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.serve(request);
     }
 
+    /// What a reply to a read that leaves now says of itself, or why there is none: what the mode allows to be said, or more
+    /// where the read was shown to be that recent.
+    fn read_label(&self, shown: Recency) -> Result<Label, Refusal> {
+        let recency = self.modes.reads(self.age_ms())?.max(shown);
+        Ok(Label { mode: self.modes.mode(), guarantee: Guarantee::read(recency) })
+    }
+
     fn answer_empty(&mut self, request: &ReadRequest) {
-        let mut writer = ReadWriter::new(request, self.machine.tail().0);
+        let label = match self.read_label(request.recency) {
+            Ok(label) => label,
+            Err(refusal) => return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0),
+        };
+        let mut writer = ReadWriter::new(request, self.machine.tail().0, Some(label));
         let mut body = [0; 128];
         let mut bytes = 0;
         let mut copy = [0; 128];
@@ -89,14 +254,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn serve(&mut self, request: ReadRequest) {
-        if !self.serve_from_memory(&request) && !self.serve_from_log(request) {
+        let label = match self.read_label(request.recency) {
+            Ok(label) => label,
+            // It was held meanwhile, and the mode has changed.
+            Err(refusal) => return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0),
+        };
+        if !self.serve_from_memory(&request, label) && !self.serve_from_log(request) {
             // Housekeeping is busy: the reader asks again.
             self.answer_empty(&request);
         }
     }
 
     /// Serves a read from the arena; false if its first slot is not there any more.
-    fn serve_from_memory(&mut self, request: &ReadRequest) -> bool {
+    fn serve_from_memory(&mut self, request: &ReadRequest, label: Label) -> bool {
         let Some(first) = self.slots.slot_of(request.from()) else { return false };
         let Some(value) = self.slots.get(first) else { return false };
         if self.log.payload(value.place).is_none() {
@@ -121,7 +291,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             outbox.send_client(io, request.to, HEADER_BYTES + body.len());
         };
         let mut walker = Walker::new(&start, self.index.exceptions(first, applied));
-        let mut writer = ReadWriter::new(request, self.machine.tail().0);
+        let mut writer = ReadWriter::new(request, self.machine.tail().0, Some(label));
         let last = if mutant("reads_beyond_applied") { self.core.highest_held() } else { applied };
         for slot in (first.0..=last.0).map(Slot) {
             let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
@@ -214,7 +384,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Done::Read(request, Ok(bodies)) => {
                 self.jobs_out -= 1;
-                for body in bodies {
+                let label = match self.read_label(request.recency) {
+                    Ok(label) => label,
+                    Err(refusal) => {
+                        self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
+                        return Ok(());
+                    }
+                };
+                for mut body in bodies {
+                    label.stamp(&mut body);
                     self.reply(request.to, Kind::ReadReply, |out| put(&body, out));
                 }
             }

@@ -1,14 +1,16 @@
 //! Bodies of the replies to clients: acknowledgements and entries read.
 
-use super::clients::put;
+use super::clients::{Key, put};
 use super::stages::Timeline;
 use crate::sequencer::{Answer, SESSION_CREDIT};
 use std::net::SocketAddrV4;
 use synod_wire::Sequence;
 use synod_wire::client::{AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt};
 use synod_wire::frame::HEADER_BYTES;
-use zerocopy::IntoBytes;
+use synod_wire::guarantee::{Guarantee, GuaranteeBytes, Recency};
+use synod_wire::mode::Mode;
 use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A read as it came, with the address to answer.
 #[derive(Clone, Copy, Debug)]
@@ -17,12 +19,31 @@ pub struct ReadRequest {
     pub to: SocketAddrV4,
     /// The request.
     pub body: ReadBody,
+    /// How recent the state is that it is answered from.
+    pub recency: Recency,
 }
 
 impl ReadRequest {
     /// The first sequence wanted.
     pub fn from(&self) -> Sequence {
         Sequence(self.body.from_sequence.get())
+    }
+}
+
+/// What a reply to a read says of itself: the node's mode, and what may be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) mode: Mode,
+    pub(crate) guarantee: Guarantee,
+}
+
+impl Label {
+    /// Puts it into a body that was built without one: what comes from the disk is labelled when it leaves.
+    pub(crate) fn stamp(self, body: &mut [u8]) {
+        if let Ok((head, _)) = ReadReplyBody::mut_from_prefix(body) {
+            head.mode = self.mode as u8;
+            head.guarantee = self.guarantee.encode();
+        }
     }
 }
 
@@ -36,6 +57,7 @@ pub(crate) struct ReadWriter {
     next: Sequence,
     first: Sequence,
     tail: u64,
+    label: Option<Label>,
     left: u32,
     datagrams_left: u16,
     entries: u16,
@@ -43,12 +65,14 @@ pub(crate) struct ReadWriter {
 }
 
 impl ReadWriter {
-    pub(crate) fn new(request: &ReadRequest, tail: u64) -> ReadWriter {
+    /// Without a label: the bodies get one when they leave.
+    pub(crate) fn new(request: &ReadRequest, tail: u64, label: Option<Label>) -> ReadWriter {
         ReadWriter {
             request_id: request.body.request_id.get(),
             next: request.from(),
             first: request.from(),
             tail,
+            label,
             left: request.body.max_entries.get(),
             datagrams_left: request.body.max_datagrams.get().max(1),
             entries: 0,
@@ -102,7 +126,8 @@ impl ReadWriter {
             tail: U64::new(self.tail),
             entries: U16::new(self.entries),
             last: u8::from(last),
-            reserved: [0; 5],
+            mode: self.label.map_or(0, |label| label.mode as u8),
+            guarantee: self.label.map_or(GuaranteeBytes::default(), |label| label.guarantee.encode()),
         };
         out[..REPLY_BYTES].copy_from_slice(head.as_bytes());
         emit(&out[..self.used]);
@@ -113,9 +138,11 @@ impl ReadWriter {
     }
 }
 
+const _: () = assert!(SESSION_CREDIT <= u16::MAX as usize, "an answer's entries have two bytes");
+
 /// The body of an acknowledgement.
 pub(crate) struct AckWriter<'a> {
-    pub(crate) client_id: u128,
+    pub(crate) key: Key,
     pub(crate) durability: Durability,
     /// The answers, and which of `timelines` goes with each.
     pub(crate) answers: &'a [(Answer, Option<u32>)],
@@ -128,20 +155,25 @@ impl AckWriter<'_> {
     pub(crate) fn write(&self, out: &mut [u8]) -> usize {
         let receipts = self.answers.iter().filter(|(_, receipt)| receipt.is_some()).count();
         let head = AckHeader {
-            client_id: U128::new(self.client_id),
+            client_id: U128::new(self.key.client_id),
+            session: U64::new(self.key.session),
             runs: U16::new(self.answers.len() as u16),
             durability: self.durability as u8,
             receipts: receipts as u8,
             credit: U32::new(SESSION_CREDIT as u32),
         };
         let mut used = put(head.as_bytes(), out);
+        // What is acknowledged again from the session table was committed by the same kind of evidence.
+        let guarantee = Guarantee::COMMITTED.encode();
         for (answer, _) in self.answers {
             let run = AckRun {
                 first_seq: U64::new(answer.first_seq),
-                first_sequence: U64::new(answer.first_sequence.0),
+                first_sequence: U64::new(answer.value),
                 timestamp_ns: U64::new(answer.timestamp_ns),
-                entries: U32::new(answer.entries as u32),
-                reserved: U32::ZERO,
+                entries: U16::new(answer.entries as u16),
+                decision: answer.decision as u8,
+                reserved: 0,
+                guarantee,
             };
             used += put(run.as_bytes(), &mut out[used..]);
         }
@@ -175,9 +207,10 @@ pub(crate) fn acks_that_fit(answers: &[(Answer, Option<u32>)], max_datagram_byte
 mod tests {
     use super::*;
     use synod_wire::batch::MIN_BATCH_BYTES;
+    use synod_wire::client::Decision;
 
     fn answers(with_receipt: &[bool]) -> Vec<(Answer, Option<u32>)> {
-        let answer = Answer { first_seq: 1, entries: 1, first_sequence: Sequence(1), timestamp_ns: 1 };
+        let answer = Answer { first_seq: 1, entries: 1, decision: Decision::Appended, value: 1, timestamp_ns: 1 };
         with_receipt.iter().map(|receipt| (answer, receipt.then_some(0))).collect()
     }
 

@@ -9,6 +9,7 @@ use synod_ring::Io;
 use synod_wire::batch::MIN_BATCH_BYTES;
 use synod_wire::client::{Counter, Refusal, Stage, StageRow, StatusBody, role};
 use synod_wire::frame::{FrameError, Kind};
+use synod_wire::guarantee::{Guarantee, Recency};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -121,6 +122,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Role::Leader => role::LEADER,
             Role::Halted => role::HALTED,
         };
+        let mode_ns = self.io.now_ns().saturating_sub(self.modes.since_ns());
         let unknown = core.unknown_slots().map_or(u32::MAX, |count| count as u32);
         StatusBody {
             request_id: U64::new(request_id),
@@ -145,7 +147,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 0
             },
             durability: self.settings.durability as u8,
-            reserved: [0; 2],
+            mode: self.modes.mode() as u8,
+            mode_reason: self.modes.reason() as u8,
+            mode_ms: U32::new(u32::try_from(mode_ns / 1_000_000).unwrap_or(u32::MAX)),
+            modes_entered: self.modes.entered().map(U32::new),
+            // What a node says of itself is its own word, of this moment.
+            guarantee: Guarantee::read(Recency::StalePossible).encode(),
         }
     }
 }

@@ -51,6 +51,20 @@ impl Cluster {
         cluster
     }
 
+    /// For `tune`: a cluster of so many members.
+    pub fn members_are(config: &mut Config, count: u8) {
+        let first = config.nodes[0].clone();
+        let place = first.dir.parent().expect("a directory in the cluster's").to_path_buf();
+        config.nodes = (0..count)
+            .map(|id| Node {
+                id,
+                peer_listen: SocketAddrV4::new(*first.peer_listen.ip(), 7400 + u16::from(id) * 10),
+                client_listen: SocketAddrV4::new(*first.client_listen.ip(), 7500 + u16::from(id) * 10),
+                dir: place.join(format!("node-{id}")),
+            })
+            .collect();
+    }
+
     /// As [`Cluster::prepare`], without the formatting.
     pub fn unformatted(name: &str, tune: impl FnOnce(&mut Config)) -> Cluster {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR"));

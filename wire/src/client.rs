@@ -4,6 +4,7 @@
 //! for the request. `request_id` is the client's and comes back as it went. The header's `slot` carries
 //! `request_id` where a request has no body of its own (Status).
 
+use crate::guarantee::{GuaranteeBytes, Recency};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -21,6 +22,71 @@ pub struct ReadBody {
     pub max_datagrams: U16,
     /// How long the node may hold the request until `from_sequence` exists, milliseconds.
     pub wait_ms: U16,
+    /// For [`Consistency::Bounded`]: how old the state may be, milliseconds. Else zero.
+    pub bound_ms: U32,
+    /// [`Consistency`].
+    pub consistency: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl ReadBody {
+    /// What the reader asks for; `None`: a number that this version does not know, or a bound where none belongs.
+    pub fn consistency(&self) -> Option<Consistency> {
+        match (self.consistency, self.bound_ms.get()) {
+            (0, 0) => Some(Consistency::Local),
+            (1, ms) => Some(Consistency::Bounded(ms)),
+            (2, 0) => Some(Consistency::ReadIndex),
+            _ => None,
+        }
+    }
+
+    /// Sets the two fields that say what is asked for.
+    #[must_use]
+    pub fn with(mut self, consistency: Consistency) -> ReadBody {
+        let (number, bound_ms) = match consistency {
+            Consistency::Local => (0, 0),
+            Consistency::Bounded(ms) => (1, ms),
+            Consistency::ReadIndex => (2, 0),
+        };
+        self.consistency = number;
+        self.bound_ms = U32::new(bound_ms);
+        self
+    }
+}
+
+/// How recent the state must be that a read shows. The numbers in [`ReadBody`] are part of the format: 0 local, 1 bounded,
+/// 2 read-index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// The committed prefix of the node that is asked, however old.
+    #[default]
+    Local,
+    /// All that was acknowledged until so many milliseconds before the request was sent. Refused where that cannot be shown.
+    Bounded(u32),
+    /// All that was acknowledged before the request was sent: linearizable. A quorum confirms the leader for it.
+    ReadIndex,
+}
+
+impl Consistency {
+    /// Whether a reply that is so recent is an answer to a read that asks for this.
+    pub fn is_met_by(self, recency: Recency) -> bool {
+        match self {
+            Consistency::Local => true,
+            Consistency::Bounded(bound_ms) => recency >= Recency::BoundedStale(bound_ms),
+            Consistency::ReadIndex => recency.is_fresh(),
+        }
+    }
+}
+
+impl core::fmt::Display for Consistency {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Consistency::Local => f.write_str("local"),
+            Consistency::Bounded(ms) => write!(f, "bounded:{ms}"),
+            Consistency::ReadIndex => f.write_str("read_index"),
+        }
+    }
 }
 
 /// One datagram of entries; [`ReadEntry`] and bytes follow, `entries` times. Sequences are consecutive.
@@ -37,8 +103,10 @@ pub struct ReadReplyBody {
     pub entries: U16,
     /// 1 in the last datagram of a reply.
     pub last: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
+    /// [`crate::mode::Mode`] of the node.
+    pub mode: u8,
+    /// What the reply promises; its recency is what the node could show, not only what was asked for.
+    pub guarantee: GuaranteeBytes,
 }
 
 /// Before each entry of a read reply; the payload follows.
@@ -55,7 +123,7 @@ pub struct ReadEntry {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct AckHeader {
-    /// The session.
+    /// The client.
     pub client_id: U128,
     /// Runs that follow.
     pub runs: U16,
@@ -65,6 +133,8 @@ pub struct AckHeader {
     pub receipts: u8,
     /// The most entries that the session may have in flight.
     pub credit: U32,
+    /// The session's number.
+    pub session: U64,
 }
 
 /// What an acknowledgement rests on; what a node's word rests on. The numbers are part of the format.
@@ -93,20 +163,46 @@ impl Durability {
     }
 }
 
-/// Entries `first_seq..first_seq + entries` of the session have the sequences from `first_sequence`.
+/// What became of the entries `first_seq..first_seq + entries` of the session.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct AckRun {
     /// The client's sequence of the first.
     pub first_seq: U64,
-    /// Its place in the total order.
+    /// [`Decision::Appended`]: its place in the total order, the others' follow. Else the same number for all: the tail that
+    /// was found, or the highest token that was seen.
     pub first_sequence: U64,
     /// The timestamp of all of them.
     pub timestamp_ns: U64,
     /// How many.
-    pub entries: U32,
+    pub entries: U16,
+    /// [`Decision`].
+    pub decision: u8,
     /// Zero.
-    pub reserved: U32,
+    pub reserved: u8,
+    /// What the acknowledgement promises.
+    pub guarantee: GuaranteeBytes,
+}
+
+/// What apply decided about an entry, once and for all: it is stored under the entry's client sequence, and a retry is told the
+/// same. The numbers are part of the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Decision {
+    /// It has a sequence.
+    #[default]
+    Appended = 0,
+    /// The tail was another than it asked for: it has none, and never will.
+    TailMoved = 1,
+    /// The group had seen a higher fencing token: the same.
+    Fenced = 2,
+}
+
+impl Decision {
+    /// What has this number.
+    pub fn from_u8(byte: u8) -> Option<Decision> {
+        [Decision::Appended, Decision::TailMoved, Decision::Fenced].into_iter().find(|one| *one as u8 == byte)
+    }
 }
 
 /// A stage of a commit on its leader; each is told as the time since the client's datagram was reaped. The order is part of
@@ -181,7 +277,7 @@ pub struct StageRow {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct SessionBody {
-    /// The session.
+    /// The client.
     pub client_id: U128,
     /// The last client sequence that has been committed (0 for a new session).
     pub last_committed: U64,
@@ -191,8 +287,10 @@ pub struct SessionBody {
     pub max_entry_bytes: U32,
     /// The largest payload of an Append datagram in bytes.
     pub max_run_bytes: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// What `last_committed` rests on.
+    pub guarantee: GuaranteeBytes,
+    /// The session's number: every append carries it.
+    pub session: U64,
 }
 
 /// Why a request was refused. The numbers are part of the format.
@@ -209,7 +307,7 @@ pub enum Refusal {
     TooLarge = 4,
     /// Fewer than a quorum of members answer.
     QuorumUnavailable = 5,
-    /// The session is unknown: never opened, or evicted.
+    /// The session is unknown: never opened, or evicted, or another one took its id since; `detail` is the number asked for.
     SessionEvicted = 6,
     /// A gap: resend from the client sequence in `detail`.
     ResendFrom = 7,
@@ -262,9 +360,9 @@ pub struct RefusalBody {
     pub client_id: U128,
     /// The first client sequence of the refused run, or the request id of a read.
     pub reference: U64,
-    /// What the refusal says: a limit, a sequence.
+    /// What the refusal says: a limit, a sequence; for MANUAL_INTERVENTION the [`crate::mode::ModeReason`].
     pub detail: U64,
-    /// When to try again, microseconds.
+    /// When to try again, microseconds; 0: the same request would be refused again.
     pub retry_after_us: U32,
     /// [`Refusal`].
     pub refusal: u8,
@@ -276,8 +374,12 @@ pub struct RefusalBody {
     pub leader_ip: [u8; 4],
     /// The leader's node number.
     pub leader_node: u8,
+    /// [`crate::mode::Mode`] of the node.
+    pub mode: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
+    /// What the refusal promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 /// A replica's role, as [`StatusBody::role`] has it.
@@ -337,8 +439,16 @@ pub struct StatusBody {
     pub stages: u8,
     /// [`Durability`]: what this node's word rests on.
     pub durability: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// [`crate::mode::Mode`].
+    pub mode: u8,
+    /// [`crate::mode::ModeReason`] that it was entered for.
+    pub mode_reason: u8,
+    /// How long it has been in its mode, milliseconds.
+    pub mode_ms: U32,
+    /// How often each mode was entered since the start, in the order of [`crate::mode::Mode::ALL`].
+    pub modes_entered: [U32; crate::mode::Mode::ALL.len()],
+    /// What the status promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 macro_rules! counters {
@@ -405,7 +515,7 @@ counters! {
     ReceiveOverruns = "receive_overruns",
     /// Refused: BUSY.
     RefusedBusy = "refused_busy",
-    /// Refused: NOT_LEADER or NO_LEADER.
+    /// Refused: NOT_LEADER, NO_LEADER, RECOVERING or MANUAL_INTERVENTION.
     RefusedNotLeader = "refused_not_leader",
     /// Refused: TOO_LARGE.
     RefusedTooLarge = "refused_too_large",

@@ -93,6 +93,10 @@ pub enum Kind {
     Hello = 42,
     /// The answer. Payload: [`crate::peer::HelloAckBody`].
     HelloAck = 43,
+    /// Asks the leader for the chosen watermark. Payload: [`crate::peer::ReadRound`].
+    ReadIndex = 44,
+    /// The answer, with the round. `slot`: the watermark.
+    ReadIndexAck = 45,
 
     /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
     Append = 64,
@@ -131,7 +135,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 38] = [
+    pub const ALL: [Kind; 40] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -159,6 +163,8 @@ impl Kind {
         Kind::Value,
         Kind::Hello,
         Kind::HelloAck,
+        Kind::ReadIndex,
+        Kind::ReadIndexAck,
         Kind::Append,
         Kind::OpenSession,
         Kind::Read,

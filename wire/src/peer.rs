@@ -66,12 +66,23 @@ pub struct SlotRange {
     pub last: U64,
 }
 
-/// A heartbeat's own number, given back in the answer.
+/// A heartbeat's own number, given back in the answer. What proves that a leader still leads is an answer to a heartbeat that
+/// left late enough, and a number tells which it was; a clock reading would not survive a pause.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct Probe {
-    /// The sender's monotonic clock in nanoseconds when it sent the heartbeat.
-    pub sent_ns: U64,
+    /// Counted from 1 in each ballot.
+    pub number: U64,
+}
+
+/// Which reads a [`crate::frame::Kind::ReadIndex`] is for, given back in the answer.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReadRound {
+    /// The number that the asker drew at its start: an answer to an earlier life of it must not answer this one.
+    pub start: U64,
+    /// The asker's round of reads.
+    pub round: U64,
 }
 
 /// A node presents itself after its start. The header's Lsn is its durable Lsn.

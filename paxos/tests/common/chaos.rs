@@ -21,6 +21,8 @@ const CALM_NS: u64 = 12 * 300 * MS;
 /// Values proposed at most while there is chaos: what a quiet run commits teaches nothing new after a while, and what one
 /// node slept through has to be caught up within `CALM_NS`.
 const MAX_PROPOSALS: u64 = 1_000;
+/// About how often some node is read from.
+const READ_EVERY_NS: u64 = 5 * MS;
 /// Events that no run needs: the group talks without end.
 const MAX_EVENTS: u64 = 2_000_000;
 
@@ -70,6 +72,7 @@ enum Event {
     Heal,
     Freeze,
     Propose,
+    Read,
 }
 
 /// One run.
@@ -122,7 +125,7 @@ impl Chaos {
         let window_slots = random.pick(&[2, 8, 64]);
         let fetch_slots = random.pick(&[4, 16]);
         let fresh = random.chance(20);
-        let checks = Checks::new(quorums.phase2);
+        let mut checks = Checks::new(quorums.phase2);
         let nodes = (1..=size).map(|me| {
             let mut settings = settings(me, size);
             settings.quorums = quorums;
@@ -131,7 +134,7 @@ impl Chaos {
             settings.seed = random.word();
             let disk = if fresh { Disk::default() } else { Node::founded_disk(&settings) };
             let mut node = Node::new(settings, disk);
-            node.start(0);
+            node.start(0, &mut checks);
             node
         });
         let nodes: Vec<Node> = nodes.collect();
@@ -163,6 +166,7 @@ impl Chaos {
             steps: 0,
         };
         chaos.schedule(MS, Event::Propose);
+        chaos.schedule(MS, Event::Read);
         chaos.again(chaos.faults.crash_every_ns, Event::Crash);
         chaos.again(chaos.faults.cut_every_ns, Event::Cut);
         chaos.again(chaos.faults.freeze_every_ns, Event::Freeze);
@@ -276,6 +280,7 @@ impl Chaos {
                 self.again(self.faults.freeze_every_ns, Event::Freeze);
             }
             Event::Propose => self.propose(),
+            Event::Read => self.read(),
         }
     }
 
@@ -375,9 +380,8 @@ impl Chaos {
     }
 
     fn start(&mut self, id: NodeId) {
-        let now_ns = self.now_ns;
         if self.node(id).replica.is_none() && !self.absent.contains(&id) {
-            self.node(id).start(now_ns);
+            self.nodes[usize::from(id.0) - 1].start(self.now_ns, &mut self.checks);
         }
     }
 
@@ -416,6 +420,16 @@ impl Chaos {
         }
         let after = if self.calm { 50 * MS } else { self.faults.propose_every_ns };
         self.schedule(after, Event::Propose);
+    }
+
+    /// Some node gets a read.
+    fn read(&mut self) {
+        let id = self.any_node();
+        if self.frozen_until_ns.get(&id).is_none_or(|until| *until <= self.now_ns) {
+            self.step(id, Input::Read, None);
+        }
+        let after = self.random.between(MS, 2 * READ_EVERY_NS);
+        self.schedule(after, Event::Read);
     }
 
     /// No more faults. Whoever is down is started, but where a quorum suffices (nothing is damaged, and the group is

@@ -52,7 +52,7 @@ impl Cluster {
             checks: Checks::new(shape.quorums.phase2),
         };
         for id in cluster.ids() {
-            cluster.node(id).start(MS);
+            cluster.start(id);
         }
         if !shape.fresh {
             cluster.run(0);
@@ -190,8 +190,7 @@ impl Cluster {
 
     /// Starts a node from its disk.
     pub(crate) fn start(&mut self, id: NodeId) {
-        let now_ns = self.now_ns;
-        self.node(id).start(now_ns);
+        self.nodes[usize::from(id.0) - 1].start(self.now_ns, &mut self.checks);
     }
 
     /// Keeps an image of the node's disk.

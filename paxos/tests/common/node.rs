@@ -39,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) applied: Vec<Copy>,
     /// What it was, since it was started.
     pub(crate) roles: Vec<(Role, Reason)>,
+    /// The last round of reads that it answered, since it was started.
+    pub(crate) answered: Option<u64>,
     copies: BTreeMap<Slot, Copy>,
     parked: Vec<Parked>,
 }
@@ -53,6 +55,7 @@ impl Node {
             life: 0,
             applied: Vec::new(),
             roles: Vec::new(),
+            answered: None,
             copies: BTreeMap::new(),
             parked: Vec::new(),
         }
@@ -75,8 +78,9 @@ impl Node {
     }
 
     /// Starts it from what its log holds.
-    pub(crate) fn start(&mut self, now_ns: u64) {
+    pub(crate) fn start(&mut self, now_ns: u64, checks: &mut Checks) {
         assert!(self.replica.is_none(), "started twice");
+        checks.on_start(self.settings.me);
         let recovered = self.disk.recover();
         let applied = recovered.restart.applied;
         self.life += 1;
@@ -85,6 +89,7 @@ impl Node {
         self.applied = (1..=applied.0).map(|slot| recovered.copies[&Slot(slot)].clone()).collect();
         self.copies = recovered.copies;
         self.roles.clear();
+        self.answered = None;
         let replica = Replica::new(self.settings.clone(), recovered.restart, now_ns);
         invariants::check_state(&replica);
         self.replica = Some(replica);
@@ -105,6 +110,10 @@ impl Node {
         let mut sent = Vec::new();
         let Some(replica) = &mut self.replica else { return sent };
         let before = replica.clone();
+        checks.at(now_ns);
+        if input == Input::Read {
+            checks.on_read(self.settings.me, replica.read_round());
+        }
         replica.step(now_ns, input);
         invariants::check_step(&before, replica);
         invariants::check_state(replica);
@@ -172,6 +181,13 @@ impl Node {
                 }
             }
             Output::Became { role, reason } => self.roles.push((role, reason)),
+            Output::ReadsReady { round } => {
+                let (me, delivered) = (self.settings.me, Slot(self.applied.len() as u64));
+                self.answered = Some(round);
+                checks.on_reads_ready(me, round, delivered);
+                let current_at_ns = self.core().current_at_ns();
+                checks.on_current(me, current_at_ns.expect("a round was answered"), delivered);
+            }
             Output::Repaired => {}
             Output::Halt(halt) => assert_eq!(self.core().halted(), Some(halt)),
         }

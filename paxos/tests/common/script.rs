@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `group 3 [quorums 2 2] [window 64] [fresh]` | starts the nodes 1 to 3; `fresh`: just formatted, not founded |
 //! | `propose 1 a b` | the leader 1 proposes values, one a slot |
+//! | `read 1` | node 1 gets a read, which joins its next round |
 //! | `campaign 2` | node 2 hears no leader, and stands for election |
 //! | `deliver` | delivers datagrams until none is under way |
 //! | `deliver 1->2 Accept slot=3` | delivers those now under way that match; `*` is any node; kind and fields may be left out |
@@ -75,6 +76,7 @@ impl Script {
         let cluster = self.cluster()?;
         match (command, words) {
             ("propose", [id, values @ ..]) => return propose(cluster, node(id)?, values),
+            ("read", [id]) => cluster.step(node(id)?, Input::Read, None),
             ("campaign", [id]) => return cluster.campaign(node(id)?),
             ("deliver", []) => cluster.deliver_all(),
             ("deliver", filter) => {
@@ -122,6 +124,7 @@ impl Script {
     /// | `1 held 3 1.1`, `1 held 3 none` | the ballot of what it holds above its prefix |
     /// | `1 unknown none`, `… all`, `… 3 4` | what damage hides |
     /// | `1 halted Behind`, `… FormattedAnew`, `… no` | why it halted |
+    /// | `1 answered 2`, `… none` | the last round of reads that it answered, counted from 1 at each start |
     /// | `1 proposes yes`, `… no` | whether a batch may be proposed |
     /// | `sent 1->2 Accept slot=3` | such a datagram is under way |
     /// | `silent 1->2 Accept slot=3` | none is |
@@ -177,6 +180,7 @@ fn expect_node(node: &Node, what: &str, wanted: &[&str]) -> Outcome {
             (Some(_), slots) => slots.iter().map(Slot::to_string).collect::<Vec<_>>().join(" "),
         },
         "halted" => node.halted().map_or("no".into(), |halt| kind(&format!("{halt:?}")).to_string()),
+        "answered" => node.answered.map_or("none".into(), |round| round.to_string()),
         "proposes" => String::from(if core.can_propose() { "yes" } else { "no" }),
         _ => return Err(format!("nothing is known of `{what}` (see tests/common/script.rs)")),
     };
@@ -276,6 +280,9 @@ fn field(message: &Message, key: &str) -> Option<String> {
         (Message::Prepare { ballot, .. } | Message::Promise { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Commit { ballot, .. } | Message::Heartbeat { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Heartbeat { chosen, .. }, "chosen") => chosen.to_string(),
+        (Message::Heartbeat { probe, .. } | Message::HeartbeatAck { probe, .. }, "probe") => probe.to_string(),
+        (Message::ReadIndex { round, .. } | Message::ReadIndexAck { round, .. }, "round") => round.to_string(),
+        (Message::ReadIndexAck { index, .. }, "index") => index.to_string(),
         // Of several ranges the first.
         (Message::Commit { ranges, .. }, _) => {
             let range = ranges.as_slice().first()?;

@@ -8,8 +8,9 @@ fn elected() -> Output {
     became(Role::Preparing, Reason::Elected)
 }
 
-fn beat(bench: &Bench, ballot: Ballot, chosen: u64) -> Output {
-    send(&[TWO, THREE], heartbeat(ballot, chosen, bench.now_ns), Lsn::ZERO)
+/// The first heartbeat of a ballot.
+fn beat(ballot: Ballot, chosen: u64) -> Output {
+    send(&[TWO, THREE], heartbeat(ballot, chosen, 1), Lsn::ZERO)
 }
 
 /// A proposal: its record and its accept request.
@@ -51,7 +52,7 @@ fn the_prepare_goes_again_to_those_that_have_not_promised() {
 fn a_quorum_of_promises_elects_and_the_barrier_is_proposed() {
     let mut bench = Bench::candidate(founded());
     let outputs = bench.hear(TWO, promise(B, 0, vec![]));
-    assert_eq!(outputs, [vec![elected(), beat(&bench, B, 0)], barrier(4, B, 1).to_vec()].concat());
+    assert_eq!(outputs, [vec![elected(), beat(B, 0)], barrier(4, B, 1).to_vec()].concat());
     assert!(!bench.core.can_propose(), "nothing is served before the barrier is delivered");
     assert_eq!(bench.hear(TWO, accepted(B, 1, [0; 4])), []);
     assert_eq!(bench.sync(), [deliver(1), became(Role::Leader, Reason::BarrierChosen)]);
@@ -92,7 +93,7 @@ fn a_promise_counts_when_all_its_parts_have_come() {
 #[test]
 fn a_promise_from_a_log_that_shrank_is_ignored() {
     let mut bench = Bench::follower();
-    bench.hear_at(TWO, Lsn(60), Message::HeartbeatAck { ballot: Ballot::ZERO, prefix: Slot(0), sent_ns: 0 });
+    bench.hear_at(TWO, Lsn(60), Message::HeartbeatAck { ballot: Ballot::ZERO, prefix: Slot(0), probe: 0 });
     bench.election();
     bench.sync();
     assert_eq!(bench.hear_at(TWO, Lsn(59), promise(B, 0, vec![])), []);
@@ -104,8 +105,7 @@ fn what_is_held_in_the_highest_ballot_reported_is_proposed_again() {
     let mut bench = Bench::candidate(restart(ballot(4, 1), 0, vec![held(1, ballot(4, 1))]));
     let b = ballot(5, 1);
     let outputs = bench.hear(TWO, promise(b, 0, vec![report(1, ReportState::Accepted(ballot(3, 3)))]));
-    let wanted =
-        [vec![elected(), beat(&bench, b, 0)], offer(22, b, 1, Source::Held).to_vec(), barrier(23, b, 2).to_vec()];
+    let wanted = [vec![elected(), beat(b, 0)], offer(22, b, 1, Source::Held).to_vec(), barrier(23, b, 2).to_vec()];
     assert_eq!(outputs, wanted.concat());
 }
 
@@ -115,7 +115,7 @@ fn a_value_that_another_holds_in_the_highest_ballot_is_fetched_from_it() {
     let (b, higher) = (ballot(3, 1), ballot(2, 3));
     let outputs = bench.hear(TWO, promise(b, 0, vec![report(1, ReportState::Accepted(higher))]));
     let asked = send(&[TWO], fetch_value(1, higher), Lsn::ZERO);
-    assert_eq!(outputs, [vec![elected(), beat(&bench, b, 0), asked.clone()], barrier(22, b, 2).to_vec()].concat());
+    assert_eq!(outputs, [vec![elected(), beat(b, 0), asked.clone()], barrier(22, b, 2).to_vec()].concat());
     assert_eq!(bench.after(10)[0], asked, "asked again");
     let value = |ballot| Message::Value { slot: Slot(1), ballot };
     assert_eq!(bench.hear(TWO, value(ballot(2, 1))), [], "not the ballot that was planned");
@@ -154,7 +154,7 @@ fn a_hole_is_filled_with_a_no_op_and_a_chosen_slot_is_left_alone() {
     let b = ballot(2, 1);
     let outputs = bench.hear(TWO, promise(b, 1, vec![]));
     let wanted = [
-        vec![elected(), beat(&bench, b, 1)],
+        vec![elected(), beat(b, 1)],
         offer(22, b, 2, Source::Noop).to_vec(),
         offer(23, b, 4, Source::Held).to_vec(),
         barrier(24, b, 5).to_vec(),
@@ -171,8 +171,7 @@ fn a_prefix_reported_as_chosen_is_fetched_before_anything_is_proposed() {
     let outputs = bench.hear(TWO, learn(2, ballot(0, 2)));
     let asked = send(&[TWO], fetch_value(3, ballot(0, 2)), Lsn::ZERO);
     let learnt = Record::Learnt { slot: Slot(2), ballot: ballot(0, 2), barrier: false };
-    let wanted =
-        [vec![persist(5, B, learnt), deliver(2), elected(), beat(&bench, B, 2), asked], barrier(6, B, 4).to_vec()];
+    let wanted = [vec![persist(5, B, learnt), deliver(2), elected(), beat(B, 2), asked], barrier(6, B, 4).to_vec()];
     assert_eq!(outputs, wanted.concat(), "slots 1 and 2 are not holes");
 }
 
@@ -220,7 +219,7 @@ fn a_value_that_no_one_hands_out_leads_to_a_new_phase_1() {
     bench.hear(TWO, promise(B, 0, vec![report(1, ReportState::Accepted(ballot(0, 2)))]));
     let stood = loop {
         let outputs = bench.timer();
-        bench.hear(THREE, Message::HeartbeatAck { ballot: B, prefix: Slot(0), sent_ns: bench.now_ns });
+        bench.hear(THREE, Message::HeartbeatAck { ballot: B, prefix: Slot(0), probe: 0 });
         if bench.core.role() != Role::Preparing {
             break outputs;
         }

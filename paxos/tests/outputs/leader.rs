@@ -141,12 +141,14 @@ fn evidence_that_does_not_fit_one_record_goes_in_several() {
 #[test]
 fn the_leader_shows_that_it_lives() {
     let mut bench = Bench::leader();
+    let mut number = 1;
     while bench.now_ns < 2_000 * MS {
         let outputs = bench.timer();
-        let beat = send(&[TWO, THREE], heartbeat(B, 1, bench.now_ns), Lsn::ZERO);
+        number += 1;
+        let beat = send(&[TWO, THREE], heartbeat(B, 1, number), Lsn::ZERO);
         assert_eq!(outputs, [beat], "nothing but heartbeats while nothing is open");
         let at = bench.now_ns;
-        bench.hear(TWO, Message::HeartbeatAck { ballot: B, prefix: Slot(1), sent_ns: at });
+        bench.hear(TWO, Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: number });
         assert_eq!(bench.core.poll_timeout(), at + 20 * MS);
     }
 }
@@ -169,7 +171,7 @@ fn an_open_slot_is_sent_again_to_those_that_have_not_voted_ever_more_slowly() {
             resent.push((bench.now_ns - since) / MS);
         }
         for peer in [TWO, THREE] {
-            bench.hear(peer, Message::HeartbeatAck { ballot: B, prefix: Slot(0), sent_ns: 0 });
+            bench.hear(peer, Message::HeartbeatAck { ballot: B, prefix: Slot(0), probe: 0 });
         }
     }
     assert_eq!(resent, [10, 30, 70, 150, 310, 470, 630], "10 ms, doubled up to 160 ms");
@@ -219,7 +221,7 @@ fn acknowledgements_of_another_ballot_do_not_keep_a_leader() {
     let mut bench = Bench::leader();
     while bench.core.role() == Role::Leader {
         bench.timer();
-        bench.hear(TWO, Message::HeartbeatAck { ballot: ballot(0, 1), prefix: Slot(1), sent_ns: 0 });
+        bench.hear(TWO, Message::HeartbeatAck { ballot: ballot(0, 1), prefix: Slot(1), probe: 0 });
         assert!(bench.now_ns < 5_000 * MS);
     }
 }
@@ -285,9 +287,9 @@ fn a_leader_that_learns_what_it_never_proposed_is_superseded() {
 #[test]
 fn what_was_counted_from_peers_is_noted_now_and_then() {
     let mut bench = Bench::leader();
-    bench.hear_at(TWO, Lsn(255), Message::HeartbeatAck { ballot: B, prefix: Slot(1), sent_ns: 0 });
+    bench.hear_at(TWO, Lsn(255), Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: 0 });
     assert_eq!(bench.timer().len(), 1, "a heartbeat");
-    bench.hear_at(TWO, Lsn(256), Message::HeartbeatAck { ballot: B, prefix: Slot(1), sent_ns: 0 });
+    bench.hear_at(TWO, Lsn(256), Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: 0 });
     let outputs = bench.timer();
     assert_eq!(outputs[1..], [persist(bench.lsn().0, B, Record::PeerMarks)]);
     assert_eq!(bench.core.peer_marks().collect::<Vec<_>>(), [(TWO, Lsn(256))]);

@@ -10,6 +10,7 @@ mod damage;
 mod founding;
 mod leader;
 mod learner;
+mod reads;
 
 use common::{MS, ballot, founding_incarnation, settings};
 use synod_paxos::*;
@@ -192,8 +193,8 @@ fn accepted(ballot: Ballot, upto: u64, bits: [u64; 4]) -> Message {
     Message::Accepted { ballot, upto: Slot(upto), bits }
 }
 
-fn heartbeat(ballot: Ballot, chosen: u64, sent_ns: u64) -> Message {
-    Message::Heartbeat { ballot, chosen: Slot(chosen), sent_ns }
+fn heartbeat(ballot: Ballot, chosen: u64, probe: u64) -> Message {
+    Message::Heartbeat { ballot, chosen: Slot(chosen), probe }
 }
 
 fn learn(slot: u64, ballot: Ballot) -> Message {

@@ -2,7 +2,7 @@
 //! restarts together, by a search that knows nothing of how the system works.
 //!
 //! Source: Herlihy and Wing, "Linearizability" (1990); the search is [`crate::linear`], the object its `Log`: the group's log
-//! and each node's view of it. The checkers that know the total order (`order.rs`, `reads.rs`, `views.rs`) cover whole
+//! and each node's view of it; a fresh answer shows the whole of it. The checkers that know the total order (`order.rs`, `reads.rs`, `views.rs`) cover whole
 //! runs; this one shares no reasoning with them.
 //!
 //! A piece is a few places of the log that follow one another. Seen through them, the log is a log again: what lies before
@@ -176,7 +176,7 @@ impl Piece {
                 let (sequences, labels): (Vec<u64>, Vec<Label>) = seen.unzip();
                 let first = self.place(sequences.first().copied().unwrap_or(self.base + 1));
                 let entries = labels.into_iter().map(|label| self.name(label)).collect();
-                LogRet::Shows { tail: self.place(answer.tail), first, entries }
+                LogRet::Shows { tail: self.place(answer.tail), first, entries, whole: answer.recency.is_fresh() }
             }
         };
         let op = LogOp::Ask(answered.node);
@@ -226,6 +226,7 @@ impl Piece {
 mod tests {
     use super::*;
     use synod_wire::Slot;
+    use synod_wire::guarantee::Recency;
 
     fn entry(client_seq: u64) -> Entry {
         Entry { client_id: 1, client_seq, slot: Slot(1), timestamp_ns: 0 }
@@ -287,6 +288,21 @@ mod tests {
             linear.restarted(1, 10 * s + 13);
         }
         assert!(linear.check(&order, &log).is_ok());
+    }
+
+    #[test]
+    fn a_fresh_answer_that_lacks_an_entry_is_found() {
+        let fresh = |lacking: u64| {
+            let (mut linear, order, log) = run();
+            for s in lacking + 1..=100 {
+                let mut answer = Answer::new(1, s - lacking);
+                answer.recency = Recency::FreshReadIndex;
+                linear.shown(1, &answer, 10 * s + 16, 10 * s + 17);
+            }
+            verdict(&mut linear, &order, &log)
+        };
+        assert!(fresh(0).is_ok());
+        assert_eq!(fresh(1), Err("linearizability".to_owned()), "it was acknowledged before the question");
     }
 
     #[test]

@@ -4,11 +4,14 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod conditions;
 mod damage;
 mod durable;
 mod evidence;
+mod fresh;
 mod linear;
 mod logs;
+mod modes;
 mod one_value;
 mod order;
 mod prefix;
@@ -32,6 +35,7 @@ use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use synod_paxos::Replica;
 use synod_paxos::invariants::{self, Before};
+use synod_wire::client::Consistency;
 use synod_wire::{Ballot, Lsn, Slot};
 
 /// A property that did not hold.
@@ -61,12 +65,15 @@ pub(crate) struct Checks {
     pub(crate) sessions: sessions::Sessions,
     pub(crate) ballots: ballots::Ballots,
     pub(crate) acked: acked::Acked,
+    pub(crate) conditions: conditions::Conditions,
     pub(crate) reads: reads::Reads,
     pub(crate) views: views::Views,
+    pub(crate) fresh: fresh::Fresh,
     pub(crate) linear: linear::Linear,
     pub(crate) bounds: bounds::Bounds,
     pub(crate) evidence: evidence::Evidence,
     pub(crate) told: told::Told,
+    pub(crate) modes: modes::Modes,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -79,12 +86,15 @@ impl Checks {
             sessions: sessions::Sessions::new(Payloads::new(plan)),
             ballots: ballots::Ballots::new(plan.nodes),
             acked: acked::Acked::default(),
+            conditions: conditions::Conditions::default(),
             reads: reads::Reads::default(),
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
+            fresh: fresh::Fresh::default(),
             linear: linear::Linear::new(plan.seed, plan.nodes),
             bounds: bounds::Bounds::new(plan),
             evidence: evidence::Evidence::new(plan),
             told: told::Told::new(plan.nodes),
+            modes: modes::Modes::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
@@ -149,6 +159,7 @@ impl Checks {
         let first = self.prefix.applied(node, slot, crc)?;
         if first {
             self.sessions.apply(slot, value)?;
+            self.conditions.applied(value)?;
         }
         Ok(first)
     }
@@ -159,13 +170,20 @@ impl Checks {
         let Some(times) = entry.and_then(|entry| self.acked.order.times(entry)) else { return false };
         let offered_ns = times.offered_ns;
         self.views.acked(node, sequence, offered_ns);
+        self.fresh.known(sequence, now_ns);
         self.linear.acked(node, sequence, offered_ns, now_ns);
         true
     }
 
     /// A reader sends a request to a node.
-    pub(crate) fn asked(&mut self, reader: usize, request_id: u64, node: usize, now_ns: u64) {
-        self.views.asked(reader, request_id, node, now_ns);
+    pub(crate) fn asked(
+        &mut self,
+        reader: usize,
+        (request_id, consistency): (u64, Consistency),
+        node: usize,
+        now_ns: u64,
+    ) {
+        self.views.asked(reader, (request_id, consistency), node, now_ns);
         self.reads.asked(reader, request_id);
     }
 

@@ -51,6 +51,8 @@ pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, d
         ("durable bytes", body.durable_bytes.get(), shard.log().durable_pos()),
         ("bytes of counters and stages", numbers_bytes as u64, rest.len() as u64),
         ("durability", u64::from(body.durability), durability as u64),
+        ("mode", u64::from(body.mode), shard.modes().mode() as u64),
+        ("reason of its mode", u64::from(body.mode_reason), shard.modes().reason() as u64),
     ];
     if let Some((what, said, is)) = rows.into_iter().find(|(_, said, is)| said != is) {
         return violated(PROPERTY, format!("n{node} says that its {what} is {said}; it is {is}"));

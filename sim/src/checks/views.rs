@@ -7,6 +7,7 @@
 //! for weakly consistent replicated data", 1994).
 
 use super::{Violation, violated};
+use synod_wire::client::Consistency;
 
 /// Requests of the simulator's own are numbered from here, those of a reader's core from 1.
 pub(crate) const OWN_REQUESTS: u64 = 1 << 32;
@@ -16,6 +17,7 @@ pub(crate) const OWN_REQUESTS: u64 = 1 << 32;
 struct Asked {
     node: usize,
     at_ns: u64,
+    consistency: Consistency,
     /// Of the node, at that moment.
     life: u64,
     least_tail: u64,
@@ -53,13 +55,19 @@ impl Views {
     }
 
     /// A reader sends a request. Each has the next number.
-    pub(crate) fn asked(&mut self, client: usize, request_id: u64, node: usize, now_ns: u64) {
+    pub(crate) fn asked(
+        &mut self,
+        client: usize,
+        (request_id, consistency): (u64, Consistency),
+        node: usize,
+        now_ns: u64,
+    ) {
         let view = self.nodes[node];
         let requests = &mut self.readers[client];
         let (requests, first_id) =
             if request_id < OWN_REQUESTS { (&mut requests.of_core, 1) } else { (&mut requests.own, OWN_REQUESTS) };
         assert_eq!(request_id, first_id + requests.len() as u64, "a reader's requests are numbered");
-        requests.push(Asked { node, at_ns: now_ns, life: view.life, least_tail: view.tail });
+        requests.push(Asked { node, at_ns: now_ns, consistency, life: view.life, least_tail: view.tail });
     }
 
     /// A node acknowledged `sequence`, for an entry offered at `offered_ns`.
@@ -71,8 +79,14 @@ impl Views {
         }
     }
 
-    /// A reader hears how far the log of a node reaches: when it asked.
-    pub(crate) fn told(&mut self, client: usize, node: usize, request_id: u64, tail: u64) -> Result<u64, Violation> {
+    /// A reader hears how far the log of a node reaches: what it asked for, and when.
+    pub(crate) fn told(
+        &mut self,
+        client: usize,
+        node: usize,
+        request_id: u64,
+        tail: u64,
+    ) -> Result<(Consistency, u64), Violation> {
         let requests = &self.readers[client];
         let asked = match request_id.checked_sub(OWN_REQUESTS) {
             Some(at) => requests.own.get(at as usize),
@@ -85,7 +99,7 @@ impl Views {
         let view = &mut self.nodes[node];
         // An answer from an earlier life says nothing about this one.
         if asked.life != view.life {
-            return Ok(asked.at_ns);
+            return Ok((asked.consistency, asked.at_ns));
         }
         if tail < asked.least_tail {
             let detail = format!(
@@ -95,7 +109,7 @@ impl Views {
             return violated("what a node shows does not go back", detail);
         }
         view.tail = view.tail.max(tail);
-        Ok(asked.at_ns)
+        Ok((asked.consistency, asked.at_ns))
     }
 }
 
@@ -103,37 +117,41 @@ impl Views {
 mod tests {
     use super::*;
 
+    fn local(request_id: u64) -> (u64, Consistency) {
+        (request_id, Consistency::Local)
+    }
+
     /// Two nodes up since 5; client 0 asks n0 first at 10, as request 1.
     fn views() -> Views {
         let mut views = Views::new(2, 2);
         views.restarted(0, 5);
         views.restarted(1, 5);
-        views.asked(0, 1, 0, 10);
+        views.asked(0, local(1), 0, 10);
         views
     }
 
     #[test]
     fn a_view_that_goes_back_is_found() {
         let mut views = views();
-        assert_eq!(views.told(0, 0, 1, 7), Ok(10));
-        views.asked(1, 1, 0, 20);
+        assert_eq!(views.told(0, 0, 1, 7), Ok((Consistency::Local, 10)));
+        views.asked(1, local(1), 0, 20);
         assert!(views.told(1, 0, 1, 7).is_ok(), "no further, for another reader");
         assert!(views.told(0, 0, 1, 3).is_ok(), "the first request's answer, come again and late");
         assert!(views.told(1, 0, 1, 6).is_err());
-        views.asked(1, 2, 1, 30);
+        views.asked(1, local(2), 1, 30);
         assert!(views.told(1, 1, 2, 0).is_ok(), "the other node may be behind");
     }
 
     #[test]
     fn a_restart_may_forget_and_what_came_before_it_does_not_count() {
         let mut views = views();
-        views.asked(1, 1, 0, 11);
+        views.asked(1, local(1), 0, 11);
         assert!(views.told(0, 0, 1, 7).is_ok());
         views.restarted(0, 20);
-        views.asked(0, 2, 0, 30);
+        views.asked(0, local(2), 0, 30);
         assert!(views.told(1, 0, 1, 9).is_ok(), "an answer from the life before");
         assert!(views.told(0, 0, 2, 4).is_ok());
-        views.asked(0, 3, 0, 40);
+        views.asked(0, local(3), 0, 40);
         assert!(views.told(0, 0, 3, 3).is_err());
     }
 
@@ -141,10 +159,10 @@ mod tests {
     fn who_acknowledged_shows_what() {
         let mut views = views();
         views.acked(0, 6, 4);
-        views.asked(0, 2, 0, 30);
+        views.asked(0, local(2), 0, 30);
         assert!(views.told(0, 0, 2, 5).is_ok(), "that may have been an earlier life");
         views.acked(0, 6, 8);
-        views.asked(0, 3, 0, 40);
+        views.asked(0, local(3), 0, 40);
         assert!(views.told(0, 0, 3, 5).is_err());
     }
 
@@ -153,7 +171,7 @@ mod tests {
         let mut views = views();
         assert!(views.told(0, 1, 1, 0).is_err(), "another node was asked");
         assert!(views.told(0, 0, 2, 0).is_err(), "not asked yet");
-        views.asked(0, OWN_REQUESTS, 1, 20);
+        views.asked(0, local(OWN_REQUESTS), 1, 20);
         assert!(views.told(0, 1, OWN_REQUESTS, 0).is_ok());
     }
 }

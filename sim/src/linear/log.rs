@@ -1,11 +1,12 @@
 //! The sequential object that a group is for its clients: a log that grows at its end, and beside it what each node shows
 //! of it.
 //!
-//! A node answers reads from what it has applied, and does not ask whether that is all: stale answers are allowed
+//! A node answers a local read from what it has applied, and does not ask whether that is all: stale answers are allowed
 //! (SEMANTICS: "committed prefix, labelled"), so read as questions to the log alone they would not be linearizable. What a node
 //! may not do is to show what is not in the log, or in one life to go back. So each node's *view*, the length of the prefix
 //! that it shows, is part of the object: it moves forward at any moment, as far as the log reaches, and back to nothing
-//! only at a restart. An answer "not there" is then an answer like any other, and a stale one needs no exception.
+//! only at a restart. An answer "not there" is then an answer like any other, and a stale one needs no exception. A
+//! fresh answer is a question to the log as well: it shows all that is there at its moment.
 
 use super::Spec;
 
@@ -46,6 +47,8 @@ pub enum LogRet {
         first: u8,
         /// Some of what it shows.
         entries: Vec<u8>,
+        /// It says that it shows all there is: the answer is fresh.
+        whole: bool,
     },
     /// The node shows at least so many: it acknowledged that place.
     ShowsAtLeast(u8),
@@ -84,7 +87,10 @@ impl Spec for Log {
             (LogOp::Append(entry), None) => self.append(*entry),
             (LogOp::Append(entry), Some(LogRet::At(place))) => self.append(*entry) && self.length == *place,
             (LogOp::Ask(_), None) => true,
-            (LogOp::Ask(node), Some(LogRet::Shows { tail, first, entries })) => {
+            (LogOp::Ask(node), Some(LogRet::Shows { tail, first, entries, whole })) => {
+                if *whole && *tail != self.length {
+                    return false;
+                }
                 let shown = |(place, entry): (u8, &u8)| place <= *tail && self.at(place) == Some(*entry);
                 (*first..).zip(entries).all(shown) && self.show(*node, *tail)
             }
@@ -116,7 +122,12 @@ mod tests {
     }
 
     fn shows(node: usize, at_ns: u64, tail: u8, first: u8, entries: &[u8]) -> Call<LogOp, LogRet> {
-        call(LogOp::Ask(node), at_ns, at_ns + 1, LogRet::Shows { tail, first, entries: entries.to_vec() })
+        call(LogOp::Ask(node), at_ns, at_ns + 1, LogRet::Shows { tail, first, entries: entries.to_vec(), whole: false })
+    }
+
+    fn fresh(node: usize, at_ns: u64, tail: u8) -> Call<LogOp, LogRet> {
+        let ret = LogRet::Shows { tail, first: 1, entries: Vec::new(), whole: true };
+        call(LogOp::Ask(node), at_ns, at_ns + 1, ret)
     }
 
     fn holds(calls: &[Call<LogOp, LogRet>]) -> bool {
@@ -157,6 +168,15 @@ mod tests {
         let restart = |at_ns| call(LogOp::Restart(0), at_ns, at_ns, LogRet::Restarted);
         assert!(and(&[shows(0, 10, 2, 1, &[]), restart(11), shows(0, 12, 1, 1, &[])]), "a restart forgets");
         assert!(!and(&[shows(0, 10, 2, 1, &[]), shows(0, 12, 1, 1, &[]), restart(14)]), "too late");
+    }
+
+    #[test]
+    fn a_fresh_answer_shows_all_that_was_acknowledged_before_it_was_asked_for() {
+        assert!(holds(&[append(1, 0, 5, 1), fresh(1, 6, 1)]));
+        assert!(!holds(&[append(1, 0, 5, 1), fresh(1, 6, 0)]));
+        assert!(holds(&[append(1, 0, 9, 1), fresh(1, 6, 0)]), "it was not over");
+        assert!(!holds(&[append(1, 0, 9, 1), fresh(1, 6, 1), fresh(0, 8, 0)]), "but then a later one shows it, too");
+        assert!(holds(&[append(1, 0, 9, 1), fresh(1, 6, 1), shows(0, 8, 0, 1, &[])]), "a stale one need not");
     }
 
     #[test]

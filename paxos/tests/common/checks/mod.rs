@@ -3,12 +3,14 @@
 mod agreement;
 mod ballots;
 mod durability;
+mod fresh;
 
 use super::Value;
 use super::disk::{Disk, Logged};
 use agreement::Agreement;
 use ballots::Ballots;
 use durability::check_reply;
+use fresh::Fresh;
 use synod_paxos::Message;
 use synod_wire::{NodeId, Slot};
 
@@ -16,12 +18,13 @@ use synod_wire::{NodeId, Slot};
 pub(crate) struct Checks {
     agreement: Agreement,
     ballots: Ballots,
+    fresh: Fresh,
 }
 
 impl Checks {
     /// Checkers for a group in which `phase2` durable votes choose a value.
     pub(crate) fn new(phase2: usize) -> Checks {
-        Checks { agreement: Agreement::new(phase2), ballots: Ballots::default() }
+        Checks { agreement: Agreement::new(phase2), ballots: Ballots::default(), fresh: Fresh::default() }
     }
 
     pub(crate) fn on_logged(&mut self, node: NodeId, logged: &Logged) {
@@ -34,11 +37,36 @@ impl Checks {
 
     pub(crate) fn on_deliver(&mut self, node: NodeId, slot: Slot, value: &Value) {
         self.agreement.on_deliver(node, slot, value);
+        self.fresh.on_deliver(slot);
     }
 
     pub(crate) fn on_send(&mut self, node: NodeId, life: u32, message: &Message, disk: &mut Disk) {
         self.ballots.on_send(node, life, message);
         check_reply(node, message, disk, &self.agreement);
+    }
+
+    pub(crate) fn on_start(&mut self, node: NodeId) {
+        self.fresh.on_start(node);
+    }
+
+    /// What follows happens at this time.
+    pub(crate) fn at(&mut self, now_ns: u64) {
+        self.fresh.at(now_ns);
+    }
+
+    /// A read joins a round of a node.
+    pub(crate) fn on_read(&mut self, node: NodeId, round: u64) {
+        self.fresh.on_read(node, round);
+    }
+
+    /// A node answers the reads up to a round from what it has delivered.
+    pub(crate) fn on_reads_ready(&mut self, node: NodeId, round: u64, delivered: Slot) {
+        self.fresh.on_ready(node, round, delivered);
+    }
+
+    /// A node says that it has delivered all that was delivered anywhere at this moment.
+    pub(crate) fn on_current(&self, node: NodeId, at_ns: u64, delivered: Slot) {
+        self.fresh.on_current(node, at_ns, delivered);
     }
 
     /// The highest slot in which a value was chosen.
