@@ -122,6 +122,9 @@ pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
     result
 }
 
+/// How much a thread that reads the log gives way: a tenth of what others get, where they want the same CPU.
+const RECOVERY_NICE: i32 = 10;
+
 /// One group that ends, or panics, ends the node: its operator must look.
 struct EndsNode(signal_hook::iterator::Handle);
 
@@ -181,7 +184,9 @@ impl Pipeline {
         let settings = self.shard_settings(core);
         let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
         let paxos = self.paxos_settings()?;
-        let found = shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns())?;
+        let found = self.aside(|| {
+            shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns())
+        })??;
         tracing::info!(
             group = self.group.0,
             dir = %settings.dir.path().display(),
@@ -210,6 +215,23 @@ impl Pipeline {
         let exit = shard.run(&self.stop);
         shard.into_io().close().context("the reactor did not close cleanly")?;
         Ok(exit?)
+    }
+
+    /// Does what takes long before this node takes part, in a thread that gives way to whoever else wants the CPU: another
+    /// group's pipeline may share it, and its commits must not wait for a start. The thread runs where this one is pinned, so
+    /// the memory that it touches first is this one's.
+    fn aside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let low = || {
+            if let Err(error) = rustix::process::nice(RECOVERY_NICE) {
+                tracing::warn!(group = self.group.0, %error, "the log is read at normal priority");
+            }
+            work()
+        };
+        thread::scope(|scope| {
+            let name = format!("synod-read-{}", self.group);
+            let thread = thread::Builder::new().name(name).spawn_scoped(scope, low).context("cannot start a thread")?;
+            thread.join().map_err(|_| anyhow!("the thread that reads the log panicked"))
+        })
     }
 
     fn shard_settings(&self, core: Option<usize>) -> shard::Settings {

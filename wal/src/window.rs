@@ -142,13 +142,13 @@ mod tests {
         let path = dir.path().join("segment");
         let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         file.write_all(&[7; 10_000]).unwrap();
-        let window = Window::open(&GEOMETRY, &file, &path, STRIDE_BYTES, u64::MAX, false).unwrap();
+        let window = Window::open(&GEOMETRY, &file, &path, STRIDE_BYTES, u64::MAX).unwrap();
         assert_eq!(window.bytes(STRIDE_BYTES + 9_990, 10), Some(&[7; 10][..]));
         assert_eq!(window.bytes(STRIDE_BYTES + 9_990, 11), None);
         assert_eq!(window.bytes(STRIDE_BYTES - 1, 1), None);
         assert_eq!(window.bytes(u64::MAX, usize::MAX), None);
         assert_eq!(window.pages(STRIDE_BYTES + 64).count(), 3);
-        let empty = Window::open(&GEOMETRY, &file, &path, 16_384, u64::MAX, false).unwrap();
+        let empty = Window::open(&GEOMETRY, &file, &path, 16_384, u64::MAX).unwrap();
         assert_eq!(empty.bytes(16_384, 1), None);
     }
 
@@ -160,7 +160,7 @@ mod tests {
         let mut bytes = [7; 4_000];
         bytes[1_000..2_000].fill(0);
         file.write_all(&bytes).unwrap();
-        let window = Window::open(&GEOMETRY, &file, &path, 0, u64::MAX, false).unwrap();
+        let window = Window::open(&GEOMETRY, &file, &path, 0, u64::MAX).unwrap();
         assert!(window.has_zero_sector(1_024, 512) && window.has_zero_sector(64, 961));
         assert!(!window.has_zero_sector(64, 960), "it ends before the sector");
         assert!(
