@@ -8,6 +8,7 @@ use crate::fault::{Fault, Style};
 use crate::history::Old;
 use crate::load::Client;
 use crate::node::{CLUSTER, GROUP, Health, MAX_DRIFT_PPM, SEGMENT_BYTES};
+use crate::plan::Timing;
 use crate::sim::{Happening, Sim};
 use crate::storage::MemoryDir;
 use crate::trace::{End, What};
@@ -61,6 +62,7 @@ impl Sim {
 
     fn strike_with(&mut self, fault: Fault) -> Checked {
         match fault {
+            Fault::Partition | Fault::OneWay if self.aims_at_leases() => return self.cut_the_leader_off(fault),
             Fault::Partition | Fault::OneWay | Fault::Chained | Fault::Clog | Fault::MtuHole => {
                 self.strike_links(fault)
             }
@@ -113,6 +115,40 @@ impl Sim {
         let from = self.some_node();
         let other = (from + 1 + self.chaos.below(self.plan.nodes as u64 - 1) as usize) % self.plan.nodes;
         (from, other)
+    }
+
+    /// What a lease must withstand is rare by chance: half of the cuts of a run with leases are made for it.
+    fn aims_at_leases(&mut self) -> bool {
+        self.plan.lease_ns > 0 && self.chaos.percent(50)
+    }
+
+    /// The leader is cut off from the members, but not from clients, who may ask it what it knows while the others elect
+    /// another; these may have died and forgotten what they granted, and the leader may stand still meanwhile, for less than the
+    /// time after which it steps down by itself.
+    fn cut_the_leader_off(&mut self, fault: Fault) -> Checked {
+        let leads = |node: &crate::node::Node| node.role == Role::Leader && node.health == Health::Up;
+        let Some(leader) = self.nodes.iter().position(leads) else { return Ok(()) };
+        self.coverage.mark("a leader that held a lease was cut off");
+        let until_ns = self.now_ns + self.plan.timing.election_max_ns + self.chaos.exponential(SPELL_MEAN_NS);
+        for other in (0..self.plan.nodes).filter(|other| *other != leader) {
+            self.net.cut(End::Node(leader), End::Node(other), until_ns);
+            if fault == Fault::Partition || self.chaos.percent(50) {
+                self.net.cut(End::Node(other), End::Node(leader), until_ns);
+            }
+        }
+        self.struck(fault, format!("n{leader}, which leads, is cut off"));
+        if self.plan.rate(Fault::Pause) > 0 && self.chaos.percent(50) {
+            let Timing { election_min_ns, election_max_ns, .. } = self.plan.timing;
+            let paused_ns = self.chaos.between(election_min_ns / 2, election_max_ns);
+            self.nodes[leader].paused_until_ns = self.now_ns + paused_ns;
+            self.struck(Fault::Pause, format!("n{leader} for {} ms", paused_ns / 1_000_000));
+        }
+        if self.plan.rate(Fault::Kill) > 0 && self.chaos.percent(50) {
+            self.struck(Fault::Kill, format!("kills all but n{leader}"));
+            let mut others = (0..self.plan.nodes).filter(|other| *other != leader);
+            return others.try_for_each(|other| self.kill(other, false));
+        }
+        Ok(())
     }
 
     /// Whether clients are cut off too, as if they stood in the same rack as the other side.

@@ -114,6 +114,8 @@ pub(crate) struct Sim {
     pub(crate) frames_sent: FramesSent,
     /// Nodes that answered a fresh read since this was emptied.
     pub(crate) answered_fresh: BTreeSet<usize>,
+    /// A read was answered by a lease.
+    pub(crate) answered_lease: bool,
     /// Kept for their memory between uses.
     pub(crate) scratch: Scratch,
 }
@@ -158,6 +160,7 @@ impl Sim {
             retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             answered_fresh: BTreeSet::new(),
+            answered_lease: false,
             scratch: Scratch::default(),
             plan: plan.clone(),
         }
