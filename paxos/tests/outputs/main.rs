@@ -10,6 +10,7 @@ mod damage;
 mod founding;
 mod leader;
 mod learner;
+mod leases;
 mod reads;
 
 use common::{MS, ballot, founding_incarnation, settings};
