@@ -192,9 +192,6 @@ impl Replica {
 impl Lease {
     /// What is left of a grant for its holder: the granter's clock may run fast by the whole drift, and the holder's slow.
     pub fn counted_ns(&self, granted_ns: u64) -> u64 {
-        if mutant("lease_without_margin") {
-            return granted_ns.min(self.length_ns);
-        }
         let drift = u128::from(self.drift_ppm).min(PPM);
         let counted = u128::from(granted_ns.min(self.length_ns)) * (PPM - drift) / (PPM + drift);
         // No longer than what was granted.

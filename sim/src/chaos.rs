@@ -8,17 +8,17 @@ use crate::fault::{Fault, Style};
 use crate::history::Old;
 use crate::load::Client;
 use crate::node::{CLUSTER, GROUP, Health, MAX_DRIFT_PPM, SEGMENT_BYTES};
-use crate::plan::Timing;
 use crate::sim::{Happening, Sim};
 use crate::storage::MemoryDir;
 use crate::trace::{End, What};
 use std::rc::Rc;
+use synod::sequencer::SESSION_IDLE_NS;
 use synod_paxos::Role;
 use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
 
 /// How long a cut, a clog or a stall lasts, on average.
-const SPELL_MEAN_NS: u64 = 1_500_000_000;
+pub(crate) const SPELL_MEAN_NS: u64 = 1_500_000_000;
 /// Datagrams of one flood.
 const FLOOD: usize = 300;
 /// A process that is killed at its work is so within so many sends and writes: a few turns.
@@ -87,10 +87,6 @@ impl Sim {
                 self.struck(fault, "the power fails".to_owned());
                 return (0..self.plan.nodes).try_for_each(|node| self.kill(node, true));
             }
-            Fault::Replay if self.chaos.percent(50) => {
-                self.note(What::World(format!("{fault}: old datagrams wait for the next elections")));
-                self.replays_at_elections = self.chaos.between(4, 40);
-            }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
             Fault::Overload => {
@@ -115,40 +111,6 @@ impl Sim {
         let from = self.some_node();
         let other = (from + 1 + self.chaos.below(self.plan.nodes as u64 - 1) as usize) % self.plan.nodes;
         (from, other)
-    }
-
-    /// What a lease must withstand is rare by chance: half of the cuts of a run with leases are made for it.
-    fn aims_at_leases(&mut self) -> bool {
-        self.plan.lease_ns > 0 && self.chaos.percent(50)
-    }
-
-    /// The leader is cut off from the members, but not from clients, who may ask it what it knows while the others elect
-    /// another; these may have died and forgotten what they granted, and the leader may stand still meanwhile, for less than the
-    /// time after which it steps down by itself.
-    fn cut_the_leader_off(&mut self, fault: Fault) -> Checked {
-        let leads = |node: &crate::node::Node| node.role == Role::Leader && node.health == Health::Up;
-        let Some(leader) = self.nodes.iter().position(leads) else { return Ok(()) };
-        self.coverage.mark("a leader that held a lease was cut off");
-        let until_ns = self.now_ns + self.plan.timing.election_max_ns + self.chaos.exponential(SPELL_MEAN_NS);
-        for other in (0..self.plan.nodes).filter(|other| *other != leader) {
-            self.net.cut(End::Node(leader), End::Node(other), until_ns);
-            if fault == Fault::Partition || self.chaos.percent(50) {
-                self.net.cut(End::Node(other), End::Node(leader), until_ns);
-            }
-        }
-        self.struck(fault, format!("n{leader}, which leads, is cut off"));
-        if self.plan.rate(Fault::Pause) > 0 && self.chaos.percent(50) {
-            let Timing { election_min_ns, election_max_ns, .. } = self.plan.timing;
-            let paused_ns = self.chaos.between(election_min_ns / 2, election_max_ns);
-            self.nodes[leader].paused_until_ns = self.now_ns + paused_ns;
-            self.struck(Fault::Pause, format!("n{leader} for {} ms", paused_ns / 1_000_000));
-        }
-        if self.plan.rate(Fault::Kill) > 0 && self.chaos.percent(50) {
-            self.struck(Fault::Kill, format!("kills all but n{leader}"));
-            let mut others = (0..self.plan.nodes).filter(|other| *other != leader);
-            return others.try_for_each(|other| self.kill(other, false));
-        }
-        Ok(())
     }
 
     /// Whether clients are cut off too, as if they stood in the same rack as the other side.
@@ -228,7 +190,10 @@ impl Sim {
         let node = self.some_node();
         let now_ns = self.now_ns;
         if fault == Fault::WallJump {
-            let by_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            let near_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            // Some clocks are set wrong by more than sessions may rest.
+            let far = near_ns % 4 == 0;
+            let by_ns = if far { near_ns + near_ns.signum() * SESSION_IDLE_NS as i64 } else { near_ns };
             self.nodes[node].clock.jump_wall(by_ns);
             self.struck(fault, format!("n{node} by {} s", by_ns / 1_000_000_000));
         } else {
@@ -503,12 +468,13 @@ impl Sim {
 
     /// A change of leaders is when late answers to an earlier ballot are dangerous, and what a crash forgets.
     pub(crate) fn role_changed(&mut self, node: usize) {
-        if !self.chaos_on || !matches!(self.nodes[node].role, Role::Candidate | Role::Preparing) {
-            return;
-        }
-        if self.replays_at_elections > 0 {
-            self.replays_at_elections -= 1;
-            self.replay_answers(node, &[Kind::Promise, Kind::Accepted]);
+        let answers = match self.nodes[node].role {
+            Role::Candidate if self.chaos_on => Kind::Promise,
+            Role::Preparing if self.chaos_on => Kind::Accepted,
+            _ => return,
+        };
+        if self.plan.rate(Fault::Replay) > 0 {
+            self.replay_answers(node, answers);
         }
         if self.kills_at_elections > 0 {
             self.kills_at_elections -= 1;
@@ -520,17 +486,17 @@ impl Sim {
     /// The start of a node that lost its state is when answers to an earlier start are.
     pub(crate) fn robbed_node_starts(&mut self, node: usize) {
         if self.chaos_on && self.plan.rate(Fault::Replay) > 0 {
-            self.replay_answers(node, &[Kind::HelloAck]);
+            self.replay_answers(node, Kind::HelloAck);
         }
     }
 
-    fn replay_answers(&mut self, node: usize, kinds: &[Kind]) {
+    fn replay_answers(&mut self, node: usize, kind: Kind) {
         let count = self.chaos.between(1, LATE_ANSWERS);
         // About as long as the true answers take.
         let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
         for _ in 0..count {
             let Some(Old { from, to, peers, bytes }) =
-                self.net.history.pick_answer(node, kinds, &mut self.chaos).cloned()
+                self.net.history.pick_answer(node, kind, &mut self.chaos).cloned()
             else {
                 return;
             };

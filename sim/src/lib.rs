@@ -42,6 +42,7 @@ mod payload;
 mod plan;
 mod queue;
 mod recovery;
+mod rivals;
 mod rng;
 mod run;
 mod script;

@@ -4,6 +4,8 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod conditions;
+mod damage;
 mod durable;
 mod evidence;
 mod fresh;
@@ -18,11 +20,14 @@ mod sessions;
 mod status;
 mod told;
 mod views;
+mod zeros;
 
 pub(crate) use bounds::Turn;
+pub(crate) use damage::has_a_cause;
 pub(crate) use logs::{applied_log, value_on_disk};
 pub(crate) use status::told as status_told;
 pub(crate) use views::OWN_REQUESTS;
+pub(crate) use zeros::overwritten;
 
 use crate::disk::Logged;
 use crate::payload::Payloads;
@@ -60,6 +65,7 @@ pub(crate) struct Checks {
     pub(crate) sessions: sessions::Sessions,
     pub(crate) ballots: ballots::Ballots,
     pub(crate) acked: acked::Acked,
+    pub(crate) conditions: conditions::Conditions,
     pub(crate) reads: reads::Reads,
     pub(crate) views: views::Views,
     pub(crate) fresh: fresh::Fresh,
@@ -80,6 +86,7 @@ impl Checks {
             sessions: sessions::Sessions::new(Payloads::new(plan)),
             ballots: ballots::Ballots::new(plan.nodes),
             acked: acked::Acked::default(),
+            conditions: conditions::Conditions::default(),
             reads: reads::Reads::default(),
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
             fresh: fresh::Fresh::default(),
@@ -152,6 +159,7 @@ impl Checks {
         let first = self.prefix.applied(node, slot, crc)?;
         if first {
             self.sessions.apply(slot, value)?;
+            self.conditions.applied(value)?;
         }
         Ok(first)
     }
