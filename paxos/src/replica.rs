@@ -154,7 +154,9 @@ impl Replica {
             Unknown::All => self.unknown_all = true,
             Unknown::Slots(slots) => {
                 for slot in slots.into_iter().filter(|slot| *slot > self.prefix) {
-                    self.window.entry(slot).unknown = true;
+                    // What is held and known chosen stands, whatever else the log had of that slot.
+                    let state = self.window.entry(slot);
+                    state.unknown = !state.chosen;
                 }
             }
         }
