@@ -69,7 +69,7 @@ pub enum Kind {
     /// What the writer's word rests on from here on. Payload: [`crate::record::DurabilityMark`].
     Durability = 15,
     /// From here on the writer may have granted leases as long as this. Payload: [`crate::record::LeaseMark`].
-    Lease = 16,
+    Lease = 18,
 
     /// Phase 1a. `slot`: the candidate's chosen prefix.
     Prepare = 32,
