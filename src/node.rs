@@ -268,6 +268,7 @@ impl Pipeline {
             commit_linger_ns: consensus.commit_linger_us * 1_000,
             fetch_slots: u64::from(self.config.catchup.max_datagrams_in_flight),
             seed: random_u64()?,
+            lease: self.config.lease(),
         })
     }
 

@@ -9,6 +9,7 @@ use common::{await_until, say, serial};
 use rustix::process::{Pid, Signal, kill_process};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
+use synod::config::Drift;
 use synod_client::{Appender, Consistency, NodeId, Recency, Sequence, check_tail};
 use synod_wire::client::{ReadBody, ReadReplyBody, Refusal, RefusalBody, role};
 use synod_wire::frame::{Kind, parse};
@@ -29,6 +30,9 @@ fn cluster(name: &str) -> Cluster {
         config.consensus.heartbeat_us = 5_000;
         config.consensus.election_timeout_min_us = 50_000;
         config.consensus.election_timeout_max_us = 100_000;
+        // One machine, one clock.
+        config.reads.lease_clock_drift_ppm = Drift::Ppm(1_000);
+        config.reads.lease_us = 40_000;
     });
     cluster.start_all();
     cluster.await_leader(GROUP);
@@ -97,6 +101,13 @@ impl Questions {
         })
     }
 
+    /// Asks until the node says what is waited for.
+    fn answer_by(&mut self, consistency: Consistency, is_it: impl Fn(&Said) -> bool) -> Said {
+        await_until(SOON, "the node answers a read as expected", || {
+            Some(self.answer(consistency)).filter(|said| is_it(said))
+        })
+    }
+
     /// Asks until the node says something.
     fn answer(&mut self, consistency: Consistency) -> Said {
         await_until(SOON, "the node answers a read", || {
@@ -151,6 +162,7 @@ fn stop_and_ask(cluster: &Cluster, appender: &mut Appender, tally: &mut Tally) {
     let acked_at = Instant::now();
     let mut questions = Questions::to(cluster, old);
     (0..QUESTIONS).for_each(|_| questions.ask(Consistency::ReadIndex));
+    (0..QUESTIONS).for_each(|_| questions.ask(Consistency::Lease));
     // What was acknowledged may be missing from a bounded answer only while it is younger than the bound.
     let bound = Duration::from_millis(20);
     await_until(SOON, "the bound has passed", || (acked_at.elapsed() >= bound).then_some(()));
@@ -162,6 +174,7 @@ fn stop_and_ask(cluster: &Cluster, appender: &mut Appender, tally: &mut Tally) {
         let Some(said) = questions.said(Duration::from_millis(5)) else {
             assert!(until.elapsed() < SOON, "node {old} went on, and answers nothing");
             questions.ask(Consistency::ReadIndex);
+            questions.ask(Consistency::Lease);
             continue;
         };
         answered += 1;
@@ -198,14 +211,73 @@ fn every_member_answers_fresh_and_bounded_reads() {
         assert!(matches!(said, Said::Tail(_, Recency::StalePossible)), "node {node} said {said:?}");
     }
     let file = cluster.config_file().to_str().expect("a path in UTF-8").to_owned();
-    for (consistency, recency) in
-        [("read_index", "FRESH(read_index)"), ("bounded:1000", "BOUNDED_STALE"), ("local", "STALE_POSSIBLE")]
-    {
+    for (consistency, recency) in [
+        ("read_index", "FRESH(read_index)"),
+        ("lease", "FRESH(lease)"),
+        ("lease_or_read_index", "FRESH"),
+        ("bounded:1000", "BOUNDED_STALE"),
+        ("local", "STALE_POSSIBLE"),
+    ] {
         let output = cluster.synod(&["check-tail", "--config", &file, "--consistency", consistency, "-o", "json"]);
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(answer["tail"], 50, "{answer}");
         assert!(answer["recency"].as_str().is_some_and(|told| told.starts_with(recency)), "{answer}");
     }
+}
+
+#[test]
+fn the_leader_answers_by_its_lease_and_nobody_else_does() {
+    let _one = serial();
+    let mut cluster = cluster("lease-reads");
+    let mut appender = appender(&cluster);
+    for _ in 0..50 {
+        let acked = appender.append(b"an entry").expect("a leader serves").sequence;
+        let leader = cluster.await_leader(GROUP);
+        let said = Questions::to(&cluster, leader).answer_by(Consistency::Lease, |said| matches!(said, Said::Tail(..)));
+        let Said::Tail(tail, Recency::FreshLease) = said else { panic!("node {leader} said {said:?}") };
+        assert!(Sequence(tail) >= acked, "node {leader} said {tail} after {acked} was acknowledged");
+        for node in cluster.others(leader) {
+            let said = Questions::to(&cluster, node).answer(Consistency::Lease);
+            assert_eq!(said, Said::Refused(Refusal::NotLeader), "node {node}");
+        }
+    }
+    for node in cluster.members() {
+        let said = Questions::to(&cluster, node).answer(Consistency::LeaseOrReadIndex);
+        assert!(matches!(said, Said::Tail(50, recency) if recency.is_fresh()), "node {node} said {said:?}");
+    }
+    let (leader, file) = (cluster.await_leader(GROUP), cluster.config_file().to_str().expect("UTF-8").to_owned());
+    let read = ["read", "--config", &file, "--from", "50", "--consistency", "lease"];
+    let output = cluster.synod(&read);
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"an entry"[..]), "{output:?}");
+    // Without the others it must stop to within a lease's time, and says so, until it steps down.
+    let mut questions = Questions::to(&cluster, leader);
+    for node in cluster.others(leader) {
+        cluster.kill(node);
+    }
+    let refused =
+        |said: &Said| matches!(said, Said::Refused(Refusal::NoLease | Refusal::QuorumUnavailable | Refusal::NoLeader));
+    questions.answer_by(Consistency::Lease, refused);
+}
+
+#[test]
+fn a_lease_read_is_refused_for_good_where_leases_are_off() {
+    let _one = serial();
+    let mut cluster = Cluster::prepare("leases-off", |_| {});
+    cluster.start_all();
+    let leader = cluster.await_leader(GROUP);
+    appender(&cluster).append(b"an entry").expect("a leader serves");
+    assert_eq!(Questions::to(&cluster, leader).answer(Consistency::Lease), Said::Refused(Refusal::NoLease));
+    let said = Questions::to(&cluster, leader).answer(Consistency::LeaseOrReadIndex);
+    assert_eq!(said, Said::Tail(1, Recency::FreshReadIndex));
+    let file = cluster.config_file().to_str().expect("UTF-8").to_owned();
+    let since = Instant::now();
+    for command in [&["check-tail", "--config", &file][..], &["read", "--config", &file, "--from", "1"]] {
+        let output = cluster.synod(&[command, &["--consistency", "lease"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("NO_LEASE") && said.contains("lease_clock_drift_ppm"), "{said}");
+    }
+    assert!(since.elapsed() < Duration::from_secs(4), "they do not wait for what will not come");
 }
 
 #[test]

@@ -78,6 +78,12 @@ pub enum ClientError {
         /// What the refusal says.
         detail: u64,
     },
+    /// A read by lease: the leader never has one.
+    #[error(
+        "NO_LEASE: leases are off at the leader; say how far the nodes' clocks may drift (reads.lease_clock_drift_ppm), or read \
+         with read_index"
+    )]
+    LeasesOff,
     /// The session had ended before this call; the earlier error said why.
     #[error("the session is closed: {0}")]
     Closed(crate::session::CloseReason),
@@ -102,7 +108,7 @@ impl ClientError {
         let idempotence = match self {
             ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
             ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
-            ClientError::NoAnswer(_) => Idempotence::Harmless,
+            ClientError::NoAnswer(_) | ClientError::LeasesOff => Idempotence::Harmless,
             ClientError::NotAppended { guarantee, .. } => return *guarantee,
             ClientError::SessionEvicted { first, last } if first > last => Idempotence::Session,
             _ => Idempotence::None,

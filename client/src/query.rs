@@ -180,7 +180,7 @@ pub fn status(
 }
 
 /// Asks all members for the last sequence of `group`'s log. The first answer that is as recent as asked for counts: with
-/// [`Consistency::ReadIndex`] any member's holds all that was acknowledged before this call. With [`Consistency::Local`] it is
+/// [`Consistency::ReadIndex`] any member's holds all that was acknowledged before this call, with [`Consistency::Lease`] the leader's. With [`Consistency::Local`] it is
 /// the highest of the answers that come until all have come, or until `timeout`: the log may reach further.
 pub fn check_tail(
     members: Vec<SocketAddrV4>,
@@ -193,10 +193,18 @@ pub fn check_tail(
     let waits_for_all = consistency == Consistency::Local;
     round.run(timeout, |answers| {
         let told = answers.iter().filter(|answer| answer.tail.is_some()).count();
-        if waits_for_all { told == answers.len() } else { told > 0 }
+        leases_are_off(answers) || if waits_for_all { told == answers.len() } else { told > 0 }
     })?;
     let highest = round.answers.iter().filter_map(|answer| answer.tail).max_by_key(|tail| tail.sequence);
-    highest.ok_or_else(|| ClientError::NoAnswer(round.unavailable(timeout)))
+    highest.ok_or_else(|| match leases_are_off(&round.answers) {
+        true => ClientError::LeasesOff,
+        false => ClientError::NoAnswer(round.unavailable(timeout)),
+    })
+}
+
+/// Whether the leader has said that it never has a lease.
+fn leases_are_off(answers: &[Answer]) -> bool {
+    answers.iter().any(|answer| answer.refusal == Some((Refusal::NoLease, 0)))
 }
 
 /// What one member has answered.
@@ -326,7 +334,12 @@ impl Round {
             members: self.answers.len(),
             waited,
             answered: self.answered,
-            last_refusal: self.answers.iter().find_map(refusal),
+            // Whom the others point to has more to say than they.
+            last_refusal: self
+                .answers
+                .iter()
+                .filter_map(refusal)
+                .min_by_key(|(_, refusal)| *refusal == Refusal::NotLeader),
             send_error: self.socket.send_error(),
         }
     }

@@ -27,6 +27,9 @@ pub(crate) const REQUEST_BYTES: usize = frame_bytes(size_of::<ReadBody>());
 /// A follower of the tail asks again no sooner than this after an empty answer, should a node not hold the request.
 const FOLLOW_PACE_US: u32 = 2_000;
 
+/// A leader without a lease is asked again no sooner than this.
+const NO_LEASE_PACE_US: u32 = 10_000;
+
 /// An entry of the log, borrowed from the reader's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRef<'a> {
@@ -115,6 +118,8 @@ pub struct ReadCore {
     last_progress_ns: u64,
     last_contact_ns: Option<u64>,
     last_refusal: Option<(SocketAddrV4, Refusal)>,
+    /// The leader has said that it never has a lease.
+    leases_off: bool,
     counters: ReadCounters,
 }
 
@@ -153,6 +158,7 @@ impl ReadCore {
             last_progress_ns: 0,
             last_contact_ns: None,
             last_refusal: None,
+            leases_off: false,
             counters: ReadCounters::default(),
             options,
         })
@@ -184,6 +190,7 @@ impl ReadCore {
         }
         self.request = None;
         self.guarantee = None;
+        self.leases_off = false;
         self.first_request_id = self.next_request_id;
         self.last_progress_ns = now_ns;
         self.silences = 0;
@@ -233,6 +240,11 @@ impl ReadCore {
     /// The last refusal since the last progress, and who sent it.
     pub fn last_refusal(&self) -> Option<(SocketAddrV4, Refusal)> {
         self.last_refusal
+    }
+
+    /// Whether the leader was asked to answer by its lease and is configured to have none: asking again is in vain.
+    pub fn leases_are_off(&self) -> bool {
+        self.leases_off
     }
 
     /// How many members the reader was given.
@@ -464,6 +476,11 @@ impl ReadCore {
         self.request = None;
         match (rejection.refusal, rejection.leader) {
             (Refusal::Busy, _) => return self.pause(now_ns, rejection.retry_after_us),
+            // It leads, and nobody else can have a lease.
+            (Refusal::NoLease, _) => {
+                self.leases_off = rejection.detail == 0;
+                return self.pause(now_ns, rejection.retry_after_us.max(NO_LEASE_PACE_US));
+            }
             (Refusal::NotLeader, Some(leader)) if leader != from => self.route.redirect(leader),
             _ => self.route.rotate(),
         }

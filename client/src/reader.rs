@@ -82,6 +82,9 @@ impl Reader {
                 self.waited_ns = 0;
                 return Ok(true);
             }
+            if self.core.leases_are_off() {
+                return Err(ClientError::LeasesOff);
+            }
             if self.core.is_finished() {
                 return Ok(false);
             }

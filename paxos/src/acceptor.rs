@@ -17,6 +17,10 @@ impl Replica {
             return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
         }
         if ballot > self.promised {
+            if self.is_bound(from) {
+                // The candidate asks again, and by then the lease may have run out.
+                return;
+            }
             self.yield_to(ballot, Reason::HigherBallot);
             self.promise_lsn = self.persist(Record::Promised);
         }
@@ -79,7 +83,9 @@ impl Replica {
         if ballot < self.promised && !mutant("accepts_below_promise") {
             return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
         }
-        self.follow(from, ballot);
+        if !self.follow(from, ballot) {
+            return;
+        }
         if slot > self.limit() {
             // Too far behind to take it; the heartbeats say how far, and catch-up closes the distance.
             return;
@@ -110,9 +116,13 @@ impl Replica {
         true
     }
 
-    /// Follows `from` in `ballot`, which is not below the promise.
-    pub(crate) fn follow(&mut self, from: NodeId, ballot: Ballot) {
+    /// Follows `from` in `ballot`, which is not below the promise; false: a lease forbids it for now.
+    pub(crate) fn follow(&mut self, from: NodeId, ballot: Ballot) -> bool {
         if ballot > self.promised {
+            if self.is_bound(from) {
+                self.highest_seen = self.highest_seen.max(ballot);
+                return false;
+            }
             self.yield_to(ballot, Reason::HigherBallot);
             self.promise_lsn = self.persist(Record::Promised);
         }
@@ -122,6 +132,7 @@ impl Replica {
         if is_new {
             self.ask_leader();
         }
+        true
     }
 
     /// A hole below an accept shows that a datagram was lost (or overtaken): ask at once.

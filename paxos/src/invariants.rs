@@ -1,5 +1,6 @@
 //! What holds of every state of a replica, and of every step. Run after each step in the tests and the simulator.
 
+use crate::leases::Bound;
 use crate::replica::Replica;
 use crate::types::Role;
 use crate::window::{SlotState, Window};
@@ -54,6 +55,7 @@ pub struct Before {
     last_lsn: Lsn,
     role: Role,
     window: Window,
+    bound: Bound,
 }
 
 impl Before {
@@ -66,6 +68,7 @@ impl Before {
             last_lsn: replica.last_lsn,
             role: replica.role,
             window: replica.window.clone(),
+            bound: replica.leases.bound,
         }
     }
 
@@ -77,11 +80,17 @@ impl Before {
         self.last_lsn = replica.last_lsn;
         self.role = replica.role;
         self.window.copy_from(&replica.window);
+        self.bound = replica.leases.bound;
     }
 
     /// Panics if `new` cannot follow.
     pub fn check_step(&self, new: &Replica) {
         assert!(new.promised >= self.promised, "a promise regressed");
+        let rose = new.promised > self.promised;
+        assert!(
+            !rose || !self.bound.binds(new.now_ns, new.promised.node),
+            "a promise rose within a lease that was granted"
+        );
         assert!(new.prefix >= self.prefix, "the delivered prefix shrank");
         assert!(new.durable >= self.durable && new.last_lsn >= self.last_lsn, "the log shrank");
         assert!(self.role != Role::Halted || new.role == Role::Halted, "a halted replica went on");

@@ -76,7 +76,14 @@ impl Replica {
         self.persist(Record::Durability { memory })
     }
 
-    pub(crate) fn on_heartbeat(&mut self, from: NodeId, lsn: Lsn, ballot: Ballot, chosen: Slot, probe: u64) {
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        from: NodeId,
+        lsn: Lsn,
+        ballot: Ballot,
+        chosen: Slot,
+        (probe, asked_ns): (u64, u64),
+    ) {
         if ballot.node != from {
             return;
         }
@@ -84,9 +91,12 @@ impl Replica {
             return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
         }
         self.count_lsn(from, lsn);
-        self.follow(from, ballot);
-        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe };
-        self.send_to(from, ack, self.promise_lsn);
+        if !self.follow(from, ballot) {
+            return;
+        }
+        let lease_ns = self.grant(ballot, probe, asked_ns);
+        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe, lease_ns };
+        self.send_to(from, ack, self.promise_lsn.max(self.grant_lsn()));
         self.hear_watermark(ballot, chosen);
         // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
         self.take_as_chosen(Evidence { first: self.prefix.next(), last: chosen, ballot, acceptors: NodeSet::EMPTY });

@@ -18,6 +18,7 @@
 //! | `learner.rs` | what is chosen, delivery, catch-up |
 //! | `reach.rs` | who is heard and how lately, for the shard's mode |
 //! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
+//! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ mod founding;
 pub mod invariants;
 mod leader;
 mod learner;
+mod leases;
 mod reach;
 mod reads;
 mod replica;

@@ -227,20 +227,23 @@ impl Replica {
         self.reads.probe += 1;
         let highest = || self.window.iter().filter(|(_, state)| state.chosen).last().map(|(slot, _)| slot);
         let chosen = if mutant("heartbeat_over_holes") { highest().unwrap_or(self.prefix) } else { self.prefix };
-        let beat = Message::Heartbeat { ballot: self.promised, chosen, probe: self.reads.probe };
+        let (probe, lease_ns) = (self.reads.probe, self.lease_asked_ns());
+        let beat = Message::Heartbeat { ballot: self.promised, chosen, probe, lease_ns };
+        self.leases.leaves(probe, self.now_ns);
         self.send(self.peers, beat, Lsn::ZERO);
     }
 
-    pub(crate) fn on_heartbeat_ack(&mut self, from: NodeId, ballot: Ballot, probe: u64) {
+    pub(crate) fn on_heartbeat_ack(&mut self, from: NodeId, ballot: Ballot, probe: u64, granted_ns: u64) {
         if self.leads() && ballot == self.promised {
             self.leading.answered_ns.insert(from, self.now_ns);
+            self.count_grant(from, probe, granted_ns);
             self.reads.note(from, probe);
             self.conclude_confirmation();
         }
     }
 
     /// Members of which one at least is in every phase 1 quorum.
-    fn confirmation_quorum(&self) -> usize {
+    pub(crate) fn confirmation_quorum(&self) -> usize {
         self.settings.members.len() - self.settings.quorums.phase1 + 1
     }
 

@@ -3,6 +3,7 @@
 use crate::election::PromiseSet;
 use crate::leader::Leading;
 use crate::learner::Fetch;
+use crate::leases::Leases;
 use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::types::*;
@@ -64,6 +65,7 @@ pub struct Replica {
     pub(crate) watermark: Option<(Ballot, Slot)>,
     pub(crate) tick_at_ns: u64,
     pub(crate) reads: Reads,
+    pub(crate) leases: Leases,
 
     // Who may vote.
     pub(crate) founded: Option<Vec<(NodeId, u64)>>,
@@ -120,6 +122,7 @@ impl Replica {
             watermark: None,
             tick_at_ns: now_ns,
             reads: Reads::new(settings.members.len()),
+            leases: Leases::new(&settings, &restart, now_ns),
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
             confirmed: BTreeMap::new(),
@@ -151,7 +154,9 @@ impl Replica {
             Unknown::All => self.unknown_all = true,
             Unknown::Slots(slots) => {
                 for slot in slots.into_iter().filter(|slot| *slot > self.prefix) {
-                    self.window.entry(slot).unknown = true;
+                    // What is held and known chosen stands, whatever else the log had of that slot.
+                    let state = self.window.entry(slot);
+                    state.unknown = !state.chosen;
                 }
             }
         }
@@ -224,7 +229,9 @@ impl Replica {
             _ if self.role == Role::Joining => {}
             Message::Prepare { ballot, prefix } => self.on_prepare(from, ballot, prefix),
             Message::Accept { ballot, slot, barrier } => self.on_accept(from, ballot, slot, barrier),
-            Message::Heartbeat { ballot, chosen, probe } => self.on_heartbeat(from, lsn, ballot, chosen, probe),
+            Message::Heartbeat { ballot, chosen, probe, lease_ns } => {
+                self.on_heartbeat(from, lsn, ballot, chosen, (probe, lease_ns));
+            }
             Message::Commit { ballot, ranges } => self.on_commit(from, ballot, &ranges),
             Message::Refused { promised } => self.on_refused(promised),
             Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
@@ -237,9 +244,9 @@ impl Replica {
                     self.on_accepted(from, ballot, upto, bits);
                 }
             }
-            Message::HeartbeatAck { ballot, probe, .. } => {
+            Message::HeartbeatAck { ballot, probe, lease_ns, .. } => {
                 if self.count_lsn(from, lsn) {
-                    self.on_heartbeat_ack(from, ballot, probe);
+                    self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }
             Message::ReadIndex { start, round } => self.on_read_index(from, start, round),
@@ -306,6 +313,19 @@ impl Replica {
             self.beat();
         }
         if self.now_ns >= self.election_at_ns {
+            self.stand_if_free();
+        }
+    }
+
+    /// Stands for election, or, within a lease that it granted, puts it off until a little after the lease's end: by chance, so
+    /// that those who granted the same lease do not stand together, and by so much that a leader who was elected meanwhile
+    /// is heard before. Less than the shortest election time-out goes by, and what is between it and the longest.
+    fn stand_if_free(&mut self) {
+        if self.is_bound(self.settings.me) {
+            let Settings { election_min_ns, election_max_ns, heartbeat_ns, .. } = self.settings;
+            let spread_ns = self.rng.between(0, election_max_ns - election_min_ns);
+            self.election_at_ns = self.bound_until_ns() + 2 * heartbeat_ns + spread_ns;
+        } else {
             self.stand(Reason::ElectionTimeout);
         }
     }
@@ -322,6 +342,7 @@ impl Replica {
                 self.promises.clear();
                 self.leading.reset();
                 self.reads.reset_leading();
+                self.leases.reset_leading();
                 self.chosen_due_ns = None;
                 self.expect_leader();
             }
@@ -329,6 +350,7 @@ impl Replica {
                 self.leader = None;
                 self.leading.reset();
                 self.reads.reset_leading();
+                self.leases.reset_leading();
                 self.promises.clear();
                 self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
                 self.expect_leader();

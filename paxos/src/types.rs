@@ -32,6 +32,20 @@ pub struct Settings {
     pub fetch_slots: u64,
     /// Where this node's pseudo-random time-outs start. Drawn anew at each start, which it names to the peers.
     pub seed: u64,
+    /// Leases; `None`: this node grants none and holds none.
+    pub lease: Option<Lease>,
+}
+
+/// The longest lease that may be configured.
+pub const MAX_LEASE_NS: u64 = 60_000_000_000;
+
+/// See [`Settings::lease`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How long one lasts on the clock of the acceptor that grants it.
+    pub length_ns: u64,
+    /// How far any member's clock may run from true time, parts per million.
+    pub drift_ppm: u32,
 }
 
 /// A value found by recovery above the applied prefix.
@@ -98,6 +112,8 @@ pub struct Restart {
     pub damaged: Vec<LsnRun>,
     /// The highest Lsn counted from each peer.
     pub counted: Vec<(NodeId, Lsn)>,
+    /// The longest lease that was granted, going by [`Record::Lease`].
+    pub longest_lease_ns: u64,
 }
 
 /// Slots chosen in one ballot by the same acceptors. An empty set: the evidence stands in the leader's log.
@@ -256,6 +272,8 @@ pub enum Message {
         chosen: Slot,
         /// Its number, in this ballot.
         probe: u64,
+        /// The lease that it asks for; 0: none.
+        lease_ns: u64,
     },
     /// The answer.
     HeartbeatAck {
@@ -265,6 +283,8 @@ pub enum Message {
         prefix: Slot,
         /// As in the heartbeat.
         probe: u64,
+        /// The lease that the sender granted when this heartbeat came; 0: none.
+        lease_ns: u64,
     },
     /// Asks the leader for the chosen watermark.
     ReadIndex {
@@ -411,6 +431,11 @@ pub enum Record {
     Durability {
         /// In memory.
         memory: bool,
+    },
+    /// From here on this node may have granted leases as long as this.
+    Lease {
+        /// The longest.
+        longest_ns: u64,
     },
     /// The damage of these Lsns hides nothing any more. It names them all: what is damaged later, below them in the log too,
     /// is not repaired by it.

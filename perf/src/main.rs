@@ -7,7 +7,7 @@
 //! | `bench` | the command `bench`: the product against that, interleaved |
 //! | `wait` | the command `wait`: the automatic wait mode against the fixed ones |
 //! | `against` | the command `against`: our skeleton against an independent one |
-//! | `failover`, `recovery`, `catchup`, `disturb`, `scale`, `soak` | the commands of these names: what happens when something fails, grows or goes on for long |
+//! | `failover`, `recovery`, `catchup`, `disturb`, `reads`, `scale`, `soak` | the commands of these names: what happens when something fails, grows or goes on for long |
 //! | `scenario`, `audit`, `network` | what these share: cluster and load, the log held against the acknowledgements, dropped datagrams |
 //! | `preset` | `bench --preset`: rates that others publish |
 //! | `compare/` | the command `compare`: the product beside other replicated logs (their harnesses: `perf/peers/`) |
@@ -45,6 +45,7 @@ mod packets;
 mod preset;
 mod product;
 mod profile;
+mod reads;
 mod recovery;
 mod report;
 mod scale;
@@ -90,6 +91,8 @@ enum Command {
     Catchup(catchup::CatchupArgs),
     /// What commits cost beside a slow or dead follower, a slow reader, segment changes, a catch-up, lost datagrams
     Disturb(disturb::DisturbArgs),
+    /// What commits cost while the followers answer reads that must not be stale
+    Reads(reads::ReadsArgs),
     /// Commits and memory against the length of the log, the members, and the groups
     Scale(scale::ScaleArgs),
     /// A constant rate for a long time: memory, latency, and the log at the end
@@ -135,6 +138,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Recovery(args) => recovery::run(&args),
         Command::Catchup(args) => catchup::run(&args),
         Command::Disturb(args) => disturb::run(&args),
+        Command::Reads(args) => reads::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Baseline(args) => baseline::run(&args),

@@ -1,5 +1,5 @@
 //! What the scenarios share: their common arguments, the cluster and the client that these ask for, the load beside them,
-//! how they print. Called by `failover`, `recovery`, `catchup`, `scale`, `disturb` and `soak`.
+//! how they print. Called by `failover`, `recovery`, `catchup`, `scale`, `disturb`, `reads` and `soak`.
 
 use crate::cluster::{self, Cluster, Spec};
 use crate::files;

@@ -104,6 +104,18 @@ fn what_goes_on_beside_is_held_against_what_does_not() {
 }
 
 #[test]
+fn reads_on_the_followers_are_held_against_none() {
+    let _alone = alone();
+    let ran = perf(&["reads", "--reads", "500", "--rate", "200", "--rounds", "2", "--seconds", "1"]);
+    let report = passed(&ran);
+    for round in array(&report["rounds"]) {
+        assert!(round["with"]["operations"].as_u64() > Some(100), "{round}");
+        assert!(round["without"]["operations"].as_u64() > Some(100), "{round}");
+        assert!(round["reads"]["answered"].as_u64() > Some(500), "{round}");
+    }
+}
+
+#[test]
 fn scale_and_soak_watch_the_memory() {
     let _alone = alone();
     let sizes = ["scale", "--what", "length,groups", "--entries", "500,2000", "--groups", "1,2"];

@@ -121,8 +121,8 @@ pub trait Io {
     /// Monotonic nanoseconds, as read at the end of the last [`Io::poll`].
     fn now_ns(&self) -> u64;
 
-    /// The clock of [`Io::now_ns`], read now: to measure what happens within a turn, never to decide anything. A reactor whose
-    /// time stands still within a turn has no other.
+    /// The clock of [`Io::now_ns`], read now: to measure what happens within a turn. It decides nothing but that a lease has run
+    /// out meanwhile. A reactor whose time stands still within a turn has no other.
     fn stage_ns(&self) -> u64 {
         self.now_ns()
     }

@@ -248,7 +248,11 @@ impl Sim {
         match recency {
             Recency::StalePossible => {}
             Recency::BoundedStale(_) => self.coverage.mark("a bounded read was answered"),
-            Recency::FreshLease | Recency::FreshReadIndex => {
+            Recency::FreshLease => {
+                self.answered_lease = true;
+                self.coverage.mark("a leader answered by its lease");
+            }
+            Recency::FreshReadIndex => {
                 self.answered_fresh.insert(node);
                 self.coverage.mark(if leads {
                     "a leader answered a fresh read"

@@ -18,7 +18,7 @@ use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
 
 /// How long a cut, a clog or a stall lasts, on average.
-const SPELL_MEAN_NS: u64 = 1_500_000_000;
+pub(crate) const SPELL_MEAN_NS: u64 = 1_500_000_000;
 /// Datagrams of one flood.
 const FLOOD: usize = 300;
 /// A process that is killed at its work is so within so many sends and writes: a few turns.
@@ -62,6 +62,7 @@ impl Sim {
 
     fn strike_with(&mut self, fault: Fault) -> Checked {
         match fault {
+            Fault::Partition | Fault::OneWay if self.aims_at_leases() => return self.cut_the_leader_off(fault),
             Fault::Partition | Fault::OneWay | Fault::Chained | Fault::Clog | Fault::MtuHole => {
                 self.strike_links(fault)
             }

@@ -8,7 +8,7 @@
 //! | `sim.rs` | the engine: the queue of happenings, and what each does |
 //! | `queue.rs` | what is going to happen, in order |
 //! | `script.rs` | scenarios as text, in `sim/scenarios` |
-//! | `chaos.rs`, `fault.rs`, `crowd.rs` | the faults that strike, and where they may |
+//! | `chaos.rs`, `fault.rs`, `crowd.rs`, `rivals.rs` | the faults that strike, and where they may |
 //! | `recovery.rs` | starts of a process, and deaths inside them |
 //! | `io.rs`, `node.rs` | the simulated `Io`; one node |
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
@@ -42,6 +42,7 @@ mod payload;
 mod plan;
 mod queue;
 mod recovery;
+mod rivals;
 mod rng;
 mod run;
 mod script;

@@ -163,6 +163,9 @@ impl Sim {
 
     fn some_consistency(&mut self) -> Consistency {
         let bound_ms = self.client_rng.pick(&[2, 20, 200, 2_000]);
+        if self.plan.lease_ns > 0 && self.client_rng.percent(60) {
+            return self.client_rng.pick(&[Consistency::Lease, Consistency::LeaseOrReadIndex]);
+        }
         self.client_rng.pick(&[
             Consistency::Local,
             Consistency::Bounded(bound_ms),
@@ -189,6 +192,10 @@ impl Sim {
         let consistency = self.some_consistency();
         if self.client_rng.percent(25) {
             self.ask_tails(client, consistency);
+        }
+        if self.plan.lease_ns > 0 {
+            // They cost nobody but who is asked.
+            self.ask_tails(client, Consistency::Lease);
         }
         if tail > 0 && self.client_rng.percent(15) {
             // The last are asked for as well, which not every node has applied or written yet.

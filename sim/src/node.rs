@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use synod::shard::jobs::{Housekeeper, Job};
 use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
-use synod_paxos::Role;
+use synod_paxos::{Lease, Role};
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
 use synod_wire::client::Durability;
@@ -313,6 +313,7 @@ pub(crate) fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos:
         commit_linger_ns: 500_000,
         fetch_slots: 64,
         seed,
+        lease: (plan.lease_ns > 0).then_some(Lease { length_ns: plan.lease_ns, drift_ppm: MAX_DRIFT_PPM as u32 }),
     }
 }
 

@@ -93,6 +93,9 @@ pub struct Plan {
     /// restarts would be void. A scenario sets it.
     #[serde(default)]
     pub memory_durability: bool,
+    /// How long a lease lasts; 0: leases are off.
+    #[serde(default)]
+    pub lease_ns: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -132,6 +135,7 @@ impl Plan {
             max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             memory_durability: false,
+            lease_ns: 0,
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -143,6 +147,7 @@ impl Plan {
         plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
+        plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));
         plan
     }
 
@@ -181,6 +186,13 @@ fn timing(nodes: usize, rng: &mut Rng) -> Timing {
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
         strike_mean_ns: rng.between(500, 1_600) * 1_000_000 * nodes as u64 / 3,
     }
+}
+
+/// Half of the runs have leases: shorter than any election time-out, as long as the shortest, or longer, so that a successor has
+/// to wait.
+fn lease_ns(timing: &Timing, rng: &mut Rng) -> u64 {
+    let min_ns = timing.election_min_ns;
+    rng.pick(&[0, 0, 0, min_ns / 2, min_ns, timing.election_max_ns])
 }
 
 fn victims(plan: &Plan, rng: &mut Rng) -> Vec<usize> {

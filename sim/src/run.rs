@@ -257,7 +257,8 @@ impl Sim {
         }
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;
-        let within_ns = ELECTIONS_TO_COMMIT * self.plan.timing.election_max_ns;
+        // A successor may have to wait for one lease before it is elected.
+        let within_ns = ELECTIONS_TO_COMMIT * self.plan.timing.election_max_ns + self.plan.lease_ns;
         // Something to commit must be there, even in a quiet moment.
         for client in 0..self.plan.clients {
             self.offer_now(client, 1)?;
@@ -269,8 +270,10 @@ impl Sim {
             return Ok(());
         }
         let detail = format!(
-            "the core {core:?} chose nothing above slot {before} in {} ms, {ELECTIONS_TO_COMMIT} election time-outs; {}",
+            "the core {core:?} chose nothing above slot {before} in {} ms, {ELECTIONS_TO_COMMIT} election time-outs and {} ms of a \
+             lease; {}",
             (self.now_ns - began_ns) / 1_000_000,
+            self.plan.lease_ns / 1_000_000,
             self.states()
         );
         violated("a healthy core commits again", detail)
@@ -343,11 +346,23 @@ impl Sim {
         for _ in 0..READ_TRIES {
             self.ask_tails(self.plan.clients, Consistency::ReadIndex);
             if self.run_while(self.plan.timing.election_min_ns, all)? {
-                return Ok(());
+                return self.must_answer_by_lease();
             }
         }
         let silent: Vec<&usize> = core.iter().filter(|node| !self.answered_fresh.contains(node)).collect();
         violated("members answer reads", format!("{silent:?} of the core answer no fresh read; {}", self.states()))
+    }
+
+    /// And the leader by its lease.
+    fn must_answer_by_lease(&mut self) -> Checked {
+        self.answered_lease = self.plan.lease_ns == 0;
+        for _ in 0..READ_TRIES {
+            self.ask_tails(self.plan.clients, Consistency::Lease);
+            if self.run_while(self.plan.timing.election_min_ns, |sim| sim.answered_lease)? {
+                return Ok(());
+            }
+        }
+        violated("members answer reads", format!("no leader answers by its lease; {}", self.states()))
     }
 
     /// The processes end, and what they leave on disk is compared.

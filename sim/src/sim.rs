@@ -50,6 +50,8 @@ pub(crate) enum Happening {
     Offer { client: usize },
     Read { client: usize },
     Strike,
+    Forget { leader: usize, rival: usize },
+    AskByLease,
     Crowd,
     Scripted { index: usize },
 }
@@ -110,6 +112,8 @@ pub(crate) struct Sim {
     pub(crate) frames_sent: FramesSent,
     /// Nodes that answered a fresh read since this was emptied.
     pub(crate) answered_fresh: BTreeSet<usize>,
+    /// A read was answered by a lease.
+    pub(crate) answered_lease: bool,
     /// Kept for their memory between uses.
     pub(crate) scratch: Scratch,
 }
@@ -152,6 +156,7 @@ impl Sim {
             crowd_opened: 0,
             frames_sent: FramesSent::default(),
             answered_fresh: BTreeSet::new(),
+            answered_lease: false,
             scratch: Scratch::default(),
             plan: plan.clone(),
         }
@@ -219,6 +224,11 @@ impl Sim {
             Happening::Offer { client } => self.on_offer(client),
             Happening::Read { client } => self.on_read(client),
             Happening::Strike => self.strike(),
+            Happening::Forget { leader, rival } => self.on_forget(leader, rival),
+            Happening::AskByLease => {
+                self.on_ask_by_lease();
+                Ok(())
+            }
             Happening::Crowd => self.on_crowd(),
             Happening::Scripted { index } => self.scripted(index),
         }

@@ -167,6 +167,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Session => "session",
         Kind::Segment => "segment",
         Kind::Durability => "durability",
+        Kind::Lease => "lease",
         _ => "message",
     }
 }
@@ -174,7 +175,9 @@ fn name(kind: Kind) -> &'static str {
 /// What is in the payload, in short.
 fn detail(frame: &Frame<'_>) -> String {
     use synod_wire::client::Durability;
-    use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, PeerMark, RepairedRun};
+    use synod_wire::record::{
+        ChosenRange, Configuration, DurabilityMark, Incarnation, LeaseMark, PeerMark, RepairedRun,
+    };
     use zerocopy::FromBytes;
     let bad = || "the payload does not have its kind's form".to_string();
     match frame.header.kind {
@@ -212,6 +215,10 @@ fn detail(frame: &Frame<'_>) -> String {
                 Some(Durability::Memory) => "in memory: what follows was vouched for before it was written".to_string(),
                 None => format!("unknown: {}", mark.durability),
             },
+        ),
+        Kind::Lease => LeaseMark::read_from_bytes(frame.payload).map_or_else(
+            |_| bad(),
+            |mark| format!("may have granted leases of {} us from here on", mark.longest_ns.get() / 1_000),
         ),
         _ => String::new(),
     }

@@ -189,8 +189,9 @@ struct ReadArgs {
     /// The node to ask; any that answers when left out, one that knows all first.
     #[arg(long, value_name = "N")]
     node: Option<u8>,
-    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
-    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `lease` (the same, of a leader that
+    /// holds a lease), `lease_or_read_index`, `bounded:MS` (all until so many milliseconds before) or `local` (what the node
+    /// has). What cannot be shown is refused.
     #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
     consistency: Consistency,
     /// How to print them.
@@ -208,8 +209,9 @@ struct TailArgs {
     /// The node to ask; any that answers when left out, one that knows all first.
     #[arg(long, value_name = "N")]
     node: Option<u8>,
-    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
-    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `lease` (the same, of a leader that
+    /// holds a lease), `lease_or_read_index`, `bounded:MS` (all until so many milliseconds before) or `local` (what the node
+    /// has). What cannot be shown is refused.
     #[arg(long, value_name = "C", default_value = "local", value_parser = read::parse_consistency)]
     consistency: Consistency,
     /// How to print them.
@@ -221,8 +223,9 @@ struct TailArgs {
 struct CheckTailArgs {
     #[command(flatten)]
     target: GroupArgs,
-    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
-    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `lease` (the same, of a leader that
+    /// holds a lease), `lease_or_read_index`, `bounded:MS` (all until so many milliseconds before) or `local` (what the node
+    /// has). What cannot be shown is refused.
     #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
     consistency: Consistency,
     /// How to print.

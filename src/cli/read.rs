@@ -158,16 +158,18 @@ pub(super) fn check_tail(args: &CheckTailArgs) -> Outcome {
     Ok(())
 }
 
-/// `read_index`, `bounded:MS` or `local`.
+/// `read_index`, `lease`, `lease_or_read_index`, `bounded:MS` or `local`.
 pub(super) fn parse_consistency(text: &str) -> Result<Consistency, String> {
     let bound = |ms: &str| ms.parse().ok().filter(|ms| (1..=Recency::MAX_BOUND_MS).contains(ms));
     match text.split_once(':') {
         None if text == "read_index" => Ok(Consistency::ReadIndex),
+        None if text == "lease" => Ok(Consistency::Lease),
+        None if text == "lease_or_read_index" => Ok(Consistency::LeaseOrReadIndex),
         None if text == "local" => Ok(Consistency::Local),
         Some(("bounded", ms)) => bound(ms)
             .map(Consistency::Bounded)
             .ok_or_else(|| format!("the bound must be 1 to {} milliseconds, as in bounded:50", Recency::MAX_BOUND_MS)),
-        _ => Err("it is read_index, bounded:MS or local".to_owned()),
+        _ => Err("it is read_index, lease, lease_or_read_index, bounded:MS or local".to_owned()),
     }
 }
 
@@ -177,10 +179,11 @@ mod tests {
 
     #[test]
     fn a_consistency_is_written_as_it_prints() {
-        for consistency in [Consistency::ReadIndex, Consistency::Local, Consistency::Bounded(20)] {
+        let by_name = [Consistency::ReadIndex, Consistency::Lease, Consistency::LeaseOrReadIndex, Consistency::Local];
+        for consistency in by_name.into_iter().chain([Consistency::Bounded(20)]) {
             assert_eq!(parse_consistency(&consistency.to_string()), Ok(consistency));
         }
-        for wrong in ["", "bounded", "bounded:", "bounded:0", "bounded:1048576", "bounded:x", "local:1", "lease"] {
+        for wrong in ["", "bounded", "bounded:", "bounded:0", "bounded:1048576", "bounded:x", "local:1", "lease:1"] {
             assert!(parse_consistency(wrong).is_err(), "{wrong}");
         }
     }

@@ -3,9 +3,11 @@
 //! Pure: a [`Config`] in, [`Finding`]s out. Called by [`super::load`]; the ranges also stand in default.toml, and a test
 //! compares the two.
 
+use super::values::DRIFT_MAX_PPM;
 use super::{Config, Durability, IN_FLIGHT_MAX, Node, Wait};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use synod_paxos::MAX_LEASE_NS;
 use synod_wire::NodeId;
 use synod_wire::batch::MIN_BATCH_BYTES;
 use synod_wire::frame::frame_bytes;
@@ -75,6 +77,14 @@ const RANGES: &[Range] = &[
     range("consensus.window_slots", |c| c.consensus.window_slots, 16, 65_536, Form::Any),
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
     range("reads.max_clock_drift_ppm", |c| c.reads.max_clock_drift_ppm.into(), 0, 100_000, Form::Any),
+    range(
+        "reads.lease_clock_drift_ppm",
+        |c| c.reads.lease_clock_drift_ppm.ppm().unwrap_or(1).into(),
+        1,
+        DRIFT_MAX_PPM as u64,
+        Form::Any,
+    ),
+    range("reads.lease_us", |c| c.reads.lease_us, 1_000, MAX_LEASE_NS / 1_000, Form::Any),
 ];
 
 /// `1_234_567`, as TOML and this file write long numbers.
@@ -100,6 +110,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings.groups(config);
     findings.ports(config);
     findings.time_outs(config);
+    findings.leases(config);
     findings.sizes(config);
     findings.quorums(config);
     findings.0
@@ -306,6 +317,33 @@ impl Findings {
         }
     }
 
+    /// A lease must outlast a lost heartbeat for its holder, and must not outlast an election time-out for who waits for it.
+    fn leases(&mut self, config: &Config) {
+        let Some(lease) = config.lease() else { return };
+        let (c, lease_us) = (&config.consensus, config.reads.lease_us);
+        let counted_us = lease.counted_ns(lease.length_ns) / 1_000;
+        let needed_us = 2 * c.heartbeat_us;
+        if counted_us < needed_us {
+            let reason = format!(
+                "{lease_us} leaves the leader {counted_us} us of each heartbeat's grant when clocks may drift by {} parts per \
+                 million, less than two heartbeats ({needed_us} us): it would hold a lease by chance only",
+                lease.drift_ppm
+            );
+            let (drift, all) = (u128::from(lease.drift_ppm), 1_000_000u128);
+            let least_us = (u128::from(needed_us) * (all + drift)).div_ceil(all.saturating_sub(drift).max(1)) + 1;
+            let mend = format!("write at least {least_us}, or send heartbeats more often (consensus.heartbeat_us)");
+            self.add("reads.lease_us", reason, mend);
+        }
+        if lease_us > c.election_timeout_max_us {
+            let reason = format!(
+                "{lease_us} is more than election_timeout_max_us: a leader without answers steps down before, and its \
+                 successor would wait for nothing"
+            );
+            let mend = format!("write at most {}, better at most election_timeout_min_us", c.election_timeout_max_us);
+            self.add("reads.lease_us", reason, mend);
+        }
+    }
+
     fn sizes(&mut self, config: &Config) {
         let frame = frame_bytes(config.net.max_batch_bytes) as u64;
         let room = config.wal.arena_bytes as u64 / 2;
@@ -344,7 +382,7 @@ impl Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DEFAULT_TOML, Group, InFlight, QuorumSize, load};
+    use crate::config::{DEFAULT_TOML, Drift, Group, InFlight, QuorumSize, load};
 
     fn valid() -> Config {
         load::parse(DEFAULT_TOML, "default.toml".as_ref(), std::iter::empty()).unwrap().config
@@ -427,6 +465,24 @@ mod tests {
         assert_eq!(keys_after(|c| c.consensus.window_slots = 60_000), ["consensus.window_slots"]);
         assert_eq!(keys_after(|c| c.net.max_batch_bytes = 65_408), ["consensus.window_slots"]);
         assert_eq!(keys_after(|c| c.groups = vec![Group { core: Some(1) }; 2]), ["group[1].core"]);
+    }
+
+    #[test]
+    fn a_lease_that_could_not_be_held_is_refused_once_leases_are_on() {
+        let lease = |ppm: u32, us: u64| {
+            move |c: &mut Config| (c.reads.lease_clock_drift_ppm, c.reads.lease_us) = (Drift::Ppm(ppm), us)
+        };
+        assert!(keys_after(lease(500, 100_000)).is_empty());
+        assert!(keys_after(|c| c.reads.lease_us = 30_000).is_empty(), "leases are off");
+        // Two heartbeats of 20 ms.
+        assert_eq!(keys_after(lease(500, 40_000)), ["reads.lease_us"]);
+        assert!(keys_after(lease(500, 40_041)).is_empty());
+        assert_eq!(keys_after(lease(100_000, 48_000)), ["reads.lease_us"]);
+        assert!(keys_after(lease(100_000, 49_000)).is_empty());
+        assert!(keys_after(lease(500, 300_000)).is_empty());
+        assert_eq!(keys_after(lease(500, 300_001)), ["reads.lease_us"]);
+        assert_eq!(keys_after(lease(0, 100_000)), ["reads.lease_clock_drift_ppm"]);
+        assert_eq!(keys_after(lease(100_001, 100_000)), ["reads.lease_clock_drift_ppm"]);
     }
 
     #[test]

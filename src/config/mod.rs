@@ -10,11 +10,12 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Durability, IN_FLIGHT_MAX, InFlight, Level, QuorumSize, Wait, Writer, WriterCore};
+pub use values::{Drift, Durability, IN_FLIGHT_MAX, InFlight, Level, QuorumSize, Wait, Writer, WriterCore};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
+use synod_paxos::Lease;
 use synod_ring::WaitMode;
 use synod_wire::{ClusterId, GroupId, NodeId, Quorums};
 
@@ -181,6 +182,10 @@ pub struct Catchup {
 pub struct Reads {
     /// How far a node's monotonic clock may run from true time, parts per million.
     pub max_clock_drift_ppm: u32,
+    /// The same, as far as it is vouched for: leases rest on it, and are off until it is said.
+    pub lease_clock_drift_ppm: Drift,
+    /// How long a lease lasts, microseconds.
+    pub lease_us: u64,
 }
 
 /// `[log]`.
@@ -254,7 +259,7 @@ impl Default for Catchup {
 
 impl Default for Reads {
     fn default() -> Reads {
-        Reads { max_clock_drift_ppm: 500 }
+        Reads { max_clock_drift_ppm: 500, lease_clock_drift_ppm: Drift::Off, lease_us: 100_000 }
     }
 }
 
@@ -344,6 +349,12 @@ impl Config {
     pub fn quorums(&self) -> Quorums {
         let members = self.nodes.len();
         Quorums { phase1: self.quorum.phase1.of(members), phase2: self.quorum.phase2.of(members) }
+    }
+
+    /// Leases, as the core takes them.
+    pub fn lease(&self) -> Option<Lease> {
+        let drift_ppm = self.reads.lease_clock_drift_ppm.ppm()?;
+        Some(Lease { length_ns: self.reads.lease_us * 1_000, drift_ppm })
     }
 
     /// How cores wait, as the reactor takes it.

@@ -132,6 +132,46 @@ impl<'de> Deserialize<'de> for InFlight {
     }
 }
 
+/// How far a clock may run from true time, where somebody has to vouch for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drift {
+    /// Nobody does.
+    #[default]
+    Off,
+    /// So many parts per million.
+    Ppm(u32),
+}
+
+/// The largest drift that can be configured.
+pub(super) const DRIFT_MAX_PPM: u32 = 100_000;
+
+impl Drift {
+    /// The bound, if there is one.
+    pub fn ppm(self) -> Option<u32> {
+        match self {
+            Drift::Off => None,
+            Drift::Ppm(ppm) => Some(ppm),
+        }
+    }
+}
+
+impl Serialize for Drift {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Drift::Off => serializer.serialize_str("off"),
+            Drift::Ppm(ppm) => serializer.serialize_u32(*ppm),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Drift {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Drift, D::Error> {
+        let words = [("off", Drift::Off)];
+        let limit = u64::from(u32::MAX);
+        deserializer.deserialize_any(NumberOr { words, limit, number: |ppm| Drift::Ppm(ppm as u32) })
+    }
+}
+
 /// The least severe diagnostic message that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -422,6 +422,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let age_ns = self.stages.oldest_open_ns().map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
                 self.admission.drain.retry_after_us(age_ns)
             }
+            // Leases are off: they will be when it is asked again.
+            Refusal::NoLease if detail == 0 => 0,
             other => mode::retry_after_us(other),
         };
         // Whose request names no session has asked to read.

@@ -49,11 +49,11 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
         }
         Kind::Heartbeat => {
             let probe: Probe = whole(frame.payload)?;
-            Message::Heartbeat { ballot, chosen: slot, probe: probe.number.get() }
+            Message::Heartbeat { ballot, chosen: slot, probe: probe.number.get(), lease_ns: probe.lease_ns.get() }
         }
         Kind::HeartbeatAck => {
             let probe: Probe = whole(frame.payload)?;
-            Message::HeartbeatAck { ballot, prefix: slot, probe: probe.number.get() }
+            Message::HeartbeatAck { ballot, prefix: slot, probe: probe.number.get(), lease_ns: probe.lease_ns.get() }
         }
         Kind::FetchChosen => {
             let range: SlotRange = whole(frame.payload)?;
@@ -189,12 +189,12 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             let bytes = put(range(*first, *last).as_bytes(), body);
             (Kind::Missing, Head { ballot: *ballot, ..Head::default() }, bytes)
         }
-        Message::Heartbeat { ballot, chosen, probe } => {
-            let bytes = put(Probe { number: U64::new(*probe) }.as_bytes(), body);
+        Message::Heartbeat { ballot, chosen, probe, lease_ns } => {
+            let bytes = put(probe_body(*probe, *lease_ns).as_bytes(), body);
             (Kind::Heartbeat, Head { slot: *chosen, ballot: *ballot, promised: None }, bytes)
         }
-        Message::HeartbeatAck { ballot, prefix, probe } => {
-            let bytes = put(Probe { number: U64::new(*probe) }.as_bytes(), body);
+        Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
+            let bytes = put(probe_body(*probe, *lease_ns).as_bytes(), body);
             (Kind::HeartbeatAck, Head { slot: *prefix, ballot: *ballot, promised: None }, bytes)
         }
         Message::FetchChosen { first, last } => {
@@ -233,6 +233,10 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             unreachable!("values and records are sent from the log")
         }
     }
+}
+
+fn probe_body(number: u64, lease_ns: u64) -> Probe {
+    Probe { number: U64::new(number), lease_ns: U64::new(lease_ns) }
 }
 
 fn read_round(start: u64, round: u64) -> ReadRound {
@@ -349,8 +353,8 @@ mod tests {
             Message::Refused { promised: ballot },
             Message::Accepted { ballot, upto: Slot(5), bits: [1, 2, 3, u64::MAX] },
             Message::Missing { ballot, first: Slot(3), last: Slot(4) },
-            Message::Heartbeat { ballot, chosen: Slot(8), probe: 77 },
-            Message::HeartbeatAck { ballot, prefix: Slot(8), probe: 77 },
+            Message::Heartbeat { ballot, chosen: Slot(8), probe: 77, lease_ns: u64::MAX },
+            Message::HeartbeatAck { ballot, prefix: Slot(8), probe: 77, lease_ns: 1 },
             Message::ReadIndex { start: u64::MAX, round: 5 },
             Message::ReadIndexAck { start: u64::MAX, round: 5, index: Slot(8) },
             Message::FetchChosen { first: Slot(1), last: Slot(64) },

@@ -194,6 +194,9 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     segment_retry_ns: u64,
     epoch: Epoch,
     started_ns: u64,
+    started_wall_ns: u64,
+    /// The clock of the turn before.
+    turn_before_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
     recent_chosen: RecentChosen,
     recover_again: bool,
@@ -227,6 +230,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             segment_retry_ns: 0,
             epoch,
             started_ns: now_ns,
+            started_wall_ns: io.wall_ns(),
+            turn_before_ns: now_ns,
             last_commit_record: None,
             recent_chosen: RecentChosen::new(),
             recover_again: false,
@@ -258,6 +263,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub fn turn(&mut self) -> Result<Option<Exit>, Fatal> {
         let deadline_ns = self.deadline_ns();
         let mut events = std::mem::take(&mut self.events);
+        self.turn_before_ns = self.io.now_ns();
         self.io.poll(deadline_ns, self.waits_for_disk(), &mut events)?;
         self.outbox.reset();
         self.counters.add(Counter::Turns, 1);

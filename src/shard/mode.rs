@@ -332,7 +332,9 @@ const OPERATOR_RETRY_US: u32 = 100_000;
 /// When to try again, microseconds; 0: the same request would be refused again. BUSY has a hint of its own.
 pub fn retry_after_us(refusal: Refusal) -> u32 {
     match refusal {
-        Refusal::NotLeader | Refusal::NoLeader | Refusal::Recovering | Refusal::Busy => NO_LEADER_RETRY_US,
+        Refusal::NotLeader | Refusal::NoLeader | Refusal::Recovering | Refusal::Busy | Refusal::NoLease => {
+            NO_LEADER_RETRY_US
+        }
         Refusal::QuorumUnavailable => NO_QUORUM_RETRY_US,
         Refusal::ManualIntervention => OPERATOR_RETRY_US,
         Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom => 0,

@@ -9,9 +9,10 @@ use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
 use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
 use synod_wire::mutant::mutant;
-use synod_wire::record::{ChosenRange, DurabilityMark, MAX_CHOSEN_RANGES};
+use synod_wire::record::{ChosenRange, DurabilityMark, LeaseMark, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::U64;
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn carry_out(&mut self, output: Output, value: Option<&Attached<'_>>) -> Result<(), Fatal> {
@@ -96,6 +97,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Record::Durability { memory } => {
                 let mark = DurabilityMark::from(if memory { Durability::Memory } else { Durability::Disk });
                 self.append(&Header { kind: Kind::Durability, ..header }, mark.as_bytes());
+            }
+            Record::Lease { longest_ns } => {
+                let mark = LeaseMark { longest_ns: U64::new(longest_ns) };
+                self.append(&Header { kind: Kind::Lease, ..header }, mark.as_bytes());
             }
             Record::Repaired(runs) => {
                 self.append(&Header { kind: Kind::Repaired, ..header }, &codec::encode_repaired(&runs));

@@ -4,7 +4,8 @@
 //! one joins a round of the core, and is answered when the round is. A bounded one is answered at once where the last round
 //! began recently enough on this node's clock, drift allowed for; else it joins a round, too. The clock is the turn's, read after
 //! the request was reaped: what was current so many milliseconds before that reading was so no longer before the request was
-//! sent. What cannot be shown in time is refused by name.
+//! sent. One by lease is answered at once, by the leader, while its clock says that the lease lasts. What cannot be shown in time
+//! is refused by name.
 
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOBS};
@@ -12,7 +13,7 @@ use super::reply::{Label, ReadRequest, ReadWriter};
 use super::{Fatal, Shard};
 use crate::index::{Block, Walker};
 use std::collections::VecDeque;
-use synod_paxos::Input;
+use synod_paxos::{Input, Role};
 use synod_ring::Io;
 use synod_wire::batch::Batch;
 use synod_wire::client::{Consistency, Counter, Refusal};
@@ -97,12 +98,16 @@ impl Waiters {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A read came: it is answered, refused, or joins a round.
     pub(super) fn on_read(&mut self, mut request: ReadRequest, asked: Consistency) {
-        match self.recency_now(asked) {
-            Some(recency) => {
+        match (self.recency_now(asked), asked) {
+            (Some(recency), _) => {
                 request.recency = recency;
                 self.answer_read(request);
             }
-            None => self.join_round(request, asked),
+            (None, Consistency::Lease) => {
+                let (refusal, detail) = self.why_no_lease();
+                self.refuse(request.to, 0, request.body.request_id.get(), refusal, detail);
+            }
+            (None, _) => self.join_round(request, asked),
         }
     }
 
@@ -115,6 +120,36 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 (age_ms <= u64::from(bound_ms)).then_some(Recency::bounded_ms(age_ms))
             }
             Consistency::ReadIndex => None,
+            Consistency::Lease | Consistency::LeaseOrReadIndex => self.holds_lease().then_some(Recency::FreshLease),
+        }
+    }
+
+    /// Whether this node leads and its lease lasts. What is applied here is then all that was acknowledged when the clock was
+    /// read, which was after the request had come. It is read once more, here: a process that stood still within this turn is
+    /// to find out before it answers.
+    fn holds_lease(&self) -> bool {
+        let until_ns = self.core.lease_until_ns();
+        until_ns > 0 && self.modes.rounds().is_ok() && self.lease_clock_ns() < until_ns
+    }
+
+    fn lease_clock_ns(&self) -> u64 {
+        if mutant("lease_on_wall_clock") {
+            return self.started_ns.saturating_add_signed(self.io.wall_ns() as i64 - self.started_wall_ns as i64);
+        }
+        if mutant("lease_checked_before_pause") {
+            return self.turn_before_ns;
+        }
+        self.io.now_ns().max(self.io.stage_ns())
+    }
+
+    /// Why a read by lease is refused, and the refusal's detail.
+    fn why_no_lease(&self) -> (Refusal, u64) {
+        let length_us = self.core.lease_length_ns().map_or(0, |length_ns| length_ns / 1_000);
+        match self.modes.rounds() {
+            Err(refusal) => (refusal, 0),
+            Ok(()) if self.core.role() == Role::Leader => (Refusal::NoLease, length_us),
+            Ok(()) if self.core.leader().is_some() => (Refusal::NotLeader, 0),
+            Ok(()) => (Refusal::NoLeader, 0),
         }
     }
 
@@ -180,7 +215,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// How recent a read is whose round was answered; `None`: the round took longer than its bound.
     fn recency_of_round(&self, asked: Consistency) -> Option<Recency> {
         match asked {
-            Consistency::ReadIndex => Some(Recency::FreshReadIndex),
+            Consistency::ReadIndex | Consistency::LeaseOrReadIndex => Some(Recency::FreshReadIndex),
             asked => self.recency_now(asked),
         }
     }

@@ -9,13 +9,13 @@ use crate::sequencer::Sequencer;
 use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
 use crate::shard::slots::{Kept, Slots};
 use std::collections::BTreeMap;
-use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
+use synod_paxos::{Held, LsnRun, MAX_LEASE_NS, Replica, Restart, Unknown};
 use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place, TornTail};
 use synod_wire::batch::Batch;
 use synod_wire::client::Durability;
 use synod_wire::frame::{Frame, Kind, flags};
 use synod_wire::mutant::mutant;
-use synod_wire::record::{Configuration, DurabilityMark, MAX_REPAIRED_RUNS};
+use synod_wire::record::{Configuration, DurabilityMark, LeaseMark, MAX_REPAIRED_RUNS};
 use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
 use zerocopy::FromBytes;
 
@@ -153,6 +153,12 @@ impl Replay {
                 let mark = DurabilityMark::read_from_bytes(frame.payload);
                 let synced = mark.is_ok_and(|mark| mark.durability() == Some(Durability::Disk));
                 self.durability = Some((frame.header.lsn, synced));
+            }
+            // It was the core's to write; one that cannot be read names no length, and no configuration allows a longer one.
+            Kind::Lease => {
+                let mark = LeaseMark::read_from_bytes(frame.payload);
+                let longest_ns = mark.map_or(MAX_LEASE_NS, |mark| mark.longest_ns.get().min(MAX_LEASE_NS));
+                self.restart.longest_lease_ns = self.restart.longest_lease_ns.max(longest_ns);
             }
             // What cannot be read repairs nothing: that damage is taken for fresh.
             Kind::Repaired => self.repaired.extend(decode_repaired(frame.payload).unwrap_or_default()),

@@ -52,9 +52,11 @@ pub(super) fn dropped(bad: Bad) -> Counter {
 pub(super) fn refused(refusal: Refusal) -> Counter {
     match refusal {
         Refusal::Busy => Counter::RefusedBusy,
-        Refusal::NotLeader | Refusal::NoLeader | Refusal::Recovering | Refusal::ManualIntervention => {
-            Counter::RefusedNotLeader
-        }
+        Refusal::NotLeader
+        | Refusal::NoLeader
+        | Refusal::NoLease
+        | Refusal::Recovering
+        | Refusal::ManualIntervention => Counter::RefusedNotLeader,
         Refusal::TooLarge => Counter::RefusedTooLarge,
         Refusal::QuorumUnavailable => Counter::RefusedQuorum,
         Refusal::SessionEvicted | Refusal::ResendFrom => Counter::RefusedSession,

@@ -10,7 +10,7 @@ use synod_wal::{Damage, Identity, Place, TornTail};
 use synod_wire::batch::Batch;
 use synod_wire::client::Durability;
 use synod_wire::frame::{Frame, Kind};
-use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, PeerMark, RepairedRun};
+use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, LeaseMark, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 use zerocopy::FromBytes;
 
@@ -191,6 +191,7 @@ impl<'a> Pass<'a> {
             Kind::Durability => DurabilityMark::read_from_bytes(frame.payload).ok().map(|mark| {
                 self.log.unsynced = mark.durability() != Some(Durability::Disk);
             }),
+            Kind::Lease => LeaseMark::read_from_bytes(frame.payload).ok().map(drop),
             _ => Some(()),
         };
         if read.is_none() {

@@ -37,6 +37,8 @@ impl ReadBody {
             (0, 0) => Some(Consistency::Local),
             (1, ms) => Some(Consistency::Bounded(ms)),
             (2, 0) => Some(Consistency::ReadIndex),
+            (3, 0) => Some(Consistency::Lease),
+            (4, 0) => Some(Consistency::LeaseOrReadIndex),
             _ => None,
         }
     }
@@ -48,6 +50,8 @@ impl ReadBody {
             Consistency::Local => (0, 0),
             Consistency::Bounded(ms) => (1, ms),
             Consistency::ReadIndex => (2, 0),
+            Consistency::Lease => (3, 0),
+            Consistency::LeaseOrReadIndex => (4, 0),
         };
         self.consistency = number;
         self.bound_ms = U32::new(bound_ms);
@@ -56,7 +60,7 @@ impl ReadBody {
 }
 
 /// How recent the state must be that a read shows. The numbers in [`ReadBody`] are part of the format: 0 local, 1 bounded,
-/// 2 read-index.
+/// 2 read-index, 3 lease, 4 lease or read-index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Consistency {
     /// The committed prefix of the node that is asked, however old.
@@ -66,6 +70,12 @@ pub enum Consistency {
     Bounded(u32),
     /// All that was acknowledged before the request was sent: linearizable. A quorum confirms the leader for it.
     ReadIndex,
+    /// The same, of the leader alone, without a message to anybody: as long as its lease lasts by the clocks' stated drift.
+    /// Refused with [`Refusal::NoLease`] when it has none.
+    Lease,
+    /// The leader answers by its lease if it has one; else, and any other member, as [`Consistency::ReadIndex`]. The reply
+    /// says which.
+    LeaseOrReadIndex,
 }
 
 impl Consistency {
@@ -74,7 +84,7 @@ impl Consistency {
         match self {
             Consistency::Local => true,
             Consistency::Bounded(bound_ms) => recency >= Recency::BoundedStale(bound_ms),
-            Consistency::ReadIndex => recency.is_fresh(),
+            Consistency::ReadIndex | Consistency::Lease | Consistency::LeaseOrReadIndex => recency.is_fresh(),
         }
     }
 }
@@ -85,6 +95,8 @@ impl core::fmt::Display for Consistency {
             Consistency::Local => f.write_str("local"),
             Consistency::Bounded(ms) => write!(f, "bounded:{ms}"),
             Consistency::ReadIndex => f.write_str("read_index"),
+            Consistency::Lease => f.write_str("lease"),
+            Consistency::LeaseOrReadIndex => f.write_str("lease_or_read_index"),
         }
     }
 }
@@ -315,11 +327,14 @@ pub enum Refusal {
     Recovering = 8,
     /// The node cannot go on without an operator.
     ManualIntervention = 9,
+    /// A read by lease came to a leader that has none now. `detail`: how long a lease is configured, microseconds; 0: leases
+    /// are off there, and the same request would be refused again.
+    NoLease = 10,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Refusal; 9] = [
+    pub const ALL: [Refusal; 10] = [
         Refusal::Busy,
         Refusal::NotLeader,
         Refusal::NoLeader,
@@ -329,6 +344,7 @@ impl Refusal {
         Refusal::ResendFrom,
         Refusal::Recovering,
         Refusal::ManualIntervention,
+        Refusal::NoLease,
     ];
 
     /// The refusal with this number.
@@ -348,6 +364,7 @@ impl Refusal {
             Refusal::ResendFrom => "RESEND_FROM",
             Refusal::Recovering => "RECOVERING",
             Refusal::ManualIntervention => "MANUAL_INTERVENTION",
+            Refusal::NoLease => "NO_LEASE",
         }
     }
 }

@@ -68,6 +68,8 @@ pub enum Kind {
     Segment = 14,
     /// What the writer's word rests on from here on. Payload: [`crate::record::DurabilityMark`].
     Durability = 15,
+    /// From here on the writer may have granted leases as long as this. Payload: [`crate::record::LeaseMark`].
+    Lease = 18,
 
     /// Phase 1a. `slot`: the candidate's chosen prefix.
     Prepare = 32,
@@ -135,7 +137,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 40] = [
+    pub const ALL: [Kind; 41] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -151,6 +153,7 @@ impl Kind {
         Kind::Session,
         Kind::Segment,
         Kind::Durability,
+        Kind::Lease,
         Kind::Prepare,
         Kind::Promise,
         Kind::Refused,

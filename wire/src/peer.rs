@@ -73,6 +73,8 @@ pub struct SlotRange {
 pub struct Probe {
     /// Counted from 1 in each ballot.
     pub number: U64,
+    /// In a heartbeat the lease that it asks for, in its answer what was granted when it came; nanoseconds, 0: none.
+    pub lease_ns: U64,
 }
 
 /// Which reads a [`crate::frame::Kind::ReadIndex`] is for, given back in the answer.

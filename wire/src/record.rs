@@ -118,6 +118,15 @@ impl From<Durability> for DurabilityMark {
     }
 }
 
+/// The longest lease that this log's node may have granted from here on: its next start waits that long before its promise
+/// rises, as the grant itself is forgotten with the process.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct LeaseMark {
+    /// Nanoseconds.
+    pub longest_ns: U64,
+}
+
 /// A configuration; `members` node numbers of one byte follow. The frame's epoch is its own.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]

@@ -119,7 +119,8 @@ fn a_record_of_each_kind_comes_back() {
 #[test]
 fn kinds_keep_their_numbers() {
     let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
-    let expected: Vec<u8> = (1..=15).chain(32..=45).chain(64..=67).chain([70]).chain(80..=84).chain([90]).collect();
+    let expected: Vec<u8> =
+        (1..=15).chain([18]).chain(32..=45).chain(64..=67).chain([70]).chain(80..=84).chain([90]).collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {
         assert_eq!(Kind::from_u8(byte).map(|kind| kind as u8), expected.contains(&byte).then_some(byte));
@@ -229,7 +230,8 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((BATCH_HEADER_BYTES, RUN_HEADER_BYTES, ENTRY_PREFIX_BYTES), (16, 40, 2));
     assert_eq!(CONDITION_BYTES, 16);
     assert_eq!((size_of::<peer::PromiseBody>(), size_of::<peer::PromiseReport>()), (8, 24));
-    assert_eq!((size_of::<peer::AcceptedBody>(), size_of::<peer::SlotRange>(), size_of::<peer::Probe>()), (32, 16, 8));
+    assert_eq!((size_of::<peer::AcceptedBody>(), size_of::<peer::SlotRange>(), size_of::<peer::Probe>()), (32, 16, 16));
+    assert_eq!(size_of::<record::LeaseMark>(), 8);
     assert_eq!((size_of::<peer::HelloBody>(), size_of::<peer::HelloAckBody>()), (24, 40));
     assert_eq!((size_of::<record::ChosenRange>(), size_of::<record::Configuration>()), (32, 16));
     assert_eq!((size_of::<record::Trailer>(), size_of::<record::TrailerEntry>()), (24, 32));
@@ -286,7 +288,7 @@ fn session_numbers_and_conditions_lie_where_format_1_has_them() {
     assert_eq!(RunHeader { session: 5.into(), ..RunHeader::new_zeroed() }.as_bytes()[32], 5);
     assert_eq!(AckHeader { session: 5.into(), ..AckHeader::new_zeroed() }.as_bytes()[24], 5);
     assert_eq!(SessionBody { session: 5.into(), ..SessionBody::new_zeroed() }.as_bytes()[40], 5);
-    assert_eq!(AckRun { decision: 2, ..AckRun::new_zeroed() }.as_bytes()[28], 2);
+    assert_eq!(AckRun { decision: 2, ..AckRun::new_zeroed() }.as_bytes()[26], 2);
     let condition = Condition { match_sequence: 3.into(), fence: 4.into() };
     let mut run = [0; 64];
     let mut builder = RunBuilder::conditional(&mut run, 1, 2, 1, &condition);

@@ -263,6 +263,7 @@ impl Core {
             (
                 Refusal::NotLeader
                 | Refusal::NoLeader
+                | Refusal::NoLease
                 | Refusal::QuorumUnavailable
                 | Refusal::Recovering
                 | Refusal::ManualIntervention,

@@ -151,6 +151,7 @@ struct Scan {
     chosen_upto: Slot,
     founded: Option<Vec<(NodeId, u64)>>,
     counted: Vec<(NodeId, Lsn)>,
+    longest_lease_ns: u64,
     /// Slots that a trailer names as damaged, with the Lsn of the damage.
     named: Vec<(Lsn, Slot)>,
     nameless: Vec<Lsn>,
@@ -191,6 +192,7 @@ impl Scan {
             Record::PeerMarks => self.counted = logged.marks.clone(),
             Record::Durability { .. } => {}
             Record::Repaired(runs) => self.repaired.extend(runs),
+            Record::Lease { longest_ns } => self.longest_lease_ns = (*longest_ns).max(self.longest_lease_ns),
             Record::Accepted { .. } | Record::Promised => {}
         }
     }
@@ -232,6 +234,7 @@ impl Scan {
             unknown,
             damaged,
             counted: self.counted,
+            longest_lease_ns: self.longest_lease_ns,
         };
         let copies = self.copies.into_iter().map(|(slot, (_, copy))| (slot, copy)).collect();
         Recovered { restart, copies }

@@ -40,6 +40,7 @@ pub(crate) fn settings(me: u8, nodes: u8) -> Settings {
         commit_linger_ns: MS / 2,
         fetch_slots: 16,
         seed: me.into(),
+        lease: None,
     }
 }
 

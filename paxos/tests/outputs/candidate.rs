@@ -93,7 +93,7 @@ fn a_promise_counts_when_all_its_parts_have_come() {
 #[test]
 fn a_promise_from_a_log_that_shrank_is_ignored() {
     let mut bench = Bench::follower();
-    bench.hear_at(TWO, Lsn(60), Message::HeartbeatAck { ballot: Ballot::ZERO, prefix: Slot(0), probe: 0 });
+    bench.hear_at(TWO, Lsn(60), Message::HeartbeatAck { ballot: Ballot::ZERO, prefix: Slot(0), probe: 0, lease_ns: 0 });
     bench.election();
     bench.sync();
     assert_eq!(bench.hear_at(TWO, Lsn(59), promise(B, 0, vec![])), []);
@@ -219,7 +219,7 @@ fn a_value_that_no_one_hands_out_leads_to_a_new_phase_1() {
     bench.hear(TWO, promise(B, 0, vec![report(1, ReportState::Accepted(ballot(0, 2)))]));
     let stood = loop {
         let outputs = bench.timer();
-        bench.hear(THREE, Message::HeartbeatAck { ballot: B, prefix: Slot(0), probe: 0 });
+        bench.hear(THREE, Message::HeartbeatAck { ballot: B, prefix: Slot(0), probe: 0, lease_ns: 0 });
         if bench.core.role() != Role::Preparing {
             break outputs;
         }

@@ -148,7 +148,7 @@ fn the_leader_shows_that_it_lives() {
         let beat = send(&[TWO, THREE], heartbeat(B, 1, number), Lsn::ZERO);
         assert_eq!(outputs, [beat], "nothing but heartbeats while nothing is open");
         let at = bench.now_ns;
-        bench.hear(TWO, Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: number });
+        bench.hear(TWO, Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: number, lease_ns: 0 });
         assert_eq!(bench.core.poll_timeout(), at + 20 * MS);
     }
 }
@@ -171,7 +171,7 @@ fn an_open_slot_is_sent_again_to_those_that_have_not_voted_ever_more_slowly() {
             resent.push((bench.now_ns - since) / MS);
         }
         for peer in [TWO, THREE] {
-            bench.hear(peer, Message::HeartbeatAck { ballot: B, prefix: Slot(0), probe: 0 });
+            bench.hear(peer, Message::HeartbeatAck { ballot: B, prefix: Slot(0), probe: 0, lease_ns: 0 });
         }
     }
     assert_eq!(resent, [10, 30, 70, 150, 310, 470, 630], "10 ms, doubled up to 160 ms");
@@ -221,7 +221,7 @@ fn acknowledgements_of_another_ballot_do_not_keep_a_leader() {
     let mut bench = Bench::leader();
     while bench.core.role() == Role::Leader {
         bench.timer();
-        bench.hear(TWO, Message::HeartbeatAck { ballot: ballot(0, 1), prefix: Slot(1), probe: 0 });
+        bench.hear(TWO, Message::HeartbeatAck { ballot: ballot(0, 1), prefix: Slot(1), probe: 0, lease_ns: 0 });
         assert!(bench.now_ns < 5_000 * MS);
     }
 }
@@ -287,9 +287,9 @@ fn a_leader_that_learns_what_it_never_proposed_is_superseded() {
 #[test]
 fn what_was_counted_from_peers_is_noted_now_and_then() {
     let mut bench = Bench::leader();
-    bench.hear_at(TWO, Lsn(255), Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: 0 });
+    bench.hear_at(TWO, Lsn(255), Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: 0, lease_ns: 0 });
     assert_eq!(bench.timer().len(), 1, "a heartbeat");
-    bench.hear_at(TWO, Lsn(256), Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: 0 });
+    bench.hear_at(TWO, Lsn(256), Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe: 0, lease_ns: 0 });
     let outputs = bench.timer();
     assert_eq!(outputs[1..], [persist(bench.lsn().0, B, Record::PeerMarks)]);
     assert_eq!(bench.core.peer_marks().collect::<Vec<_>>(), [(TWO, Lsn(256))]);

@@ -9,7 +9,7 @@ fn commit(ballot: Ballot, ranges: Ranges) -> Message {
 }
 
 fn ack(ballot: Ballot, prefix: u64, probe: u64) -> Message {
-    Message::HeartbeatAck { ballot, prefix: Slot(prefix), probe }
+    Message::HeartbeatAck { ballot, prefix: Slot(prefix), probe, lease_ns: 0 }
 }
 
 fn learnt(slot: u64, ballot: Ballot) -> Record {

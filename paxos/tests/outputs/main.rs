@@ -10,6 +10,7 @@ mod damage;
 mod founding;
 mod leader;
 mod learner;
+mod leases;
 mod reads;
 
 use common::{MS, ballot, founding_incarnation, settings};
@@ -194,7 +195,7 @@ fn accepted(ballot: Ballot, upto: u64, bits: [u64; 4]) -> Message {
 }
 
 fn heartbeat(ballot: Ballot, chosen: u64, probe: u64) -> Message {
-    Message::Heartbeat { ballot, chosen: Slot(chosen), probe }
+    Message::Heartbeat { ballot, chosen: Slot(chosen), probe, lease_ns: 0 }
 }
 
 fn learn(slot: u64, ballot: Ballot) -> Message {

@@ -14,7 +14,7 @@ fn answer(start: u64, round: u64, index: u64) -> Message {
 }
 
 fn ack(probe: u64) -> Message {
-    Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe }
+    Message::HeartbeatAck { ballot: B, prefix: Slot(1), probe, lease_ns: 0 }
 }
 
 fn beat(chosen: u64, probe: u64) -> Output {

@@ -125,7 +125,8 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
             let cause = refusal != Refusal::ManualIntervention
                 || ModeReason::from_u8(body.detail.get() as u8)
                     .is_some_and(|reason| reason as u64 == body.detail.get());
-            let hint = body.retry_after_us.get() > 0 || !again(refusal);
+            let leases_off = refusal == Refusal::NoLease && body.detail.get() == 0;
+            let hint = body.retry_after_us.get() > 0 || !again(refusal) || leases_off;
             (!may_refuse(mode, refusal) || shows || !hint || !cause).then(|| format!("the refusal {}", refusal.name()))
         }
         Kind::ReadReply => {
