@@ -65,6 +65,30 @@ pub enum ClientError {
         /// What the refusal says.
         detail: u64,
     },
+    /// A question to a state machine is longer than a node takes.
+    #[error(
+        "the question has {bytes} bytes, but {} is the most that a node takes",
+        synod_wire::client::MAX_QUESTION_BYTES
+    )]
+    QuestionTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A key or a value has not an allowed length.
+    #[error(
+        "a key has 1 to {} bytes, a value at most {}",
+        synod_wire::kv::MAX_KEY_BYTES,
+        synod_wire::kv::MAX_VALUE_BYTES
+    )]
+    KeyOrValueLength,
+    /// An answer is not what the key-value map says: the group has another machine.
+    #[error(
+        "node {node} answers as no key-value map does: its group has another state machine, or another version of it"
+    )]
+    AnswerMalformed {
+        /// The node.
+        node: synod_wire::NodeId,
+    },
     /// The session had ended before this call; the earlier error said why.
     #[error("the session is closed: {0}")]
     Closed(crate::session::CloseReason),

@@ -11,6 +11,11 @@ use synod_wire::batch::{MIN_BATCH_BYTES, max_entry_bytes};
 /// What fills a datagram of an Ethernet frame.
 const MAX_BATCH_BYTES: usize = 1_408;
 
+/// Runs with a key-value map, of a hundred.
+const KV_PERCENT: u64 = 30;
+/// A command has room for a key and for what its value is recognised by.
+const MIN_KV_ENTRY_BYTES: u64 = 64;
+
 /// Which faults a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -90,6 +95,9 @@ pub struct Plan {
     /// restarts would be void. A scenario sets it.
     #[serde(default)]
     pub memory_durability: bool,
+    /// The nodes keep a key-value map, with small bounds, and clients append its commands.
+    #[serde(default)]
+    pub kv: bool,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -127,6 +135,8 @@ impl Plan {
             max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             memory_durability: false,
+            // A stream of its own: the rest of the plan is as it would be without.
+            kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -134,6 +144,9 @@ impl Plan {
             faults: BTreeMap::new(),
         };
         plan.max_entry_bytes = plan.max_entry_bytes.min(max_entry_bytes(plan.max_batch_bytes) as u64);
+        if plan.kv {
+            plan.max_entry_bytes = plan.max_entry_bytes.max(MIN_KV_ENTRY_BYTES);
+        }
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
         plan

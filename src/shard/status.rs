@@ -56,6 +56,7 @@ pub(super) fn refused(refusal: Refusal) -> Counter {
             Counter::RefusedNotLeader
         }
         Refusal::TooLarge => Counter::RefusedTooLarge,
+        Refusal::BadQuestion => Counter::RefusedBadQuestion,
         Refusal::QuorumUnavailable => Counter::RefusedQuorum,
         Refusal::SessionEvicted | Refusal::ResendFrom => Counter::RefusedSession,
     }

@@ -285,11 +285,16 @@ pub enum Refusal {
     Recovering = 8,
     /// The node cannot go on without an operator.
     ManualIntervention = 9,
+    /// The group's state machine does not take this question; a group that keeps the log alone takes none.
+    BadQuestion = 13,
 }
+
+/// The longest question to a state machine: the node keeps it while it waits until it may be answered.
+pub const MAX_QUESTION_BYTES: usize = 384;
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Refusal; 9] = [
+    pub const ALL: [Refusal; 10] = [
         Refusal::Busy,
         Refusal::NotLeader,
         Refusal::NoLeader,
@@ -299,6 +304,7 @@ impl Refusal {
         Refusal::ResendFrom,
         Refusal::Recovering,
         Refusal::ManualIntervention,
+        Refusal::BadQuestion,
     ];
 
     /// The refusal with this number.
@@ -318,6 +324,7 @@ impl Refusal {
             Refusal::ResendFrom => "RESEND_FROM",
             Refusal::Recovering => "RECOVERING",
             Refusal::ManualIntervention => "MANUAL_INTERVENTION",
+            Refusal::BadQuestion => "BAD_QUESTION",
         }
     }
 }
@@ -527,6 +534,8 @@ counters! {
     Trains = "trains_sent",
     /// Receives that brought several datagrams.
     TrainsReceived = "trains_received",
+    /// Refused: BAD_QUESTION.
+    RefusedBadQuestion = "refused_bad_question",
 }
 
 #[cfg(test)]

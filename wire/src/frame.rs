@@ -108,6 +108,9 @@ pub enum Kind {
     Status = 67,
     /// Asks who chose a slot, and in which ballot. Payload: [`crate::evidence::EvidenceBody`].
     Evidence = 70,
+    /// Asks the group's state machine. Payload: [`crate::client::ReadBody`], whose `from_sequence` is how far at least must have
+    /// been applied, and the question.
+    Query = 72,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
@@ -120,6 +123,8 @@ pub enum Kind {
     StatusReply = 84,
     /// Payload: [`crate::evidence::EvidenceReplyBody`].
     EvidenceReply = 90,
+    /// A state machine's answer. Payload: [`crate::client::ReadReplyBody`] without entries, and the answer.
+    QueryReply = 92,
 }
 
 /// The kinds by number: parsing looks one up for every frame.
@@ -135,7 +140,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 40] = [
+    pub const ALL: [Kind; 42] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -170,12 +175,14 @@ impl Kind {
         Kind::Read,
         Kind::Status,
         Kind::Evidence,
+        Kind::Query,
         Kind::Appended,
         Kind::Rejected,
         Kind::SessionOpened,
         Kind::ReadReply,
         Kind::StatusReply,
         Kind::EvidenceReply,
+        Kind::QueryReply,
     ];
 
     /// The kind with this number.
