@@ -218,6 +218,7 @@ impl Replica {
             self.leader = None;
             return self.become_role(Role::Follower, Reason::QuorumLost);
         }
+        self.leading.heartbeat_at_ns = self.now_ns + self.settings.heartbeat_ns;
         self.probe();
         self.mark_peers();
     }

@@ -155,7 +155,8 @@ impl Disk {
         for (_, write) in std::mem::take(&mut self.in_flight) {
             if chaos && rng.ppm(plan.rate(Fault::TornWrite)) {
                 tally.trailers += usize::from(tear(&write, rng)?);
-                self.torn.extend(records(&write.bytes));
+                let flush = self.flush_so_far(&write);
+                self.torn.extend(records(&flush));
                 tally.torn += 1;
             } else if chaos && rng.ppm(plan.rate(Fault::LostWrite)) {
                 tally.lost += 1;
@@ -165,7 +166,10 @@ impl Disk {
                 self.complete(write, bytes)?;
             }
         }
-        self.partial.clear();
+        // The front of a flush whose rest is lost, or was not asked for yet, may hold whole records.
+        for (_, _, front) in self.partial.drain(..) {
+            self.torn.extend(records(&front));
+        }
         if power && !self.lies.is_empty() {
             tally.undone = self.lies.len();
             for undo in self.lies.drain(..).rev() {
@@ -178,8 +182,17 @@ impl Disk {
     /// A write fails: any of its sectors may be on disk.
     pub(crate) fn fail(&mut self, write: InFlight, rng: &mut Rng) -> io::Result<()> {
         tear(&write, rng)?;
-        self.torn.extend(records(&write.bytes));
+        let flush = self.flush_so_far(&write);
+        self.torn.extend(records(&flush));
         Ok(())
+    }
+
+    /// The flush that a write is of, up to its end: what short writes before it have written stands in front of it.
+    fn flush_so_far(&mut self, write: &InFlight) -> Vec<u8> {
+        let front = self.partial.iter().position(|(part, end, _)| same(part, &write.file) && *end == write.offset);
+        let mut flush = front.map_or_else(Vec::new, |at| self.partial.swap_remove(at).2);
+        flush.extend_from_slice(&write.bytes);
+        flush
     }
 
     /// The lies end well: what was reported durable is durable now.

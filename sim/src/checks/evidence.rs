@@ -26,6 +26,8 @@ pub(crate) struct Evidence {
     asked: BTreeMap<(usize, u64), Slot>,
     members: NodeSet,
     quorums: (usize, usize),
+    /// Under memory durability a vote for what is delivered in the same turn is counted nowhere: single votes cannot be held to.
+    votes_on_disk: bool,
 }
 
 impl Evidence {
@@ -35,6 +37,7 @@ impl Evidence {
             asked: BTreeMap::new(),
             members: (0..plan.nodes).map(|node| NodeId(node as u8)).collect(),
             quorums: (plan.phase1, plan.phase2),
+            votes_on_disk: !plan.memory_durability,
         }
     }
 
@@ -62,10 +65,11 @@ impl Evidence {
             return wrong(format!("members {:#b} with quorums {quorums:?}", body.members.get()));
         }
         let (ballot, crc) = (Ballot::unpack(body.ballot.get()), body.payload_crc.get());
-        if held == Held::Accepted && !one_value.voted(slot, ballot).contains(NodeId(node as u8)) {
+        let voted = held == Held::Accepted && self.votes_on_disk;
+        if voted && !one_value.voted(slot, ballot).contains(NodeId(node as u8)) {
             return wrong(format!("it accepted it in ballot {ballot}, which is not on its disk"));
         }
-        if held == Held::Accepted && one_value.value(slot, ballot) != Some(crc) {
+        if voted && one_value.value(slot, ballot) != Some(crc) {
             return wrong(format!("ballot {ballot} has the value {crc:08x}, which is another one's"));
         }
         let chosen = one_value.chosen(slot);
@@ -92,7 +96,8 @@ impl Evidence {
         if acceptors.len() < self.quorums.1 || acceptors.0 & !self.members.0 != 0 {
             return Err(format!("{acceptors:?} are no quorum"));
         }
-        if acceptors.0 & !voted.0 != 0 && !one_value.chosen_below(slot, ballot) {
+        let liars = acceptors.0 & !voted.0 != 0 && self.votes_on_disk;
+        if liars && !one_value.chosen_below(slot, ballot) {
             return Err(format!("{acceptors:?} chose it in ballot {ballot}; on disk it is at {voted:?}"));
         }
         Ok(true)
