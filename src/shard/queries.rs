@@ -86,8 +86,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let label = self.read_label(request.recency)?;
         let tail = self.machine.tail();
         if tail < request.from() && !mutant("kv_answers_before_applied") {
-            // Committed elsewhere, as far as the asker knows: it will be applied here, too.
-            return Err(Refusal::Busy);
+            // Committed elsewhere, as far as the asker knows: it will be applied here, too, as soon as the mode lets it.
+            return Err(self.modes.rounds().err().unwrap_or(Refusal::Busy));
         }
         let machine = self.embedded.as_deref().ok_or(Refusal::BadQuestion)?;
         machine.query(question, answer).map_err(|_| Refusal::BadQuestion)?;
