@@ -2,7 +2,7 @@
 //!
 //! A reader that wants sequence s looks up the block that holds it, takes the last record of each slot between the
 //! block's log positions, and walks its batches with [`Walker`], which needs no session table: only the runs listed as
-//! exceptions differ from "every entry is sequenced".
+//! exceptions (duplicates, gaps, refused conditions) differ from "every entry is sequenced".
 
 use crate::sequencer::Verdict;
 use synod_wire::batch::Batch;
@@ -73,7 +73,7 @@ impl Index {
     /// Notes what apply did with run number `at`, of `entries` entries, in the slot applied last.
     pub fn outcome(&mut self, slot: Slot, at: usize, entries: u64, verdict: Verdict) {
         if verdict.taken() != entries {
-            let skip = if let Verdict::Sequenced { skip, .. } = verdict { skip } else { 0 };
+            let skip = if let Verdict::Decided { skip, .. } = verdict { skip } else { 0 };
             self.exceptions.push(Exception { slot, run: at as u32, skip, taken: verdict.taken() });
         }
     }
@@ -144,6 +144,40 @@ impl<'a> Walker<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sequencer::Sequencer;
+    use synod_wire::batch::{BATCH_HEADER_BYTES, Condition, RunBuilder, RunKind, open, write_batch_header};
+
+    #[test]
+    fn runs_that_were_refused_or_came_again_are_passed_over() {
+        let condition = Condition { match_sequence: 9.into(), fence: 0.into() };
+        let mut bytes = vec![0; 512];
+        let mut at = BATCH_HEADER_BYTES;
+        at += RunBuilder::new(&mut bytes[at..], 7, open::OR_CREATE, 0).finish(RunKind::OpenSession).0;
+        for (first_seq, entry) in [(1, b"a"), (1, b"a"), (3, b"c")] {
+            let mut run = RunBuilder::new(&mut bytes[at..], 7, 1, first_seq);
+            assert!(run.push(entry));
+            at += run.finish(RunKind::Append).0;
+            if first_seq == 1 {
+                let mut run = RunBuilder::conditional(&mut bytes[at..], 7, 1, 2, &condition);
+                assert!(run.push(b"refused"));
+                at += run.finish(RunKind::ConditionalAppend).0;
+            }
+        }
+        write_batch_header(&mut bytes, 42, 6);
+        let batch = Batch::parse(&bytes[..at]).unwrap();
+        let (mut machine, mut index) = (Sequencer::new(), Index::new(1));
+        index.applied(Slot(1), 0, 1, Sequence::ZERO, 0);
+        machine.apply(Slot(1), &batch, &mut |at, run, verdict| index.outcome(Slot(1), at, run.len(), verdict));
+        let block = index.blocks(0, 1)[0];
+        let mut walker = Walker::new(&block, index.exceptions(Slot(1), Slot(1)));
+        let mut walked = Vec::new();
+        walker.slot(Slot(1), &batch, &mut |sequence, timestamp_ns, entry| {
+            walked.push((sequence.0, timestamp_ns, entry.to_vec()));
+            true
+        });
+        assert_eq!(walked, [(1, 42, b"a".to_vec()), (2, 42, b"c".to_vec())]);
+        assert_eq!((walker.tail(), machine.tail()), (Sequence(2), Sequence(2)));
+    }
 
     #[test]
     fn blocks_are_found_by_sequence_and_by_slot() {

@@ -116,7 +116,7 @@ pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
 /// use synod::{config::load, node::Node};
 /// # fn main() -> anyhow::Result<()> {
 /// let config = load::load("synod.toml".as_ref())?.config;
-/// let node = Node::start(&config, synod_wire::NodeId(0), Arc::new(|_group| Some(Box::new(Mine))))?;
+/// let node = Node::start(&config, synod_client::NodeId(0), Arc::new(|_group| Some(Box::new(Mine))))?;
 /// node.wait()
 /// # }
 /// ```

@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use synod_client::{Ack, Appender, ClientError};
+use synod_client::{Ack, Appender, ClientError, Condition};
 
 /// The longest latency that is told apart: beyond it the deadline has long passed.
 const MAX_LATENCY_US: u64 = 3_600_000_000;
@@ -133,10 +133,21 @@ impl Pipeline {
 
     /// Offers an entry; waits only while the window is full.
     pub fn push(&mut self, entry: &[u8], on_ack: &mut dyn FnMut(Ack)) -> Result<u64, ClientError> {
+        self.push_if(entry, Condition::default(), on_ack)
+    }
+
+    /// The same for an entry that is appended on a condition. That it was not is an error of a later call, behind which
+    /// nothing is measured any more.
+    pub fn push_if(
+        &mut self,
+        entry: &[u8],
+        condition: Condition,
+        on_ack: &mut dyn FnMut(Ack),
+    ) -> Result<u64, ClientError> {
         let Pipeline { appender, offered, measured } = self;
         // Noted first: its acknowledgement can come only after this call, but those of others come within.
         let now = Instant::now();
-        let client_seq = appender.push(entry, &mut |ack| settle(offered, measured, on_ack, ack))?;
+        let client_seq = appender.push_if(entry, condition, &mut |ack| settle(offered, measured, on_ack, ack))?;
         offered.push_back(now);
         Ok(client_seq)
     }

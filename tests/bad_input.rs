@@ -48,10 +48,10 @@ fn bad_everywhere(cluster: ClusterId, kind: Kind, from: NodeId, payload: &[u8]) 
 
 fn bad_for_clients(cluster: &Cluster) -> Vec<Bad> {
     let id = cluster.config.cluster_id();
-    let mut all = bad_everywhere(id, Kind::Append, NODE, &run(1, 1, &[b"entry"]));
+    let mut all = bad_everywhere(id, Kind::Append, NODE, &run(1, 1, 1, &[b"entry"]));
     let append = |payload: &[u8]| frame(&header(Kind::Append, id, GROUP, NODE), payload);
     let peers_kind = frame(&header(Kind::Prepare, id, GROUP, NodeId(1)), &[]);
-    let mut miscounted = run(1, 1, &[b"entry", b"another"]);
+    let mut miscounted = run(1, 1, 1, &[b"entry", b"another"]);
     miscounted[24] = 3;
     all.push(("a member's message", peers_kind, Counter::DroppedKind));
     all.push(("a run that is no run", append(&[0xff; 40]), Counter::DroppedTruncated));
@@ -68,7 +68,7 @@ fn bad_for_members(cluster: &Cluster) -> Vec<Bad> {
     let id = cluster.config.cluster_id();
     let mut all = bad_everywhere(id, Kind::Heartbeat, NodeId(1), &[0; 8]);
     let from = |from, kind, payload: &[u8]| frame(&header(kind, id, GROUP, from), payload);
-    all.push(("a client's request", from(NodeId(1), Kind::Append, &run(1, 1, &[b"entry"])), Counter::DroppedKind));
+    all.push(("a client's request", from(NodeId(1), Kind::Append, &run(1, 1, 1, &[b"entry"])), Counter::DroppedKind));
     all.push(("from no member", from(NodeId(9), Kind::Heartbeat, &[0; 8]), Counter::DroppedSender));
     all.push(("from the node itself", from(NODE, Kind::Heartbeat, &[0; 8]), Counter::DroppedSender));
     all.push(("a heartbeat without a body", from(NodeId(1), Kind::Heartbeat, &[]), Counter::DroppedBody));

@@ -68,6 +68,43 @@ fn what_is_appended_is_read_back_in_every_format_from_every_node() {
 }
 
 #[test]
+fn appends_on_a_condition_and_of_a_client_that_comes_back() {
+    let cluster = Cluster::start();
+    let fails = |arguments: &[&str], reason: &str| {
+        let output = append(&cluster, b"one\ntwo\n", arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+        assert!(error.contains("all before entry 1 is appended") && error.contains(reason), "{error}");
+    };
+    assert_eq!(sequences(&append(&cluster, b"one\ntwo\n", &["--match-sequence", "0"])), [1, 2]);
+    fails(&["--match-sequence", "0"], "the log ended at sequence 2");
+    assert_eq!(sequences(&append(&cluster, b"three\n", &["--match-sequence", "2", "--fence", "7"])), [3]);
+    fails(&["--fence", "6"], "a token of 7 was seen");
+    assert_eq!(sequences(&append(&cluster, b"four\nfive\n", &["--fence", "7"])), [4, 5]);
+
+    let ask = |arguments: &[&str]| cluster.run(&[&["last-committed", "--client-id", "0xabc"], arguments].concat());
+    let none = ask(&[]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("client 0xabc has no such session"), "{none:?}");
+    assert_eq!(sequences(&append(&cluster, b"six\n", &["--client-id", "0xabc"])), [6]);
+    let report: serde_json::Value = serde_json::from_slice(stdout(&ask(&["-o", "json"]))).unwrap();
+    assert_eq!((&report["client_id"], &report["last_committed"]), (&"0xabc".into(), &1.into()), "{report}");
+    let number = report["session"].to_string();
+    // The same input again, and one line more: the first is there already.
+    let again = append(&cluster, b"six\nseven\n", &["--client-id", "0xabc", "--session", &number]);
+    assert_eq!(sequences(&again), [7]);
+    assert_eq!(stdout(&ask(&["--session", &number])), format!("2\tsession {number}\n").as_bytes());
+    let another = append(&cluster, b"six\n", &["--client-id", "0xabc", "--session", "1000000"]);
+    assert_eq!(another.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&another.stderr).contains("evicted"), "{another:?}");
+    assert_eq!(stdout(&cluster.run(&["read", "--from", "1"])), b"one\ntwo\nthree\nfour\nfive\nsix\nseven\n");
+    for bad in [&["append", "--fence", "0"][..], &["append", "--session", "3"], &["last-committed", "--client-id", "0"]]
+    {
+        assert_eq!(cluster.run(bad).status.code(), Some(2), "{bad:?}");
+    }
+}
+
+#[test]
 fn acknowledgements_come_while_the_input_pauses() {
     let cluster = Cluster::start();
     let mut command = cluster.command(&["append"]);
@@ -86,16 +123,16 @@ fn acknowledgements_come_while_the_input_pauses() {
 #[test]
 fn an_entry_that_is_too_large_is_named_and_all_before_it_is_kept() {
     let cluster = Cluster::start();
-    let input = [b"one\ntwo\n", &vec![b'x'; 1_359][..]].concat();
+    let input = [b"one\ntwo\n", &vec![b'x'; 1_351][..]].concat();
     let output = append(&cluster, &input, &[]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), 2, "{output:?}");
-    assert!(error.contains("entry 3") && error.contains("1358 bytes") && error.contains("max_batch_bytes"), "{error}");
-    let output = append(&cluster, &[b'y'; 1_358], &["--quiet", "-o", "json"]);
+    assert!(error.contains("entry 3") && error.contains("1350 bytes") && error.contains("max_batch_bytes"), "{error}");
+    let output = append(&cluster, &[b'y'; 1_350], &["--quiet", "-o", "json"]);
     let summary: serde_json::Value = serde_json::from_slice(stdout(&output)).unwrap();
     assert!(summary["entries"] == 1 && summary["p50_us"].as_u64().unwrap() > 0, "{summary}");
-    let expected = [b"one\ntwo\n", &[b'y'; 1_358][..]].concat();
+    let expected = [b"one\ntwo\n", &[b'y'; 1_350][..]].concat();
     assert_eq!(stdout(&cluster.run(&["read", "--from", "1"])), expected);
 }
 

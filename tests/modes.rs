@@ -69,7 +69,9 @@ fn lose_the_third(cluster: &mut Cluster, victim: NodeId, survivors: &[NodeId]) -
             session.send(0, &[]);
             match session.receive(LISTEN) {
                 Some(Answer::Refused(Refusal::QuorumUnavailable, _)) => *said = Some(since.elapsed()),
-                Some(Answer::Opened | Answer::Appended(_)) => panic!("a session was opened without a quorum"),
+                Some(Answer::Opened(_) | Answer::Appended(_) | Answer::NotAppended(..)) => {
+                    panic!("a session was opened without a quorum")
+                }
                 // Until the time-outs have passed: who does not lead says so.
                 Some(Answer::Refused(..)) | None => {}
             }

@@ -2,10 +2,12 @@
 //! caller's back beyond what the session does.
 
 use crate::client::Client;
+use crate::condition::{Condition, Unmet};
 use crate::error::ClientError;
 use crate::options::{Options, nanos};
 use crate::receipt::Receipt;
 use crate::session::{CloseReason, Event, OfferError};
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::client::{Durability, Refusal};
@@ -31,12 +33,17 @@ pub struct Ack {
 
 /// An open session that appends and waits.
 ///
-/// After an error other than [`ClientError::TooLarge`] of an entry not sent, or [`ClientError::EmptyEntry`], the session
-/// is closed: connect anew, with the same client id to resume (see [`crate::Core`]).
+/// After an error other than [`ClientError::NotAppended`], [`ClientError::TooLarge`] of an entry not sent, or
+/// [`ClientError::EmptyEntry`], the session is closed: connect anew, with the same client id and [`Resume::Session`] to
+/// resume (see [`crate::Core`]).
+///
+/// [`Resume::Session`]: crate::Resume::Session
 #[derive(Debug)]
 pub struct Appender {
     client: Client,
     last_committed: u64,
+    /// Entries that were not appended, and not told yet: first, last, and why. No more than the session holds entries.
+    not_appended: VecDeque<(u64, u64, Unmet, Guarantee)>,
     /// The entries reported unknown: (first, last).
     unknown: Option<(u64, u64)>,
     /// Receipts whose entries are not all reported: no more than the session holds entries.
@@ -53,7 +60,8 @@ impl Appender {
         options: Options,
     ) -> Result<Appender, ClientError> {
         let client = Client::connect(cluster, group, members, client_id, options)?;
-        let mut appender = Appender { client, last_committed: 0, unknown: None, receipts: Vec::new() };
+        let mut appender =
+            Appender { client, last_committed: 0, not_appended: VecDeque::new(), unknown: None, receipts: Vec::new() };
         appender.wait_until_open()?;
         Ok(appender)
     }
@@ -61,6 +69,11 @@ impl Appender {
     /// The last client sequence that was committed when the session opened: a caller that resumes goes on behind it.
     pub fn last_committed(&self) -> u64 {
         self.last_committed
+    }
+
+    /// The session's number: kept beside the client id it resumes this session ([`crate::Resume::Session`]).
+    pub fn session(&self) -> u64 {
+        self.client.core().session().expect("an appender waited until its session was open")
     }
 
     /// The longest entry.
@@ -75,8 +88,15 @@ impl Appender {
 
     /// Appends one entry and waits for its place. Entries pushed before it get theirs first, and are not reported.
     pub fn append(&mut self, entry: &[u8]) -> Result<Ack, ClientError> {
+        self.append_if(entry, Condition::default())
+    }
+
+    /// Appends one entry if a condition is met when its turn comes, else tells why it was not appended
+    /// ([`ClientError::NotAppended`]); a retry would be told the same. An earlier entry that was pushed and not appended is told
+    /// first, by whichever call learns of it.
+    pub fn append_if(&mut self, entry: &[u8], condition: Condition) -> Result<Ack, ClientError> {
         let mut newest = None;
-        let client_seq = self.push(entry, &mut |_| {})?;
+        let client_seq = self.push_if(entry, condition, &mut |_| {})?;
         loop {
             let turned = self.turn(Duration::MAX, &mut |ack| {
                 if ack.client_seq == client_seq {
@@ -110,8 +130,18 @@ impl Appender {
     /// Offers an entry; waits only while the window is full. `on_ack` gets the places that become known meanwhile.
     /// Returns the entry's client sequence.
     pub fn push(&mut self, entry: &[u8], on_ack: &mut dyn FnMut(Ack)) -> Result<u64, ClientError> {
+        self.push_if(entry, Condition::default(), on_ack)
+    }
+
+    /// The same for an entry that is appended on a condition. That it was not is an error of a later call, which may go on.
+    pub fn push_if(
+        &mut self,
+        entry: &[u8],
+        condition: Condition,
+        on_ack: &mut dyn FnMut(Ack),
+    ) -> Result<u64, ClientError> {
         loop {
-            match self.client.offer(entry) {
+            match self.client.offer_if(entry, condition) {
                 Ok(client_seq) => return Ok(client_seq),
                 Err(OfferError::Full) => self.turn(Duration::MAX, on_ack)?,
                 Err(OfferError::Empty) => return Err(ClientError::EmptyEntry),
@@ -156,6 +186,7 @@ impl Appender {
     /// One poll of the driver. An error once the session has closed, after all that was acknowledged was reported.
     fn turn(&mut self, wait: Duration, on_ack: &mut dyn FnMut(Ack)) -> Result<(), ClientError> {
         let (last_committed, unknown) = (&mut self.last_committed, &mut self.unknown);
+        let not_appended = &mut self.not_appended;
         let receipts = &mut self.receipts;
         self.client.poll(wait, &mut |event| match event {
             Event::Opened { last_committed: last, .. } => *last_committed = last,
@@ -168,11 +199,19 @@ impl Appender {
                 let next = client_seq + u64::from(entries);
                 receipts.retain(|receipt| receipt.client_seq + u64::from(receipt.entries) > next);
             }
+            Event::NotAppended { client_seq, unmet, guarantee, entries, .. } => {
+                let next = client_seq + u64::from(entries);
+                not_appended.push_back((client_seq, next - 1, unmet, guarantee));
+                receipts.retain(|receipt| receipt.client_seq + u64::from(receipt.entries) > next);
+            }
             Event::Receipt(receipt) => receipts.push(receipt),
             Event::Unknown { first, last } => *unknown = Some((unknown.map_or(first, |(earlier, _)| earlier), last)),
             // The session is closed then, and says why itself.
             Event::SessionLost | Event::Refused { .. } => {}
         })?;
+        if let Some((first, last, unmet, guarantee)) = self.not_appended.pop_front() {
+            return Err(ClientError::NotAppended { first, last, unmet, guarantee });
+        }
         match self.client.core().closed() {
             None => Ok(()),
             Some(reason) => Err(self.closed(reason)),

@@ -1,5 +1,6 @@
 //! The UDP driver of a session: one socket, the caller's thread, no locks. What events mean is [`crate::session`]'s.
 
+use crate::condition::Condition;
 use crate::error::{ClientError, Unavailable};
 use crate::options::{Options, nanos};
 use crate::session::{Core, Event, OfferError};
@@ -43,6 +44,11 @@ impl Client {
     /// datagrams.
     pub fn offer(&mut self, entry: &[u8]) -> Result<u64, OfferError> {
         self.core.offer(entry, self.socket.now_ns())
+    }
+
+    /// The same for an entry that is appended on a condition.
+    pub fn offer_if(&mut self, entry: &[u8], condition: Condition) -> Result<u64, OfferError> {
+        self.core.offer_if(entry, condition, self.socket.now_ns())
     }
 
     /// Sends what is due, receives what has come, and hands events to `on_event`. Waits up to `max_wait` for the first

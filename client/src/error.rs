@@ -1,5 +1,6 @@
 //! What goes wrong for a caller who waits: the errors of the drivers and the façade.
 
+use crate::condition::Unmet;
 use crate::options::OptionsError;
 use std::fmt;
 use std::io;
@@ -42,6 +43,18 @@ pub enum ClientError {
     TooLarge {
         /// The longest entry.
         limit_bytes: usize,
+    },
+    /// The condition of entries was not met: they are not in the log and never will be. The session goes on.
+    #[error("entries {first}..={last} were not appended: {unmet}")]
+    NotAppended {
+        /// The client sequence of the first such entry.
+        first: u64,
+        /// The last one's.
+        last: u64,
+        /// Why.
+        unmet: Unmet,
+        /// What the refusal promises: it is as final as an append.
+        guarantee: Guarantee,
     },
     /// Entries hold at least one byte.
     #[error("an entry must hold at least one byte")]
@@ -89,6 +102,14 @@ pub enum ClientError {
         /// The node.
         node: synod_wire::NodeId,
     },
+    /// A put or delete is committed, but what it did could not be asked: ask again, [`crate::KvReader::outcome`].
+    #[error("the write is committed at sequence {sequence}, but nobody told what it did: {cause}")]
+    OutcomeNotTold {
+        /// Its place in the total order.
+        sequence: synod_wire::Sequence,
+        /// Why not.
+        cause: Box<ClientError>,
+    },
     /// The session had ended before this call; the earlier error said why.
     #[error("the session is closed: {0}")]
     Closed(crate::session::CloseReason),
@@ -113,7 +134,10 @@ impl ClientError {
         let idempotence = match self {
             ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
             ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
-            ClientError::NoAnswer(_) => Idempotence::Harmless,
+            ClientError::NoAnswer(_) | ClientError::QuestionTooLong { .. } | ClientError::AnswerMalformed { .. } => {
+                Idempotence::Harmless
+            }
+            ClientError::NotAppended { guarantee, .. } => return *guarantee,
             ClientError::SessionEvicted { first, last } if first > last => Idempotence::Session,
             _ => Idempotence::None,
         };
@@ -199,6 +223,8 @@ mod tests {
         let told = |error: ClientError| error.guarantee();
         let timeout = ClientError::Timeout { first: 1, last: 2, cause: Unavailable::default() };
         assert_eq!(told(timeout).idempotence, Idempotence::Session);
+        let (unmet, guarantee) = (Unmet::Fenced { highest: 2 }, Guarantee::COMMITTED);
+        assert_eq!(told(ClientError::NotAppended { first: 1, last: 1, unmet, guarantee }), Guarantee::COMMITTED);
         assert_eq!(told(ClientError::NoAnswer(Unavailable::default())).idempotence, Idempotence::Harmless);
         assert_eq!(
             told(ClientError::SessionEvicted { first: 1, last: 2 }),

@@ -110,7 +110,7 @@ pub struct KvWritten {
 /// Writes and reads a map under one session.
 ///
 /// A put is committed first and judged then, where it stands in the total order: [`Outcome::Full`] is such a judgement, and not an
-/// error. After an error of a write the session is as [`Appender`] says.
+/// error. After an error of a write the session is as [`Appender`] says; after [`ClientError::OutcomeNotTold`] it goes on.
 #[derive(Debug)]
 pub struct Kv {
     appender: Appender,
@@ -166,6 +166,9 @@ impl Kv {
         let mut out = [0; MAX_COMMAND_BYTES];
         let bytes = command.write(&mut out).ok_or(ClientError::KeyOrValueLength)?;
         let ack = self.appender.append(&out[..bytes])?;
-        Ok(KvWritten { ack, outcome: self.reader.outcome(ack.sequence)? })
+        let sequence = ack.sequence;
+        let asked = self.reader.outcome(sequence);
+        let outcome = asked.map_err(|error| ClientError::OutcomeNotTold { sequence, cause: Box::new(error) })?;
+        Ok(KvWritten { ack, outcome })
     }
 }

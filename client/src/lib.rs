@@ -13,13 +13,26 @@
 //! # What a caller may rely on
 //!
 //! Entries of a session are sequenced in the order of [`Core::offer`], each at most once. Each offered entry ends in
-//! exactly one of [`Event::Acked`] and [`Event::Unknown`], in the order offered. After an `Unknown` the session is
-//! closed: whether the entry was sequenced is not known *here*. To find out, open a new session with the same client
-//! id: [`Event::Opened`] says the last client sequence committed. See [`Core`] for the rule on resuming.
+//! exactly one of [`Event::Acked`], [`Event::NotAppended`] and [`Event::Unknown`], in the order offered.
+//!
+//! *Deadlines.* Every entry has one, counted from its offer ([`Options::deadline`]), and so has every call that waits. Past it
+//! the outcome is `Unknown`, explicitly: the session is closed, and whether the entry was sequenced, or will be, is not known
+//! *here*. To find out, open the session again, by client id and number ([`Resume::Session`]): [`Event::Opened`] says the
+//! last client sequence committed, and [`last_committed`] asks for that alone. See [`Core`] for the rule on resuming.
+//!
+//! *Sessions* are part of the replicated state, which keeps 1,024 of them: opening one more evicts the least recently used, and
+//! one that rested for seven days by the log's time goes too. Who comes back to an evicted session by its number is told so
+//! ([`Event::SessionLost`]), and nothing is appended twice.
+//!
+//! *Conditions.* [`Core::offer_if`] appends only if the log ends where the caller thinks it does, or if no higher fencing token
+//! was seen ([`Condition`]). The outcome is decided in the total order and stored under the entry's client sequence: whoever
+//! asks again, and whichever node answers, it is the same.
 #![forbid(unsafe_code)]
 
 mod appender;
 mod client;
+mod committed;
+mod condition;
 mod error;
 mod evidence;
 mod kv;
@@ -44,12 +57,14 @@ mod testing;
 
 pub use appender::{Ack, Appender};
 pub use client::Client;
+pub use committed::{Committed, last_committed};
+pub use condition::{Condition, Unmet};
 pub use error::{ClientError, Unavailable};
 pub use evidence::{
     ChosenBy, Evidence, EvidenceOf, Held, HeldValue, MemberAnswer, NodeEvidence, Told, agree, disagreements, evidence,
 };
 pub use kv::{Kv, KvRead, KvReader, KvValue, KvWritten};
-pub use options::{Options, OptionsError, ReadOptions};
+pub use options::{Options, OptionsError, ReadOptions, Resume};
 pub use query::{StageTimes, Status, Tail, check_tail, status};
 pub use question::{Answer, QuestionCore, QuestionCounters, Questions, Standing};
 pub use read::{EntryRef, ReadCore, ReadCounters};

@@ -5,7 +5,7 @@ use crate::*;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use synod_wire::client::{Counter, ReadBody, StatusBody, role};
+use synod_wire::client::{Counter, Decision, ReadBody, StatusBody, role};
 use synod_wire::frame::Kind;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -108,7 +108,7 @@ fn entries_are_appended_through_a_redirect_blocking_and_spinning() {
         let follower = refuses(Refusal::NotLeader, Some(leader.address));
         let options = Options { spin, window_entries: 16, ..Options::default() };
         let mut appender = connect(&[follower.member(0), leader.member(1)], options).unwrap();
-        assert_eq!((appender.last_committed(), appender.max_entry_bytes()), (0, 1_358));
+        assert_eq!((appender.last_committed(), appender.max_entry_bytes()), (0, 1_350));
         let first = Ack {
             client_seq: 1,
             sequence: Sequence(1_001),
@@ -141,8 +141,8 @@ fn bad_entries_fail_alone() {
     let leader = Node::start(prompt_leader());
     let mut appender = connect(&[leader.member(0)], Options::default()).unwrap();
     assert!(matches!(appender.append(b""), Err(ClientError::EmptyEntry)));
-    assert!(matches!(appender.append(&[0; 1_359]), Err(ClientError::TooLarge { limit_bytes: 1_358 })));
-    assert_eq!(appender.append(&[0; 1_358]).unwrap().client_seq, 1);
+    assert!(matches!(appender.append(&[0; 1_351]), Err(ClientError::TooLarge { limit_bytes: 1_350 })));
+    assert_eq!(appender.append(&[0; 1_350]).unwrap().client_seq, 1);
 }
 
 #[test]
@@ -195,6 +195,71 @@ fn an_evicted_session_says_what_is_uncertain() {
     let mut appender = connect(&[node.member(0)], Options::default()).unwrap();
     let error = appender.append(b"x").unwrap_err();
     assert!(matches!(error, ClientError::SessionEvicted { first: 1, last: 1 }), "{error}");
+}
+
+/// A leader whose log takes one entry, from whoever brings the highest token.
+fn fencing_leader() -> impl FnMut(Asked) -> Vec<Vec<u8>> + Send {
+    let mut tail = 0;
+    move |asked| match asked {
+        Asked::AppendIf { condition, first_seq, entries } if condition.matches() == Some(tail) => {
+            tail += entries.len() as u64;
+            vec![appended(&[(first_seq, tail, 7, entries.len() as u32)], 64)]
+        }
+        Asked::AppendIf { condition, first_seq, entries } => {
+            let (decision, value) = match condition.matches() {
+                Some(_) => (Decision::TailMoved, tail),
+                None => (Decision::Fenced, 9),
+            };
+            vec![not_appended(first_seq, decision, value, entries.len() as u32)]
+        }
+        Asked::Open(_) => vec![opened(0, 64)],
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[test]
+fn a_condition_that_is_not_met_is_told_and_the_appender_goes_on() {
+    let node = Node::start(fencing_leader());
+    let mut appender = connect(&[node.member(0)], Options::default()).unwrap();
+    assert_eq!(appender.session(), SESSION);
+    let at = |tail| Condition::tail(Sequence(tail));
+    assert_eq!(appender.append_if(b"first", at(0)).unwrap().sequence, Sequence(1));
+    let error = appender.append_if(b"second", at(0)).unwrap_err();
+    let moved = Unmet::TailMoved { tail: Sequence(1) };
+    assert!(matches!(&error, ClientError::NotAppended { first: 2, last: 2, unmet, .. } if *unmet == moved), "{error}");
+    assert!(!error.is_outcome_unknown() && !error.is_unavailable());
+    assert_eq!(appender.append_if(b"third", at(1)).unwrap().sequence, Sequence(2));
+    // Pushed together, and told one after the other.
+    let fence = Condition::fence(std::num::NonZeroU64::new(1).unwrap());
+    for entry in [&b"fourth"[..], b"fifth"] {
+        appender.push_if(entry, fence, &mut |_| {}).unwrap();
+    }
+    let error = appender.flush(Duration::from_secs(10), &mut |_| {}).unwrap_err();
+    assert!(
+        matches!(error, ClientError::NotAppended { first: 4, last: 5, unmet: Unmet::Fenced { highest: 9 }, .. }),
+        "{error}"
+    );
+    appender.flush(Duration::from_secs(10), &mut |_| {}).unwrap();
+}
+
+#[test]
+fn a_client_that_lost_its_memory_asks_how_far_it_got() {
+    let ask = |node: &Node, options| last_committed(CLUSTER, GROUP, vec![node.member(0)], CLIENT, options);
+    let node = Node::start(|asked| {
+        assert_eq!(asked, Asked::Resume(synod_wire::batch::open::EXISTING), "the question opens nothing");
+        vec![opened(41, 64)]
+    });
+    let committed = ask(&node, Options::default()).unwrap();
+    assert_eq!(committed, Some(Committed { session: SESSION, last_committed: 41 }));
+    let gone = Node::start(|asked| {
+        let Asked::Resume(detail) = asked else { panic!("unexpected {asked:?}") };
+        vec![Refuse { detail, ..Refuse::with(Refusal::SessionEvicted) }.datagram()]
+    });
+    assert_eq!(ask(&gone, Options::default()).unwrap(), None);
+    let named = Options { resume: Resume::Session(7), ..Options::default() };
+    assert_eq!(ask(&gone, named).unwrap(), None);
+    let error = ask(&refuses(Refusal::NoLeader, None), short()).unwrap_err();
+    assert!(matches!(error, ClientError::NoLeader(_)), "{error}");
 }
 
 // ---- Reading ----

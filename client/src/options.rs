@@ -1,7 +1,7 @@
 //! What a caller may set, and the bounds that it must keep. Plain data: read by the cores when they are made.
 
 use std::time::Duration;
-use synod_wire::batch::{self, ENTRY_PREFIX_BYTES, RUN_HEADER_BYTES};
+use synod_wire::batch::{self, ENTRY_PREFIX_BYTES, RUN_HEADER_BYTES, open};
 use synod_wire::client::Consistency;
 use synod_wire::frame::{ALIGN, HEADER_BYTES};
 
@@ -34,6 +34,8 @@ pub struct Options {
     pub spin: Duration,
     /// Ask for a receipt of every append: [`crate::Event::Receipt`].
     pub receipts: bool,
+    /// Which session to open.
+    pub resume: Resume,
     /// Seeds the jitter of pauses, so that clients do not come back in step. Mixed with the client id.
     pub seed: u64,
 }
@@ -50,7 +52,34 @@ impl Default for Options {
             max_datagram_bytes: 1_472,
             spin: Duration::ZERO,
             receipts: false,
+            resume: Resume::OrCreate,
             seed: 0,
+        }
+    }
+}
+
+/// Which session of a client to open. Sessions are evicted, the least recently used first, when too many are open or after a long
+/// rest (`synod::sequencer`), and what an evicted one had appended is forgotten: only a client that names its session by its
+/// number is told of that, instead of getting an empty new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// The client's session if it has one, else a new one: for a client that starts, or that does not repeat itself.
+    #[default]
+    OrCreate,
+    /// The client's session, whatever its number. If it has none, [`crate::Event::SessionLost`].
+    Existing,
+    /// The session that was told this number ([`crate::Event::Opened`]). If it is gone, [`crate::Event::SessionLost`]: for a
+    /// client that comes back and would repeat what it does not find committed.
+    Session(u64),
+}
+
+impl Resume {
+    /// As a run that opens a session says it.
+    pub(crate) fn to_wire(self) -> u64 {
+        match self {
+            Resume::OrCreate => open::OR_CREATE,
+            Resume::Existing => open::EXISTING,
+            Resume::Session(number) => number,
         }
     }
 }
@@ -63,6 +92,9 @@ impl Options {
         let least = self.max_datagram_bytes as u64;
         check("window_bytes", self.window_bytes as u64, least, MAX_WINDOW_BYTES as u64)?;
         check("deadline (us)", as_u64(self.deadline.as_micros()), 1, DAY_US)?;
+        if let Resume::Session(number) = self.resume {
+            check("resume (session number)", number, open::OR_CREATE + 1, open::EXISTING - 1)?;
+        }
         check_retransmit(self.retransmit_initial_us, self.retransmit_min_us, self.retransmit_max_us)
     }
 
@@ -198,18 +230,19 @@ mod tests {
         Options::default().validate().unwrap();
         ReadOptions::default().validate().unwrap();
         assert_eq!(Options::default().max_payload_bytes(), 1_408);
-        assert_eq!(Options::default().max_entry_bytes(), 1_358);
+        assert_eq!(Options::default().max_entry_bytes(), 1_350);
     }
 
     #[test]
     fn each_bound_is_checked_and_named() {
         type Breaks = fn(&mut Options);
-        let broken: [(&str, Breaks); 6] = [
+        let broken: [(&str, Breaks); 7] = [
             ("window_entries", |o| o.window_entries = 0),
             ("window_bytes", |o| o.window_bytes = 100),
             ("max_datagram_bytes", |o| o.max_datagram_bytes = 65_507),
             ("deadline", |o| o.deadline = Duration::ZERO),
             ("retransmit_min_us", |o| o.retransmit_min_us = o.retransmit_max_us + 1),
+            ("resume", |o| o.resume = Resume::Session(0)),
             ("retransmit_initial_us", |o| o.retransmit_initial_us = o.retransmit_min_us - 1),
         ];
         for (name, breaks) in broken {

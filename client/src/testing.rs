@@ -1,9 +1,10 @@
 //! For tests: replies as a node would send them, requests as a node would read them, and a small seeded generator.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use synod_wire::batch::Run;
+use synod_wire::batch::{Condition, Run, open};
 use synod_wire::client::{
-    AckHeader, AckRun, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody, SessionBody,
+    AckHeader, AckRun, Decision, Durability, ReadBody, ReadEntry, ReadReplyBody, Receipt, Refusal, RefusalBody,
+    SessionBody,
 };
 use synod_wire::frame::{Header, Kind, frame_bytes, parse, write_frame};
 use synod_wire::guarantee::{Guarantee, Recency};
@@ -15,6 +16,8 @@ use zerocopy::{FromBytes, IntoBytes};
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x5e4d);
 pub(crate) const GROUP: GroupId = GroupId(3);
 pub(crate) const CLIENT: u128 = 0xfeed_0000_0000_0000_0000_0000_0000_0001;
+/// The number that the session is told.
+pub(crate) const SESSION: u64 = 12;
 pub(crate) const MS: u64 = 1_000_000;
 
 pub(crate) fn address(port: u16) -> SocketAddrV4 {
@@ -66,6 +69,7 @@ pub(crate) fn datagram(header: &Header, payload: &[u8]) -> Vec<u8> {
 pub(crate) fn opened_with(last_committed: u64, credit: u32, max_entry: u32, max_run: u32) -> Vec<u8> {
     let body = SessionBody {
         client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
         last_committed: U64::new(last_committed),
         credit: U32::new(credit),
         max_entry_bytes: U32::new(max_entry),
@@ -76,7 +80,7 @@ pub(crate) fn opened_with(last_committed: u64, credit: u32, max_entry: u32, max_
 }
 
 pub(crate) fn opened(last_committed: u64, credit: u32) -> Vec<u8> {
-    opened_with(last_committed, credit, 1_358, 1_392)
+    opened_with(last_committed, credit, 1_350, 1_392)
 }
 
 /// An acknowledgement of runs (first client sequence, first sequence, timestamp, entries).
@@ -93,6 +97,7 @@ pub(crate) fn appended_with(
 ) -> Vec<u8> {
     let head = AckHeader {
         client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
         runs: U16::new(runs.len() as u16),
         durability,
         receipts: receipts.len() as u8,
@@ -104,7 +109,9 @@ pub(crate) fn appended_with(
             first_seq: U64::new(*first_seq),
             first_sequence: U64::new(*first_sequence),
             timestamp_ns: U64::new(*timestamp_ns),
-            entries: U32::new(*entries),
+            entries: U16::new(*entries as u16),
+            decision: Decision::Appended as u8,
+            reserved: 0,
             guarantee: Guarantee::COMMITTED.encode(),
         };
         payload.extend_from_slice(run.as_bytes());
@@ -117,6 +124,28 @@ pub(crate) fn appended_with(
     datagram(&header(Kind::Appended), &payload)
 }
 
+/// The decision about entries that were not appended: first client sequence, what it was, what is told with it, entries.
+pub(crate) fn not_appended(first_seq: u64, decision: Decision, value: u64, entries: u32) -> Vec<u8> {
+    let head = AckHeader {
+        client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
+        runs: U16::new(1),
+        durability: Durability::Disk as u8,
+        receipts: 0,
+        credit: U32::new(100),
+    };
+    let run = AckRun {
+        first_seq: U64::new(first_seq),
+        first_sequence: U64::new(value),
+        timestamp_ns: U64::new(7),
+        entries: U16::new(entries as u16),
+        decision: decision as u8,
+        reserved: 0,
+        guarantee: Guarantee::COMMITTED.encode(),
+    };
+    datagram(&header(Kind::Appended), &[head.as_bytes(), run.as_bytes()].concat())
+}
+
 pub(crate) struct Refuse {
     pub(crate) refusal: Refusal,
     pub(crate) reference: u64,
@@ -127,7 +156,8 @@ pub(crate) struct Refuse {
 
 impl Refuse {
     pub(crate) fn with(refusal: Refusal) -> Refuse {
-        Refuse { refusal, reference: 0, detail: 0, retry_after_us: 1_000, leader: None }
+        let detail = if refusal == Refusal::SessionEvicted { SESSION } else { 0 };
+        Refuse { refusal, reference: 0, detail, retry_after_us: 1_000, leader: None }
     }
 
     pub(crate) fn datagram(&self) -> Vec<u8> {
@@ -183,9 +213,21 @@ pub(crate) fn recent_reply(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     Open(u128),
-    Append { first_seq: u64, entries: Vec<Vec<u8>> },
+    /// With a number, or none but an existing one.
+    Resume(u64),
+    Append {
+        first_seq: u64,
+        entries: Vec<Vec<u8>>,
+    },
+    AppendIf {
+        condition: Condition,
+        first_seq: u64,
+        entries: Vec<Vec<u8>>,
+    },
     Read(ReadBody),
-    Status { request_id: u64 },
+    Status {
+        request_id: u64,
+    },
 }
 
 pub(crate) fn parse_request(datagram: &[u8]) -> Asked {
@@ -198,12 +240,16 @@ pub(crate) fn parse_request(datagram: &[u8]) -> Asked {
         Kind::OpenSession => {
             let (run, rest) = Run::parse(frame.payload).expect("a valid run");
             assert!(rest.is_empty() && run.opens_session());
-            Asked::Open(run.client_id())
+            if run.session() == open::OR_CREATE { Asked::Open(run.client_id()) } else { Asked::Resume(run.session()) }
         }
         Kind::Append => {
             let (run, rest) = Run::parse(frame.payload).expect("a valid run");
-            assert!(rest.is_empty() && run.client_id() == CLIENT);
-            Asked::Append { first_seq: run.first_seq(), entries: run.entries().map(<[u8]>::to_vec).collect() }
+            assert!(rest.is_empty() && (run.client_id(), run.session()) == (CLIENT, SESSION));
+            let (first_seq, entries) = (run.first_seq(), run.entries().map(<[u8]>::to_vec).collect());
+            match run.condition() {
+                Condition::NONE => Asked::Append { first_seq, entries },
+                condition => Asked::AppendIf { condition, first_seq, entries },
+            }
         }
         Kind::Read => Asked::Read(ReadBody::read_from_bytes(frame.payload).expect("a read body")),
         Kind::Status => Asked::Status { request_id: frame.header.slot.0 },

@@ -3,7 +3,8 @@
 //! Pure bookkeeping, called by [`crate::session`] only. Sequences run `base <= first_unacked <= end`; those below
 //! `first_unacked` are acknowledged and wait to be reported, those from it on may be acknowledged out of order.
 
-use synod_wire::client::Durability;
+use crate::condition::Condition;
+use synod_wire::client::{Decision, Durability};
 use synod_wire::guarantee::Guarantee;
 
 /// One entry.
@@ -18,26 +19,27 @@ struct Slot {
     /// How often it was sent; saturates.
     sends: u8,
     acked: bool,
+    condition: Condition,
     place: Placed,
 }
 
-/// What an acknowledgement says of an entry.
+/// What an acknowledgement says of an entry: that it is decided on, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Placed {
-    pub(crate) sequence: u64,
+    pub(crate) decision: Decision,
+    /// Its sequence; if it was not appended, what it was told instead.
+    pub(crate) value: u64,
     pub(crate) timestamp_ns: u64,
     pub(crate) durability: Durability,
     pub(crate) guarantee: Guarantee,
 }
 
-/// Consecutive entries that were sequenced side by side with one timestamp.
+/// Consecutive entries that were sequenced side by side, or refused for one reason, with one timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AckedRun {
     pub(crate) client_seq: u64,
-    pub(crate) sequence: u64,
-    pub(crate) timestamp_ns: u64,
-    pub(crate) durability: Durability,
-    pub(crate) guarantee: Guarantee,
+    /// What the first one was told.
+    pub(crate) first: Placed,
     pub(crate) entries: u32,
 }
 
@@ -111,7 +113,7 @@ impl Window {
     }
 
     /// Copies `entry` in; `None` if slots or bytes are used up.
-    pub(crate) fn push(&mut self, entry: &[u8], deadline_ns: u64) -> Option<u64> {
+    pub(crate) fn push(&mut self, entry: &[u8], condition: Condition, deadline_ns: u64) -> Option<u64> {
         if self.len() == self.capacity() {
             return None;
         }
@@ -121,7 +123,7 @@ impl Window {
         self.head = position + entry.len() as u64;
         let client_seq = self.end;
         self.end += 1;
-        *self.slot_mut(client_seq) = Slot { position, length: entry.len(), deadline_ns, ..Slot::default() };
+        *self.slot_mut(client_seq) = Slot { position, length: entry.len(), condition, deadline_ns, ..Slot::default() };
         Some(client_seq)
     }
 
@@ -142,14 +144,20 @@ impl Window {
         &self.bytes[at..at + slot.length]
     }
 
+    /// When an entry held is to be appended.
+    pub(crate) fn condition(&self, client_seq: u64) -> Condition {
+        self.slot(client_seq).condition
+    }
+
     /// Whether an entry held is acknowledged.
     pub(crate) fn is_acked(&self, client_seq: u64) -> bool {
         client_seq < self.first_unacked || self.slot(client_seq).acked
     }
 
-    /// The longest entry held.
+    /// The longest entry held, with its condition.
     pub(crate) fn longest_entry(&self) -> usize {
-        (self.base..self.end).map(|client_seq| self.slot(client_seq).length).max().unwrap_or(0)
+        let slots = (self.base..self.end).map(|client_seq| self.slot(client_seq));
+        slots.map(|slot| slot.length + slot.condition.bytes()).max().unwrap_or(0)
     }
 
     /// The deadline of the first entry not acknowledged.
@@ -180,7 +188,7 @@ impl Window {
         let slot = self.slot_mut(client_seq);
         if slot.acked {
             // What is told again may rest on more, or less: the members' settings may have changed meanwhile.
-            let same = slot.place.sequence == place.sequence && slot.place.timestamp_ns == place.timestamp_ns;
+            let same = Placed { durability: slot.place.durability, ..place } == slot.place;
             return if same { Mark::Known } else { Mark::Conflict };
         }
         slot.acked = true;
@@ -196,7 +204,7 @@ impl Window {
         self.base
     }
 
-    /// Takes out the acknowledged entries at the front that were sequenced side by side.
+    /// Takes out the acknowledged entries at the front that were decided on alike and side by side.
     pub(crate) fn take_acked(&mut self) -> Option<AckedRun> {
         if self.len() == 0 || !self.slot(self.base).acked {
             return None;
@@ -206,8 +214,9 @@ impl Window {
         let mut entries = 0;
         while self.base < self.end && entries < u32::MAX {
             let slot = self.slot(self.base);
-            let follows = first.sequence.checked_add(u64::from(entries)) == Some(slot.place.sequence);
-            let same = Placed { sequence: first.sequence, ..slot.place } == first;
+            let step = if first.decision == Decision::Appended { u64::from(entries) } else { 0 };
+            let follows = first.value.checked_add(step) == Some(slot.place.value);
+            let same = Placed { value: first.value, ..slot.place } == first;
             if !slot.acked || !follows || !same {
                 break;
             }
@@ -215,8 +224,7 @@ impl Window {
             self.base += 1;
         }
         self.first_unacked = self.first_unacked.max(self.base);
-        let Placed { sequence, timestamp_ns, durability, guarantee } = first;
-        Some(AckedRun { client_seq, sequence, timestamp_ns, durability, guarantee, entries })
+        Some(AckedRun { client_seq, first, entries })
     }
 
     /// Takes out the entries at the front that are not acknowledged: (first, last).
@@ -255,31 +263,54 @@ mod tests {
     use std::collections::VecDeque;
 
     fn placed(sequence: u64, timestamp_ns: u64) -> Placed {
-        Placed { sequence, timestamp_ns, durability: Durability::Disk, guarantee: Guarantee::COMMITTED }
+        Placed { value: sequence, timestamp_ns, ..Placed::default() }
+    }
+
+    fn refused(value: u64) -> Placed {
+        Placed { decision: Decision::Fenced, ..placed(value, 7) }
     }
 
     fn run(client_seq: u64, sequence: u64, entries: u32) -> Option<AckedRun> {
-        let (durability, guarantee) = (Durability::Disk, Guarantee::COMMITTED);
-        Some(AckedRun { client_seq, sequence, timestamp_ns: 7, durability, guarantee, entries })
+        Some(AckedRun { client_seq, first: placed(sequence, 7), entries })
+    }
+
+    #[test]
+    fn entries_that_were_refused_stand_apart_from_those_that_were_not() {
+        let mut window = Window::new(8, 64);
+        for entry in [b"a", b"b", b"c", b"d"] {
+            window.push(entry, Condition::default(), 0).unwrap();
+        }
+        window.acknowledge(1, placed(100, 7));
+        // The highest token seen: by chance what the next sequence would have been.
+        window.acknowledge(2, refused(101));
+        window.acknowledge(3, refused(101));
+        window.acknowledge(4, placed(101, 7));
+        assert_eq!(window.acknowledge(2, placed(101, 7)), Mark::Conflict);
+        assert_eq!(window.take_acked(), run(1, 100, 1));
+        assert_eq!(window.take_acked(), Some(AckedRun { client_seq: 2, first: refused(101), entries: 2 }));
+        assert_eq!(window.take_acked(), run(4, 101, 1));
     }
 
     #[test]
     fn entries_that_rest_on_other_things_are_told_apart() {
         let mut window = Window::new(8, 64);
         for entry in [b"a", b"b"] {
-            window.push(entry, 0).unwrap();
+            window.push(entry, Condition::default(), 0).unwrap();
         }
         window.acknowledge(1, placed(100, 7));
         window.acknowledge(2, Placed { durability: Durability::Memory, ..placed(101, 7) });
         assert_eq!(window.take_acked(), run(1, 100, 1));
-        assert_eq!(window.take_acked().map(|run| (run.client_seq, run.durability)), Some((2, Durability::Memory)));
+        assert_eq!(
+            window.take_acked().map(|run| (run.client_seq, run.first.durability)),
+            Some((2, Durability::Memory))
+        );
     }
 
     #[test]
     fn acknowledgements_out_of_order_are_taken_in_order_and_in_runs() {
         let mut window = Window::new(8, 64);
         for entry in [&b"a"[..], b"bb", b"ccc", b"d"] {
-            window.push(entry, 0).unwrap();
+            window.push(entry, Condition::default(), 0).unwrap();
         }
         assert_eq!(window.acknowledge(2, placed(101, 7)), Mark::New);
         assert_eq!(window.take_acked(), None);
@@ -298,11 +329,11 @@ mod tests {
     #[test]
     fn renumbering_keeps_the_entries() {
         let mut window = Window::new(3, 64);
-        window.push(b"first", 0).unwrap();
-        window.push(b"second", 0).unwrap();
+        window.push(b"first", Condition::default(), 0).unwrap();
+        window.push(b"second", Condition::default(), 0).unwrap();
         window.renumber(1000);
         assert_eq!((window.entry(1001), window.entry(1002)), (&b"first"[..], &b"second"[..]));
-        assert_eq!(window.push(b"third", 0), Some(1003));
+        assert_eq!(window.push(b"third", Condition::default(), 0), Some(1003));
         assert_eq!(window.entry(1001), b"first");
     }
 
@@ -317,7 +348,7 @@ mod tests {
             let mut model: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
             for (i, length) in lengths.into_iter().enumerate() {
                 let entry = vec![i as u8; length];
-                match window.push(&entry, 0) {
+                match window.push(&entry, Condition::default(), 0) {
                     Some(client_seq) => model.push_back((client_seq, entry)),
                     None => {
                         let held: usize = model.iter().map(|(_, held)| held.len()).sum();

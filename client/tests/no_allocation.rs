@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_client::{ClusterId, Core, Event, GroupId, NodeId, Options};
-use synod_wire::client::{AckHeader, AckRun, Durability, SessionBody};
+use synod_wire::client::{AckHeader, AckRun, Decision, Durability, SessionBody};
 use synod_wire::frame::{Header, Kind, parse, write_frame};
 use synod_wire::guarantee::Guarantee;
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
@@ -41,6 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const CLIENT: u128 = 5;
+const SESSION: u64 = 3;
 const LEADER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
 
 fn reply(out: &mut [u8], kind: Kind, payload: &[u8]) -> usize {
@@ -64,6 +65,7 @@ fn acknowledge(out: &mut [u8], request: &[u8]) -> usize {
     let (run, _) = synod_wire::batch::Run::parse(parse(request).unwrap().payload).unwrap();
     let head = AckHeader {
         client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
         runs: U16::new(1),
         durability: Durability::Disk as u8,
         receipts: 0,
@@ -73,7 +75,9 @@ fn acknowledge(out: &mut [u8], request: &[u8]) -> usize {
         first_seq: U64::new(run.first_seq()),
         first_sequence: U64::new(run.first_seq()),
         timestamp_ns: U64::new(1),
-        entries: U32::new(run.len() as u32),
+        entries: U16::new(run.len() as u16),
+        decision: Decision::Appended as u8,
+        reserved: 0,
         guarantee: Guarantee::COMMITTED.encode(),
     };
     let mut payload = [0; size_of::<AckHeader>() + size_of::<AckRun>()];
@@ -93,9 +97,10 @@ fn a_session_allocates_nothing_after_it_was_made() {
     assert!(core.poll_transmit(0, &mut out).is_some());
     let body = SessionBody {
         client_id: U128::new(CLIENT),
+        session: U64::new(SESSION),
         last_committed: U64::ZERO,
         credit: U32::new(1_000),
-        max_entry_bytes: U32::new(1_358),
+        max_entry_bytes: U32::new(1_350),
         max_run_bytes: U32::new(1_392),
         guarantee: Guarantee::COMMITTED.encode(),
     };

@@ -166,7 +166,10 @@ impl Replica {
             if self.window.get(slot).is_some_and(|state| state.chosen) {
                 continue;
             }
-            plan.insert(slot, self.plan_slot(slot, promises)?);
+            let found = self.plan_slot(slot, promises)?;
+            if found != Plan::Noop || !mutant("holes_left_open") {
+                plan.insert(slot, found);
+            }
         }
         plan.insert(highest.next(), Plan::Barrier);
         Some(plan)
@@ -198,7 +201,6 @@ impl Replica {
             return None;
         }
         Some(match best {
-            None if mutant("holes_left_open") => Plan::Fetch(Ballot::ZERO, self.settings.me),
             None => Plan::Noop,
             Some((_, ballot, _)) if self.held(slot) == Some(ballot) => Plan::Held,
             Some((_, ballot, node)) => Plan::Fetch(ballot, node),

@@ -2,7 +2,7 @@
 
 use crate::replica::Replica;
 use crate::types::Role;
-use crate::window::Window;
+use crate::window::{SlotState, Window};
 use synod_wire::{Ballot, Lsn, Slot};
 
 /// Panics if the state breaks a rule.
@@ -23,10 +23,20 @@ pub fn check_state(replica: &Replica) {
         assert_eq!(replica.promised.node, replica.settings.me, "leads in another's ballot");
         assert!(replica.leading.barrier < replica.leading.next_slot, "proposes at or below its barrier");
         assert!(replica.durable >= replica.promise_lsn, "leads on a promise that is not durable");
+        for slot in (replica.prefix.0 + 1..=replica.leading.barrier.0).map(Slot) {
+            assert!(is_taken_over(replica, slot), "{slot}: neither planned nor proposed by the new leader");
+        }
     }
     if replica.role == Role::Leader {
         assert!(replica.prefix >= replica.leading.barrier, "serves before its barrier is delivered");
     }
+}
+
+/// Whether a new leader does something about a slot up to its barrier: nothing above one that it leaves out can be delivered.
+fn is_taken_over(replica: &Replica, slot: Slot) -> bool {
+    let held =
+        |state: &SlotState| state.chosen || state.accepted.is_some_and(|accepted| accepted.ballot == replica.promised);
+    replica.leading.plan.contains_key(&slot) || replica.window.get(slot).is_some_and(held)
 }
 
 /// Panics if `new` cannot follow `old`.

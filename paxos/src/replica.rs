@@ -6,7 +6,7 @@ use crate::learner::Fetch;
 use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::types::*;
-use crate::window::{Accepted, Window};
+use crate::window::{Accepted, SlotState, Window};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
@@ -441,6 +441,16 @@ impl Replica {
     /// The highest slot that something is held at.
     pub fn highest_held(&self) -> Slot {
         self.window.last()
+    }
+
+    /// As a leader: what it proposed that is not chosen yet, and whose votes for it are counted.
+    pub fn votes_counted(&self) -> impl Iterator<Item = (Slot, NodeSet)> {
+        let ballot = self.promised;
+        let open = move |state: &SlotState| !state.chosen && state.accepted.is_some_and(|held| held.ballot == ballot);
+        self.window
+            .iter()
+            .filter(move |(_, state)| self.leads() && open(state))
+            .map(|(slot, state)| (slot, state.votes))
     }
 
     /// The last record's Lsn.

@@ -9,9 +9,9 @@ use crate::load::Client;
 use crate::node::node_address;
 use crate::payload::{Key, identified};
 use crate::sim::Sim;
+use synod_client::{Sequence, Unmet};
 use synod_paxos::Role;
-use synod_wire::Sequence;
-use synod_wire::client::{AckHeader, AckRun, Consistency, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
+use synod_wire::client::{AckHeader, AckRun, Consistency, Decision, ReadBody, ReadEntry, ReadReplyBody, StatusBody};
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
 use synod_wire::guarantee::Recency;
@@ -86,12 +86,35 @@ impl Answer {
     }
 }
 
-/// The last place of each run that an acknowledgement names.
-fn acked_places(payload: &[u8]) -> Option<Vec<u64>> {
-    let (head, rest) = AckHeader::read_from_prefix(payload).ok()?;
-    let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(head.runs.get())).ok()?;
-    let last = |run: &AckRun| (run.first_sequence.get() + u64::from(run.entries.get())).checked_sub(1);
-    runs.iter().map(last).collect::<Option<Vec<u64>>>().filter(|_| rest.is_empty())
+/// What an acknowledgement says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Acks {
+    client_id: u128,
+    /// The last place of each run that was appended.
+    places: Vec<u64>,
+    /// Runs that were not: first client sequence, entries, why.
+    refused: Vec<(u64, u64, Unmet)>,
+}
+
+impl Acks {
+    fn of(payload: &[u8]) -> Option<Acks> {
+        let (head, rest) = AckHeader::read_from_prefix(payload).ok()?;
+        let (runs, rest) = <[AckRun]>::ref_from_prefix_with_elems(rest, usize::from(head.runs.get())).ok()?;
+        let mut acks = Acks { client_id: head.client_id.get(), ..Acks::default() };
+        for run in runs {
+            let (entries, value) = (u64::from(run.entries.get()), run.first_sequence.get());
+            let unmet = match Decision::from_u8(run.decision)? {
+                Decision::Appended => {
+                    acks.places.push((value + entries).checked_sub(1)?);
+                    continue;
+                }
+                Decision::TailMoved => Unmet::TailMoved { tail: Sequence(value) },
+                Decision::Fenced => Unmet::Fenced { highest: value },
+            };
+            acks.refused.push((run.first_seq.get(), entries, unmet));
+        }
+        rest.is_empty().then_some(acks)
+    }
 }
 
 /// A request of a client that reads: its number, and what it asks for.
@@ -180,8 +203,8 @@ impl Sim {
                 Ok(body) => return self.heard_evidence(client, node, &body),
                 Err(_) => None,
             },
-            Kind::Appended => match acked_places(frame.payload) {
-                Some(places) => return self.heard_acks(client, node, &places),
+            Kind::Appended => match Acks::of(frame.payload) {
+                Some(acks) => return self.heard_acks(client, node, &acks),
                 None => None,
             },
             _ => return Ok(()),
@@ -195,8 +218,11 @@ impl Sim {
         }
     }
 
-    fn heard_acks(&mut self, client: usize, node: usize, places: &[u64]) -> Checked {
-        match places.iter().find(|place| !self.checks.node_acked(node, **place, self.now_ns)) {
+    fn heard_acks(&mut self, client: usize, node: usize, acks: &Acks) -> Checked {
+        for (first, entries, unmet) in &acks.refused {
+            self.checks.conditions.told(&self.checks.sessions, acks.client_id, *first, *entries, *unmet)?;
+        }
+        match acks.places.iter().find(|place| !self.checks.node_acked(node, **place, self.now_ns)) {
             None => Ok(()),
             Some(place) => violated(
                 "acknowledged entries survive",
@@ -347,20 +373,30 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_name_the_last_place_of_each_run() {
-        let head =
-            AckHeader { client_id: U128::new(1), runs: U16::new(2), durability: 1, receipts: 0, credit: U32::new(9) };
-        let run = |first_sequence, entries| AckRun {
+    fn acknowledgements_name_the_last_place_of_each_run_and_what_has_none() {
+        let head = AckHeader {
+            client_id: U128::new(1),
+            runs: U16::new(3),
+            durability: 1,
+            receipts: 0,
+            credit: U32::new(9),
+            session: U64::new(1),
+        };
+        let run = |first_sequence, entries, decision: Decision| AckRun {
             first_seq: U64::new(1),
             first_sequence: U64::new(first_sequence),
             timestamp_ns: U64::new(1),
-            entries: U32::new(entries),
+            entries: U16::new(entries),
+            decision: decision as u8,
+            reserved: 0,
             guarantee: GuaranteeBytes::default(),
         };
-        let bytes = [head.as_bytes(), run(5, 3).as_bytes(), run(20, 1).as_bytes()].concat();
-        assert_eq!(acked_places(&bytes), Some(vec![7, 20]));
-        assert_eq!(acked_places(&bytes[..bytes.len() - 1]), None, "cut");
-        assert_eq!(acked_places(&[&bytes[..], &[0]].concat()), None, "with something behind");
+        let runs = [run(5, 3, Decision::Appended), run(8, 2, Decision::Fenced), run(20, 1, Decision::Appended)];
+        let bytes = [head.as_bytes(), runs.as_bytes()].concat();
+        let refused = vec![(1, 2, Unmet::Fenced { highest: 8 })];
+        assert_eq!(Acks::of(&bytes), Some(Acks { client_id: 1, places: vec![7, 20], refused }));
+        assert_eq!(Acks::of(&bytes[..bytes.len() - 1]), None, "cut");
+        assert_eq!(Acks::of(&[&bytes[..], &[0]].concat()), None, "with something behind");
     }
 
     #[test]

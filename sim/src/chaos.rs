@@ -12,6 +12,7 @@ use crate::sim::{Happening, Sim};
 use crate::storage::MemoryDir;
 use crate::trace::{End, What};
 use std::rc::Rc;
+use synod::sequencer::SESSION_IDLE_NS;
 use synod_paxos::Role;
 use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
 use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
@@ -84,10 +85,6 @@ impl Sim {
             Fault::PowerCut => {
                 self.struck(fault, "the power fails".to_owned());
                 return (0..self.plan.nodes).try_for_each(|node| self.kill(node, true));
-            }
-            Fault::Replay if self.chaos.percent(50) => {
-                self.note(What::World(format!("{fault}: old datagrams wait for the next elections")));
-                self.replays_at_elections = self.chaos.between(4, 40);
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
@@ -192,7 +189,10 @@ impl Sim {
         let node = self.some_node();
         let now_ns = self.now_ns;
         if fault == Fault::WallJump {
-            let by_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            let near_ns = self.chaos.between(0, 2 * HOUR_NS as u64) as i64 - HOUR_NS;
+            // Some clocks are set wrong by more than sessions may rest.
+            let far = near_ns % 4 == 0;
+            let by_ns = if far { near_ns + near_ns.signum() * SESSION_IDLE_NS as i64 } else { near_ns };
             self.nodes[node].clock.jump_wall(by_ns);
             self.struck(fault, format!("n{node} by {} s", by_ns / 1_000_000_000));
         } else {
@@ -467,12 +467,13 @@ impl Sim {
 
     /// A change of leaders is when late answers to an earlier ballot are dangerous, and what a crash forgets.
     pub(crate) fn role_changed(&mut self, node: usize) {
-        if !self.chaos_on || !matches!(self.nodes[node].role, Role::Candidate | Role::Preparing) {
-            return;
-        }
-        if self.replays_at_elections > 0 {
-            self.replays_at_elections -= 1;
-            self.replay_answers(node, &[Kind::Promise, Kind::Accepted]);
+        let answers = match self.nodes[node].role {
+            Role::Candidate if self.chaos_on => Kind::Promise,
+            Role::Preparing if self.chaos_on => Kind::Accepted,
+            _ => return,
+        };
+        if self.plan.rate(Fault::Replay) > 0 {
+            self.replay_answers(node, answers);
         }
         if self.kills_at_elections > 0 {
             self.kills_at_elections -= 1;
@@ -484,17 +485,17 @@ impl Sim {
     /// The start of a node that lost its state is when answers to an earlier start are.
     pub(crate) fn robbed_node_starts(&mut self, node: usize) {
         if self.chaos_on && self.plan.rate(Fault::Replay) > 0 {
-            self.replay_answers(node, &[Kind::HelloAck]);
+            self.replay_answers(node, Kind::HelloAck);
         }
     }
 
-    fn replay_answers(&mut self, node: usize, kinds: &[Kind]) {
+    fn replay_answers(&mut self, node: usize, kind: Kind) {
         let count = self.chaos.between(1, LATE_ANSWERS);
         // About as long as the true answers take.
         let late_ns = self.plan.timing.sync_mean_ns + self.plan.timing.delay_mean_ns;
         for _ in 0..count {
             let Some(Old { from, to, peers, bytes }) =
-                self.net.history.pick_answer(node, kinds, &mut self.chaos).cloned()
+                self.net.history.pick_answer(node, kind, &mut self.chaos).cloned()
             else {
                 return;
             };

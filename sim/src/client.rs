@@ -6,10 +6,15 @@ use crate::checks::OWN_REQUESTS;
 use crate::node::{CLUSTER, GROUP, node_address};
 use crate::payload::Payloads;
 use crate::plan::Plan;
+use crate::rng::Rng;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
-use synod_client::{CloseReason, Consistency, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Sequence};
+use synod_client::{
+    CloseReason, Condition, Consistency, Core, EntryRef, Event, NodeId, Options, ReadCore, ReadOptions, Resume,
+    Sequence, Unmet,
+};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
 
@@ -21,15 +26,20 @@ const DATAGRAM_BYTES: usize = 1_472;
 /// The first port of a client; each life has the next.
 const FIRST_PORT: u16 = 20_000;
 
+/// How long the clients' fencing tokens stay about the same.
+const TOKEN_NS: u64 = 2_000_000_000;
+
 /// What a client learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Learnt {
     /// The session is open; the last client sequence committed.
     Opened(u64),
+    /// Entries were not appended: client sequence, count, why.
+    NotAppended(u64, u32, Unmet),
     /// Entries have their places: client sequence, sequence, count.
     Acked(u64, u64, u32),
-    /// The session is over, whatever the reason; the client comes back by itself.
-    Closed(CloseReason),
+    /// The session of this number, if it was open once, is over; the client comes back by itself.
+    Closed(CloseReason, Option<u64>),
 }
 
 /// A client that appends.
@@ -38,12 +48,12 @@ pub(crate) struct Appender {
     core: Core,
     /// The session's id; a new one after an eviction.
     pub(crate) client_id: u128,
+    /// The session's number, once it was told.
+    session: Option<u64>,
     evictions: u64,
     life: u16,
     options: Options,
     members: usize,
-    /// See [`Appender::retire`].
-    retired: bool,
     /// The highest client sequence ever offered under this id.
     pub(crate) offered: u64,
     /// The highest acknowledged.
@@ -51,6 +61,9 @@ pub(crate) struct Appender {
     opened: bool,
     payloads: Payloads,
     entry: Vec<u8>,
+    /// How many of a hundred entries are offered on a condition, and what those are.
+    conditional_percent: u64,
+    conditions: Rng,
     datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
@@ -82,16 +95,18 @@ impl Appender {
             index,
             core: core(client_id, plan.nodes, 0, &options, now_ns),
             client_id,
+            session: None,
             evictions: 0,
             life: 0,
             options,
             members: plan.nodes,
-            retired: false,
             offered: 0,
             acked: 0,
             opened: false,
             payloads: Payloads::new(plan),
             entry: Vec::new(),
+            conditional_percent: plan.conditional_percent,
+            conditions: Rng::new(plan.seed.wrapping_add(index as u64), "conditions"),
             datagram: Box::new([0; DATAGRAM_BYTES]),
         }
     }
@@ -100,24 +115,14 @@ impl Appender {
         address(self.index, self.life)
     }
 
-    /// Its session is not to be opened again: it goes on with it while it lasts, and takes another id after that.
-    pub(crate) fn retire(&mut self, now_ns: u64) {
-        self.retired = true;
-        if !self.opened {
-            self.restart(now_ns);
-        }
+    /// The number of its session, if that is open as far as it knows.
+    pub(crate) fn session(&self) -> Option<u64> {
+        self.session.filter(|_| self.opened)
     }
 
-    /// Whether its session is open, as far as it knows.
-    pub(crate) fn is_open(&self) -> bool {
-        self.opened
-    }
-
-    /// Forgets everything but its id and what it has offered, and comes back.
+    /// Forgets everything but its session and what it has offered, and comes back.
     pub(crate) fn restart(&mut self, now_ns: u64) {
-        if self.retired {
-            self.renew();
-        }
+        self.options.resume = self.session.map_or(Resume::OrCreate, Resume::Session);
         self.life += 1;
         self.opened = false;
         self.core = core(self.client_id, self.members, usize::from(self.life), &self.options, now_ns);
@@ -125,29 +130,48 @@ impl Appender {
 
     /// The session was evicted: a new one.
     fn renew(&mut self) {
-        self.retired = false;
+        self.session = None;
         self.evictions += 1;
         self.client_id = 1 + self.index as u128 + (u128::from(self.evictions) << 32);
         (self.offered, self.acked) = (0, 0);
     }
 
-    /// Offers up to `count` entries; `on_new` gets each client sequence that is offered for the first time.
-    pub(crate) fn offer(&mut self, count: u64, now_ns: u64, on_new: &mut dyn FnMut(u128, u64)) {
+    /// Offers up to `count` entries while the log ends at `tail`; `on_offer` gets each client sequence with its condition, and
+    /// whether it is offered for the first time.
+    pub(crate) fn offer(
+        &mut self,
+        count: u64,
+        tail: u64,
+        now_ns: u64,
+        on_offer: &mut dyn FnMut(u128, u64, Condition, bool),
+    ) {
         if !self.opened || self.core.closed().is_some() {
             return;
         }
         for _ in 0..count {
             let client_seq = self.core.next_client_seq();
             self.payloads.write(self.client_id, client_seq, &mut self.entry);
-            if self.core.offer(&self.entry, now_ns) != Ok(client_seq) {
-                // The window is full: the load is more than the cluster takes now.
+            let condition = self.condition(tail, now_ns);
+            if self.core.offer_if(&self.entry, condition, now_ns) != Ok(client_seq) {
+                // The window is full: the load is more than the cluster takes now. Or the entry has no room for a condition.
                 return;
             }
-            if client_seq > self.offered {
-                self.offered = client_seq;
-                on_new(self.client_id, client_seq);
-            }
+            let is_new = client_seq > self.offered;
+            self.offered = self.offered.max(client_seq);
+            on_offer(self.client_id, client_seq, condition, is_new);
         }
+    }
+
+    /// The condition of the next entry: often one that its predecessors make true, so that it hangs by a thread whether it is.
+    fn condition(&mut self, tail: u64, now_ns: u64) -> Condition {
+        if self.conditional_percent == 0 || !self.conditions.percent(self.conditional_percent) {
+            return Condition::default();
+        }
+        let kind = self.conditions.below(3);
+        let expected = Sequence(tail + self.core.outstanding());
+        // All clients' tokens rise together; some lag behind.
+        let token = NonZeroU64::new(1 + now_ns / TOKEN_NS + self.conditions.below(3));
+        Condition { match_sequence: (kind != 0).then_some(expected), fence: token.filter(|_| kind != 1) }
     }
 
     pub(crate) fn handle(&mut self, now_ns: u64, from: SocketAddrV4, bytes: &[u8]) {
@@ -161,20 +185,25 @@ impl Appender {
         }
         while let Some(event) = self.core.poll_event() {
             match event {
-                Event::Opened { last_committed, .. } => {
+                Event::Opened { session, last_committed, .. } => {
                     self.opened = true;
+                    self.session = Some(session);
                     learnt.push(Learnt::Opened(last_committed));
                 }
                 Event::Acked { client_seq, sequence, entries, .. } => {
                     self.acked = self.acked.max(client_seq + u64::from(entries) - 1);
                     learnt.push(Learnt::Acked(client_seq, sequence.0, entries));
                 }
+                Event::NotAppended { client_seq, unmet, entries, .. } => {
+                    self.acked = self.acked.max(client_seq + u64::from(entries) - 1);
+                    learnt.push(Learnt::NotAppended(client_seq, entries, unmet));
+                }
                 // No receipt is asked for. What became of the others shows when the session is opened again.
                 Event::Receipt(_) | Event::Unknown { .. } | Event::SessionLost | Event::Refused { .. } => {}
             }
         }
         if let Some(reason) = self.core.closed() {
-            learnt.push(Learnt::Closed(reason));
+            learnt.push(Learnt::Closed(reason, self.session));
             if reason == CloseReason::SessionEvicted {
                 self.renew();
             }

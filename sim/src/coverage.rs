@@ -162,6 +162,8 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a read is served from disk", None),
     ("a segment is prepared", None),
     ("a shard asked to be recovered anew", None),
+    ("an entry was not appended, as its condition was not met", None),
+    ("an evicted session's opening came late", None),
     ("catch-up is served from disk", None),
     ("evidence is looked up on disk", None),
     ("killed inside format", None),
@@ -189,6 +191,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("recovery: the founding is not done", None),
     ("recovery: the next segment was missing", Some(FULL_TO_THE_END)),
     ("recovery: votes above the prefix", None),
+    ("sessions rested for too long by the log's time", None),
 ];
 
 impl Coverage {

@@ -9,7 +9,7 @@ use crate::node::Health;
 use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
 use synod_paxos::Role;
-use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind};
+use synod_wire::batch::{RUN_HEADER_BYTES, RunBuilder, RunKind, open};
 use synod_wire::frame::{HEADER_BYTES, Kind, checksum, frame_bytes, write_header};
 
 /// Sessions that open in one round of a crowd: what a window of the smallest size takes.
@@ -26,36 +26,26 @@ const FIRST_ID: u128 = 1 << 96;
 pub(crate) struct Crowd {
     client: usize,
     id: u128,
+    session: u64,
     rounds: u64,
 }
 
 impl Sim {
     /// A crowd of sessions begins to open. One client is cut off meanwhile, with entries on their way, and comes back to a
     /// session that is gone.
-    ///
-    /// No session that is open now is opened again under its id: the product tells sessions apart by their ids alone, so an
-    /// `OpenSession` that is late or comes twice would open an evicted session a second time, with an empty past.
     pub(crate) fn crowd(&mut self) -> Checked {
         let client = self.chaos.below(self.plan.clients as u64) as usize;
         let Client::Appender(appender) = &self.clients[client] else { return Ok(()) };
-        let (id, open) = (appender.client_id, appender.is_open());
+        let (id, session) = (appender.client_id, appender.session());
         // One crowd a run: the table stays full behind it, and each session that opens then costs a search for the oldest.
-        if self.crowd_opened > 0 || !open || !self.checks.sessions.has(id) {
+        let Some(session) = session.filter(|number| self.checks.sessions.has(id, *number)) else { return Ok(()) };
+        if self.crowd_opened > 0 {
             return Ok(());
         }
         self.offer_now(client, 8)?;
         self.note(What::World(format!("{}: sessions open until c{client}'s is evicted", Fault::Eviction)));
         self.cut_client(client, self.now_ns + ROUNDS * ROUND_NS);
-        for other in 0..self.plan.clients {
-            let now_ns = self.now_ns;
-            let Client::Appender(appender) = &mut self.clients[other] else { continue };
-            self.retired.insert(appender.client_id);
-            appender.retire(now_ns);
-            if other != client {
-                self.drive(other)?;
-            }
-        }
-        self.crowd = Some(Crowd { client, id, rounds: ROUNDS });
+        self.crowd = Some(Crowd { client, id, session, rounds: ROUNDS });
         self.on_crowd()
     }
 
@@ -69,7 +59,7 @@ impl Sim {
     /// The next round of a crowd, or its end.
     pub(crate) fn on_crowd(&mut self) -> Checked {
         let Some(crowd) = self.crowd else { return Ok(()) };
-        let evicted = !self.checks.sessions.has(crowd.id);
+        let evicted = !self.checks.sessions.has(crowd.id, crowd.session);
         if evicted || crowd.rounds == 0 || !self.chaos_on {
             if evicted {
                 self.coverage.fault(Fault::Eviction);
@@ -77,10 +67,12 @@ impl Sim {
             }
             self.crowd = None;
             self.cut_client(crowd.client, 0);
+            if let Some(leader) = self.serving().filter(|_| evicted && self.chaos.percent(50)) {
+                self.open_late(crowd, leader);
+            }
             return self.offer_now(crowd.client, 4);
         }
-        let leads = |node: &crate::node::Node| node.role == Role::Leader && node.health == Health::Up;
-        if let Some(leader) = self.nodes.iter().position(leads) {
+        if let Some(leader) = self.serving() {
             for _ in 0..ROUND {
                 self.crowd_opened += 1;
                 let bytes = open_session(FIRST_ID + u128::from(self.crowd_opened));
@@ -93,11 +85,19 @@ impl Sim {
         Ok(())
     }
 
-    /// Whether a datagram opens a session that must not be opened again.
-    pub(crate) fn opens_retired(&self, bytes: &[u8]) -> bool {
-        let id = bytes.get(HEADER_BYTES..HEADER_BYTES + 16).and_then(|id| id.try_into().ok());
-        let opens = bytes.get(17) == Some(&(Kind::OpenSession as u8));
-        opens && id.is_some_and(|id| self.retired.contains(&u128::from_le_bytes(id)))
+    /// Who leads and is up.
+    fn serving(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.role == Role::Leader && node.health == Health::Up)
+    }
+
+    /// A copy of the datagram that once opened the session that is gone arrives only now, ahead of what its client sends next: its
+    /// id has a session again, with an empty past.
+    fn open_late(&mut self, crowd: Crowd, leader: usize) {
+        self.note(What::World(format!("the opening of c{}'s evicted session comes late", crowd.client)));
+        self.coverage.mark("an evicted session's opening came late");
+        let bytes = open_session(crowd.id);
+        self.frames_sent.message(&bytes);
+        self.transmit(End::Client(crowd.client), End::Node(leader), false, 0, bytes);
     }
 
     /// As many members as the group can spare go down at once, or are cut off, while the load is at its highest; all come back
@@ -134,7 +134,7 @@ impl Sim {
 fn open_session(id: u128) -> std::rc::Rc<[u8]> {
     let mut bytes = vec![0; frame_bytes(RUN_HEADER_BYTES)];
     let run = &mut bytes[HEADER_BYTES..HEADER_BYTES + RUN_HEADER_BYTES];
-    RunBuilder::new(run, id, 0).finish(RunKind::OpenSession);
+    RunBuilder::new(run, id, open::OR_CREATE, 0).finish(RunKind::OpenSession);
     let crc = checksum(run);
     write_header(&mut bytes, &request_header(Kind::OpenSession, 0), RUN_HEADER_BYTES, crc);
     bytes.truncate(HEADER_BYTES + RUN_HEADER_BYTES);

@@ -53,7 +53,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(9, "unknown_read_as_nothing", "a candidate takes 'unknown' for 'accepted nothing', and puts a no-op there")
         .slow(),
     bug(10, "torn_tail_not_cut", "a torn tail is not cut: what is appended stands behind it, where no recovery looks"),
-    bug(10, "cut_not_zeroed", "a torn tail is cut, but its bytes stay").slow(),
+    bug(10, "cut_not_zeroed", "a torn tail is cut, but its bytes stay"),
     bug(11, "write_error_ignored", "a failed log write is taken for a done one, as a repeated fsync does"),
     bug(12, "failed_disk_goes_on", "a node with a failed disk goes on without it"),
     bug(13, "restart_applies_unchosen", "a restart applies what is not known chosen"),
@@ -70,6 +70,9 @@ pub const MUTANTS: &[Mutant] = &[
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
     bug(29, "read_joins_earlier_round", "a read is confirmed by answers to heartbeats that left before it came"),
     bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it"),
+    bug(30, "return_opens_evicted_session", "a client that comes back to an evicted session gets a new, empty one")
+        .slow(),
+    bug(30, "session_number_ignored", "a session takes what was meant for an earlier one of its client"),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(
@@ -95,8 +98,8 @@ pub const MUTANTS: &[Mutant] = &[
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
     // Damage.
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),
-    rule("torn_flush_called_damage", "a torn last flush is called damage").slow(),
-    rule("mark_covers_own_flush", "a flush claims that it was durable before it was written").slow(),
+    rule("torn_flush_called_damage", "a torn last flush is called damage"),
+    rule("mark_covers_own_flush", "a flush claims that it was durable before it was written"),
     // The log's way to the disk.
     rule("short_write_taken_for_whole", "a write done in part counts as done"),
     rule("completion_covers_earlier_writes", "the end of a write stands for those before it"),
@@ -106,6 +109,9 @@ pub const MUTANTS: &[Mutant] = &[
     rule("reopened_session_forgets", "opening a session again forgets what it committed"),
     rule("timestamp_runs_back", "an entry's timestamp is the leader's clock, though it ran back"),
     rule("answer_of_the_run", "a duplicate is answered with the place of the first entry beside it"),
+    rule("refusal_not_stored", "a condition that is not met leaves no trace: a retry is decided on anew"),
+    rule("fence_lost_at_restart", "a restart forgets the highest fencing token"),
+    rule("match_at_admission", "a tail is matched when an entry is admitted, not when it is applied"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),
     // State machines.
     rule("kv_applies_twice", "a restart feeds the state machine each entry twice"),

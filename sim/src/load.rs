@@ -111,10 +111,15 @@ impl Sim {
                 format!("c{client}: {acked} was acknowledged, but its session says that {last} is the last"),
             ),
             Learnt::Opened(last) => self.checks.acked.opened(&self.checks.sessions, id, acked, last, self.now_ns),
-            Learnt::Closed(reason) => {
+            Learnt::NotAppended(client_seq, entries, unmet) => {
+                self.note(What::World(format!("c{client}: {entries} from {client_seq} on not appended: {unmet}")));
+                self.operations += u64::from(entries);
+                self.checks.conditions.told(&self.checks.sessions, id, client_seq, u64::from(entries), unmet)
+            }
+            Learnt::Closed(reason, session) => {
                 self.note(What::World(format!("c{client} closes: {reason:?}")));
                 if reason == synod_client::CloseReason::SessionEvicted {
-                    if self.checks.sessions.has(id) {
+                    if session.is_none_or(|number| self.checks.sessions.has(id, number)) {
                         return violated(
                             "each entry once, first in first out",
                             format!("c{client} is told that its session is gone, but it is not"),
@@ -144,9 +149,15 @@ impl Sim {
     /// A client offers up to `count` entries.
     pub(crate) fn offer_now(&mut self, client: usize, count: u64) -> Checked {
         let now_ns = self.now_ns;
-        let acked = &mut self.checks.acked;
+        let tail = self.checks.sessions.entries().len() as u64;
+        let (acked, conditions) = (&mut self.checks.acked, &mut self.checks.conditions);
         if let Client::Appender(appender) = &mut self.clients[client] {
-            appender.offer(count, now_ns, &mut |id, seq| acked.offered(id, seq, now_ns));
+            appender.offer(count, tail, now_ns, &mut |id, seq, condition, is_new| {
+                conditions.offered(id, seq, condition);
+                if is_new {
+                    acked.offered(id, seq, now_ns);
+                }
+            });
         }
         self.drive(client)
     }

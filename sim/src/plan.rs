@@ -6,7 +6,7 @@ use crate::rng::Rng;
 use crate::script::Step;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use synod_wire::batch::{MIN_BATCH_BYTES, max_entry_bytes};
+use synod_wire::batch::{CONDITION_BYTES, MIN_BATCH_BYTES, max_entry_bytes};
 
 /// What fills a datagram of an Ethernet frame.
 const MAX_BATCH_BYTES: usize = 1_408;
@@ -83,6 +83,9 @@ pub struct Plan {
     pub entries_per_second: u64,
     /// Entries offered at once, at most.
     pub burst: u64,
+    /// Of a hundred entries those that are appended on a condition.
+    #[serde(default)]
+    pub conditional_percent: u64,
     /// The longest entry.
     pub max_entry_bytes: u64,
     /// The protocol's window.
@@ -130,6 +133,8 @@ impl Plan {
             entries_per_second: rng.between(130, 150),
             // Each entry costs a large group more datagrams: it gets them in larger batches, fewer heartbeats, rarer strikes.
             burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
+            // From a stream of its own: no other choice hangs on it.
+            conditional_percent: Rng::new(seed, "conditional").pick(&[0, 0, 10, 40]),
             max_entry_bytes: rng.pick(&[32, 32, 200, 1_300]),
             window_slots: rng.pick(&[8, 32, 64, 128]),
             max_batch_bytes: rng.pick(&[MIN_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_BYTES]),
@@ -143,7 +148,9 @@ impl Plan {
             script: Vec::new(),
             faults: BTreeMap::new(),
         };
-        plan.max_entry_bytes = plan.max_entry_bytes.min(max_entry_bytes(plan.max_batch_bytes) as u64);
+        let condition_bytes = if plan.conditional_percent > 0 { CONDITION_BYTES } else { 0 };
+        let longest = max_entry_bytes(plan.max_batch_bytes) - condition_bytes;
+        plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
         if plan.kv {
             plan.max_entry_bytes = plan.max_entry_bytes.max(MIN_KV_ENTRY_BYTES);
         }

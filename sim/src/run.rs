@@ -109,6 +109,12 @@ impl Sim {
         self.release_the_others()?;
         let living = self.living();
         self.must_converge(&living)?;
+        if self.checks.conditions.count() > 0 {
+            self.coverage.mark("an entry was not appended, as its condition was not met");
+        }
+        if self.checks.sessions.rested() > 0 {
+            self.coverage.mark("sessions rested for too long by the log's time");
+        }
         let (searched, mixed) = self.checks.real_time()?;
         (0..searched).for_each(|_| self.coverage.mark("a piece of history was searched for an order"));
         (0..mixed).for_each(|_| self.coverage.mark("a piece of history had reads during appends"));

@@ -6,6 +6,7 @@
 //! nodes 5 quorums 4 2              members and quorums (majorities if not said)
 //! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
 //! victim 2                         whose state may be lost for good
+//! conditional 40                   of a hundred entries those that are appended on a condition
 //! durability memory                nodes vouch for what lies in memory; who crashes does not come back
 //! sees a failed write ended the shard        a mark, or `fault NAME`, that every run must come by
 //! at 2000 isolate 0 3000           n0 is cut off from the others for 3,000 ms
@@ -38,6 +39,7 @@ use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use synod_paxos::Role;
+use synod_wire::batch::{CONDITION_BYTES, max_entry_bytes};
 use synod_wire::frame::Kind;
 
 /// Something that a scenario makes happen.
@@ -89,6 +91,11 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
                 plan.faults.insert(*fault, number(&words, 2)?);
             }
             "victim" => plan.victims = vec![number(&words, 1)? as usize],
+            "conditional" => {
+                plan.conditional_percent = number(&words, 1)?;
+                let longest = max_entry_bytes(plan.max_batch_bytes) - CONDITION_BYTES;
+                plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
+            }
             "durability" => plan.memory_durability = words.get(1).is_some_and(|word| word == "memory"),
             "sees" => {}
             "at" => {

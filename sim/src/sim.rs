@@ -1,7 +1,7 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
-use crate::checks::{Checked, Checks, Turn, status_told, violated};
+use crate::checks::{Checked, Checks, Turn, has_a_cause, overwritten, status_told, violated};
 use crate::client::{Learnt, Outgoing, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
 use crate::crowd::Crowd;
@@ -94,8 +94,6 @@ pub(crate) struct Sim {
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
     pub(crate) overload_until_ns: u64,
-    /// Old datagrams reach the next so many nodes that stand for election, or win one.
-    pub(crate) replays_at_elections: u64,
     /// Some node dies in each of the next so many elections.
     pub(crate) kills_at_elections: u64,
     /// Slots whose records were damaged, and where.
@@ -109,8 +107,6 @@ pub(crate) struct Sim {
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
     pub(crate) crowd_opened: u64,
-    /// Sessions that are not to be opened again.
-    pub(crate) retired: BTreeSet<u128>,
     pub(crate) frames_sent: FramesSent,
     /// Nodes that answered a fresh read since this was emptied.
     pub(crate) answered_fresh: BTreeSet<usize>,
@@ -146,7 +142,6 @@ impl Sim {
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
-            replays_at_elections: 0,
             kills_at_elections: 0,
             damaged_slots: BTreeSet::new(),
             operations: 0,
@@ -155,7 +150,6 @@ impl Sim {
             losing: None,
             crowd: None,
             crowd_opened: 0,
-            retired: BTreeSet::new(),
             frames_sent: FramesSent::default(),
             answered_fresh: BTreeSet::new(),
             scratch: Scratch::default(),
@@ -241,7 +235,7 @@ impl Sim {
         let now_ns = self.now_ns;
         let excused = self.nodes[node].robbed;
         match self.recover(node, seed) {
-            Ok(Some(_)) => {}
+            Ok(Some(findings)) => has_a_cause(node, &findings, excused || self.nodes[node].damaged)?,
             Ok(None) => return Ok(()),
             Err(fatal) => return self.ended(node, fatal),
         }
@@ -526,6 +520,7 @@ impl Sim {
                     }
                 }
                 Request::Write { file, offset, bytes, token } => {
+                    overwritten(node, &*file, offset, bytes.len())?;
                     self.begin_write(node, InFlight { file, offset, bytes, token })
                 }
                 Request::Job(job) => self.begin_job(node, job),
@@ -589,6 +584,7 @@ impl Sim {
         }
         this.founded |= role != Role::Joining;
         self.checks.stepped(node, core);
+        self.checks.evidence.counted(&self.checks.one_value, node, core)?;
         let applied = shard.applied();
         let from = self.checks.prefix.last_of(node).next();
         for slot in (from.0..=applied.0).map(Slot) {
@@ -763,10 +759,6 @@ impl Sim {
             End::Node(node) => {
                 if self.nodes[node].health != Health::Up {
                     self.note(What::Lost(from, to, glance, "down"));
-                    return Ok(());
-                }
-                if !peers && !self.retired.is_empty() && self.opens_retired(&bytes) {
-                    self.note(What::Lost(from, to, glance, "retired"));
                     return Ok(());
                 }
                 self.note(What::Arrived(from, to, glance));

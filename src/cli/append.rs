@@ -3,16 +3,18 @@
 
 use super::entries::{EntryReader, InputError};
 use super::output::{Failure, Outcome, OutputError, Style, print, print_json, stdout};
+use super::session::resume;
 use super::{AppendArgs, client_failure, random_client_id};
 use crate::config::Config;
 use crate::pipeline::Pipeline;
 use anyhow::{Context, anyhow};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, StdoutLock, Write};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
-use synod_client::{Ack, Appender, ClientError, Options, Stage};
+use synod_client::{Ack, Appender, ClientError, Condition, Options, Sequence, Stage};
 use synod_wire::GroupId;
 
 /// Chunks between the reading thread and the session: enough that neither waits for the other.
@@ -46,13 +48,14 @@ pub(super) fn append(args: &AppendArgs) -> Outcome {
     let input = open(&args.input)?;
     let reader = EntryReader::new(BufReader::with_capacity(CHUNK_BYTES, input), args.format);
     let appender = connect(&config, group, args)?;
+    let mut pushing = Pushing::new(&appender, args);
     let mut pipeline = Pipeline::new(appender);
     let (sender, chunks) = sync_channel(CHUNKS);
     let input = std::thread::Builder::new()
         .name("input".into())
         .spawn(move || read_input(reader, &sender))
         .context("cannot start the thread that reads the input")?;
-    let outcome = run(&mut pipeline, &chunks, &mut Printer::new(args.quiet, args.receipt));
+    let outcome = run(&mut pipeline, &chunks, &mut pushing, &mut Printer::new(args.quiet, args.receipt));
     // The thread ends when its channel closes, except while it waits for input that may never come: then the process's
     // end ends it.
     drop(chunks);
@@ -83,10 +86,47 @@ fn connect(config: &Config, group: GroupId, args: &AppendArgs) -> Result<Appende
         deadline: Duration::from_millis(args.deadline_ms),
         max_datagram_bytes: super::datagram_bytes(config),
         receipts: args.receipt,
+        resume: resume(args.session),
         ..Options::default()
     };
     let members = config.client_addresses(group);
-    Appender::connect(config.cluster_id(), group, members, random_client_id()?, options).map_err(client_failure)
+    let client_id = args.client_id.map_or_else(random_client_id, Ok)?;
+    Appender::connect(config.cluster_id(), group, members, client_id, options).map_err(client_failure)
+}
+
+/// How entries go from the input into the session.
+struct Pushing {
+    /// Entries of the input that the session holds already.
+    passed_over: u64,
+    /// Where the log must end for the next entry.
+    tail: Option<Sequence>,
+    fence: Option<NonZeroU64>,
+}
+
+impl Pushing {
+    fn new(appender: &Appender, args: &AppendArgs) -> Pushing {
+        let (tail, fence) = (args.match_sequence.map(Sequence), args.fence);
+        Pushing { passed_over: appender.last_committed(), tail, fence }
+    }
+
+    /// Takes the next entry of the input. One that must stand at a certain place waits there for its acknowledgement: only then
+    /// is known where the next one must stand.
+    fn push(&mut self, pipeline: &mut Pipeline, entry: &[u8], printer: &mut Printer) -> Result<(), ClientError> {
+        if self.passed_over > 0 {
+            self.passed_over -= 1;
+            return Ok(());
+        }
+        let condition = Condition { match_sequence: self.tail, fence: self.fence };
+        pipeline.push_if(entry, condition, &mut |ack| printer.ack(ack))?;
+        if let Some(tail) = &mut self.tail {
+            pipeline.drain(&mut |ack| {
+                *tail = ack.sequence;
+                printer.ack(ack);
+            })?;
+            printer.flush();
+        }
+        Ok(())
+    }
 }
 
 /// Reads the input to its end, or until nobody takes it any more.
@@ -162,7 +202,12 @@ fn line(out: &mut impl Write, ack: &Ack, receipts: bool) -> io::Result<()> {
 }
 
 /// Appends all chunks and waits for every acknowledgement. Stops early when nobody reads the output any more.
-fn run(pipeline: &mut Pipeline, chunks: &Receiver<Chunk>, printer: &mut Printer) -> Result<(), Stop> {
+fn run(
+    pipeline: &mut Pipeline,
+    chunks: &Receiver<Chunk>,
+    pushing: &mut Pushing,
+    printer: &mut Printer,
+) -> Result<(), Stop> {
     loop {
         let chunk = match chunks.try_recv() {
             Ok(chunk) => chunk,
@@ -178,8 +223,8 @@ fn run(pipeline: &mut Pipeline, chunks: &Receiver<Chunk>, printer: &mut Printer)
             },
         };
         for entry in chunk.entries() {
-            match pipeline.push(entry, &mut |ack| printer.ack(ack)) {
-                Ok(_) => {}
+            match pushing.push(pipeline, entry, printer) {
+                Ok(()) => {}
                 Err(error @ ClientError::TooLarge { .. }) if pipeline.is_open() => {
                     // The entry was not taken; those before it are, and are waited for.
                     settle(pipeline, printer)?;
@@ -213,7 +258,7 @@ impl From<ClientError> for Stop {
 }
 
 /// The failure, with how far the input got. A refused or unknown entry is named by its place in the input: the session
-/// is this command's own, so its client sequences count the input's entries.
+/// is this command's own, or one that was begun with the same input, so its client sequences count the input's entries.
 fn told(stop: Stop, pipeline: &Pipeline, input: &Path) -> Failure {
     let error = match stop {
         Stop::Output(failure) => return failure,
@@ -223,6 +268,10 @@ fn told(stop: Stop, pipeline: &Pipeline, input: &Path) -> Failure {
     let next = pipeline.appender().client().core().next_client_seq();
     let place = match &error {
         ClientError::TooLarge { .. } => format!("{}: entry {next}; all before it is appended", input.display()),
+        // Behind an entry that was fenced all are; behind one whose place was taken none was sent.
+        ClientError::NotAppended { first, .. } => {
+            format!("{}: all before entry {first} is appended, and nothing from it on", input.display())
+        }
         _ => format!(
             "{}: {acknowledged} entries acknowledged, {} without an answer",
             input.display(),

@@ -12,6 +12,7 @@ mod inspect;
 mod kv;
 mod node;
 mod read;
+mod session;
 mod status;
 mod verify;
 
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use entries::{InputFormat, OutputFormat};
 use output::{Failure, Outcome, Style};
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use synod_client::{ClientError, Consistency};
@@ -47,6 +49,8 @@ enum Command {
     Start(NodeArgs),
     /// Append entries; prints "sequence<TAB>timestamp_ns" for each
     Append(AppendArgs),
+    /// Print how far a client's session got: how many of its entries are decided on
+    LastCommitted(LastCommittedArgs),
     /// Print entries from a sequence on
     Read(ReadArgs),
     /// Print entries as they come, until interrupted
@@ -138,11 +142,41 @@ struct AppendArgs {
     /// How long an entry may wait for its acknowledgement before its outcome is given up as unknown.
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     deadline_ms: u64,
+    /// Append only if the log ends at this sequence; the next entry of the input goes behind this one, and so on, one at a time.
+    #[arg(long, value_name = "S")]
+    match_sequence: Option<u64>,
+    /// A fencing token: append only if the group has seen no higher one.
+    #[arg(long, value_name = "T")]
+    fence: Option<NonZeroU64>,
+    /// Append as this client, whose session goes on: as many entries of the input as it holds already are passed over.
+    #[arg(long, value_name = "ID", value_parser = session::parse_client_id)]
+    client_id: Option<u128>,
+    /// Fail if the client's session is another than this one, as after an eviction, instead of opening a new one.
+    #[arg(long, value_name = "N", requires = "client_id", value_parser = clap::value_parser!(u64).range(1..u64::MAX))]
+    session: Option<u64>,
     /// The most entries in flight.
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window: u32,
     /// How to print the summary.
     #[arg(short, long, value_enum, default_value_t, requires = "quiet")]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct LastCommittedArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The client.
+    #[arg(long, value_name = "ID", value_parser = session::parse_client_id)]
+    client_id: u128,
+    /// The number of the session; whatever session the client has when left out.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..u64::MAX))]
+    session: Option<u64>,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    deadline_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
     output: Style,
 }
 
@@ -346,6 +380,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Format(args) => node::format(&args),
         Command::Start(args) => node::start(&args),
         Command::Append(args) => append::append(&args),
+        Command::LastCommitted(args) => session::print_last_committed(&args),
         Command::Read(args) => read::read(&args),
         Command::Tail(args) => read::tail(&args),
         Command::CheckTail(args) => read::check_tail(&args),

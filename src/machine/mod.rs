@@ -1,9 +1,9 @@
 //! State machines: what a group does with its committed entries besides keeping them. **Start here to embed Synod**: implement
 //! [`StateMachine`], and give it to [`crate::node::Node::start`]; clients append commands and ask questions with
-//! `synod_client` (`Appender` or `Session`, and `Questions`). `examples/counter.rs` and `examples/lease.rs` are whole programs.
+//! `synod_client` (`Appender` and `Questions`). `examples/counter.rs` and `examples/lease.rs` are whole programs.
 //!
 //! Every member of a group feeds its own machine the same entries in the same order, each once: those that got a sequence,
-//! from 1 on, after duplicates were dropped. The log itself, its sequences, timestamps and sessions are the sequencer's
+//! from 1 on, after duplicates and refused conditions were dropped. The log itself, its sequences, timestamps and sessions are the sequencer's
 //! ([`crate::sequencer`]); a machine comes on top, and a group without one (`machine = "log"`) pays nothing for it.
 //!
 //! | built in | `[[group]] machine =` | |
@@ -91,7 +91,10 @@ pub fn built_in(config: &Config) -> MakeMachine {
 
 /// Feeds a machine the entries of a run that got a sequence.
 pub(crate) fn apply_run(machine: &mut dyn StateMachine, run: &Run<'_>, verdict: Verdict) {
-    let Verdict::Sequenced { skip, first_sequence, timestamp_ns, .. } = verdict else { return };
+    let Verdict::Decided { skip, answer } = verdict else { return };
+    let timestamp_ns = answer.timestamp_ns;
+    // What its condition refused has none.
+    let Some(first_sequence) = answer.first_sequence() else { return };
     for (sequence, payload) in (first_sequence.0..).map(Sequence).zip(run.entries().skip(skip as usize)) {
         machine.apply(&Entry { sequence, timestamp_ns, payload });
     }

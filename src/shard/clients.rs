@@ -12,13 +12,13 @@ use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
 use super::{Fatal, Shard, mode};
-use crate::sequencer::{Answer, SESSION_CREDIT, Verdict};
+use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT, Verdict};
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 use synod_paxos::Input;
 use synod_ring::{Io, RxBuf};
-use synod_wire::batch::{BATCH_HEADER_BYTES, Run, max_entry_bytes, write_batch_header};
-use synod_wire::client::{Counter, ReadBody, Refusal, RefusalBody, SessionBody};
+use synod_wire::batch::{BATCH_HEADER_BYTES, Condition, Run, max_entry_bytes, write_batch_header};
+use synod_wire::client::{Counter, Decision, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
 use synod_wire::guarantee::{Guarantee, Recency};
@@ -26,8 +26,22 @@ use synod_wire::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Sessions that a leader serves at once; the table of the state machine bounds them too.
-const MAX_ADMITTED: usize = crate::sequencer::MAX_SESSIONS;
+/// Sessions, and openings, whose answers a leader can address: those of the state machine's table, and as many that come and go.
+const MAX_ADMITTED: usize = 2 * MAX_SESSIONS;
+
+/// Whom an answer is for: a client, and the number that its run carried. An older session of the same client is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) client_id: u128,
+    pub(crate) session: u64,
+}
+
+impl std::hash::Hash for Key {
+    /// By the client alone, which rarely has two: each word costs.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.client_id.hash(state);
+    }
+}
 
 /// A session as the leader sees it ahead of the state machine.
 #[derive(Debug)]
@@ -39,7 +53,8 @@ struct Admitted {
 /// A run as its header describes it.
 #[derive(Clone, Copy, Debug)]
 struct Request {
-    client_id: u128,
+    key: Key,
+    condition: Condition,
     first_seq: u64,
     entries: u64,
     opens_session: bool,
@@ -54,16 +69,17 @@ struct Request {
 enum Outcome {
     /// The answer, and which of [`Admission::receipts`] goes with it.
     Answer(Answer, Option<u32>),
-    Opened,
+    /// Its number, and its last client sequence.
+    Opened(u64, u64),
     Refused(Refusal, u64, u64),
 }
 
 /// The leader's view of its clients, and its open batch.
 #[derive(Debug)]
 pub(super) struct Admission {
-    sessions: HashMap<u128, Admitted>,
-    /// (client, order, what): sorted by client before they are told, each client's in order.
-    outcomes: Vec<(u128, u32, Outcome)>,
+    sessions: HashMap<Key, Admitted>,
+    /// (whom, order, what): sorted by session before they are told, each session's in order.
+    outcomes: Vec<(Key, u32, Outcome)>,
     answers: Vec<(Answer, Option<u32>)>,
     /// The times of the answers of this turn that asked for them.
     receipts: Vec<Timeline>,
@@ -103,40 +119,44 @@ impl Admission {
     }
 
     /// What was admitted of a session had no effect: this client sequence comes next.
-    fn expect(&mut self, client_id: u128, next_seq: u64) {
-        if let Some(session) = self.sessions.get_mut(&client_id) {
+    fn expect(&mut self, key: Key, next_seq: u64) {
+        if let Some(session) = self.sessions.get_mut(&key) {
             session.next_seq = next_seq;
         }
     }
 
-    fn push(&mut self, client_id: u128, outcome: Outcome) {
-        self.outcomes.push((client_id, self.outcomes.len() as u32, outcome));
+    fn push(&mut self, key: Key, outcome: Outcome) {
+        self.outcomes.push((key, self.outcomes.len() as u32, outcome));
     }
 
     /// Notes what apply did with a run; with its times, if it asked for a receipt.
     pub(super) fn outcome(&mut self, run: &Run<'_>, verdict: Verdict, asked: Option<Timeline>) {
+        let key = key(run);
         let outcome = match verdict {
-            Verdict::Opened => Outcome::Opened,
-            Verdict::Sequenced { skip, entries, first_sequence, timestamp_ns } => {
+            Verdict::Opened { session, last_committed } => Outcome::Opened(session, last_committed),
+            Verdict::Decided { answer, .. } => {
                 let receipt = asked.map(|timeline| {
                     self.receipts.push(timeline);
                     self.receipts.len() as u32 - 1
                 });
-                let first_seq = run.first_seq() + skip;
-                Outcome::Answer(Answer { first_seq, entries, first_sequence, timestamp_ns }, receipt)
+                Outcome::Answer(answer, receipt)
             }
             Verdict::Duplicate => return,
             Verdict::Gap { expected } => {
-                self.expect(run.client_id(), expected);
+                self.expect(key, expected);
                 Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected)
             }
             Verdict::UnknownSession => {
-                self.expect(run.client_id(), 1);
-                Outcome::Refused(Refusal::SessionEvicted, run.first_seq(), 0)
+                self.expect(key, 1);
+                Outcome::Refused(Refusal::SessionEvicted, run.first_seq(), run.session())
             }
         };
-        self.push(run.client_id(), outcome);
+        self.push(key, outcome);
     }
+}
+
+fn key(run: &Run<'_>) -> Key {
+    Key { client_id: run.client_id(), session: run.session() }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
@@ -175,7 +195,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Kind::Append | Kind::OpenSession => {
                 let run = match Run::parse(frame.payload) {
                     Ok((run, [])) => Request {
-                        client_id: run.client_id(),
+                        key: key(&run),
+                        condition: run.condition(),
                         first_seq: run.first_seq(),
                         entries: run.len(),
                         opens_session: run.opens_session(),
@@ -186,7 +207,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     Err(error) => return Ok(Err(error.into())),
                 };
                 if let Some((refusal, detail)) = self.append_run(buf, run, from)? {
-                    self.refuse(from, run.client_id, run.first_seq, refusal, detail);
+                    self.refuse(from, run.key.client_id, run.first_seq, refusal, detail);
                 }
             }
             Kind::Read => match ReadBody::read_from_bytes(frame.payload) {
@@ -243,7 +264,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             batch.receipts |= 1 << batch.runs;
         }
         batch.runs += 1;
-        if let Some(session) = self.admission.sessions.get_mut(&run.client_id) {
+        if let Some(session) = self.admission.sessions.get_mut(&run.key) {
             session.next_seq = session.next_seq.max(run.first_seq + run.entries);
         }
         Ok(None)
@@ -251,51 +272,71 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Checks a run against its session: `None` admits it; otherwise what the client is told, if anything.
     fn admit(&mut self, run: Request, from: SocketAddrV4) -> Option<Option<(Refusal, u64)>> {
-        let committed = self.machine.last_committed(run.client_id);
+        let committed = self.committed(run.key);
         if run.opens_session {
-            self.remember_session(run.client_id, from, committed.unwrap_or(0) + 1);
+            self.remember_session(run.key, from, committed.unwrap_or(0) + 1);
             return None;
         }
         let Some(committed) = committed else {
             // Only apply may say that the session is gone: a leader that was deposed and does not know it yet may lack a
             // session that is alive. What it logs is never chosen, so it never answers.
-            self.remember_session(run.client_id, from, 1);
+            self.remember_session(run.key, from, 1);
             return None;
         };
-        let next = self.remember_session(run.client_id, from, committed + 1);
+        let next = self.remember_session(run.key, from, committed + 1);
         let last = run.first_seq + run.entries - 1;
         if run.first_seq > next && !mutant("gap_sequenced") {
             return Some(Some((Refusal::ResendFrom, next)));
         }
         if last <= committed && !mutant("duplicate_sequenced_again") {
-            self.answer_again(run.client_id, run.first_seq, run.entries);
+            self.answer_again(run.key, run.first_seq, run.entries);
             return Some(None);
         }
         if last < next && !mutant("duplicate_sequenced_again") {
             // On its way already; the answer comes when it is chosen.
             return Some(None);
         }
+        if mutant("match_at_admission") && self.tail_moved(run) {
+            return Some(None);
+        }
         (last - committed > SESSION_CREDIT as u64).then_some(Some((Refusal::Busy, 0)))
     }
 
-    /// Notes where a session's answers go; returns the client sequence that must come next.
-    fn remember_session(&mut self, client_id: u128, address: SocketAddrV4, next_seq: u64) -> u64 {
-        let sessions = &mut self.admission.sessions;
-        if sessions.len() == MAX_ADMITTED && !sessions.contains_key(&client_id) {
-            // Sessions that the state machine evicted are the ones to go; it holds as many as this table.
-            let machine = &self.machine;
-            sessions.retain(|id, _| machine.last_committed(*id).is_some());
+    /// A known bug, for [`mutant`]: a run is refused by the tail of the moment at which it is admitted.
+    fn tail_moved(&mut self, run: Request) -> bool {
+        let tail = self.machine.tail().0;
+        let moved = run.condition.matches().is_some_and(|wanted| wanted != tail);
+        if moved {
+            let (first_seq, entries, timestamp_ns) = (run.first_seq, run.entries, self.machine.last_timestamp_ns());
+            let answer = Answer { first_seq, entries, decision: Decision::TailMoved, value: tail, timestamp_ns };
+            self.admission.push(run.key, Outcome::Answer(answer, None));
         }
-        let session = sessions.entry(client_id).or_insert(Admitted { address, next_seq });
+        moved
+    }
+
+    /// The last client sequence of a session that the state machine decided on, if it has that session.
+    fn committed(&self, key: Key) -> Option<u64> {
+        self.machine.session(key.client_id).filter(|(is, _)| *is == key.session).map(|(_, last_seq)| last_seq)
+    }
+
+    /// Notes where a session's answers go; returns the client sequence that must come next.
+    fn remember_session(&mut self, key: Key, address: SocketAddrV4, next_seq: u64) -> u64 {
+        let sessions = &mut self.admission.sessions;
+        if sessions.len() >= MAX_ADMITTED && !sessions.contains_key(&key) {
+            // Openings, and sessions that the state machine evicted, are the ones to go; it holds half as many as this table.
+            let machine = &self.machine;
+            sessions.retain(|key, _| machine.session(key.client_id).is_some_and(|(is, _)| is == key.session));
+        }
+        let session = sessions.entry(key).or_insert(Admitted { address, next_seq });
         session.address = address;
         session.next_seq = session.next_seq.max(next_seq);
         session.next_seq
     }
 
-    fn answer_again(&mut self, client_id: u128, first_seq: u64, entries: u64) {
+    fn answer_again(&mut self, key: Key, first_seq: u64, entries: u64) {
         self.counters.add(Counter::DuplicatesAnswered, 1);
-        for answer in self.machine.answers(client_id, first_seq, entries) {
-            self.admission.push(client_id, Outcome::Answer(answer, None));
+        for answer in self.machine.answers(key.client_id, first_seq, entries) {
+            self.admission.push(key, Outcome::Answer(answer, None));
         }
     }
 
@@ -321,22 +362,24 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Tells clients what became of their runs.
     pub(super) fn answer_clients(&mut self) {
         let mut outcomes = std::mem::take(&mut self.admission.outcomes);
-        // The answers of one client go out in order, in as few datagrams as they fit.
-        outcomes.sort_unstable_by_key(|(client_id, order, _)| (*client_id, *order));
+        // The answers of one session go out in order, in as few datagrams as they fit.
+        outcomes.sort_unstable_by_key(|(key, order, _)| (*key, *order));
         let durability = self.word.of_acknowledgements();
         let mut receipts = std::mem::take(&mut self.admission.receipts);
         // The receipts' clock is read before they are written, the histogram's behind the last answer.
         let replied_ns = if receipts.is_empty() { 0 } else { self.io.stage_ns() };
         let mut answers = std::mem::take(&mut self.admission.answers);
         for chunk in outcomes.chunk_by(|a, b| a.0 == b.0) {
-            let client_id = chunk[0].0;
-            let Some(to) = self.admission.sessions.get(&client_id).map(|session| session.address) else { continue };
+            let key = chunk[0].0;
+            let Some(to) = self.admission.sessions.get(&key).map(|session| session.address) else { continue };
             for (_, _, outcome) in chunk {
                 match *outcome {
                     Outcome::Answer(answer, receipt) => answers.push((answer, receipt)),
-                    Outcome::Opened => self.send_opened(to, client_id),
+                    Outcome::Opened(session, last_committed) => {
+                        self.send_opened(to, Key { session, ..key }, last_committed)
+                    }
                     Outcome::Refused(refusal, first_seq, detail) => {
-                        self.refuse(to, client_id, first_seq, refusal, detail);
+                        self.refuse(to, key.client_id, first_seq, refusal, detail);
                     }
                 }
             }
@@ -345,7 +388,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let (some, later) = rest.split_at(acks_that_fit(rest, self.settings.max_datagram_bytes()));
                 rest = later;
                 self.counters.add(Counter::RunsAcknowledged, some.len() as u64);
-                let ack = AckWriter { client_id, durability, answers: some, timelines: &receipts, replied_ns };
+                let ack = AckWriter { key, durability, answers: some, timelines: &receipts, replied_ns };
                 self.reply(to, Kind::Appended, |out| ack.write(out));
             }
             answers.clear();
@@ -360,11 +403,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
     }
 
-    fn send_opened(&mut self, to: SocketAddrV4, client_id: u128) {
+    fn send_opened(&mut self, to: SocketAddrV4, key: Key, last_committed: u64) {
         let max_batch_bytes = self.settings.max_batch_bytes;
         let body = SessionBody {
-            client_id: U128::new(client_id),
-            last_committed: U64::new(self.machine.last_committed(client_id).unwrap_or(0)),
+            client_id: U128::new(key.client_id),
+            session: U64::new(key.session),
+            last_committed: U64::new(last_committed),
             credit: U32::new(SESSION_CREDIT as u32),
             max_entry_bytes: U32::new(max_entry_bytes(max_batch_bytes) as u32),
             max_run_bytes: U32::new((max_batch_bytes - BATCH_HEADER_BYTES) as u32),

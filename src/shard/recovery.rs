@@ -118,6 +118,9 @@ pub fn recover(
     }
     replay.unknown(&found.damage);
     let restart = replay.finish();
+    if mutant("fence_lost_at_restart") {
+        replay.machine.forget_fence();
+    }
     replay.keep_old_votes(dir, &found.log)?;
     paxos.incarnation = found.identity.incarnation;
     let core = Replica::new(paxos, restart, now_ns);

@@ -1,6 +1,6 @@
 //! Bodies of the replies to clients: acknowledgements and entries read.
 
-use super::clients::put;
+use super::clients::{Key, put};
 use super::stages::Timeline;
 use crate::sequencer::{Answer, SESSION_CREDIT};
 use std::net::SocketAddrV4;
@@ -138,9 +138,11 @@ impl ReadWriter {
     }
 }
 
+const _: () = assert!(SESSION_CREDIT <= u16::MAX as usize, "an answer's entries have two bytes");
+
 /// The body of an acknowledgement.
 pub(crate) struct AckWriter<'a> {
-    pub(crate) client_id: u128,
+    pub(crate) key: Key,
     pub(crate) durability: Durability,
     /// The answers, and which of `timelines` goes with each.
     pub(crate) answers: &'a [(Answer, Option<u32>)],
@@ -153,7 +155,8 @@ impl AckWriter<'_> {
     pub(crate) fn write(&self, out: &mut [u8]) -> usize {
         let receipts = self.answers.iter().filter(|(_, receipt)| receipt.is_some()).count();
         let head = AckHeader {
-            client_id: U128::new(self.client_id),
+            client_id: U128::new(self.key.client_id),
+            session: U64::new(self.key.session),
             runs: U16::new(self.answers.len() as u16),
             durability: self.durability as u8,
             receipts: receipts as u8,
@@ -165,9 +168,11 @@ impl AckWriter<'_> {
         for (answer, _) in self.answers {
             let run = AckRun {
                 first_seq: U64::new(answer.first_seq),
-                first_sequence: U64::new(answer.first_sequence.0),
+                first_sequence: U64::new(answer.value),
                 timestamp_ns: U64::new(answer.timestamp_ns),
-                entries: U32::new(answer.entries as u32),
+                entries: U16::new(answer.entries as u16),
+                decision: answer.decision as u8,
+                reserved: 0,
                 guarantee,
             };
             used += put(run.as_bytes(), &mut out[used..]);
@@ -202,9 +207,10 @@ pub(crate) fn acks_that_fit(answers: &[(Answer, Option<u32>)], max_datagram_byte
 mod tests {
     use super::*;
     use synod_wire::batch::MIN_BATCH_BYTES;
+    use synod_wire::client::Decision;
 
     fn answers(with_receipt: &[bool]) -> Vec<(Answer, Option<u32>)> {
-        let answer = Answer { first_seq: 1, entries: 1, first_sequence: Sequence(1), timestamp_ns: 1 };
+        let answer = Answer { first_seq: 1, entries: 1, decision: Decision::Appended, value: 1, timestamp_ns: 1 };
         with_receipt.iter().map(|receipt| (answer, receipt.then_some(0))).collect()
     }
 

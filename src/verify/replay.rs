@@ -30,13 +30,17 @@ impl Replay {
         let mut expected = self.machine.tail();
         let (mut gap, mut idle) = (None, 0);
         self.machine.apply(slot, &batch, &mut |_, _, verdict| match verdict {
-            Verdict::Sequenced { entries, first_sequence, .. } => {
-                if first_sequence != expected.next() {
-                    gap = Some((expected, first_sequence));
+            Verdict::Decided { answer, .. } => match answer.first_sequence() {
+                Some(first_sequence) => {
+                    if first_sequence != expected.next() {
+                        gap = Some((expected, first_sequence));
+                    }
+                    expected = Sequence(first_sequence.0 + answer.entries - 1);
                 }
-                expected = Sequence(first_sequence.0 + entries - 1);
-            }
-            Verdict::Opened => {}
+                // A refused condition.
+                None => idle += 1,
+            },
+            Verdict::Opened { .. } => {}
             Verdict::Duplicate | Verdict::Gap { .. } | Verdict::UnknownSession => idle += 1,
         });
         self.runs_without_effect += idle;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use synod_client::{Ack, Appender, ClientError, Options};
+use synod_client::{Ack, Appender, ClientError, Options, Resume};
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
 /// Bytes at the start of every entry: the session and the client sequence.
@@ -139,7 +139,9 @@ impl Worker {
             reopened: 0,
             longest_gap: Duration::ZERO,
         };
-        while let Some(mut appender) = self.open(&mut told) {
+        let mut resume = Resume::OrCreate;
+        while let Some(mut appender) = self.open(&mut told, resume) {
+            resume = Resume::Session(appender.session());
             match self.append_until_stopped(&mut appender, &mut told) {
                 Ok(()) => break,
                 Err(error) if error.is_outcome_unknown() => told.reopened += 1,
@@ -150,9 +152,9 @@ impl Worker {
     }
 
     /// Opens the session, patiently; `None` when the load ends meanwhile.
-    fn open(&self, told: &mut Told) -> Option<Appender> {
+    fn open(&self, told: &mut Told, resume: Resume) -> Option<Appender> {
         loop {
-            let (members, options) = (self.members.clone(), self.options.clone());
+            let (members, options) = (self.members.clone(), Options { resume, ..self.options.clone() });
             match Appender::connect(self.cluster, self.group, members, self.client_id, options) {
                 Ok(appender) => {
                     told.max_bytes = appender.max_entry_bytes();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice};
 use synod_wal::{Expect, Identity, Log, Place, Settings};
-use synod_wire::batch::{BATCH_HEADER_BYTES, RunBuilder, RunKind, write_batch_header};
+use synod_wire::batch::{BATCH_HEADER_BYTES, RunBuilder, RunKind, open, write_batch_header};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::{ChosenRange, Configuration, Incarnation, PeerMark};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Slot};
@@ -194,9 +194,9 @@ pub fn value_with(slot: u64, entry: &str) -> Vec<u8> {
     let mut bytes = vec![0; 512];
     let run_at = BATCH_HEADER_BYTES;
     let used = if slot == 1 {
-        RunBuilder::new(&mut bytes[run_at..], CLIENT, 0).finish(RunKind::OpenSession).0
+        RunBuilder::new(&mut bytes[run_at..], CLIENT, open::OR_CREATE, 0).finish(RunKind::OpenSession).0
     } else {
-        let mut run = RunBuilder::new(&mut bytes[run_at..], CLIENT, slot - 1);
+        let mut run = RunBuilder::new(&mut bytes[run_at..], CLIENT, 1, slot - 1);
         assert!(run.push(entry.as_bytes()));
         run.finish(RunKind::Append).0
     };

@@ -1,7 +1,8 @@
 //! A slot's value: a batch of runs, each run the entries of one client datagram, copied as they came.
 //!
-//! `BatchHeader, (RunHeader, (length u16, bytes)*)*`. A run's entries carry consecutive client sequences from
-//! `first_seq`. A batch without runs is a no-op.
+//! `BatchHeader, (RunHeader, Condition?, (length u16, bytes)*)*`. A run's entries carry consecutive client sequences from
+//! `first_seq`. A batch without runs is a no-op. A [`Condition`] stands in runs of kind [`RunKind::ConditionalAppend`]
+//! alone, so that others pay nothing for it.
 
 use crate::frame::FrameError;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -20,11 +21,11 @@ pub struct BatchHeader {
     pub reserved: [u8; 6],
 }
 
-/// Starts every run: 32 bytes.
+/// Starts every run: 40 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct RunHeader {
-    /// The session.
+    /// The client that the session belongs to.
     pub client_id: U128,
     /// The client's sequence of the first entry, from 1.
     pub first_seq: U64,
@@ -34,8 +35,52 @@ pub struct RunHeader {
     pub kind: u8,
     /// Zero.
     pub reserved: u8,
-    /// Bytes of the entries, their length prefixes included.
+    /// Bytes of what follows: the condition, if there is one, and the entries with their length prefixes.
     pub bytes: U32,
+    /// The session's number, which its opening was given; in a run that opens one: a number of [`open`].
+    pub session: U64,
+}
+
+/// What [`RunHeader::session`] says in a run that opens a session. Any number between these: the session of that number, if it
+/// is still there; none is opened.
+pub mod open {
+    /// The client's session; a new one if it has none.
+    pub const OR_CREATE: u64 = 0;
+    /// The client's session, whatever its number; none is opened.
+    pub const EXISTING: u64 = u64::MAX;
+}
+
+/// When the entries of a run are to be appended. Evaluated when the run is applied, in the total order.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct Condition {
+    /// Only if this is the last sequence given; [`Condition::ANY_TAIL`] where it does not matter. A run that asks for it holds
+    /// one entry.
+    pub match_sequence: U64,
+    /// Only if no higher token than this was seen in the group, which has seen it then; 0: no token.
+    pub fence: U64,
+}
+
+impl Condition {
+    /// The tail does not matter. No log ever has this tail.
+    pub const ANY_TAIL: u64 = u64::MAX;
+    /// Always: what a run without a condition has.
+    pub const NONE: Condition = Condition { match_sequence: U64::new(Condition::ANY_TAIL), fence: U64::ZERO };
+
+    /// The last sequence that is asked for.
+    pub fn matches(&self) -> Option<u64> {
+        Some(self.match_sequence.get()).filter(|sequence| *sequence != Condition::ANY_TAIL)
+    }
+
+    /// The fencing token.
+    pub fn token(&self) -> Option<u64> {
+        Some(self.fence.get()).filter(|token| *token != 0)
+    }
+
+    /// Whether it asks for nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Condition::NONE
+    }
 }
 
 /// What a run asks for.
@@ -46,12 +91,16 @@ pub enum RunKind {
     Append = 0,
     /// Open the session; no entries.
     OpenSession = 1,
+    /// Sequence the entries if a [`Condition`], which stands before them, holds.
+    ConditionalAppend = 2,
 }
 
 /// Bytes of a [`BatchHeader`].
 pub const BATCH_HEADER_BYTES: usize = size_of::<BatchHeader>();
 /// Bytes of a [`RunHeader`].
 pub const RUN_HEADER_BYTES: usize = size_of::<RunHeader>();
+/// Bytes of a [`Condition`].
+pub const CONDITION_BYTES: usize = size_of::<Condition>();
 /// Bytes before each entry.
 pub const ENTRY_PREFIX_BYTES: usize = 2;
 
@@ -59,7 +108,7 @@ pub const ENTRY_PREFIX_BYTES: usize = 2;
 /// promise, fits a datagram of this payload.
 pub const MIN_BATCH_BYTES: usize = 512;
 
-/// The longest entry that fits a batch of `max_batch_bytes`.
+/// The longest entry that fits a batch of `max_batch_bytes`; one with a condition is [`CONDITION_BYTES`] shorter.
 pub const fn max_entry_bytes(max_batch_bytes: usize) -> usize {
     max_batch_bytes - BATCH_HEADER_BYTES - RUN_HEADER_BYTES - ENTRY_PREFIX_BYTES
 }
@@ -69,7 +118,16 @@ pub const fn max_entry_bytes(max_batch_bytes: usize) -> usize {
 pub struct Run<'a> {
     /// Its header.
     pub header: RunHeader,
+    condition: Condition,
     entries: &'a [u8],
+}
+
+/// The condition and the entries behind the header of a run.
+fn split_condition(kind: u8, body: &[u8]) -> Option<(Condition, &[u8])> {
+    if kind != RunKind::ConditionalAppend as u8 {
+        return Some((Condition::NONE, body));
+    }
+    Condition::read_from_prefix(body).ok()
 }
 
 impl<'a> Run<'a> {
@@ -80,12 +138,14 @@ impl<'a> Run<'a> {
         if length > rest.len() {
             return Err(FrameError::Truncated);
         }
-        let (entries, rest) = rest.split_at(length);
-        let run = Run { header, entries };
+        let (body, rest) = rest.split_at(length);
         let open = header.kind == RunKind::OpenSession as u8;
-        if !open && header.kind != RunKind::Append as u8 {
+        let conditional = header.kind == RunKind::ConditionalAppend as u8;
+        if !open && !conditional && header.kind != RunKind::Append as u8 {
             return Err(FrameError::Body);
         }
+        let (condition, entries) = split_condition(header.kind, body).ok_or(FrameError::Truncated)?;
+        let run = Run { header, condition, entries };
         let mut left = entries;
         let mut count = 0u32;
         while !left.is_empty() {
@@ -97,17 +157,29 @@ impl<'a> Run<'a> {
             count += 1;
         }
         let none_expected = open && (count != 0 || header.first_seq.get() != 0);
-        let bad_seq = !open && (count == 0 || header.first_seq.get() == 0);
+        let bad_seq = !open && (count == 0 || header.first_seq.get() == 0 || header.session.get() == 0);
+        // Of several entries the second would ask for a tail that the first has moved.
+        let bad_condition = conditional && (condition.is_none() || condition.matches().is_some() && count != 1);
         let past_end = header.first_seq.get().checked_add(u64::from(count)).is_none();
-        if count != u32::from(header.entries.get()) || none_expected || bad_seq || past_end {
+        if count != u32::from(header.entries.get()) || none_expected || bad_seq || bad_condition || past_end {
             return Err(FrameError::Body);
         }
         Ok((run, rest))
     }
 
-    /// The session that the run belongs to.
+    /// The client whose session the run belongs to.
     pub fn client_id(&self) -> u128 {
         self.header.client_id.get()
+    }
+
+    /// The number of that session; in a run that opens one, what [`open`] says.
+    pub fn session(&self) -> u64 {
+        self.header.session.get()
+    }
+
+    /// When the entries are to be appended; [`Condition::NONE`] for most runs.
+    pub fn condition(&self) -> Condition {
+        self.condition
     }
 
     /// The client sequence of the first entry.
@@ -204,9 +276,10 @@ impl<'a> Iterator for Runs<'a> {
             return None;
         }
         let (header, rest) = RunHeader::read_from_prefix(self.rest).ok()?;
-        let (entries, rest) = rest.split_at_checked(header.bytes.get() as usize)?;
+        let (body, rest) = rest.split_at_checked(header.bytes.get() as usize)?;
+        let (condition, entries) = split_condition(header.kind, body)?;
         self.rest = rest;
-        Some(Run { header, entries })
+        Some(Run { header, condition, entries })
     }
 }
 
@@ -221,15 +294,31 @@ pub fn write_batch_header(out: &mut [u8], timestamp_ns: u64, runs: u16) {
 pub struct RunBuilder<'a> {
     out: &'a mut [u8],
     client_id: u128,
+    session: u64,
     first_seq: u64,
+    conditional: bool,
     entries: u16,
     used: usize,
 }
 
 impl<'a> RunBuilder<'a> {
     /// An empty run in `out`, which has at least [`RUN_HEADER_BYTES`].
-    pub fn new(out: &'a mut [u8], client_id: u128, first_seq: u64) -> RunBuilder<'a> {
-        RunBuilder { out, client_id, first_seq, entries: 0, used: RUN_HEADER_BYTES }
+    pub fn new(out: &'a mut [u8], client_id: u128, session: u64, first_seq: u64) -> RunBuilder<'a> {
+        RunBuilder { out, client_id, session, first_seq, conditional: false, entries: 0, used: RUN_HEADER_BYTES }
+    }
+
+    /// The same for entries that are appended on a condition: [`RunBuilder::finish`] is told
+    /// [`RunKind::ConditionalAppend`]. `out` has at least [`CONDITION_BYTES`] more.
+    pub fn conditional(
+        out: &'a mut [u8],
+        client_id: u128,
+        session: u64,
+        first_seq: u64,
+        condition: &Condition,
+    ) -> Self {
+        let used = RUN_HEADER_BYTES + CONDITION_BYTES;
+        out[RUN_HEADER_BYTES..used].copy_from_slice(condition.as_bytes());
+        RunBuilder { out, client_id, session, first_seq, conditional: true, entries: 0, used }
     }
 
     /// Adds an entry; false if it does not fit (or is empty), and then nothing changed.
@@ -246,7 +335,11 @@ impl<'a> RunBuilder<'a> {
     }
 
     /// Writes the header; returns the run's bytes and its entries.
+    ///
+    /// # Panics
+    /// If the run has a condition and `kind` takes none, or the reverse.
     pub fn finish(self, kind: RunKind) -> (usize, u16) {
+        assert_eq!(kind == RunKind::ConditionalAppend, self.conditional, "a run of kind {kind:?}");
         let header = RunHeader {
             client_id: U128::new(self.client_id),
             first_seq: U64::new(self.first_seq),
@@ -254,6 +347,7 @@ impl<'a> RunBuilder<'a> {
             kind: kind as u8,
             reserved: 0,
             bytes: U32::new((self.used - RUN_HEADER_BYTES) as u32),
+            session: U64::new(self.session),
         };
         self.out[..RUN_HEADER_BYTES].copy_from_slice(header.as_bytes());
         (self.used, self.entries)
@@ -265,29 +359,59 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_of_two_runs_comes_back_as_it_went_in() {
+    fn a_batch_of_three_runs_comes_back_as_it_went_in() {
         let mut bytes = vec![0; 512];
         let mut at = BATCH_HEADER_BYTES;
-        let mut run = RunBuilder::new(&mut bytes[at..], 7, 5);
+        let mut run = RunBuilder::new(&mut bytes[at..], 7, 3, 5);
         assert!(run.push(b"alpha") && run.push(b"b"));
         at += run.finish(RunKind::Append).0;
-        at += RunBuilder::new(&mut bytes[at..], 9, 0).finish(RunKind::OpenSession).0;
-        write_batch_header(&mut bytes, 42, 2);
+        at += RunBuilder::new(&mut bytes[at..], 9, open::OR_CREATE, 0).finish(RunKind::OpenSession).0;
+        let condition = Condition { match_sequence: U64::new(0), fence: U64::new(4) };
+        let mut run = RunBuilder::conditional(&mut bytes[at..], 7, 3, 7, &condition);
+        assert!(run.push(b"c"));
+        at += run.finish(RunKind::ConditionalAppend).0;
+        write_batch_header(&mut bytes, 42, 3);
         let batch = Batch::parse(&bytes[..at]).unwrap();
         let runs: Vec<_> = batch.runs().collect();
-        assert_eq!((runs[0].client_id(), runs[0].first_seq(), runs[0].len()), (7, 5, 2));
+        assert_eq!((runs[0].client_id(), runs[0].session(), runs[0].first_seq(), runs[0].len()), (7, 3, 5, 2));
         assert_eq!(runs[0].entries().collect::<Vec<_>>(), [&b"alpha"[..], b"b"]);
         assert!(runs[1].opens_session() && runs[1].is_empty() && !batch.is_noop());
+        assert_eq!(runs[2].entries().collect::<Vec<_>>(), [b"c"]);
+        assert_eq!((runs[2].condition().matches(), runs[2].condition().token()), (Some(0), Some(4)));
+        assert!(runs[0].condition().is_none() && runs[1].condition().is_none());
         for cut in 0..at {
             assert!(Batch::parse(&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }
 
+    /// The verdict on a run of `entries` entries with a condition.
+    fn conditional(match_sequence: u64, fence: u64, entries: usize) -> Result<(), FrameError> {
+        let mut bytes = vec![0; 128];
+        let condition = Condition { match_sequence: U64::new(match_sequence), fence: U64::new(fence) };
+        let mut run = RunBuilder::conditional(&mut bytes, 1, 1, 1, &condition);
+        (0..entries).for_each(|_| assert!(run.push(b"x")));
+        let used = run.finish(RunKind::ConditionalAppend).0;
+        Run::parse(&bytes[..used]).map(|_| ())
+    }
+
     #[test]
-    fn empty_entries_and_overflowing_sequences_are_refused() {
+    fn conditions_ask_for_something_and_a_tail_for_one_entry() {
+        assert_eq!(conditional(9, 0, 1), Ok(()));
+        assert_eq!(conditional(Condition::ANY_TAIL, 1, 3), Ok(()));
+        assert_eq!(conditional(Condition::ANY_TAIL, 0, 1), Err(FrameError::Body), "no condition at all");
+        assert_eq!(conditional(9, 1, 2), Err(FrameError::Body), "two entries behind one tail");
+        assert_eq!(conditional(9, 1, 0), Err(FrameError::Body), "no entry");
+    }
+
+    #[test]
+    fn empty_entries_overflowing_sequences_and_appends_of_no_session_are_refused() {
         let mut bytes = vec![0; 64];
-        let mut run = RunBuilder::new(&mut bytes, 1, u64::MAX);
+        let mut run = RunBuilder::new(&mut bytes, 1, 1, u64::MAX);
         assert!(!run.push(b"") && run.push(b"x"));
+        let used = run.finish(RunKind::Append).0;
+        assert_eq!(Run::parse(&bytes[..used]).unwrap_err(), FrameError::Body);
+        let mut run = RunBuilder::new(&mut bytes, 1, 0, 1);
+        assert!(run.push(b"x"));
         let used = run.finish(RunKind::Append).0;
         assert_eq!(Run::parse(&bytes[..used]).unwrap_err(), FrameError::Body);
     }

@@ -123,7 +123,7 @@ pub struct ReadEntry {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct AckHeader {
-    /// The session.
+    /// The client.
     pub client_id: U128,
     /// Runs that follow.
     pub runs: U16,
@@ -133,6 +133,8 @@ pub struct AckHeader {
     pub receipts: u8,
     /// The most entries that the session may have in flight.
     pub credit: U32,
+    /// The session's number.
+    pub session: U64,
 }
 
 /// What an acknowledgement rests on; what a node's word rests on. The numbers are part of the format.
@@ -161,20 +163,46 @@ impl Durability {
     }
 }
 
-/// Entries `first_seq..first_seq + entries` of the session have the sequences from `first_sequence`.
+/// What became of the entries `first_seq..first_seq + entries` of the session.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct AckRun {
     /// The client's sequence of the first.
     pub first_seq: U64,
-    /// Its place in the total order.
+    /// [`Decision::Appended`]: its place in the total order, the others' follow. Else the same number for all: the tail that
+    /// was found, or the highest token that was seen.
     pub first_sequence: U64,
     /// The timestamp of all of them.
     pub timestamp_ns: U64,
     /// How many.
-    pub entries: U32,
+    pub entries: U16,
+    /// [`Decision`].
+    pub decision: u8,
+    /// Zero.
+    pub reserved: u8,
     /// What the acknowledgement promises.
     pub guarantee: GuaranteeBytes,
+}
+
+/// What apply decided about an entry, once and for all: it is stored under the entry's client sequence, and a retry is told the
+/// same. The numbers are part of the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Decision {
+    /// It has a sequence.
+    #[default]
+    Appended = 0,
+    /// The tail was another than it asked for: it has none, and never will.
+    TailMoved = 1,
+    /// The group had seen a higher fencing token: the same.
+    Fenced = 2,
+}
+
+impl Decision {
+    /// What has this number.
+    pub fn from_u8(byte: u8) -> Option<Decision> {
+        [Decision::Appended, Decision::TailMoved, Decision::Fenced].into_iter().find(|one| *one as u8 == byte)
+    }
 }
 
 /// A stage of a commit on its leader; each is told as the time since the client's datagram was reaped. The order is part of
@@ -249,7 +277,7 @@ pub struct StageRow {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct SessionBody {
-    /// The session.
+    /// The client.
     pub client_id: U128,
     /// The last client sequence that has been committed (0 for a new session).
     pub last_committed: U64,
@@ -261,6 +289,8 @@ pub struct SessionBody {
     pub max_run_bytes: U32,
     /// What `last_committed` rests on.
     pub guarantee: GuaranteeBytes,
+    /// The session's number: every append carries it.
+    pub session: U64,
 }
 
 /// Why a request was refused. The numbers are part of the format.
@@ -277,7 +307,7 @@ pub enum Refusal {
     TooLarge = 4,
     /// Fewer than a quorum of members answer.
     QuorumUnavailable = 5,
-    /// The session is unknown: never opened, or evicted.
+    /// The session is unknown: never opened, or evicted, or another one took its id since; `detail` is the number asked for.
     SessionEvicted = 6,
     /// A gap: resend from the client sequence in `detail`.
     ResendFrom = 7,

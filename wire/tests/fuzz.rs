@@ -47,11 +47,11 @@ fn sample_batch() -> Vec<u8> {
     let mut bytes = vec![0; 512];
     let mut at = BATCH_HEADER_BYTES;
     for (client, first, entries) in [(7, 5, vec![&b"alpha"[..], b"b"]), (8, 1, vec![&b"gamma"[..]])] {
-        let mut run = RunBuilder::new(&mut bytes[at..], client, first);
+        let mut run = RunBuilder::new(&mut bytes[at..], client, 3, first);
         assert!(entries.into_iter().all(|entry| run.push(entry)));
         at += run.finish(RunKind::Append).0;
     }
-    at += RunBuilder::new(&mut bytes[at..], 9, 0).finish(RunKind::OpenSession).0;
+    at += RunBuilder::new(&mut bytes[at..], 9, open::OR_CREATE, 0).finish(RunKind::OpenSession).0;
     write_batch_header(&mut bytes, 1_234_567_890, 3);
     bytes.truncate(at);
     bytes
@@ -107,7 +107,8 @@ fn check_run(run: &Run<'_>) -> usize {
     assert!(entries.iter().all(|entry| !entry.is_empty()));
     assert!(run.first_seq().checked_add(run.len()).is_some());
     assert_eq!(run.opens_session(), run.is_empty());
-    RUN_HEADER_BYTES + entries.iter().map(|entry| ENTRY_PREFIX_BYTES + entry.len()).sum::<usize>()
+    let condition_bytes = if run.condition().is_none() { 0 } else { CONDITION_BYTES };
+    RUN_HEADER_BYTES + condition_bytes + entries.iter().map(|entry| ENTRY_PREFIX_BYTES + entry.len()).sum::<usize>()
 }
 
 #[test]
@@ -242,7 +243,8 @@ fn the_frames_of_a_datagram_come_in_order_and_end_at_the_first_error() {
 fn bodies_have_the_sizes_of_format_1() {
     use synod_wire::{client, peer, record};
     assert_eq!((size_of::<RawHeader>(), HEADER_BYTES, ALIGN, align_of::<RawHeader>()), (64, 64, 64, 1));
-    assert_eq!((BATCH_HEADER_BYTES, RUN_HEADER_BYTES, ENTRY_PREFIX_BYTES), (16, 32, 2));
+    assert_eq!((BATCH_HEADER_BYTES, RUN_HEADER_BYTES, ENTRY_PREFIX_BYTES), (16, 40, 2));
+    assert_eq!(CONDITION_BYTES, 16);
     assert_eq!((size_of::<peer::PromiseBody>(), size_of::<peer::PromiseReport>()), (8, 24));
     assert_eq!((size_of::<peer::AcceptedBody>(), size_of::<peer::SlotRange>(), size_of::<peer::Probe>()), (32, 16, 8));
     assert_eq!((size_of::<peer::HelloBody>(), size_of::<peer::HelloAckBody>()), (24, 40));
@@ -251,8 +253,8 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((size_of::<record::Incarnation>(), size_of::<record::PeerMark>()), (16, 16));
     assert_eq!(size_of::<record::SegmentHeader>(), 40);
     assert_eq!((size_of::<client::ReadBody>(), size_of::<client::ReadReplyBody>()), (32, 32));
-    assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 40));
-    assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (24, 32));
+    assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 48));
+    assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (32, 32));
     assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (52, 124));
     assert_eq!((size_of::<client::Receipt>(), size_of::<client::StageRow>()), (56, 20));
     assert_eq!(size_of::<record::DurabilityMark>(), 8);
@@ -286,6 +288,28 @@ fn durability_receipts_and_stages_lie_where_format_1_has_them() {
     let row = StageRow { count: U64::new(1), p50_ns: U32::new(2), p99_ns: U32::new(3), max_us: U32::new(4) };
     assert_eq!(row.as_bytes(), [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
     assert_eq!(Stage::ALL.map(|stage| stage as usize), [0, 1, 2, 3, 4]);
+}
+
+/// The same of what came with sessions that have numbers and with conditions: behind the fields that were there, and in a kind
+/// of run of its own.
+#[test]
+fn session_numbers_and_conditions_lie_where_format_1_has_them() {
+    use synod_wire::client::{AckHeader, AckRun, Decision, SessionBody};
+    use zerocopy::{FromZeros, IntoBytes};
+    assert_eq!((RunKind::Append as u8, RunKind::OpenSession as u8, RunKind::ConditionalAppend as u8), (0, 1, 2));
+    assert_eq!((open::OR_CREATE, open::EXISTING), (0, u64::MAX));
+    let known: Vec<u8> = (0..=255).filter(|byte| Decision::from_u8(*byte).is_some()).collect();
+    assert_eq!((known, Decision::TailMoved as u8, Decision::Fenced as u8), (vec![0, 1, 2], 1, 2));
+    assert_eq!(RunHeader { session: 5.into(), ..RunHeader::new_zeroed() }.as_bytes()[32], 5);
+    assert_eq!(AckHeader { session: 5.into(), ..AckHeader::new_zeroed() }.as_bytes()[24], 5);
+    assert_eq!(SessionBody { session: 5.into(), ..SessionBody::new_zeroed() }.as_bytes()[40], 5);
+    assert_eq!(AckRun { decision: 2, ..AckRun::new_zeroed() }.as_bytes()[28], 2);
+    let condition = Condition { match_sequence: 3.into(), fence: 4.into() };
+    let mut run = [0; 64];
+    let mut builder = RunBuilder::conditional(&mut run, 1, 2, 1, &condition);
+    assert!(builder.push(b"x"));
+    builder.finish(RunKind::ConditionalAppend);
+    assert_eq!((run[26], run[28], run[40], run[48], run[56]), (2, 19, 3, 4, 1));
 }
 
 #[test]
@@ -371,19 +395,26 @@ fn header() -> impl Strategy<Value = Header> {
     })
 }
 
-type Runs = Vec<(u128, u64, Vec<Vec<u8>>)>;
+/// A client, its session's number, the first client sequence, a fencing token or 0, entries.
+type Runs = Vec<(u128, u64, u64, u64, Vec<Vec<u8>>)>;
 
 fn runs() -> impl Strategy<Value = Runs> {
     let entries = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6);
-    prop::collection::vec((any::<u128>(), 1..u64::MAX / 2, entries), 0..6)
+    let token = prop_oneof![Just(0), any::<u64>()];
+    prop::collection::vec((any::<u128>(), 1..u64::MAX, 1..u64::MAX / 2, token, entries), 0..6)
 }
 
 fn batch_of(runs: &Runs) -> Vec<u8> {
     let mut bytes = vec![0; 4_096];
     let mut at = BATCH_HEADER_BYTES;
-    for (client, first, entries) in runs {
-        let kind = if entries.is_empty() { RunKind::OpenSession } else { RunKind::Append };
-        let mut run = RunBuilder::new(&mut bytes[at..], *client, if entries.is_empty() { 0 } else { *first });
+    for (client, session, first, token, entries) in runs {
+        let fence = Condition { match_sequence: Condition::ANY_TAIL.into(), fence: (*token).into() };
+        let out = &mut bytes[at..];
+        let (mut run, kind) = match (entries.is_empty(), token) {
+            (true, _) => (RunBuilder::new(out, *client, *session, 0), RunKind::OpenSession),
+            (_, 0) => (RunBuilder::new(out, *client, *session, *first), RunKind::Append),
+            _ => (RunBuilder::conditional(out, *client, *session, *first, &fence), RunKind::ConditionalAppend),
+        };
         assert!(entries.iter().all(|entry| run.push(entry)));
         at += run.finish(kind).0;
     }
@@ -460,9 +491,14 @@ proptest! {
         let batch = Batch::parse(&bytes).expect("a batch just written");
         let back: Runs = batch
             .runs()
-            .map(|run| (run.client_id(), run.first_seq(), run.entries().map(<[u8]>::to_vec).collect()))
+            .map(|run| {
+                let token = run.condition().token().unwrap_or(0);
+                (run.client_id(), run.session(), run.first_seq(), token, run.entries().map(<[u8]>::to_vec).collect())
+            })
             .collect();
-        let wanted: Runs = runs.into_iter().map(|(c, f, e)| (c, if e.is_empty() { 0 } else { f }, e)).collect();
+        let opened = |entries: &Vec<_>, word| if entries.is_empty() { 0 } else { word };
+        let wanted: Runs =
+            runs.into_iter().map(|(c, s, f, t, e)| (c, s, opened(&e, f), opened(&e, t), e)).collect();
         prop_assert_eq!(back, wanted);
         for cut in 0..bytes.len() {
             prop_assert!(Batch::parse(&bytes[..cut]).is_err());
@@ -472,7 +508,7 @@ proptest! {
     #[test]
     fn an_entry_that_does_not_fit_changes_nothing(room in RUN_HEADER_BYTES..120, entries in prop::collection::vec(0..60usize, 0..8)) {
         let mut bytes = vec![0; room];
-        let mut run = RunBuilder::new(&mut bytes, 1, 1);
+        let mut run = RunBuilder::new(&mut bytes, 1, 1, 1);
         let mut used = RUN_HEADER_BYTES;
         let mut taken = 0;
         for length in entries {

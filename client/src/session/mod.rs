@@ -20,16 +20,19 @@
 //! *Time.* One timer: armed while something is in flight, re-armed when the first unacknowledged entry moves. When it
 //! expires the cursor goes back to that entry; the second time in a row the next member is asked.
 
+#[cfg(test)]
+mod condition_tests;
 mod replies;
 #[cfg(test)]
 mod tests;
 
+use crate::condition::{Condition, Unmet};
 use crate::options::{Options, OptionsError, check_members, entry_limit_of_run, nanos};
 use crate::receipt::Receipt;
 use crate::reply::finish_request;
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
-use crate::window::Window;
+use crate::window::{AckedRun, Placed, Window};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::ops::Range;
@@ -39,11 +42,14 @@ use synod_wire::frame::{HEADER_BYTES, Kind, flags};
 use synod_wire::guarantee::Guarantee;
 use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
 
-/// What happened. Every offered entry is in exactly one `Acked` or `Unknown`, and these come in order of `client_seq`.
+/// What happened. Every offered entry is in exactly one `Acked`, `NotAppended` or `Unknown`, and these come in order of
+/// `client_seq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The session is open. Comes first, once.
     Opened {
+        /// The session's number: with it a client that comes back resumes this session and no other ([`crate::Resume::Session`]).
+        session: u64,
         /// The last client sequence committed under this client id; 0 for a new session.
         last_committed: u64,
         /// The most entries in flight that the server grants.
@@ -66,10 +72,27 @@ pub enum Event {
         /// How many; at least 1.
         entries: u32,
     },
+    /// Entries `client_seq..client_seq + entries` were not appended, and never will be: their condition was not met when their
+    /// turn came. The session goes on behind them.
+    NotAppended {
+        /// The client's sequence of the first.
+        client_seq: u64,
+        /// Why.
+        unmet: Unmet,
+        /// The timestamp of the decision, nanoseconds since the Unix epoch.
+        timestamp_ns: u64,
+        /// What the decision rests on.
+        durability: Durability,
+        /// What it promises: it is as final as an append.
+        guarantee: Guarantee,
+        /// How many; at least 1.
+        entries: u32,
+    },
     /// Where the time of a run went on the leader, if [`Options::receipts`] asks. Comes before its entries' `Acked`, and is of
     /// no consequence: an acknowledgement that was lost and came again from the session table has none.
     Receipt(Receipt),
-    /// The session closed before these entries were acknowledged. Those that were sent may have been sequenced.
+    /// The session closed before these entries were acknowledged. Those that were sent may have been sequenced, or be sequenced
+    /// yet: opened again, the session says which were.
     Unknown {
         /// The first one's client sequence.
         first: u64,
@@ -168,11 +191,17 @@ enum Phase {
 /// entries that it had offered before* from `last_committed + 1` on, in the same order: datagrams of the earlier
 /// incarnation may still be under way, and whichever copy of an entry arrives first is sequenced under its client
 /// sequence. A client that cannot repeat its entries takes a new id.
+///
+/// It also names the session by its number ([`crate::Resume::Session`]). The id alone ([`crate::Resume::OrCreate`]) opens a new session if
+/// the old one was evicted meanwhile; that one has committed nothing, and a client that took its word for it would append a
+/// second time what the old one had appended.
 #[derive(Debug)]
 pub struct Core {
     cluster: ClusterId,
     group: GroupId,
     client_id: u128,
+    /// The session's number, once it is open.
+    session: Option<u64>,
     options: Options,
     phase: Phase,
     route: Route,
@@ -255,6 +284,7 @@ impl Core {
             cluster,
             group,
             client_id,
+            session: None,
             phase: Phase::Opening,
             route: Route::new(members.into_iter().map(|(_, address)| address).collect()),
             window: Window::new(options.window_entries, options.window_bytes),
@@ -287,17 +317,27 @@ impl Core {
 
     /// Takes a copy of `entry`; returns its client sequence (before [`Event::Opened`]: see [`Core`]). Never blocks.
     pub fn offer(&mut self, entry: &[u8], now_ns: u64) -> Result<u64, OfferError> {
+        self.offer_if(entry, Condition::default(), now_ns)
+    }
+
+    /// The same for an entry that is appended on a condition, and else ends in [`Event::NotAppended`]. It may be up to
+    /// [`CONDITION_BYTES`](synod_wire::batch::CONDITION_BYTES) shorter than others.
+    ///
+    /// Entries that match a tail leave one a datagram, in order; each is decided on by itself. One whose predecessor is still
+    /// under way cannot know the tail that it will find.
+    pub fn offer_if(&mut self, entry: &[u8], condition: Condition, now_ns: u64) -> Result<u64, OfferError> {
         if let Phase::Closed(reason) = self.phase {
             return Err(OfferError::Closed(reason));
         }
         if entry.is_empty() {
             return Err(OfferError::Empty);
         }
-        if entry.len() > self.max_entry_bytes {
-            return Err(OfferError::TooLarge { limit_bytes: self.max_entry_bytes });
+        let limit_bytes = self.max_entry_bytes.saturating_sub(condition.bytes());
+        if entry.len() > limit_bytes {
+            return Err(OfferError::TooLarge { limit_bytes });
         }
         let deadline_ns = now_ns.saturating_add(nanos(self.options.deadline));
-        self.window.push(entry, deadline_ns).ok_or(OfferError::Full)
+        self.window.push(entry, condition, deadline_ns).ok_or(OfferError::Full)
     }
 
     /// Writes the next datagram into `out`, which holds at least `max_datagram_bytes`; returns where it goes and its
@@ -332,14 +372,12 @@ impl Core {
         if let Some(receipt) = self.receipts.pop_front() {
             return Some(Event::Receipt(receipt));
         }
-        if let Some(run) = self.window.take_acked() {
-            return Some(Event::Acked {
-                client_seq: run.client_seq,
-                sequence: Sequence(run.sequence),
-                timestamp_ns: run.timestamp_ns,
-                durability: run.durability,
-                guarantee: run.guarantee,
-                entries: run.entries,
+        if let Some(AckedRun { client_seq, first, entries }) = self.window.take_acked() {
+            let Placed { decision, value, timestamp_ns, durability, guarantee } = first;
+            let sequence = Sequence(value);
+            return Some(match Unmet::of(decision, value) {
+                None => Event::Acked { client_seq, sequence, timestamp_ns, durability, guarantee, entries },
+                Some(unmet) => Event::NotAppended { client_seq, unmet, timestamp_ns, durability, guarantee, entries },
             });
         }
         if !matches!(self.phase, Phase::Closed(_)) {
@@ -373,6 +411,11 @@ impl Core {
             Phase::Closed(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    /// The session's number, which [`Event::Opened`] said, or will say.
+    pub fn session(&self) -> Option<u64> {
+        self.session
     }
 
     /// What [`Event::Opened`] said, or will say; `None`: the session never opened, so nothing was appended by it.
@@ -523,7 +566,8 @@ impl Core {
             OpenSent::Once(_) | OpenSent::Repeatedly => OpenSent::Repeatedly,
         };
         let payload = &mut out[HEADER_BYTES..HEADER_BYTES + RUN_HEADER_BYTES];
-        let (bytes, _) = RunBuilder::new(payload, self.client_id, 0).finish(RunKind::OpenSession);
+        let which = self.options.resume.to_wire();
+        let (bytes, _) = RunBuilder::new(payload, self.client_id, which, 0).finish(RunKind::OpenSession);
         finish_request(out, (Kind::OpenSession, 0), self.cluster, self.group, 0, bytes)
     }
 
@@ -552,16 +596,32 @@ impl Core {
         self.repair.start = (start..end).find(|client_seq| !self.window.is_acked(*client_seq)).unwrap_or(end);
     }
 
-    /// A run of entries from the start of `range`, none of them acknowledged: the datagram's length, and where the run ends.
+    /// A run of entries from the start of `range`, none of them acknowledged, all on the same condition: the datagram's length,
+    /// and where the run ends.
     fn write_run(&mut self, range: Range<u64>, now_ns: u64, out: &mut [u8]) -> (usize, u64) {
         let payload = &mut out[HEADER_BYTES..HEADER_BYTES + self.max_run_bytes];
-        let mut run = RunBuilder::new(payload, self.client_id, range.start);
+        let session = self.session.expect("the session is open");
+        let condition = self.window.condition(range.start);
+        let (mut run, kind) = match condition.is_none() {
+            true => (RunBuilder::new(payload, self.client_id, session, range.start), RunKind::Append),
+            false => {
+                let wire = condition.to_wire();
+                let run = RunBuilder::conditional(payload, self.client_id, session, range.start, &wire);
+                (run, RunKind::ConditionalAppend)
+            }
+        };
+        let most = if condition.match_sequence.is_some() { 1 } else { u64::MAX };
         let mut at = range.start;
-        while at < range.end && !self.window.is_acked(at) && run.push(self.window.entry(at)) {
+        while at < range.end
+            && at - range.start < most
+            && !self.window.is_acked(at)
+            && self.window.condition(at) == condition
+            && run.push(self.window.entry(at))
+        {
             self.window.sent(at, now_ns);
             at += 1;
         }
-        let (bytes, entries) = run.finish(RunKind::Append);
+        let (bytes, entries) = run.finish(kind);
         assert!(entries > 0, "entry {at} was taken, but no datagram can hold it");
         self.counters.entries_resent += self.sent_end.min(at).saturating_sub(range.start);
         let receipt = if self.options.receipts { flags::RECEIPT } else { 0 };

@@ -2,11 +2,13 @@
 //! obeyed, or counted and ignored. Entered through [`Core::handle`] only.
 
 use super::{CloseReason, Core, Event, OpenSent, Phase, WentBack};
+use crate::options::Resume;
 use crate::receipt::Receipt;
 use crate::reply::{Rejection, Reply, told};
 use crate::window::{Mark, Placed};
 use std::net::SocketAddrV4;
-use synod_wire::client::{self, AckHeader, AckRun, Durability, Refusal, SessionBody};
+use synod_wire::batch::open;
+use synod_wire::client::{self, AckHeader, AckRun, Decision, Durability, Refusal, SessionBody};
 use synod_wire::frame::Frames;
 
 /// A client sequence beyond this is a garbled number, not a session that appended for ten thousand years.
@@ -55,8 +57,18 @@ impl Core {
             self.counters.stale += 1;
             return;
         }
+        let session = body.session.get();
+        let wanted = self.options.resume;
+        if matches!(wanted, Resume::Session(number) if number != session) {
+            self.counters.stale += 1;
+            return;
+        }
         let last_committed = body.last_committed.get();
-        if last_committed > MAX_CLIENT_SEQ || !self.take_limits(body.max_run_bytes.get(), body.max_entry_bytes.get()) {
+        let no_number = session == open::OR_CREATE || session == open::EXISTING;
+        if no_number
+            || last_committed > MAX_CLIENT_SEQ
+            || !self.take_limits(body.max_run_bytes.get(), body.max_entry_bytes.get())
+        {
             self.counters.malformed += 1;
             return;
         }
@@ -65,6 +77,7 @@ impl Core {
         }
         self.succeeded(from);
         self.phase = Phase::Open;
+        self.session = Some(session);
         self.timer_ns = None;
         self.pause_until_ns = now_ns;
         self.burst = self.window.capacity();
@@ -74,7 +87,7 @@ impl Core {
         self.sent_end = self.next_send;
         self.last_committed = Some(last_committed);
         let (credit, max_entry_bytes) = (body.credit.get(), self.max_entry_bytes);
-        self.opened_event = Some(Event::Opened { last_committed, credit, max_entry_bytes });
+        self.opened_event = Some(Event::Opened { session, last_committed, credit, max_entry_bytes });
         if self.window.longest_entry() > max_entry_bytes {
             self.refused_for_good(Refusal::TooLarge, max_entry_bytes as u64);
         }
@@ -85,7 +98,7 @@ impl Core {
             self.counters.foreign += 1;
             return;
         }
-        if self.phase != Phase::Open {
+        if self.phase != Phase::Open || self.session != Some(header.session.get()) {
             self.counters.stale += 1;
             return;
         }
@@ -150,7 +163,8 @@ impl Core {
 
     /// Keeps the receipts of entries that are held: as many as there is room for, since each was asked for with an entry.
     fn on_receipts(&mut self, header: &AckHeader, receipts: &[client::Receipt]) {
-        if header.client_id.get() != self.client_id || self.phase != Phase::Open || !self.options.receipts {
+        let ours = header.client_id.get() == self.client_id && self.session == Some(header.session.get());
+        if !ours || self.phase != Phase::Open || !self.options.receipts {
             return;
         }
         for receipt in receipts {
@@ -173,9 +187,11 @@ impl Core {
     fn on_ack_run(&mut self, run: &AckRun, durability: Durability, newest: &mut Option<u64>) -> Option<u64> {
         let (first_seq, first_sequence) = (run.first_seq.get(), run.first_sequence.get());
         let entries = u64::from(run.entries.get());
+        let decision = Decision::from_u8(run.decision)?;
+        let appended = decision == Decision::Appended;
         let end_seq = first_seq.checked_add(entries)?;
         first_sequence.checked_add(entries)?;
-        if first_seq == 0 || first_sequence == 0 || entries == 0 {
+        if first_seq == 0 || (appended && first_sequence == 0) || entries == 0 {
             return None;
         }
         // An earlier incarnation may have sent longer runs; what this one did not send, it does not know.
@@ -183,8 +199,8 @@ impl Core {
         let guarantee = told(run.guarantee);
         let mut new = 0;
         for client_seq in first_seq.max(self.window.base())..end_seq {
-            let sequence = first_sequence + (client_seq - first_seq);
-            let place = Placed { sequence, timestamp_ns: run.timestamp_ns.get(), durability, guarantee };
+            let value = if appended { first_sequence + (client_seq - first_seq) } else { first_sequence };
+            let place = Placed { decision, value, timestamp_ns: run.timestamp_ns.get(), durability, guarantee };
             match self.window.acknowledge(client_seq, place) {
                 Mark::New => {
                     new += 1;
@@ -218,7 +234,9 @@ impl Core {
         let open = self.phase == Phase::Open;
         match rejection.refusal {
             Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::TooLarge if !ours => self.counters.foreign += 1,
-            Refusal::SessionEvicted | Refusal::ResendFrom if !open => self.counters.stale += 1,
+            Refusal::ResendFrom if !open => self.counters.stale += 1,
+            // It may be about an earlier session of this client.
+            Refusal::SessionEvicted if !self.is_of_this_session(rejection.detail) => self.counters.stale += 1,
             Refusal::ResendFrom => self.on_resend_from(now_ns, rejection.detail),
             refusal => {
                 self.counters.refusals += 1;
@@ -226,6 +244,12 @@ impl Core {
                 self.on_refusal(now_ns, rejection);
             }
         }
+    }
+
+    /// Whether a number is what this session goes by: its own, or, while it opens, what it asks for.
+    fn is_of_this_session(&self, number: u64) -> bool {
+        let asked = self.options.resume.to_wire();
+        self.session.map_or(asked != open::OR_CREATE && asked == number, |session| session == number)
     }
 
     fn on_refusal(&mut self, now_ns: u64, rejection: &Rejection) {

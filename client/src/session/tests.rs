@@ -48,7 +48,10 @@ fn open_core(options: Options, credit: u32) -> Core {
     let mut core = core_with(options);
     assert_eq!(sent(&mut core, 0), [(A, Asked::Open(CLIENT))]);
     core.handle(MS, address(A), &opened(0, credit));
-    assert_eq!(events(&mut core), [Event::Opened { last_committed: 0, credit, max_entry_bytes: 1_358 }]);
+    assert_eq!(
+        events(&mut core),
+        [Event::Opened { session: SESSION, last_committed: 0, credit, max_entry_bytes: 1_350 }]
+    );
     core
 }
 
@@ -77,7 +80,10 @@ fn entries_offered_before_the_session_is_open_follow_what_was_committed() {
         guarantee: Guarantee::COMMITTED,
         entries: 3,
     };
-    assert_eq!(events(&mut core), [Event::Opened { last_committed: 40, credit: 100, max_entry_bytes: 1_358 }, acked]);
+    assert_eq!(
+        events(&mut core),
+        [Event::Opened { session: SESSION, last_committed: 40, credit: 100, max_entry_bytes: 1_350 }, acked]
+    );
     assert_eq!((core.outstanding(), core.poll_timeout(), core.leader()), (0, None, Some(address(A))));
 }
 
@@ -85,8 +91,8 @@ fn entries_offered_before_the_session_is_open_follow_what_was_committed() {
 fn bad_entries_are_refused_by_kind() {
     let mut core = core_with(Options { window_entries: 2, ..Options::default() });
     assert_eq!(core.offer(b"", 0), Err(OfferError::Empty));
-    assert_eq!(core.offer(&[0; 1_359], 0), Err(OfferError::TooLarge { limit_bytes: 1_358 }));
-    core.offer(&[0; 1_358], 0).unwrap();
+    assert_eq!(core.offer(&[0; 1_351], 0), Err(OfferError::TooLarge { limit_bytes: 1_350 }));
+    core.offer(&[0; 1_350], 0).unwrap();
     core.offer(b"x", 0).unwrap();
     assert_eq!(core.offer(b"x", 0), Err(OfferError::Full));
 }

@@ -1,6 +1,6 @@
-//! What is told of who chose a slot is true: the acceptors that a leader names to its peers, and all that any node tells a
-//! client that asks for evidence (its own vote, the value, the ballot that chose it, the acceptors, the quorums), is borne out
-//! by the votes on the simulated disks.
+//! What is told of who chose a slot is true: the votes that a leader counts, the acceptors that it names to its peers, and all
+//! that any node tells a client that asks for evidence (its own vote, the value, the ballot that chose it, the acceptors, the
+//! quorums), is borne out by the votes on the simulated disks.
 //!
 //! Source: DESIGN, "Applying": chosen records and commit messages carry slot range, ballot, epoch and the bitmap of acceptors:
 //! that is the evidence which `verify` and `evidence` read. An acceptor may be named for a slot that it knew chosen
@@ -10,6 +10,7 @@ use super::one_value::OneValue;
 use super::{Checked, violated};
 use crate::plan::Plan;
 use std::collections::BTreeMap;
+use synod_paxos::Replica;
 use synod_wire::evidence::{EvidenceReplyBody, Held, Told};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::ChosenRange;
@@ -101,6 +102,24 @@ impl Evidence {
             return Err(format!("{acceptors:?} chose it in ballot {ballot}; on disk it is at {voted:?}"));
         }
         Ok(true)
+    }
+
+    /// A node has taken a turn: the votes that it counts for what it proposed, and which no quorum has chosen yet.
+    pub(crate) fn counted(&self, one_value: &OneValue, node: usize, core: &Replica) -> Checked {
+        if !self.votes_on_disk || !core.leads() {
+            return Ok(());
+        }
+        let ballot = core.promised();
+        for (slot, counted) in core.votes_counted().filter(|(_, counted)| !counted.is_empty()) {
+            let voted = one_value.voted(slot, ballot);
+            if counted.0 & !voted.0 != 0 && !one_value.chosen_below(slot, ballot) {
+                let detail = format!(
+                    "n{node} counts votes of {counted:?} for slot {slot} in ballot {ballot}; on disk it is at {voted:?}"
+                );
+                return violated(PROPERTY, detail);
+            }
+        }
+        Ok(())
     }
 
     /// A frame leaves a node.

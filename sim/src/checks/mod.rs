@@ -4,6 +4,8 @@
 mod acked;
 mod ballots;
 mod bounds;
+mod conditions;
+mod damage;
 mod durable;
 mod evidence;
 mod fresh;
@@ -19,11 +21,14 @@ mod sessions;
 mod status;
 mod told;
 mod views;
+mod zeros;
 
 pub(crate) use bounds::Turn;
+pub(crate) use damage::has_a_cause;
 pub(crate) use logs::{applied_log, value_on_disk};
 pub(crate) use status::told as status_told;
 pub(crate) use views::OWN_REQUESTS;
+pub(crate) use zeros::overwritten;
 
 use crate::disk::Logged;
 use crate::payload::Payloads;
@@ -61,6 +66,7 @@ pub(crate) struct Checks {
     pub(crate) sessions: sessions::Sessions,
     pub(crate) ballots: ballots::Ballots,
     pub(crate) acked: acked::Acked,
+    pub(crate) conditions: conditions::Conditions,
     pub(crate) reads: reads::Reads,
     pub(crate) views: views::Views,
     pub(crate) fresh: fresh::Fresh,
@@ -82,6 +88,7 @@ impl Checks {
             sessions: sessions::Sessions::new(Payloads::new(plan)),
             ballots: ballots::Ballots::new(plan.nodes),
             acked: acked::Acked::default(),
+            conditions: conditions::Conditions::default(),
             reads: reads::Reads::default(),
             views: views::Views::new(plan.nodes, plan.clients + plan.readers),
             fresh: fresh::Fresh::default(),
@@ -157,6 +164,7 @@ impl Checks {
             let before = self.sessions.entries().len();
             self.sessions.apply(slot, value)?;
             self.kv.apply(&self.sessions.entries()[before..], self.sessions.payloads());
+            self.conditions.applied(value)?;
         }
         Ok(first)
     }
