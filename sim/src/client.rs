@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 use synod_client::{
@@ -25,6 +26,9 @@ pub(crate) type Outgoing = (SocketAddrV4, Rc<[u8]>);
 const DATAGRAM_BYTES: usize = 1_472;
 /// The first port of a client; each life has the next.
 const FIRST_PORT: u16 = 20_000;
+
+/// Entries of a burst that are offered on a condition, at most.
+const MOST_CONDITIONAL: u64 = 2;
 
 /// How long the clients' fencing tokens stay about the same.
 const TOKEN_NS: u64 = 2_000_000_000;
@@ -61,7 +65,7 @@ pub(crate) struct Appender {
     opened: bool,
     payloads: Payloads,
     entry: Vec<u8>,
-    /// How many of a hundred entries are offered on a condition, and what those are.
+    /// How many of a hundred bursts have entries that are offered on a condition, and what those are.
     conditional_percent: u64,
     conditions: Rng,
     datagram: Box<[u8; DATAGRAM_BYTES]>,
@@ -148,10 +152,11 @@ impl Appender {
         if !self.opened || self.core.closed().is_some() {
             return;
         }
-        for _ in 0..count {
+        let conditional = self.conditional(count);
+        for at in 0..count {
             let client_seq = self.core.next_client_seq();
             self.payloads.write(self.client_id, client_seq, &mut self.entry);
-            let condition = self.condition(tail, now_ns);
+            let condition = if conditional.contains(&at) { self.condition(tail, now_ns) } else { Condition::default() };
             if self.core.offer_if(&self.entry, condition, now_ns) != Ok(client_seq) {
                 // The window is full: the load is more than the cluster takes now. Or the entry has no room for a condition.
                 return;
@@ -162,11 +167,17 @@ impl Appender {
         }
     }
 
+    /// Which entries of a burst are offered on a condition: a few at most, as each may take a datagram of its own.
+    fn conditional(&mut self, count: u64) -> Range<u64> {
+        if self.conditional_percent == 0 || !self.conditions.percent(self.conditional_percent) {
+            return 0..0;
+        }
+        let first = self.conditions.below(count);
+        first..first + MOST_CONDITIONAL
+    }
+
     /// The condition of the next entry: often one that its predecessors make true, so that it hangs by a thread whether it is.
     fn condition(&mut self, tail: u64, now_ns: u64) -> Condition {
-        if self.conditional_percent == 0 || !self.conditions.percent(self.conditional_percent) {
-            return Condition::default();
-        }
         let kind = self.conditions.below(3);
         let expected = Sequence(tail + self.core.outstanding());
         // All clients' tokens rise together; some lag behind.

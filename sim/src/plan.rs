@@ -83,7 +83,7 @@ pub struct Plan {
     pub entries_per_second: u64,
     /// Entries offered at once, at most.
     pub burst: u64,
-    /// Of a hundred entries those that are appended on a condition.
+    /// Of a hundred bursts those in which entries are appended on a condition.
     #[serde(default)]
     pub conditional_percent: u64,
     /// The longest entry.

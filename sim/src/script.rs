@@ -6,7 +6,7 @@
 //! nodes 5 quorums 4 2              members and quorums (majorities if not said)
 //! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
 //! victim 2                         whose state may be lost for good
-//! conditional 40                   of a hundred entries those that are appended on a condition
+//! conditional 40                   of a hundred bursts those with entries that are appended on a condition
 //! durability memory                nodes vouch for what lies in memory; who crashes does not come back
 //! sees a failed write ended the shard        a mark, or `fault NAME`, that every run must come by
 //! at 2000 isolate 0 3000           n0 is cut off from the others for 3,000 ms
