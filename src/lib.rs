@@ -5,6 +5,8 @@ pub mod config;
 pub mod demo;
 pub mod index;
 pub mod interrupt;
+pub mod local;
+pub mod machine;
 pub mod memory;
 pub mod node;
 pub mod pipeline;

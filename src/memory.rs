@@ -4,7 +4,8 @@
 //! What grows with the log, and so stands in no pool: the index, 56 bytes for each 64 slots.
 
 use crate::cli::output::Table;
-use crate::config::Config;
+use crate::config::{Config, Machine};
+use crate::machine::kv;
 use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
@@ -13,6 +14,7 @@ use crate::shard::{
 };
 use serde::Serialize;
 use synod_ring::Socket;
+use synod_wire::client::MAX_QUESTION_BYTES;
 use synod_wire::frame::HEADER_BYTES;
 
 /// A slot's state in the protocol core, rounded up.
@@ -87,8 +89,20 @@ struct Pools {
 impl Pools {
     /// Adds a pool with `count` items in each group.
     fn add(&mut self, name: &'static str, count: usize, bytes_each: usize, derivation: impl Into<String>) {
-        let count = count * self.groups;
-        let derivation = match self.groups {
+        self.add_for(self.groups, name, count, bytes_each, derivation);
+    }
+
+    /// The same for some of the groups.
+    fn add_for(
+        &mut self,
+        groups: usize,
+        name: &'static str,
+        count: usize,
+        bytes_each: usize,
+        derivation: impl Into<String>,
+    ) {
+        let count = count * groups;
+        let derivation = match groups {
             1 => derivation.into(),
             groups => format!("{groups} groups: {}", derivation.into()),
         };
@@ -130,6 +144,20 @@ fn tables(config: &Config, pools: &mut Pools) {
     pools.add("commit stages, histograms", 1, HISTOGRAM_BYTES, "fixed");
     let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
     pools.add("sessions", MAX_SESSIONS, session, "at most 1024 sessions x 1024 answers, allocated as they are used");
+    let maps = config.groups.iter().filter(|group| group.machine == Machine::Kv).count();
+    if maps > 0 {
+        let outcomes = kv::MAX_OUTCOMES * kv::OUTCOME_BYTES;
+        let from =
+            "groups with machine = \"kv\" x (64 MiB of keys and values + 4096 outcomes), allocated as they are used";
+        pools.add_for(maps, "key-value maps", 1, kv::MAX_STATE_BYTES + outcomes, from);
+        pools.add_for(
+            maps,
+            "questions that wait for a round",
+            FRESH_READS,
+            MAX_QUESTION_BYTES,
+            "allocated as they are used",
+        );
+    }
     let job = MAX_JOB_SLOTS as usize * (HEADER_BYTES + config.net.max_batch_bytes);
     pools.add("housekeeping jobs", MAX_JOBS, job, "16 jobs x 256 slots x (frame header + net.max_batch_bytes)");
 }
@@ -150,6 +178,14 @@ mod tests {
     fn every_group_has_its_own_pools() {
         let two = Config { groups: vec![Group::default(); 2], ..Config::default() };
         assert_eq!(Memory::of(&two).total_bytes, 2 * Memory::of(&Config::default()).total_bytes);
+    }
+
+    #[test]
+    fn a_map_counts_for_the_groups_that_have_one() {
+        let kv = Group { machine: Machine::Kv, ..Group::default() };
+        let one = Config { groups: vec![Group::default(), kv], ..Config::default() };
+        let maps = Memory::of(&one).pools.into_iter().find(|pool| pool.name == "key-value maps").unwrap();
+        assert_eq!((maps.count, maps.total_bytes > kv::MAX_STATE_BYTES), (1, true));
     }
 
     #[test]

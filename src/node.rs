@@ -3,6 +3,7 @@
 
 use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
+use crate::machine::{self, MakeMachine};
 use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{self, Exit, OUTBOX_BYTES, Shard};
 use anyhow::{Context, anyhow};
@@ -11,7 +12,7 @@ use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use synod_ring::{Arena, HousePort, LogThread, LogThreadGot, LogWriter, Port, UringIo, Waker};
 use synod_wal::{Dir, Expect};
@@ -86,51 +87,136 @@ fn wal_settings(config: &Config) -> synod_wal::Settings {
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT, or until one of its groups cannot go on.
+/// Runs a node with the machines that its configuration names, until SIGTERM or SIGINT, or until one of its groups cannot go on.
 pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
-    let features = synod_ring::probe()?;
-    tracing::info!(%node, kernel = %uname().release().to_string_lossy(), ?features, "starting");
-    let stop = Arc::new(AtomicBool::new(false));
-    let wakers: Arc<Mutex<Vec<Waker>>> = Arc::default();
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("cannot watch signals")?;
     let handle = signals.handle();
-
-    let threads: Vec<_> = group_ids(config)
-        .map(|group| {
-            let pipeline = Pipeline { config: config.clone(), node, group, stop: stop.clone(), wakers: wakers.clone() };
-            let ends_node = EndsNode(handle.clone());
-            thread::Builder::new().name(format!("synod-group-{group}")).spawn(move || {
-                let _ends_node = ends_node;
-                pipeline.run()
-            })
-        })
-        .collect::<Result<_, _>>()
-        .context("cannot start a thread")?;
-
+    let running = Node::spawn(config, node, machine::built_in(config), Arc::new(move || handle.close()))?;
     // Ends with a signal, or when a pipeline closes the handle.
     let signal = signals.forever().next();
     tracing::info!(%node, ?signal, "stopping");
-    stop.store(true, Ordering::Release);
-    for waker in wakers.lock().map_err(|_| anyhow!("a pipeline panicked"))?.iter() {
-        waker.wake();
+    running.stop()
+}
+
+/// A node that runs in threads of this process: what `synod start` is, and how a program embeds one.
+///
+/// The directory was prepared by [`format()`] before its first start. Each group runs the machine that `make` gives for it
+/// ([`machine::StateMachine`]). Signals are the program's: it calls [`Node::stop`]. When a `Node` is dropped, it is stopped; only
+/// [`Node::stop`] and [`Node::wait`] tell how it ended.
+///
+/// ```no_run
+/// # struct Mine;
+/// # impl synod::machine::StateMachine for Mine {
+/// #     fn apply(&mut self, _: &synod::machine::Entry<'_>) {}
+/// #     fn query(&self, _: &[u8], _: &mut Vec<u8>) -> Result<(), synod::machine::BadQuestion> { Ok(()) }
+/// #     fn snapshot(&self, _: &mut Vec<u8>) {}
+/// #     fn restore(&mut self, _: &[u8]) -> Result<(), synod::machine::BadSnapshot> { Ok(()) }
+/// # }
+/// use std::sync::Arc;
+/// use synod::{config::load, node::Node};
+/// # fn main() -> anyhow::Result<()> {
+/// let config = load::load("synod.toml".as_ref())?.config;
+/// let node = Node::start(&config, synod_client::NodeId(0), Arc::new(|_group| Some(Box::new(Mine))))?;
+/// node.wait()
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<anyhow::Result<()>>>,
+}
+
+/// What ends a node's pipelines.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        // A pipeline that panicked while it held the lock has pushed its waker or not; the others still have to end.
+        for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            waker.wake();
+        }
     }
-    let mut result = Ok(());
-    for thread in threads {
-        let ended = thread.join().map_err(|_| anyhow!("a pipeline panicked"))?;
-        result = result.and(ended);
+}
+
+impl Node {
+    /// Starts a node. It is up when its clients are answered; an error of a group, its log for one, ends the node and is told by
+    /// [`Node::wait`] or [`Node::stop`].
+    pub fn start(config: &Config, node: NodeId, make: MakeMachine) -> anyhow::Result<Node> {
+        Node::spawn(config, node, make, Arc::new(|| {}))
     }
-    result
+
+    fn spawn(
+        config: &Config,
+        node: NodeId,
+        make: MakeMachine,
+        on_end: Arc<dyn Fn() + Send + Sync>,
+    ) -> anyhow::Result<Node> {
+        let features = synod_ring::probe()?;
+        tracing::info!(%node, kernel = %uname().release().to_string_lossy(), ?features, "starting");
+        // From here on what was started is stopped if the rest cannot be.
+        let mut started = Node { shared: Arc::default(), threads: Vec::new() };
+        for group in group_ids(config) {
+            let shared = started.shared.clone();
+            let ends_node = EndsNode { shared: shared.clone(), on_end: on_end.clone() };
+            let pipeline = Pipeline { config: config.clone(), node, group, shared, make: make.clone() };
+            let thread = thread::Builder::new().name(format!("synod-group-{group}"));
+            let spawned = thread.spawn(move || {
+                let _ends_node = ends_node;
+                pipeline.run()
+            });
+            started.threads.push(spawned.context("cannot start a thread")?);
+        }
+        Ok(started)
+    }
+
+    /// Ends the node in order.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.shared.stop();
+        self.join()
+    }
+
+    /// Waits until the node ends by itself: one of its groups could not go on, which the error says.
+    pub fn wait(mut self) -> anyhow::Result<()> {
+        self.join()
+    }
+
+    fn join(&mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().map_err(|_| anyhow!("a pipeline panicked")).flatten();
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Err(error) = self.join() {
+            tracing::error!(error = format!("{error:#}"), "a node that was dropped had not ended in order");
+        }
+    }
 }
 
 /// How much a thread that reads the log gives way: a tenth of what others get, where they want the same CPU.
 const RECOVERY_NICE: i32 = 10;
 
 /// One group that ends, or panics, ends the node: its operator must look.
-struct EndsNode(signal_hook::iterator::Handle);
+struct EndsNode {
+    shared: Arc<Shared>,
+    on_end: Arc<dyn Fn() + Send + Sync>,
+}
 
 impl Drop for EndsNode {
     fn drop(&mut self) {
-        self.0.close();
+        self.shared.stop();
+        (self.on_end)();
     }
 }
 
@@ -139,8 +225,8 @@ struct Pipeline {
     config: Config,
     node: NodeId,
     group: GroupId,
-    stop: Arc<AtomicBool>,
-    wakers: Arc<Mutex<Vec<Waker>>>,
+    shared: Arc<Shared>,
+    make: MakeMachine,
 }
 
 impl Pipeline {
@@ -184,9 +270,9 @@ impl Pipeline {
         let settings = self.shard_settings(core);
         let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
         let paxos = self.paxos_settings()?;
-        let found = self.aside(|| {
-            shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns())
-        })??;
+        let wal = wal_settings(&self.config);
+        let machine = (self.make)(self.group);
+        let found = self.aside(|| shard::recover(&settings.dir, &expect, &wal, paxos, machine, monotonic_ns()))??;
         tracing::info!(
             group = self.group.0,
             dir = %settings.dir.path().display(),
@@ -210,9 +296,9 @@ impl Pipeline {
         if let Some(got) = io.log_thread() {
             self.tell_of_log_thread(got)?;
         }
-        self.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
+        self.shared.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
         let mut shard = Shard::new(settings, io, send_arena, found)?;
-        let exit = shard.run(&self.stop);
+        let exit = shard.run(&self.shared.stop);
         shard.into_io().close().context("the reactor did not close cleanly")?;
         Ok(exit?)
     }

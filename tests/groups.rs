@@ -22,7 +22,7 @@ fn two_groups_have_two_of_everything_and_both_work() {
         return;
     }
     let mut cluster = Cluster::prepare("groups", |config| {
-        config.groups = vec![Group { core: Some(0) }, Group { core: Some(1) }];
+        config.groups = vec![Group { core: Some(0), ..Group::default() }, Group { core: Some(1), ..Group::default() }];
         // Six pinned pipelines share two cores here: they must not poll each other's time away.
         config.cpu.wait = synod::config::Wait::Block;
     });

@@ -84,6 +84,38 @@ pub enum ClientError {
          with read_index"
     )]
     LeasesOff,
+    /// A question to a state machine is longer than a node takes.
+    #[error(
+        "the question has {bytes} bytes, but {} is the most that a node takes",
+        synod_wire::client::MAX_QUESTION_BYTES
+    )]
+    QuestionTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A key or a value has not an allowed length.
+    #[error(
+        "a key has 1 to {} bytes, a value at most {}",
+        synod_wire::kv::MAX_KEY_BYTES,
+        synod_wire::kv::MAX_VALUE_BYTES
+    )]
+    KeyOrValueLength,
+    /// An answer is not what the key-value map says: the group has another machine.
+    #[error(
+        "node {node} answers as no key-value map does: its group has another state machine, or another version of it"
+    )]
+    AnswerMalformed {
+        /// The node.
+        node: synod_wire::NodeId,
+    },
+    /// A put or delete is committed, but what it did could not be asked: ask again, [`crate::KvReader::outcome`].
+    #[error("the write is committed at sequence {sequence}, but nobody told what it did: {cause}")]
+    OutcomeNotTold {
+        /// Its place in the total order.
+        sequence: synod_wire::Sequence,
+        /// Why not.
+        cause: Box<ClientError>,
+    },
     /// The session had ended before this call; the earlier error said why.
     #[error("the session is closed: {0}")]
     Closed(crate::session::CloseReason),
@@ -108,7 +140,10 @@ impl ClientError {
         let idempotence = match self {
             ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
             ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
-            ClientError::NoAnswer(_) | ClientError::LeasesOff => Idempotence::Harmless,
+            ClientError::NoAnswer(_)
+            | ClientError::LeasesOff
+            | ClientError::QuestionTooLong { .. }
+            | ClientError::AnswerMalformed { .. } => Idempotence::Harmless,
             ClientError::NotAppended { guarantee, .. } => return *guarantee,
             ClientError::SessionEvicted { first, last } if first > last => Idempotence::Session,
             _ => Idempotence::None,

@@ -7,7 +7,8 @@
 //! * **Drivers.** [`Client`] and [`Reader`] put a UDP socket and a monotonic clock around a core. They have one thread:
 //!   the caller's.
 //! * **A blocking façade.** [`Appender`] waits for acknowledgements and turns events into results; [`status`] and
-//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot.
+//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot. [`Questions`] asks a group's state
+//!   machine, [`Kv`] reads and writes the one that is a key-value map.
 //!
 //! # What a caller may rely on
 //!
@@ -34,8 +35,10 @@ mod committed;
 mod condition;
 mod error;
 mod evidence;
+mod kv;
 mod options;
 mod query;
+mod question;
 mod read;
 mod reader;
 mod receipt;
@@ -60,13 +63,17 @@ pub use error::{ClientError, Unavailable};
 pub use evidence::{
     ChosenBy, Evidence, EvidenceOf, Held, HeldValue, MemberAnswer, NodeEvidence, Told, agree, disagreements, evidence,
 };
+pub use kv::{Kv, KvRead, KvReader, KvValue, KvWritten};
 pub use options::{Options, OptionsError, ReadOptions, Resume};
 pub use query::{StageTimes, Status, Tail, check_tail, status};
+pub use question::{Answer, QuestionCore, QuestionCounters, Questions, Standing};
 pub use read::{EntryRef, ReadCore, ReadCounters};
 pub use reader::Reader;
 pub use receipt::Receipt;
 pub use session::{CloseReason, Core, Counters, Event, OfferError};
+pub use synod_wire::client::MAX_QUESTION_BYTES;
 pub use synod_wire::client::{Consistency, Counter, Durability, Refusal, Stage};
 pub use synod_wire::guarantee::{self, Guarantee, Recency};
+pub use synod_wire::kv::{MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome};
 pub use synod_wire::mode::{Mode, ModeReason};
 pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};

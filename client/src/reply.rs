@@ -19,6 +19,7 @@ pub(crate) enum Reply<'a> {
     Rejected(Rejection),
     SessionOpened(SessionBody),
     Read(ReadReplyBody, ReadEntries<'a>),
+    Query(ReadReplyBody, &'a [u8]),
     Status(StatusBody, &'a [U64], &'a [StageRow]),
     Evidence(EvidenceReplyBody),
 }
@@ -107,6 +108,10 @@ impl<'a> Reply<'a> {
                 let end = body.first_sequence.get().checked_add(u64::from(body.entries.get()));
                 end.ok_or(FrameError::Body)?;
                 Ok(Reply::Read(body, entries))
+            }
+            Kind::QueryReply => {
+                let (body, answer) = read::<ReadReplyBody>(payload)?;
+                Ok(Reply::Query(body, answer))
             }
             Kind::StatusReply => {
                 let (body, rest) = read::<StatusBody>(payload)?;

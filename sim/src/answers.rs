@@ -7,6 +7,7 @@ use crate::checks::{Checked, Violation, violated};
 use crate::client::{Outgoing, request_header};
 use crate::load::Client;
 use crate::node::node_address;
+use crate::payload::{Key, identified};
 use crate::sim::Sim;
 use synod_client::{Sequence, Unmet};
 use synod_paxos::Role;
@@ -14,6 +15,7 @@ use synod_wire::client::{AckHeader, AckRun, Consistency, Decision, ReadBody, Rea
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Kind, frame_bytes, parse_header, write_frame};
 use synod_wire::guarantee::Recency;
+use synod_wire::kv::{MAX_KEY_BYTES, QUESTION_HEAD_BYTES, Question};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -70,10 +72,15 @@ impl Answer {
         for at in 0..u64::from(body.entries.get()) {
             let (head, after) = ReadEntry::read_from_prefix(rest).ok()?;
             let (entry, after) = after.split_at_checked(usize::from(head.length.get()))?;
+            rest = after;
+            let Some(entry) = identified(entry) else {
+                // What is kept are entries that follow one another.
+                answer.kept = 0;
+                continue;
+            };
             let (client_id, seq) = entry.split_first_chunk::<16>()?;
             let client_seq = u64::from_le_bytes(*seq.first_chunk()?);
             answer.push(body.first_sequence.get() + at, label(u128::from_le_bytes(*client_id), client_seq));
-            rest = after;
         }
         rest.is_empty().then_some(answer)
     }
@@ -117,6 +124,7 @@ pub(crate) fn request(datagram: &[u8]) -> Option<(u64, Consistency)> {
         Kind::Read => {
             ReadBody::read_from_bytes(datagram.get(HEADER_BYTES..HEADER_BYTES + bytes)?).ok()?.consistency()?
         }
+        Kind::Query => ReadBody::read_from_prefix(datagram.get(HEADER_BYTES..)?).ok()?.0.consistency()?,
         Kind::Status | Kind::Evidence => Consistency::Local,
         _ => return None,
     };
@@ -145,6 +153,24 @@ pub(crate) fn evidence_question(node: usize, request_id: u64, sequence: u64, slo
     question(node, Kind::Evidence, request_id, request.as_bytes())
 }
 
+/// A question to a node's key-value map, in a state that is so recent and holds the entries up to `at_least`.
+pub(crate) fn kv_question(
+    node: usize,
+    request_id: u64,
+    (consistency, at_least): (Consistency, u64),
+    question: &Question<'_>,
+) -> Outgoing {
+    let [_, (_, read)] = questions(node, 0, request_id, consistency);
+    let mut body = ReadBody::read_from_prefix(&read[HEADER_BYTES..]).expect("it was written just now").0;
+    body.from_sequence.set(at_least);
+    let mut asked = [0; QUESTION_HEAD_BYTES + MAX_KEY_BYTES];
+    let bytes = question.write(&mut asked).expect("keys are short enough");
+    let payload = [body.as_bytes(), &asked[..bytes]].concat();
+    let mut out = vec![0; frame_bytes(payload.len())];
+    let bytes = write_frame(&mut out, &request_header(Kind::Query, request_id), &payload);
+    (node_address(node), out[..bytes].into())
+}
+
 fn question(node: usize, kind: Kind, request_id: u64, body: &[u8]) -> Outgoing {
     const _: () = assert!(size_of::<EvidenceBody>() <= size_of::<ReadBody>());
     let mut out = [0; frame_bytes(size_of::<ReadBody>())];
@@ -169,6 +195,10 @@ impl Sim {
                 let body = StatusBody::read_from_prefix(frame.payload).ok();
                 body.map(|(body, _)| Answer::new(body.request_id.get(), body.tail.get()))
             }
+            Kind::QueryReply => match ReadReplyBody::read_from_prefix(frame.payload) {
+                Ok((body, answer)) => return self.heard_of_map(client, node, &body, answer),
+                Err(_) => None,
+            },
             Kind::EvidenceReply => match EvidenceReplyBody::parse(frame.payload) {
                 Ok(body) => return self.heard_evidence(client, node, &body),
                 Err(_) => None,
@@ -225,6 +255,43 @@ impl Sim {
             self.coverage.mark("a client was told who chose a slot");
         }
         Ok(())
+    }
+
+    /// What a node's map says is what it is in the state that the reply names, and that state is as recent as any answer's.
+    fn heard_of_map(&mut self, client: usize, node: usize, body: &ReadReplyBody, answer: &[u8]) -> Checked {
+        let (request_id, applied) = (body.request_id.get(), body.tail.get());
+        let recency = body.guarantee.decode().map(|guarantee| guarantee.recency);
+        let Some(recency) = recency else {
+            return violated(
+                "nothing corrupt served",
+                format!("n{node} told c{client} of its map without a guarantee"),
+            );
+        };
+        self.heard(client, node, &Answer { recency, ..Answer::new(request_id, applied) })?;
+        let log = (self.checks.sessions.entries(), self.checks.sessions.payloads());
+        if self.checks.kv.told(log, (client, request_id), node, applied, answer)? {
+            self.coverage.mark("a client was told what a put or delete did");
+        } else {
+            self.coverage.mark("a client was told the value of a key");
+        }
+        Ok(())
+    }
+
+    /// A reader asks every member's map for a key, or for what became of an entry.
+    pub(crate) fn ask_maps(&mut self, client: usize, consistency: Consistency, sequence: Option<u64>, key: Key) {
+        // What was acknowledged may be asked for at any member: it answers when it has applied so much, or says that it has not.
+        let at_least = sequence.unwrap_or(0);
+        let key = key.bytes();
+        let question = sequence.map_or(Question::Get(&key), |sequence| Question::Outcome(Sequence(sequence)));
+        let mut out = Vec::new();
+        if let Client::Reader(reader) = &mut self.clients[client] {
+            for node in 0..self.plan.nodes {
+                let id = reader.next_id();
+                self.checks.kv.asked((client, id), &question);
+                out.push(kv_question(node, id, (consistency, at_least), &question));
+            }
+        }
+        self.send_all(client, &mut out);
     }
 
     /// A reader asks every member who chose the slot of an entry.

@@ -137,6 +137,8 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a bounded read was answered", None),
     ("a bunch of completions took more than one turn", None),
     ("a client was told that its session is gone", None),
+    ("a client was told the value of a key", None),
+    ("a client was told what a put or delete did", None),
     ("a client was told who chose a slot", None),
     ("a crash left a whole trailer over a torn record", None),
     ("a failed write ended the shard", None),

@@ -119,6 +119,7 @@ fn plan() -> Plan {
         window_slots: WINDOW_SLOTS,
         max_batch_bytes: MAX_BATCH_BYTES,
         max_in_flight: 1,
+        kv: false,
         timing: Timing {
             heartbeat_ns: 20_000_000,
             election_min_ns: 150_000_000,
@@ -436,7 +437,8 @@ fn start(plan: &Plan, index: usize, link: &Rc<RefCell<Link>>) -> Result<Shard<Le
     node.format(plan, 1 + index as u64)?;
     let me = NodeId(index as u8);
     let expect = Expect { cluster: crate::node::CLUSTER, group: GROUP, node: me };
-    let found = shard::recover(&node.dir, &expect, &wal_settings(plan), paxos_settings(plan, me, 1 + index as u64), 0)?;
+    let found =
+        shard::recover(&node.dir, &expect, &wal_settings(plan), paxos_settings(plan, me, 1 + index as u64), None, 0)?;
     let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
     Shard::new(shard_settings(plan, me, &node.dir), LeanIo::new(link.clone()), arena, found)
 }

@@ -117,6 +117,10 @@ pub const MUTANTS: &[Mutant] = &[
     rule("fence_lost_at_restart", "a restart forgets the highest fencing token"),
     rule("match_at_admission", "a tail is matched when an entry is admitted, not when it is applied"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),
+    // State machines.
+    rule("kv_applies_twice", "a restart feeds the state machine each entry twice"),
+    rule("kv_forgets_at_restart", "a restart does not feed the state machine what the log holds"),
+    rule("kv_answers_before_applied", "a question is answered though the state lacks what it is to hold"),
     // Reads.
     rule("read_unconfirmed", "a leader answers reads without asking whether it still leads"),
     rule("read_before_delivery", "a replica answers a read before it has delivered the watermark"),

@@ -4,7 +4,8 @@
 use crate::answers::request;
 use crate::checks::{Checked, violated};
 use crate::client::{Appender, Learnt, Outgoing, Reader};
-use crate::node::node_at;
+use crate::node::{KV_LIMITS, node_at};
+use crate::payload::{KEYS, Key};
 use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
 use synod_client::Consistency;
@@ -196,6 +197,14 @@ impl Sim {
         if self.plan.lease_ns > 0 {
             // They cost nobody but who is asked.
             self.ask_tails(client, Consistency::Lease);
+        }
+        if self.plan.kv && self.client_rng.percent(60) {
+            // The last entries' outcomes are kept, and older ones forgotten.
+            let first = tail.saturating_sub(2 * KV_LIMITS.outcomes as u64).max(1);
+            let outcome = tail > 0 && self.client_rng.percent(40);
+            let sequence = outcome.then(|| self.client_rng.between(first, tail));
+            let key = Key(self.client_rng.below(KEYS));
+            self.ask_maps(client, consistency, sequence, key);
         }
         if tail > 0 && self.client_rng.percent(15) {
             // The last are asked for as well, which not every node has applied or written yet.

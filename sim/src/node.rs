@@ -10,6 +10,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
+use synod::machine::StateMachine;
+use synod::machine::kv::{KvMap, Limits};
 use synod::shard::jobs::{Housekeeper, Job};
 use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
 use synod_paxos::{Lease, Role};
@@ -32,6 +34,8 @@ pub(crate) const SEGMENT_BYTES: u64 = synod_wal::MIN_STRIDE_BYTES;
 const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
 /// How far the clocks of a run drift, parts per million: as far as the nodes are told that they may.
 pub(crate) const MAX_DRIFT_PPM: u64 = 20_000;
+/// The bounds of the nodes' key-value maps: small, so that they are met.
+pub(crate) const KV_LIMITS: Limits = Limits { state_bytes: 1_800, outcomes: 48 };
 /// A node's monotonic clock at the start of a run.
 const BOOT_NS: u64 = 1_000_000_000;
 
@@ -230,8 +234,14 @@ impl Node {
         let node = NodeId(self.index as u8);
         let expect = Expect { cluster: CLUSTER, group: GROUP, node };
         let local_ns = self.clock.monotonic_ns(now_ns);
-        let found =
-            shard::recover(&self.dir, &expect, &wal_settings(plan), paxos_settings(plan, node, seed), local_ns)?;
+        let found = shard::recover(
+            &self.dir,
+            &expect,
+            &wal_settings(plan),
+            paxos_settings(plan, node, seed),
+            machine(plan),
+            local_ns,
+        )?;
         let findings = found.findings.clone();
         self.life += 1;
         self.damaged_since_start = false;
@@ -270,6 +280,11 @@ impl Node {
             self.health = Health::Down;
         }
     }
+}
+
+/// The machine of the plan's nodes, empty.
+pub(crate) fn machine(plan: &Plan) -> Option<Box<dyn StateMachine>> {
+    plan.kv.then(|| -> Box<dyn StateMachine> { Box::new(KvMap::with_limits(KV_LIMITS)) })
 }
 
 pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {

@@ -11,6 +11,11 @@ use synod_wire::batch::{CONDITION_BYTES, MIN_BATCH_BYTES, max_entry_bytes};
 /// What fills a datagram of an Ethernet frame.
 const MAX_BATCH_BYTES: usize = 1_408;
 
+/// Runs with a key-value map, of a hundred.
+const KV_PERCENT: u64 = 30;
+/// A command has room for a key and for what its value is recognised by.
+const MIN_KV_ENTRY_BYTES: u64 = 64;
+
 /// Which faults a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -96,6 +101,9 @@ pub struct Plan {
     /// How long a lease lasts; 0: leases are off.
     #[serde(default)]
     pub lease_ns: u64,
+    /// The nodes keep a key-value map, with small bounds, and clients append its commands.
+    #[serde(default)]
+    pub kv: bool,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -136,6 +144,8 @@ impl Plan {
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             memory_durability: false,
             lease_ns: 0,
+            // A stream of its own: the rest of the plan is as it would be without.
+            kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -145,6 +155,9 @@ impl Plan {
         let condition_bytes = if plan.conditional_percent > 0 { CONDITION_BYTES } else { 0 };
         let longest = max_entry_bytes(plan.max_batch_bytes) - condition_bytes;
         plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
+        if plan.kv {
+            plan.max_entry_bytes = plan.max_entry_bytes.max(MIN_KV_ENTRY_BYTES);
+        }
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
         plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));

@@ -274,6 +274,7 @@ impl Sim {
         }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         self.checks.sessions.answers_are_true(node, shard.machine())?;
+        self.checks.kv.agrees(node, shard.applied(), shard.embedded())?;
         if self.checks.prefix.end().0 > shard.applied().0 + self.plan.window_slots {
             self.coverage.mark("a member came back more than a window behind");
         }
@@ -610,6 +611,7 @@ impl Sim {
         }
         if from <= applied {
             self.checks.sessions.agrees(node, applied, shard.machine())?;
+            self.checks.kv.agrees(node, applied, shard.embedded())?;
         }
         turn.writes_in_flight = this.disk.in_flight.len();
         turn.jobs_out = this.port.borrow().jobs_out;

@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod evidence;
 mod inspect;
+mod kv;
 mod node;
 mod read;
 mod session;
@@ -56,6 +57,9 @@ enum Command {
     Tail(TailArgs),
     /// Print the last committed sequence
     CheckTail(CheckTailArgs),
+    /// Read or write the key-value map of a group with machine = "kv"
+    #[command(subcommand)]
+    Kv(KvCommand),
     /// Show every node and group
     Status(StatusArgs),
     /// Show who chose a slot, as each node's log has it, and whether they agree
@@ -233,6 +237,56 @@ struct CheckTailArgs {
     output: Style,
 }
 
+#[derive(Debug, Subcommand)]
+enum KvCommand {
+    /// Print the value of a key; exit code 1 if it has none
+    Get(KvGetArgs),
+    /// Give a key a value; prints "sequence<TAB>timestamp_ns<TAB>outcome"
+    Put {
+        #[command(flatten)]
+        write: KvWriteArgs,
+        /// The value, at most 1,024 bytes; "-" reads it from stdin.
+        value: String,
+    },
+    /// Take a key's value away; prints "sequence<TAB>timestamp_ns<TAB>outcome"
+    Delete(KvWriteArgs),
+}
+
+#[derive(Debug, Args)]
+struct KvGetArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The key, 1 to 256 bytes.
+    key: String,
+    /// The node to ask; any that answers when left out.
+    #[arg(long, value_name = "N")]
+    node: Option<u8>,
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
+    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
+    consistency: Consistency,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    deadline_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct KvWriteArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The key, 1 to 256 bytes.
+    key: String,
+    /// How long the command may wait for its acknowledgement before its outcome is given up as unknown.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    deadline_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
 #[derive(Debug, Args)]
 struct StatusArgs {
     #[command(flatten)]
@@ -333,6 +387,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Read(args) => read::read(&args),
         Command::Tail(args) => read::tail(&args),
         Command::CheckTail(args) => read::check_tail(&args),
+        Command::Kv(command) => kv::kv(&command),
         Command::Status(args) => status::status(&args),
         Command::Evidence(args) => evidence::evidence(&args),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),

@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(keys_after(|c| c.consensus.commit_linger_us = 20_001), ["consensus.commit_linger_us"]);
         assert_eq!(keys_after(|c| c.consensus.window_slots = 60_000), ["consensus.window_slots"]);
         assert_eq!(keys_after(|c| c.net.max_batch_bytes = 65_408), ["consensus.window_slots"]);
-        assert_eq!(keys_after(|c| c.groups = vec![Group { core: Some(1) }; 2]), ["group[1].core"]);
+        assert_eq!(keys_after(|c| c.groups = vec![Group { core: Some(1), ..Group::default() }; 2]), ["group[1].core"]);
     }
 
     #[test]

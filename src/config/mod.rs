@@ -10,7 +10,7 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Drift, Durability, IN_FLIGHT_MAX, InFlight, Level, QuorumSize, Wait, Writer, WriterCore};
+pub use values::{Drift, Durability, IN_FLIGHT_MAX, InFlight, Level, Machine, QuorumSize, Wait, Writer, WriterCore};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -82,6 +82,8 @@ pub struct Group {
     /// The CPU that the pipeline is pinned to, if any.
     #[serde(with = "values::core")]
     pub core: Option<usize>,
+    /// What it does with its entries besides keeping them.
+    pub machine: Machine,
 }
 
 /// `[cpu]`.

@@ -40,6 +40,17 @@ impl From<Durability> for synod_wire::client::Durability {
     }
 }
 
+/// What a group does with its entries besides keeping them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Machine {
+    /// Nothing: the sequencer log.
+    #[default]
+    Log,
+    /// Takes them for puts and deletes of a key-value map.
+    Kv,
+}
+
 /// How log writes go to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

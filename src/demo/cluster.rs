@@ -1,11 +1,11 @@
 //! The demo's nodes: real processes of this very program, on loopback, that die with it. Starts, kills and ends the
 //! processes that it started, by their handles; touches the demo's directory only.
 
-use crate::config::{Config, Node};
+use crate::config::Config;
+use crate::local::free_addresses;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -43,7 +43,7 @@ pub(super) fn batch_bytes(longest_bytes: usize) -> anyhow::Result<usize> {
 impl Cluster {
     /// Writes the configuration and formats every node's directory.
     pub(super) fn prepare(dir: &Path, nodes: u8, longest_bytes: usize) -> anyhow::Result<Cluster> {
-        let mut config = Config { nodes: addresses(dir, nodes)?, ..Config::default() };
+        let mut config = Config { nodes: free_addresses(dir, nodes)?, ..Config::default() };
         config.net.max_batch_bytes = batch_bytes(longest_bytes)?;
         // Half of the arena must hold the window.
         let fitting = config.wal.arena_bytes / 2 / frame_bytes(config.net.max_batch_bytes);
@@ -170,23 +170,6 @@ fn wait_for(mut child: Child, pid: Pid) -> anyhow::Result<ExitStatus> {
     }
 }
 
-/// Nodes on free ports of loopback. The sockets that find them are closed before the nodes start.
-fn addresses(dir: &Path, nodes: u8) -> anyhow::Result<Vec<Node>> {
-    let mut held = Vec::new();
-    let mut free = || -> anyhow::Result<SocketAddrV4> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("no free UDP port on loopback")?;
-        let port = socket.local_addr().context("cannot tell a socket's port")?.port();
-        held.push(socket);
-        Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
-    };
-    (0..nodes)
-        .map(|id| {
-            let dir = dir.join(format!("node-{id}"));
-            Ok(Node { id, peer_listen: free()?, client_listen: free()?, dir })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +188,7 @@ mod tests {
     #[test]
     fn prepared_configurations_are_valid() {
         let dir = tempfile::tempdir().unwrap();
-        let nodes = addresses(dir.path(), 3).unwrap();
+        let nodes = free_addresses(dir.path(), 3).unwrap();
         let config = Config { nodes, ..Config::default() };
         assert_eq!(crate::config::check(&config), []);
     }

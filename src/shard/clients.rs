@@ -7,6 +7,7 @@
 use super::drain::Drain;
 use super::evidence::EvidenceRequest;
 use super::jobs::{Done, Job};
+use super::queries::Query;
 use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
@@ -214,6 +215,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     None => return Ok(Err(FrameError::Body.into())),
                 },
                 Err(_) => return Ok(Err(FrameError::Body.into())),
+            },
+            Kind::Query => match Query::parse(from, frame.payload) {
+                Ok(query) => self.on_query(&query, buf),
+                Err(error) => return Ok(Err(error.into())),
             },
             Kind::Evidence => match EvidenceBody::parse(frame.payload) {
                 Ok(body) => self.on_evidence(EvidenceRequest { to: from, body }),

@@ -13,6 +13,7 @@
 //! | `drain.rs` | what BUSY tells a client to wait |
 //! | `evidence.rs` | who chose a slot |
 //! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
+//! | `queries.rs` | questions to the state machine |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
@@ -31,6 +32,7 @@ pub mod jobs;
 pub mod mode;
 mod outbox;
 mod outputs;
+mod queries;
 mod reads;
 mod recovery;
 mod reply;
@@ -47,6 +49,7 @@ pub use slots::RECENT_SLOTS;
 pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};
 
 use crate::index::Index;
+use crate::machine::StateMachine;
 use crate::sequencer::Sequencer;
 use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
@@ -178,6 +181,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     log: Log,
     core: Replica,
     machine: Sequencer,
+    embedded: Option<Box<dyn StateMachine>>,
     index: Index,
     slots: Slots,
     outbox: Outbox,
@@ -212,7 +216,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, index, slots, epoch, findings: _ } = found;
+        let Recovered { mut log, core, machine, embedded, index, slots, epoch, findings: _ } = found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
@@ -244,6 +248,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             log,
             core,
             machine,
+            embedded,
             index,
             slots,
         })
@@ -531,6 +536,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// The state machine, for inspection.
     pub fn machine(&self) -> &Sequencer {
         &self.machine
+    }
+
+    /// The machine that was given to it, for inspection.
+    pub fn embedded(&self) -> Option<&dyn StateMachine> {
+        self.embedded.as_deref()
     }
 
     /// The last slot applied, for inspection.

@@ -2,6 +2,7 @@
 
 use super::jobs::{Done, Job};
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
+use crate::machine::apply_run;
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::{LogReader, Place};
@@ -264,9 +265,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.admission.drain.delivered(timeline.age_ns(self.io.now_ns()));
         }
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
+        let embedded = &mut self.embedded;
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {
             index.outcome(slot, at, run.len(), verdict);
             counters.add(Counter::EntriesApplied, verdict.taken());
+            if let Some(machine) = embedded {
+                apply_run(machine.as_mut(), run, verdict);
+            }
             if leads {
                 admission.outcome(run, verdict, timeline.filter(|timeline| timeline.asked(at)));
             }

@@ -43,6 +43,8 @@ struct Pending {
     due_ns: u64,
     asked: Consistency,
     request: ReadRequest,
+    /// What the state machine is asked; `None`: entries are.
+    question: Option<Vec<u8>>,
 }
 
 /// Bytes of one of them.
@@ -56,11 +58,21 @@ pub(super) struct Fresh {
     joined: bool,
     /// The last round that was answered.
     ready: u64,
+    /// Memory of questions that were answered: no more of them than questions may wait.
+    pub(super) spare: Vec<Vec<u8>>,
+    /// Where an answer is built: kept for its memory.
+    pub(super) answer: Vec<u8>,
 }
 
 impl Fresh {
     pub(super) fn new() -> Fresh {
-        Fresh { waiting: VecDeque::with_capacity(MAX_FRESH), joined: false, ready: 0 }
+        Fresh {
+            waiting: VecDeque::with_capacity(MAX_FRESH),
+            joined: false,
+            ready: 0,
+            spare: Vec::new(),
+            answer: Vec::new(),
+        }
     }
 
     /// Reads of this round, and of those before it, may be answered.
@@ -104,15 +116,20 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.answer_read(request);
             }
             (None, Consistency::Lease) => {
-                let (refusal, detail) = self.why_no_lease();
-                self.refuse(request.to, 0, request.body.request_id.get(), refusal, detail);
+                self.refuse_lease(&request);
             }
-            (None, _) => self.join_round(request, asked),
+            (None, _) => self.join_round(request, asked, None),
         }
     }
 
+    /// A read by lease that this node cannot answer.
+    pub(super) fn refuse_lease(&mut self, request: &ReadRequest) {
+        let (refusal, detail) = self.why_no_lease();
+        self.refuse(request.to, 0, request.body.request_id.get(), refusal, detail);
+    }
+
     /// How recent what is applied here can be shown to be, if that is what was asked for.
-    fn recency_now(&self, asked: Consistency) -> Option<Recency> {
+    pub(super) fn recency_now(&self, asked: Consistency) -> Option<Recency> {
         match asked {
             Consistency::Local => Some(Recency::StalePossible),
             Consistency::Bounded(bound_ms) => {
@@ -162,20 +179,21 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Some(u64::try_from(true_ns).unwrap_or(u64::MAX).div_ceil(1_000_000))
     }
 
-    fn join_round(&mut self, request: ReadRequest, asked: Consistency) {
+    pub(super) fn join_round(&mut self, request: ReadRequest, asked: Consistency, question: Option<Vec<u8>>) {
         let refusal = match self.modes.rounds().err() {
             None if self.fresh.waiting.len() == MAX_FRESH => Some(Refusal::Busy),
             refusal => refusal,
         };
         if let Some(refusal) = refusal {
+            self.fresh.spare.extend(question);
             return self.refuse_read(&request, refusal);
         }
         let (round, due_ns) = (self.core.read_round(), self.io.now_ns() + MAX_ROUND_NS);
         self.fresh.joined = true;
-        self.fresh.waiting.push_back(Pending { round, due_ns, asked, request });
+        self.fresh.waiting.push_back(Pending { round, due_ns, asked, request, question });
     }
 
-    fn refuse_read(&mut self, request: &ReadRequest, refusal: Refusal) {
+    pub(super) fn refuse_read(&mut self, request: &ReadRequest, refusal: Refusal) {
         self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
     }
 
@@ -197,14 +215,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             if !ready && now_ns < first.due_ns {
                 return;
             }
-            let Some(Pending { asked, mut request, .. }) = self.fresh.waiting.pop_front() else { return };
+            let Some(Pending { asked, mut request, question, .. }) = self.fresh.waiting.pop_front() else { return };
             let recency = if ready { self.recency_of_round(asked) } else { None };
             match recency {
                 Some(recency) => {
                     request.recency = recency;
-                    self.answer_read(request);
+                    match question {
+                        None => self.answer_read(request),
+                        Some(question) => self.answer_query(request, question),
+                    }
                 }
                 None => {
+                    self.fresh.spare.extend(question);
                     let refusal = self.modes.rounds().err().unwrap_or_else(|| self.why_no_answer(ready));
                     self.refuse_read(&request, refusal);
                 }
@@ -248,7 +270,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// What a reply to a read that leaves now says of itself, or why there is none: what the mode allows to be said, or more
     /// where the read was shown to be that recent.
-    fn read_label(&self, shown: Recency) -> Result<Label, Refusal> {
+    pub(super) fn read_label(&self, shown: Recency) -> Result<Label, Refusal> {
         let recency = self.modes.reads(self.age_ms())?.max(shown);
         Ok(Label { mode: self.modes.mode(), guarantee: Guarantee::read(recency) })
     }

@@ -5,6 +5,7 @@
 
 use super::Fatal;
 use crate::index::Index;
+use crate::machine::{StateMachine, apply_run};
 use crate::sequencer::Sequencer;
 use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
 use crate::shard::slots::{Kept, Slots};
@@ -32,6 +33,8 @@ pub struct Recovered {
     pub core: Replica,
     /// The state machine, with everything known chosen applied.
     pub machine: Sequencer,
+    /// What was given to be fed the entries, fed with them.
+    pub embedded: Option<Box<dyn StateMachine>>,
     /// Where old entries lie.
     pub index: Index,
     pub(crate) slots: Slots,
@@ -61,6 +64,7 @@ struct Pending {
 
 struct Replay {
     machine: Sequencer,
+    embedded: Option<Box<dyn StateMachine>>,
     index: Index,
     slots: Slots,
     pending: BTreeMap<Slot, Pending>,
@@ -75,16 +79,19 @@ struct Replay {
     durability: Option<(Lsn, bool)>,
 }
 
-/// Reads the log in `dir` and makes the core from `paxos`, whose incarnation is taken from the directory.
+/// Reads the log in `dir`, feeds `embedded` the entries known chosen, and makes the core from `paxos`, whose incarnation is taken
+/// from the directory.
 pub fn recover(
     dir: &Dir,
     expect: &Expect,
     wal: &synod_wal::Settings,
     mut paxos: synod_paxos::Settings,
+    embedded: Option<Box<dyn StateMachine>>,
     now_ns: u64,
 ) -> Result<Recovered, Fatal> {
     let mut replay = Replay {
         machine: Sequencer::new(),
+        embedded,
         index: Index::new(INDEX_BLOCKS),
         slots: Slots::new(Slot::ZERO, paxos.window_slots),
         pending: BTreeMap::new(),
@@ -121,6 +128,7 @@ pub fn recover(
         log: found.log,
         core,
         machine: replay.machine,
+        embedded: replay.embedded,
         index: replay.index,
         slots: replay.slots,
         epoch: replay.epoch,
@@ -261,8 +269,16 @@ impl Replay {
         self.slots.put(slot, place);
         self.slots.apply(slot, tail, timestamp_ns);
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
-        let index = &mut self.index;
-        self.machine.apply(slot, &batch, &mut |at, run, verdict| index.outcome(slot, at, run.len(), verdict));
+        let (index, embedded) = (&mut self.index, &mut self.embedded);
+        self.machine.apply(slot, &batch, &mut |at, run, verdict| {
+            index.outcome(slot, at, run.len(), verdict);
+            if let Some(machine) = embedded.as_deref_mut().filter(|_| !mutant("kv_forgets_at_restart")) {
+                apply_run(machine, run, verdict);
+                if mutant("kv_applies_twice") {
+                    apply_run(machine, run, verdict);
+                }
+            }
+        });
     }
 
     /// Turns damage into unknown slots: those without a valid record after it.

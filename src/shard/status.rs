@@ -58,6 +58,7 @@ pub(super) fn refused(refusal: Refusal) -> Counter {
         | Refusal::Recovering
         | Refusal::ManualIntervention => Counter::RefusedNotLeader,
         Refusal::TooLarge => Counter::RefusedTooLarge,
+        Refusal::BadQuestion => Counter::RefusedBadQuestion,
         Refusal::QuorumUnavailable => Counter::RefusedQuorum,
         Refusal::SessionEvicted | Refusal::ResendFrom => Counter::RefusedSession,
     }

@@ -330,11 +330,16 @@ pub enum Refusal {
     /// A read by lease came to a leader that has none now. `detail`: how long a lease is configured, microseconds; 0: leases
     /// are off there, and the same request would be refused again.
     NoLease = 10,
+    /// The group's state machine does not take this question; a group that keeps the log alone takes none.
+    BadQuestion = 13,
 }
+
+/// The longest question to a state machine: the node keeps it while it waits until it may be answered.
+pub const MAX_QUESTION_BYTES: usize = 384;
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Refusal; 10] = [
+    pub const ALL: [Refusal; 11] = [
         Refusal::Busy,
         Refusal::NotLeader,
         Refusal::NoLeader,
@@ -345,6 +350,7 @@ impl Refusal {
         Refusal::Recovering,
         Refusal::ManualIntervention,
         Refusal::NoLease,
+        Refusal::BadQuestion,
     ];
 
     /// The refusal with this number.
@@ -365,6 +371,7 @@ impl Refusal {
             Refusal::Recovering => "RECOVERING",
             Refusal::ManualIntervention => "MANUAL_INTERVENTION",
             Refusal::NoLease => "NO_LEASE",
+            Refusal::BadQuestion => "BAD_QUESTION",
         }
     }
 }
@@ -574,6 +581,8 @@ counters! {
     Trains = "trains_sent",
     /// Receives that brought several datagrams.
     TrainsReceived = "trains_received",
+    /// Refused: BAD_QUESTION.
+    RefusedBadQuestion = "refused_bad_question",
 }
 
 #[cfg(test)]

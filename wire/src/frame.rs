@@ -110,6 +110,9 @@ pub enum Kind {
     Status = 67,
     /// Asks who chose a slot, and in which ballot. Payload: [`crate::evidence::EvidenceBody`].
     Evidence = 70,
+    /// Asks the group's state machine. Payload: [`crate::client::ReadBody`], whose `from_sequence` is how far at least must have
+    /// been applied, and the question.
+    Query = 72,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
@@ -122,6 +125,8 @@ pub enum Kind {
     StatusReply = 84,
     /// Payload: [`crate::evidence::EvidenceReplyBody`].
     EvidenceReply = 90,
+    /// A state machine's answer. Payload: [`crate::client::ReadReplyBody`] without entries, and the answer.
+    QueryReply = 92,
 }
 
 /// The kinds by number: parsing looks one up for every frame.
@@ -137,7 +142,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 41] = [
+    pub const ALL: [Kind; 43] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -173,12 +178,14 @@ impl Kind {
         Kind::Read,
         Kind::Status,
         Kind::Evidence,
+        Kind::Query,
         Kind::Appended,
         Kind::Rejected,
         Kind::SessionOpened,
         Kind::ReadReply,
         Kind::StatusReply,
         Kind::EvidenceReply,
+        Kind::QueryReply,
     ];
 
     /// The kind with this number.

@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod frame;
 pub mod guarantee;
 pub mod ids;
+pub mod kv;
 pub mod mode;
 pub mod mutant;
 pub mod peer;

@@ -8,7 +8,9 @@ use std::path::Path;
 use synod_wire::batch::*;
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody, Told};
 use synod_wire::frame::*;
+use synod_wire::kv::{Answer, Command, MAX_COMMAND_BYTES, MAX_KEY_BYTES, QUESTION_HEAD_BYTES, Question};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
+use zerocopy::IntoBytes;
 
 /// A frame with a payload of its own length, as bytes.
 fn framed(header: &Header, payload: &[u8]) -> Vec<u8> {
@@ -72,6 +74,20 @@ fn try_everything(bytes: &[u8]) {
         let used: usize = runs.iter().map(check_run).sum();
         assert_eq!(BATCH_HEADER_BYTES + used, bytes.len(), "every byte belongs to a run");
     }
+    if let Ok(command) = Command::parse(bytes) {
+        let mut out = [0; MAX_COMMAND_BYTES];
+        let used = command.write(&mut out).expect("what was parsed has allowed lengths");
+        assert_eq!(&out[..used], bytes, "one form alone");
+    }
+    if let Ok(question) = Question::parse(bytes) {
+        let mut out = [0; QUESTION_HEAD_BYTES + MAX_KEY_BYTES];
+        let used = question.write(&mut out).expect("what was parsed has allowed lengths");
+        assert_eq!(&out[..used], bytes, "one form alone");
+    }
+    if let Ok(answer) = Answer::parse(bytes) {
+        let (head, value) = answer.encode();
+        assert_eq!([head.as_bytes(), value].concat(), bytes, "one form alone");
+    }
     if let Ok(body) = EvidenceBody::parse(bytes) {
         assert!((body.slot.get() == 0) != (body.sequence.get() == 0), "one of the two is asked for");
     }
@@ -120,7 +136,7 @@ fn a_record_of_each_kind_comes_back() {
 fn kinds_keep_their_numbers() {
     let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
     let expected: Vec<u8> =
-        (1..=15).chain([18]).chain(32..=45).chain(64..=67).chain([70]).chain(80..=84).chain([90]).collect();
+        (1..=15).chain([18]).chain(32..=45).chain(64..=67).chain([70, 72]).chain(80..=84).chain([90, 92]).collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {
         assert_eq!(Kind::from_u8(byte).map(|kind| kind as u8), expected.contains(&byte).then_some(byte));
@@ -252,8 +268,8 @@ fn durability_receipts_and_stages_lie_where_format_1_has_them() {
     use synod_wire::client::{AckHeader, Durability, Receipt, Stage, StageRow, StatusBody};
     use synod_wire::frame::flags;
     use synod_wire::record::DurabilityMark;
+    use zerocopy::FromZeros;
     use zerocopy::little_endian::{U32, U64};
-    use zerocopy::{FromZeros, IntoBytes};
     assert_eq!((flags::BARRIER, flags::MEMORY, flags::RECEIPT), (1, 2, 4));
     assert_eq!((Durability::Disk as u8, Durability::Memory as u8, Kind::Durability as u8), (1, 2, 15));
     let known: Vec<u8> = (0..=255).filter(|byte| Durability::from_u8(*byte).is_some()).collect();
@@ -454,6 +470,20 @@ proptest! {
         apply(&mut bytes, &changes);
         try_everything(&bytes);
         try_everything(bytes.get(BATCH_HEADER_BYTES..).unwrap_or_default());
+    }
+
+    #[test]
+    fn changed_commands_of_the_map_never_panic(
+        key in prop::collection::vec(any::<u8>(), 1..20),
+        value in prop::collection::vec(any::<u8>(), 0..40),
+        changes in changes(),
+    ) {
+        let mut out = [0; MAX_COMMAND_BYTES];
+        let used = Command::Put { key: &key, value: &value }.write(&mut out).expect("allowed lengths");
+        let mut bytes = out[..used].to_vec();
+        prop_assert_eq!(Command::parse(&bytes), Ok(Command::Put { key: &key, value: &value }));
+        apply(&mut bytes, &changes);
+        try_everything(&bytes);
     }
 
     #[test]

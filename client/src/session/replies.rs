@@ -41,7 +41,9 @@ impl Core {
                 }
                 Ok(Reply::SessionOpened(body)) => self.on_opened(now_ns, from, &body),
                 Ok(Reply::Rejected(rejection)) => self.on_rejected(now_ns, from, &rejection),
-                Ok(Reply::Read(..) | Reply::Status(..) | Reply::Evidence(_)) | Err(_) => self.counters.malformed += 1,
+                Ok(Reply::Read(..) | Reply::Query(..) | Reply::Status(..) | Reply::Evidence(_)) | Err(_) => {
+                    self.counters.malformed += 1
+                }
             }
         }
     }
@@ -272,6 +274,8 @@ impl Core {
                 self.route.rotate();
                 self.ask_anew(now_ns, rejection.retry_after_us);
             }
+            // It answers no append.
+            (Refusal::BadQuestion, _) => self.counters.foreign += 1,
             (Refusal::ResendFrom, _) => unreachable!("on_rejected handles it"),
         }
     }

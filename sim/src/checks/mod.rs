@@ -9,6 +9,7 @@ mod damage;
 mod durable;
 mod evidence;
 mod fresh;
+mod kv;
 mod linear;
 mod logs;
 mod modes;
@@ -74,6 +75,7 @@ pub(crate) struct Checks {
     pub(crate) evidence: evidence::Evidence,
     pub(crate) told: told::Told,
     pub(crate) modes: modes::Modes,
+    pub(crate) kv: kv::Maps,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -95,6 +97,7 @@ impl Checks {
             evidence: evidence::Evidence::new(plan),
             told: told::Told::new(plan.nodes),
             modes: modes::Modes::new(plan.nodes),
+            kv: kv::Maps::new(plan),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
@@ -158,7 +161,9 @@ impl Checks {
         self.one_value.applied(node, slot, crc)?;
         let first = self.prefix.applied(node, slot, crc)?;
         if first {
+            let before = self.sessions.entries().len();
             self.sessions.apply(slot, value)?;
+            self.kv.apply(&self.sessions.entries()[before..], self.sessions.payloads());
             self.conditions.applied(value)?;
         }
         Ok(first)

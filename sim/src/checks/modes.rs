@@ -95,7 +95,7 @@ impl Modes {
 
 fn named_mode(frame: &Frame<'_>) -> Option<Mode> {
     let byte = match frame.header.kind {
-        Kind::ReadReply => ReadReplyBody::read_from_prefix(frame.payload).ok()?.0.mode,
+        Kind::ReadReply | Kind::QueryReply => ReadReplyBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::Rejected => RefusalBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::StatusReply => StatusBody::read_from_prefix(frame.payload).ok()?.0.mode,
         _ => return None,
@@ -129,7 +129,7 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
             let hint = body.retry_after_us.get() > 0 || !again(refusal) || leases_off;
             (!may_refuse(mode, refusal) || shows || !hint || !cause).then(|| format!("the refusal {}", refusal.name()))
         }
-        Kind::ReadReply => {
+        Kind::ReadReply | Kind::QueryReply => {
             let (body, _) = ReadReplyBody::read_from_prefix(payload).ok()?;
             let label = body.guarantee.decode().unwrap_or(Guarantee::NONE);
             let allowed = label.visibility == Visibility::Committed && may_read(mode);
@@ -141,8 +141,8 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
 
 /// What each row of the table says to those that it turns away; what a serving leader says besides.
 fn may_refuse(mode: Mode, refusal: Refusal) -> bool {
-    // Before any mode: no node takes what is too long.
-    let always = refusal == Refusal::TooLarge;
+    // Before any mode: no node takes what is too long, or what its state machine is not for.
+    let always = matches!(refusal, Refusal::TooLarge | Refusal::BadQuestion);
     let of_mode = match mode {
         Mode::Target => {
             !matches!(refusal, Refusal::QuorumUnavailable | Refusal::Recovering | Refusal::ManualIntervention)
@@ -157,7 +157,7 @@ fn may_refuse(mode: Mode, refusal: Refusal) -> bool {
 
 /// Whether the same request may succeed later.
 fn again(refusal: Refusal) -> bool {
-    !matches!(refusal, Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom)
+    !matches!(refusal, Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion)
 }
 
 /// Whether reads are answered. How recent they say they are takes evidence in every mode, which `fresh.rs` holds them to.
@@ -180,7 +180,7 @@ mod tests {
         ];
         for (mode, refusal) in named {
             let allowed: HashSet<Refusal> = Refusal::ALL.into_iter().filter(|r| may_refuse(mode, *r)).collect();
-            assert_eq!(allowed, HashSet::from([Refusal::TooLarge, refusal]));
+            assert_eq!(allowed, HashSet::from([Refusal::TooLarge, Refusal::BadQuestion, refusal]));
         }
         assert!(!may_refuse(Mode::Target, Refusal::Recovering) && may_refuse(Mode::Target, Refusal::Busy));
     }
