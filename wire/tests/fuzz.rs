@@ -303,7 +303,7 @@ fn session_numbers_and_conditions_lie_where_format_1_has_them() {
     assert_eq!(RunHeader { session: 5.into(), ..RunHeader::new_zeroed() }.as_bytes()[32], 5);
     assert_eq!(AckHeader { session: 5.into(), ..AckHeader::new_zeroed() }.as_bytes()[24], 5);
     assert_eq!(SessionBody { session: 5.into(), ..SessionBody::new_zeroed() }.as_bytes()[40], 5);
-    assert_eq!(AckRun { decision: 2, ..AckRun::new_zeroed() }.as_bytes()[28], 2);
+    assert_eq!(AckRun { decision: 2, ..AckRun::new_zeroed() }.as_bytes()[26], 2);
     let condition = Condition { match_sequence: 3.into(), fence: 4.into() };
     let mut run = [0; 64];
     let mut builder = RunBuilder::conditional(&mut run, 1, 2, 1, &condition);
