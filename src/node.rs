@@ -184,9 +184,8 @@ impl Pipeline {
         let settings = self.shard_settings(core);
         let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
         let paxos = self.paxos_settings()?;
-        let found = self.aside(|| {
-            shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns())
-        })??;
+        let found =
+            self.aside(|| shard::recover(&settings.dir, &expect, &wal_settings(&self.config), paxos, monotonic_ns()))??;
         tracing::info!(
             group = self.group.0,
             dir = %settings.dir.path().display(),
