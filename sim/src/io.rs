@@ -67,8 +67,8 @@ pub(crate) struct SimIo {
     log: Range<*const u8>,
     /// Datagrams queued since the last poll: the memory, and what was in it then.
     sent: Vec<(Loan, Rc<[u8]>)>,
-    /// Log writes that have not ended: token, memory, and what was in it at the start.
-    written: Vec<(u64, Loan, Rc<[u8]>)>,
+    /// Log writes that have not ended: token, slot of the file, memory, and what was in it at the start.
+    written: Vec<(u64, FileSlot, Loan, Rc<[u8]>)>,
 }
 
 impl SimIo {
@@ -106,7 +106,7 @@ impl SimIo {
     /// The same for a log write, up to its end.
     fn check_written(&mut self, token: u64) {
         let at = self.written.iter().position(|(running, ..)| *running == token).expect("a write that runs");
-        let (_, loan, before) = self.written.swap_remove(at);
+        let (_, _, loan, before) = self.written.swap_remove(at);
         // SAFETY: as in `check_sent`.
         let now = unsafe { loan.bytes() };
         assert!(now == &*before, "bytes of a log write changed while it ran");
@@ -194,15 +194,16 @@ impl Io for SimIo {
     }
 
     fn attach(&mut self, slot: FileSlot, file: Arc<dyn BlockFile>) -> Result<(), IoError> {
+        assert!(self.written.iter().all(|(_, of, ..)| *of != slot), "a segment that is written to lost its slot");
         self.files[usize::from(slot.0)] = Some(file);
         Ok(())
     }
 
-    fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
+    fn write(&mut self, slot: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
         self.check_is_of_log(bytes.bytes());
-        let file = self.files[usize::from(file.0)].clone().expect("a write to a segment that was attached");
+        let file = self.files[usize::from(slot.0)].clone().expect("a write to a segment that was attached");
         let copy: Rc<[u8]> = bytes.bytes().into();
-        self.written.push((token, bytes.lend(), copy.clone()));
+        self.written.push((token, slot, bytes.lend(), copy.clone()));
         self.port.borrow_mut().requests.push(Request::Write { file, offset, bytes: copy, token });
     }
 

@@ -93,13 +93,18 @@ impl Log {
             return Ok(None);
         }
         self.in_flight[index].done = true;
-        Ok(self.advance(io))
+        self.advance(io)
     }
 
-    /// Registers the segments that recovery opened. Call it once, before the first turn.
+    /// Registers the segments that were prepared, each as soon as the one whose slot of the reactor's file table it takes has
+    /// no write before it or in flight. Call it once after recovery, before the first turn.
     pub fn attach_segments<I: Io>(&mut self, io: &mut I) -> Result<(), LogError> {
-        while let Some(segment) = self.unattached.pop_front() {
-            self.attach(io, segment)?;
+        let replaceable_end = self.geometry.segment(self.unwritten()) + u64::from(FILE_SLOTS);
+        while let Some(segment) = self.unattached.pop_front_if(|segment| segment.index < replaceable_end) {
+            assert_eq!(segment.index, self.attached_end, "segments are attached in order");
+            let PreparedSegment { path, file, index } = segment;
+            io.attach(Log::slot(index), file).map_err(|source| LogError::Attach { segment: path, source })?;
+            self.attached_end += 1;
         }
         Ok(())
     }
@@ -112,17 +117,8 @@ impl Log {
         assert!(std::mem::take(&mut self.asked), "no segment was asked for");
         assert_eq!(segment.index, self.prepared_end, "another segment was asked for");
         self.prepared_end += 1;
-        self.attach(io, segment)
-    }
-
-    fn attach<I: Io>(&mut self, io: &mut I, segment: PreparedSegment) -> Result<(), LogError> {
-        assert_eq!(segment.index, self.attached_end, "segments are attached in order");
-        let oldest = self.in_flight.front().map_or(segment.index, |write| self.geometry.segment(write.flush.start));
-        assert!(segment.index - oldest < u64::from(FILE_SLOTS), "a write still runs in the segment to be replaced");
-        let PreparedSegment { path, file, index } = segment;
-        io.attach(Log::slot(index), file).map_err(|source| LogError::Attach { segment: path, source })?;
-        self.attached_end += 1;
-        Ok(())
+        self.unattached.push_back(segment);
+        self.attach_segments(io)
     }
 
     /// Whether a write at `pos` could start now.
@@ -150,7 +146,7 @@ impl Log {
         io.write(Log::slot(segment), self.geometry.offset(from), bytes, token);
     }
 
-    fn advance<I: Io>(&mut self, io: &mut I) -> Option<Lsn> {
+    fn advance<I: Io>(&mut self, io: &mut I) -> Result<Option<Lsn>, LogError> {
         let before = self.durable_lsn;
         let ended = |write: &InFlight| write.done || mutant("completion_covers_earlier_writes");
         while let Some(InFlight { flush, .. }) = self.in_flight.front().copied().filter(ended) {
@@ -160,7 +156,8 @@ impl Log {
             assert!(last_lsn >= self.durable_lsn && next > self.durable_pos && mark >= self.durable_mark);
             (self.durable_lsn, self.durable_pos, self.durable_mark) = (last_lsn, next, mark);
         }
+        self.attach_segments(io)?;
         self.start_writes(io);
-        (self.durable_lsn > before).then_some(self.durable_lsn)
+        Ok((self.durable_lsn > before).then_some(self.durable_lsn))
     }
 }

@@ -338,11 +338,16 @@ impl Log {
         // Half of the smallest ring; a turn's datagrams are far fewer.
         let turn_bytes = self.geometry.stride_bytes;
         let arena_bytes = self.settings.arena_bytes as u64;
-        let unwritten = self.in_flight.front().map(|write| write.flush.start);
-        let unwritten = unwritten.or(self.sealed.front().map(|flush| flush.start)).unwrap_or(self.open.start);
+        let unwritten = self.unwritten();
         let floor = high.saturating_sub(arena_bytes).max(self.arena_floor);
         let hold = if self.hold < floor { high.saturating_sub(arena_bytes - turn_bytes) } else { self.hold };
         self.limit = (unwritten.min(hold) + arena_bytes).min(high + turn_bytes).max(high);
+    }
+
+    /// Where the oldest flush starts that is not on disk as a whole.
+    pub(crate) fn unwritten(&self) -> u64 {
+        let oldest = self.in_flight.front().map(|write| &write.flush).or(self.sealed.front());
+        oldest.map_or(self.open.start, |flush| flush.start)
     }
 
     /// The end of what was and surely will be written to the ring: the open flush's trailer included.

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use proptest::prelude::*;
+use synod_ring::FILE_SLOTS;
 use synod_wal::{Log, LogError, Place, STRIDE_BYTES, Settings};
 use synod_wire::frame::{self, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES};
 use synod_wire::{Ballot, Lsn, NodeId};
@@ -287,6 +288,37 @@ fn without_a_next_segment_the_log_fills_its_last_one() {
     drop(log);
     let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
     assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
+}
+
+/// The ring in memory is larger than the segments that the reactor has slots for: a write that hangs must not lose its file to
+/// the segment that takes its slot.
+#[test]
+fn a_prepared_segment_waits_for_the_slot_of_one_that_is_still_written() {
+    for max_in_flight in [1, 2, 64] {
+        let dir = tempdir();
+        let arena_bytes = (u64::from(FILE_SLOTS) + 3) * STRIDE_BYTES;
+        let settings = Settings { arena_bytes: arena_bytes as usize, max_in_flight, ..settings() };
+        let (mut log, mut disk) = fresh(dir.path(), &settings);
+        let mut kept = vec![founding()];
+        let mut before = 0;
+        while log.head_pos() > before {
+            before = log.head_pos();
+            fill(&mut log, &mut kept, 30_000);
+            housekeep(&mut log, &mut disk);
+            log.flush(&mut disk, Ballot::ZERO);
+        }
+        assert!(before / STRIDE_BYTES > u64::from(FILE_SLOTS), "only {before} bytes were taken while no write ended");
+        // They end last first: the oldest is the last to give its slot free.
+        while let Some(last) = disk.pending.len().checked_sub(1) {
+            let (token, result) = disk.complete(last);
+            log.written(&mut disk, token, result).unwrap();
+            log.flush(&mut disk, Ballot::ZERO);
+        }
+        assert_eq!(log.durable_lsn(), log.last_lsn(), "all that was taken is durable");
+        drop(log);
+        let (_, records) = recover_dir(dir.path(), &settings).unwrap();
+        assert!(records.into_iter().map(|(_, kept)| kept).eq(kept), "{max_in_flight} in flight");
+    }
 }
 
 proptest! {

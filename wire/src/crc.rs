@@ -17,6 +17,7 @@ const LONG_BYTES: usize = 768;
 pub fn checksum(bytes: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if bytes.len() < LONG_BYTES && std::arch::is_x86_feature_detected!("sse4.2") {
+        // The crate's one exception: a function for some processors only is unsafe to call from one for all.
         // SAFETY: the processor has SSE 4.2; nothing else is asked of it.
         #[allow(unsafe_code)]
         return unsafe { short(bytes) };
