@@ -169,16 +169,15 @@ impl Sim {
         }
         self.client_rng.pick(&[
             Consistency::Local,
+            Consistency::Local,
             Consistency::Bounded(bound_ms),
-            Consistency::Bounded(bound_ms),
-            Consistency::ReadIndex,
             Consistency::ReadIndex,
             Consistency::ReadIndex,
         ])
     }
 
     pub(crate) fn on_read(&mut self, client: usize) -> Checked {
-        let mean_ns = 400_000_000;
+        let mean_ns = 600_000_000;
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
             self.offered += 1;
@@ -191,7 +190,8 @@ impl Sim {
         let whole = self.client_rng.percent(40);
         let count = self.client_rng.between(1, 200);
         let consistency = self.some_consistency();
-        if self.client_rng.percent(25) {
+        // Not often: each of a large group's members asks the leader, who asks all of them.
+        if self.client_rng.percent(15) {
             self.ask_tails(client, consistency);
         }
         if self.plan.lease_ns > 0 {
