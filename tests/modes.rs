@@ -9,7 +9,9 @@ use common::packet::{Answer, RawSession};
 use common::{await_until, say, serial};
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
-use synod_client::{Appender, ClientError, Guarantee, Mode, Options, ReadOptions, Reader, Recency, Sequence};
+use synod_client::{
+    Appender, ClientError, Consistency, Guarantee, Mode, Options, ReadOptions, Reader, Recency, Sequence,
+};
 use synod_wire::NodeId;
 use synod_wire::client::Refusal;
 
@@ -48,12 +50,13 @@ fn await_target(cluster: &Cluster, nodes: &[NodeId]) -> NodeId {
     })
 }
 
-/// Waits until these know all that was acknowledged: a follower hears of the last commit with the next datagram.
-fn await_tail(cluster: &Cluster, nodes: &[NodeId], entries: u64) {
-    await_until(SOON, "the followers know the last commit", || {
-        let knows = |node: &NodeId| cluster.status(*node, GROUP).is_some_and(|status| status.tail.0 == entries);
-        nodes.iter().all(knows).then_some(())
-    });
+/// Each of these shows all that was acknowledged, and from then on can show how old its state is at most.
+fn read_fresh(cluster: &Cluster, nodes: &[NodeId], entries: u64) {
+    for node in nodes {
+        let (count, guarantee, mode) = read(cluster, *node, Consistency::ReadIndex);
+        assert_eq!((count, mode), (entries, Some(Mode::Target)), "node {node}");
+        assert_eq!(guarantee, Guarantee::read(Recency::FreshReadIndex), "node {node}");
+    }
 }
 
 /// Kills `victim`, the third; how long each of the survivors took to say QUORUM_UNAVAILABLE.
@@ -80,11 +83,11 @@ fn lose_the_third(cluster: &mut Cluster, victim: NodeId, survivors: &[NodeId]) -
     said.into_iter().flatten().collect()
 }
 
-/// Reads from one node what there is: the bytes, and what the answer promises.
-fn read(cluster: &Cluster, node: NodeId) -> (usize, Guarantee, Option<Mode>) {
+/// Reads from one node what there is: how many entries, and what the answer promises.
+fn read(cluster: &Cluster, node: NodeId, consistency: Consistency) -> (u64, Guarantee, Option<Mode>) {
     let address: SocketAddrV4 = cluster.config.client_address(node, GROUP);
-    let mut reader =
-        Reader::new(cluster.config.cluster_id(), GROUP, vec![address], ReadOptions::default()).expect("a reader");
+    let options = ReadOptions { consistency, ..ReadOptions::default() };
+    let mut reader = Reader::new(cluster.config.cluster_id(), GROUP, vec![address], options).expect("a reader");
     reader.read(Sequence(1), u64::MAX);
     let mut entries = 0;
     while let Some(entry) = reader.next_entry().expect("the node answers") {
@@ -96,8 +99,8 @@ fn read(cluster: &Cluster, node: NodeId) -> (usize, Guarantee, Option<Mode>) {
 
 fn without_a_quorum(cluster: &Cluster, survivors: &[NodeId], entries: u64) {
     for node in survivors {
-        let (count, guarantee, mode) = read(cluster, *node);
-        assert_eq!((count as u64, mode), (entries, Some(Mode::Degraded)), "all that was acknowledged is still shown");
+        let (count, guarantee, mode) = read(cluster, *node, Consistency::Local);
+        assert_eq!((count, mode), (entries, Some(Mode::Degraded)), "all that was acknowledged is still shown");
         let Recency::BoundedStale(ms) = guarantee.recency else { panic!("node {node} read with {guarantee}") };
         assert!(Duration::from_millis(ms.into()) < SOON, "{guarantee}");
         assert_eq!(guarantee, Guarantee::read(guarantee.recency));
@@ -124,7 +127,7 @@ fn five_members_lose_three_say_so_and_come_back() {
 
     let survivors = [leader, others[2]];
     await_target(&cluster, &[leader, others[2], others[3]]);
-    await_tail(&cluster, &survivors, entries);
+    read_fresh(&cluster, &survivors, entries);
     let said = lose_the_third(&mut cluster, others[3], &survivors);
     say(&format!("modes: a follower lost as the third; QUORUM_UNAVAILABLE after {said:?}"));
     assert!(said.iter().min().is_some_and(|first| *first < SAID_WITHIN), "{said:?}");
@@ -141,7 +144,7 @@ fn five_members_lose_three_say_so_and_come_back() {
     assert_eq!(entries, 60, "it goes on with one of them back");
 
     let survivors: Vec<NodeId> = [survivors[0], survivors[1], others[3]].into_iter().filter(|n| *n != leader).collect();
-    await_tail(&cluster, &survivors, entries);
+    read_fresh(&cluster, &survivors, entries);
     let said = lose_the_third(&mut cluster, leader, &survivors);
     say(&format!("modes: the leader lost as the third; QUORUM_UNAVAILABLE after {said:?}"));
     assert!(said.iter().min().is_some_and(|first| *first < SAID_WITHIN), "{said:?}");
