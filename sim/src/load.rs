@@ -177,7 +177,7 @@ impl Sim {
     }
 
     pub(crate) fn on_read(&mut self, client: usize) -> Checked {
-        let mean_ns = 600_000_000;
+        let mean_ns = 1_000_000_000;
         let next_ns = self.client_rng.exponential(mean_ns);
         if self.load_on {
             self.offered += 1;
