@@ -55,7 +55,30 @@ pub trait Directory: Debug + Send + Sync {
 /// Something that is held.
 pub trait Lock: Debug + Send {}
 
-impl Lock for File {}
+/// A locked file. It is unlocked before it is closed: to close it is not enough while a child of this process has a copy of
+/// the descriptor, as each has between its fork and its exec.
+#[derive(Debug)]
+struct LockedFile(File);
+
+impl LockedFile {
+    fn open(path: &Path) -> io::Result<LockedFile> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(LockedFile(file)),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(source)) => Err(source),
+        }
+    }
+}
+
+impl Lock for LockedFile {}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // Where the system refuses, closing the file does it, a little later at worst.
+        let _later = self.0.unlock();
+    }
+}
 
 /// Where a log lies: a [`Directory`] that is shared. A path stands for a directory of the file system.
 #[derive(Clone, Debug)]
@@ -114,12 +137,7 @@ impl Directory for Folder {
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
-            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(source)) => Err(source),
-        }
+        Ok(Box::new(LockedFile::open(&self.path.join(LOCK))?))
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
@@ -276,5 +294,16 @@ mod tests {
         assert!(matches!(&error, LogError::Locked { dir: named } if named == dir.path()), "{error}");
         drop(held);
         drop(take_lock(&log).unwrap());
+    }
+
+    #[test]
+    fn a_child_of_the_owner_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK);
+        let held = LockedFile::open(&path).unwrap();
+        let of_child = held.0.try_clone().unwrap();
+        drop(held);
+        drop(LockedFile::open(&path).unwrap());
+        drop(of_child);
     }
 }
