@@ -295,7 +295,7 @@ impl Replica {
             self.beat();
         }
         if self.now_ns >= self.election_at_ns {
-            self.stand(Reason::ElectionTimeout);
+            self.election_timed_out();
         }
     }
 
