@@ -69,6 +69,18 @@ impl Replica {
         self.send_prepare();
     }
 
+    /// The election time-out is over without a leader: stands for election, or, if it stands already and has heard no quorum
+    /// meanwhile, goes on in its ballot, whose prepare is sent until somebody answers. A member that speaks and hears nothing
+    /// would name ever higher ballots otherwise, and each would depose the leader of the others.
+    pub(crate) fn election_timed_out(&mut self) {
+        let unheard = self.role == Role::Candidate && !self.heard_quorum_since(self.stood_at_ns);
+        if unheard {
+            self.stood_at_ns = self.now_ns;
+            return self.expect_leader();
+        }
+        self.stand(Reason::ElectionTimeout);
+    }
+
     pub(crate) fn send_prepare(&mut self) {
         let complete = self.promises.iter().filter(|(_, promise)| promise.complete()).map(|(node, _)| *node);
         let heard: NodeSet = complete.collect();

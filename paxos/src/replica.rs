@@ -326,7 +326,7 @@ impl Replica {
             let spread_ns = self.rng.between(0, election_max_ns - election_min_ns);
             self.election_at_ns = self.bound_until_ns() + 2 * heartbeat_ns + spread_ns;
         } else {
-            self.stand(Reason::ElectionTimeout);
+            self.election_timed_out();
         }
     }
 

@@ -270,15 +270,21 @@ fn lost_elections_back_off_up_to_eight_times_the_time_out() {
 }
 
 #[test]
-fn elections_lost_to_silence_do_not_back_off() {
+fn a_candidate_that_hears_nobody_stays_in_its_ballot_and_does_not_back_off() {
     let mut bench = Bench::follower();
     bench.election();
-    for lost in 0..8 {
-        let since = bench.now_ns;
-        bench.election();
-        let waited = bench.now_ns - since;
-        assert!((150 * MS..=300 * MS).contains(&waited), "after {lost} lost: {waited} ns");
+    let until = bench.now_ns + 5_000 * MS;
+    while bench.now_ns < until {
+        bench.timer();
+        assert_eq!((bench.core.role(), bench.core.promised()), (Role::Candidate, B));
     }
+    // It is back, and hears of a higher ballot: it stands above that after one time-out.
+    let since = bench.now_ns;
+    bench.hear(TWO, Message::Refused { promised: ballot(7, 2) });
+    bench.election();
+    assert_eq!(bench.core.promised(), ballot(8, 1));
+    let waited = bench.now_ns - since;
+    assert!((150 * MS..=300 * MS).contains(&waited), "{waited} ns");
 }
 
 #[test]
