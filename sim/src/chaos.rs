@@ -15,6 +15,7 @@ use std::rc::Rc;
 use synod::sequencer::SESSION_IDLE_NS;
 use synod_paxos::Role;
 use synod_wire::frame::{Header, Kind, frame_bytes, write_frame};
+use synod_wire::peer::{AcceptedBody, HelloBody, Probe};
 use synod_wire::{Ballot, ClusterId, Epoch, Lsn, NodeId, Slot};
 
 /// How long a cut, a clog or a stall lasts, on average.
@@ -545,7 +546,15 @@ impl Sim {
             promised: ballot,
             lsn: Lsn(1 << 40),
         };
-        let payload = vec![0xff; [0, 8, 32, 16][(kind as usize) % 4]];
+        let payload = vec![
+            0xff;
+            match kind {
+                Kind::Heartbeat => size_of::<Probe>(),
+                Kind::Accepted => size_of::<AcceptedBody>(),
+                Kind::Hello => size_of::<HelloBody>(),
+                _ => 0,
+            }
+        ];
         let mut bytes = vec![0; frame_bytes(payload.len())];
         write_frame(&mut bytes, &header, &payload);
         bytes.into()
