@@ -196,6 +196,7 @@ impl Replica {
         if !hidden && !self.damaged.is_empty() {
             let repaired = core::mem::take(&mut self.damaged);
             self.persist(Record::Repaired(repaired));
+            self.log_lease_again();
             self.out.push_back(Output::Repaired);
         }
     }

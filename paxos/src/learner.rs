@@ -104,6 +104,7 @@ impl Replica {
         self.deliver();
         self.fetch_missing();
         self.mark_peers();
+        self.date_state();
     }
 
     /// Delivers what is chosen, in order, and takes what follows from it.

@@ -11,6 +11,7 @@
 //! | a late or doubled answer makes a lease longer | a grant counts from when its heartbeat left, told apart by number |
 //! | a heartbeat that comes again makes an acceptor wait anew | only a number above all before it, in its ballot, is granted |
 //! | an acceptor starts again, has forgotten its grant, and promises | it first waits as long as it has ever granted; its log says how long (also after the configuration says otherwise) |
+//! | damage hides how long it granted | it waits as long as leases are configured now, and logs that with the repair; who shortens leases does so while no log is damaged |
 //! | members that are configured differently | the shorter length counts, and the answer says what was granted: nothing, where leases are off |
 //! | a leader that was paused | the driver reads its clock after it reaped the request ([`Replica::lease_until_ns`]) |
 //!
@@ -54,6 +55,8 @@ pub(crate) struct Leases {
     /// The longest lease that was ever granted from this log, and the record that says so.
     longest_ns: u64,
     longest_lsn: Lsn,
+    /// What was waited for at the start.
+    waited_ns: u64,
 
     // As leader, in the ballot that it leads in.
     /// When the last heartbeats left: number n at n modulo the length.
@@ -77,6 +80,7 @@ impl Leases {
             granted: (Ballot::ZERO, 0),
             longest_ns: restart.longest_lease_ns,
             longest_lsn: Lsn::ZERO,
+            waited_ns: longest_ns,
             left: [(0, 0); REMEMBERED],
             counted: Vec::with_capacity(settings.members.len()),
             until_ns: 0,
@@ -96,7 +100,7 @@ impl Leases {
     }
 
     /// When a heartbeat left, if that is remembered.
-    fn left_at(&self, probe: u64) -> Option<u64> {
+    pub(crate) fn left_at(&self, probe: u64) -> Option<u64> {
         let (number, left_ns) = self.left[probe as usize % REMEMBERED];
         (probe != 0 && number == probe).then_some(left_ns)
     }
@@ -153,6 +157,16 @@ impl Replica {
         }
         bound.until_ns = bound.until_ns.max(self.now_ns + length_ns);
         length_ns
+    }
+
+    /// Damage is repaired, and is no reason to wait at the next start: the log says anew what it may have hidden, how long leases
+    /// were.
+    pub(crate) fn log_lease_again(&mut self) {
+        let Leases { longest_ns, waited_ns, .. } = self.leases;
+        if longest_ns.max(waited_ns) > 0 {
+            self.leases.longest_ns = longest_ns.max(waited_ns);
+            self.leases.longest_lsn = self.persist(Record::Lease { longest_ns: self.leases.longest_ns });
+        }
     }
 
     /// The record that an answer with a grant waits for: what is forgotten with the process must be known to the next.

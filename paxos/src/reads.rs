@@ -11,7 +11,8 @@
 //! know of what its predecessor acknowledged.
 //!
 //! A round that was answered also dates the state: all that was chosen when the round began is here. That is what bounded
-//! reads rest on. The driver keeps the reads; here is one round at most, and one question of each member.
+//! reads rest on, and a node that hears no quorum any more. So a follower asks by itself where no read did for an election
+//! time-out, and a leader's regular heartbeats date what it has. The driver keeps the reads; here is one round at most, and one question of each member.
 
 use crate::replica::Replica;
 use crate::types::*;
@@ -55,8 +56,10 @@ pub(crate) struct Reads {
     /// A read has joined it.
     wanted: bool,
     round: Option<Round>,
-    /// When the last round that was answered began.
+    /// When the last round that was answered began, or, on a leader, the last heartbeat left that confirmed it.
     current_at_ns: Option<u64>,
+    /// When the last round began.
+    asked_at_ns: u64,
 
     // As leader, in the ballot that it leads in.
     /// The number of the last heartbeat.
@@ -77,6 +80,7 @@ impl Reads {
             wanted: false,
             round: None,
             current_at_ns: None,
+            asked_at_ns: 0,
             probe: 0,
             answered: Vec::with_capacity(members),
             confirmation: None,
@@ -115,8 +119,8 @@ impl Replica {
         self.reads.next
     }
 
-    /// When the last round that was answered began, on this node's clock: all that was acknowledged before that moment is
-    /// delivered here.
+    /// When the last round that was answered began (or the last heartbeat left by which a quorum confirmed this leader), on this
+    /// node's clock: all that was acknowledged before that moment is delivered here.
     pub fn current_at_ns(&self) -> Option<u64> {
         self.reads.current_at_ns
     }
@@ -134,6 +138,14 @@ impl Replica {
         self.begin_round();
     }
 
+    /// A heartbeat of the leader came: a node that no read made ask for so long asks now, so that it can say how old its state is
+    /// when it hears nobody any more.
+    pub(crate) fn date_state(&mut self) {
+        if self.now_ns >= self.reads.asked_at_ns + self.settings.election_max_ns {
+            self.on_read();
+        }
+    }
+
     fn begin_round(&mut self) {
         if self.reads.round.is_some() || !self.reads.wanted {
             return;
@@ -141,6 +153,7 @@ impl Replica {
         let number = self.reads.next;
         self.reads.next += 1;
         self.reads.wanted = false;
+        self.reads.asked_at_ns = self.now_ns;
         self.reads.round = Some(Round { number, began_ns: self.now_ns, index: None, ask_again_ns: self.now_ns });
         self.ask_leader();
     }
@@ -238,6 +251,7 @@ impl Replica {
             self.leading.answered_ns.insert(from, self.now_ns);
             self.count_grant(from, probe, granted_ns);
             self.reads.note(from, probe);
+            self.date_by_heartbeat();
             self.conclude_confirmation();
         }
     }
@@ -245,6 +259,19 @@ impl Replica {
     /// Members of which one at least is in every phase 1 quorum.
     pub(crate) fn confirmation_quorum(&self) -> usize {
         self.settings.members.len() - self.settings.quorums.phase1 + 1
+    }
+
+    /// Dates a leader's state by the newest heartbeat that enough members have answered.
+    fn date_by_heartbeat(&mut self) {
+        if self.role != Role::Leader {
+            return;
+        }
+        let others = self.confirmation_quorum() - 1;
+        let enough = |probe: &u64| self.reads.answered.iter().filter(|(_, highest)| highest >= probe).count() >= others;
+        let confirmed = self.reads.answered.iter().map(|(_, highest)| *highest).filter(enough).max();
+        if let Some(left_ns) = confirmed.and_then(|probe| self.leases.left_at(probe)) {
+            self.reads.current_at_ns = self.reads.current_at_ns.max(Some(left_ns));
+        }
     }
 
     /// Answers all who asked, if enough members have answered.

@@ -163,6 +163,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn take_clients(&mut self) -> Result<(), Fatal> {
         let mut queue = std::mem::take(&mut self.client_queue);
         for (buf, from) in queue.drain(..) {
+            if self.recover_again {
+                // What is delivered is not all applied: no request of this turn may be answered from what is.
+                self.io.release(buf);
+                continue;
+            }
             self.counters.add(Counter::ClientDatagrams, 1);
             let taken = self.on_client_datagram(&buf, from);
             self.io.release(buf);

@@ -269,8 +269,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     /// What a reply to a read that leaves now says of itself, or why there is none: what the mode allows to be said, or more
-    /// where the read was shown to be that recent.
+    /// where the read was shown to be that recent. Fresh is a word of TARGET: a read that waited, and finds its node in another
+    /// mode, is refused as one that comes now.
     pub(super) fn read_label(&self, shown: Recency) -> Result<Label, Refusal> {
+        if shown.is_fresh() {
+            self.modes.rounds()?;
+        }
         let recency = self.modes.reads(self.age_ms())?.max(shown);
         Ok(Label { mode: self.modes.mode(), guarantee: Guarantee::read(recency) })
     }

@@ -33,11 +33,49 @@ fn a_leader_confirms_that_it_leads_before_it_answers() {
     assert_eq!(bench.step(Input::Read), [beat(1, 2)]);
     assert_eq!(bench.core.read_round(), 2, "what comes now waits for the next round");
     assert_eq!(bench.hear(TWO, ack(1)), [], "an answer to the heartbeat before");
-    assert_eq!(bench.core.current_at_ns(), None);
+    assert!(bench.core.current_at_ns() < Some(began_ns), "the state is as old as that heartbeat");
     bench.now_ns += MS;
     assert_eq!(bench.hear(TWO, ack(2)), [ready(1)]);
     assert_eq!(bench.core.current_at_ns(), Some(began_ns), "when it began, not when it was answered");
     assert_eq!(bench.hear(THREE, ack(2)), []);
+}
+
+#[test]
+fn a_leader_dates_its_state_by_the_heartbeats_that_a_quorum_has_answered() {
+    let mut bench = Bench::leader();
+    bench.hear(TWO, ack(1));
+    let first = bench.core.current_at_ns();
+    let left_ns = bench.now_ns + 19 * MS;
+    assert_eq!(bench.after(19), [beat(1, 2)], "the regular one, 20 ms after the first");
+    assert_eq!(bench.core.current_at_ns(), first, "nobody has answered it");
+    bench.now_ns += 5 * MS;
+    assert_eq!(bench.hear(THREE, ack(2)), []);
+    assert_eq!(bench.core.current_at_ns(), Some(left_ns));
+    bench.hear(TWO, ack(1));
+    assert_eq!(bench.core.current_at_ns(), Some(left_ns), "an older one takes nothing back");
+}
+
+#[test]
+fn a_follower_that_nobody_reads_from_asks_by_itself_once_in_an_election_time_out() {
+    let mut bench = Bench::led();
+    let beats = |bench: &mut Bench, count: u64| -> Vec<Output> {
+        (0..count)
+            .flat_map(|_| {
+                bench.now_ns += 20 * MS;
+                bench.hear(TWO, heartbeat(ballot(1, 2), 1, bench.now_ns / MS))
+            })
+            .filter(|output| matches!(output, Output::Send { message: Message::ReadIndex { .. }, .. }))
+            .collect()
+    };
+    let began_ns = bench.now_ns;
+    let asked = beats(&mut bench, 15);
+    assert_eq!(asked.len(), 1, "in 300 ms: {asked:?}");
+    assert_eq!(bench.core.current_at_ns(), None, "the leader has not answered");
+    bench.hear(TWO, answer(1, 1, 1));
+    assert!(bench.core.current_at_ns() > Some(began_ns));
+    // Whoever is read from all the time needs no round more.
+    bench.step(Input::Read);
+    assert_eq!(beats(&mut bench, 14), []);
 }
 
 #[test]
