@@ -3,12 +3,13 @@
 
 use crate::error::{ClientError, Unavailable};
 use crate::options::{check_members, nanos};
-use crate::reply::{Reply, finish_request};
+use crate::reply::{self, Reply, finish_request};
 use crate::socket::{RECEIVE_BYTES, Socket};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes};
+use synod_wire::guarantee::Guarantee;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
@@ -90,6 +91,8 @@ pub struct Evidence {
     pub slot: Option<Slot>,
     /// Each member's address and answer, in the order in which they were named.
     pub members: Vec<(SocketAddrV4, MemberAnswer)>,
+    /// What the answers promise, taken together: the meet of theirs.
+    pub guarantee: Guarantee,
 }
 
 impl Evidence {
@@ -279,13 +282,15 @@ pub fn evidence(
         }));
     }
     let members = answers.all.iter().map(|answer| (answer.address, answer.told)).collect();
-    Ok(Evidence { slot: answers.slot(), members })
+    let guarantee = answers.all.iter().filter_map(|answer| answer.guarantee).reduce(Guarantee::meet);
+    Ok(Evidence { slot: answers.slot(), members, guarantee: guarantee.unwrap_or(Guarantee::NONE) })
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     address: SocketAddrV4,
     told: MemberAnswer,
+    guarantee: Option<Guarantee>,
 }
 
 impl Answer {
@@ -308,7 +313,10 @@ struct Answers {
 
 impl Answers {
     fn new(members: Vec<SocketAddrV4>, of: EvidenceOf) -> Answers {
-        let all = members.into_iter().map(|address| Answer { address, told: MemberAnswer::Silent }).collect();
+        let all = members
+            .into_iter()
+            .map(|address| Answer { address, told: MemberAnswer::Silent, guarantee: None })
+            .collect();
         Answers { of, request_id: 1, all }
     }
 
@@ -339,6 +347,7 @@ impl Answers {
             Some(told) => MemberAnswer::Nothing(header.from, told),
             None => return false,
         };
+        answer.guarantee = Some(reply::told(body.guarantee));
         let MemberAnswer::Told(evidence) = answer.told else { return false };
         // From the first that knows it chosen on, all that is told can be compared with it.
         let first = evidence.is_final() && self.request_id == 1;

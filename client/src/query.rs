@@ -65,6 +65,12 @@ pub struct Status {
     pub mode_for: Duration,
     /// How often it entered each mode since it started, in the order of [`Mode::ALL`].
     pub modes_entered: [u32; Mode::ALL.len()],
+    /// How long leases are; `None`: they are off.
+    pub lease: Option<Duration>,
+    /// For how long the leader may still answer reads by its lease; `None`: it holds none, or does not lead.
+    pub lease_left: Option<Duration>,
+    /// For how long it promises to nobody but the holder of a lease that it granted; `None`: to anybody.
+    pub bound_left: Option<Duration>,
     /// What this status promises: it is one node's word.
     pub guarantee: Guarantee,
     /// How long commits that it led took to reach each stage, since it started.
@@ -145,10 +151,18 @@ impl Status {
             mode_reason: ModeReason::from_u8(body.mode_reason),
             mode_for: Duration::from_millis(body.mode_ms.get().into()),
             modes_entered: body.modes_entered.map(|count| count.get()),
+            lease: micros(body.lease_us),
+            lease_left: micros(body.lease_left_us),
+            bound_left: micros(body.bound_left_us),
             guarantee: told(body.guarantee),
             stages: Stage::ALL.into_iter().zip(stages).map(|(stage, row)| StageTimes::of(stage, row)).collect(),
         }
     }
+}
+
+/// A span in microseconds that is none where it is 0.
+fn micros(span: U32) -> Option<Duration> {
+    Some(Duration::from_micros(span.get().into())).filter(|span| !span.is_zero())
 }
 
 /// How far a group's log reaches, and who says so.

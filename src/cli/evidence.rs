@@ -17,6 +17,9 @@ struct Report {
     sequence: Option<u64>,
     /// Where it is; none: nobody knows.
     slot: Option<u64>,
+    /// What the nodes' answers promise, taken together; none: no node was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guarantee: Option<String>,
     /// Whether some node knows the slot chosen, and nothing that any of them tells speaks against it.
     agree: bool,
     disagreements: Vec<String>,
@@ -112,7 +115,8 @@ fn from_nodes(args: &EvidenceArgs, config: std::path::PathBuf, of: EvidenceOf) -
         };
         Row { node: Some(node.0), from: address.to_string(), answer, told }
     });
-    Ok(report(args, found.slot, &found.told(), rows.collect()))
+    let guarantee = Some(found.guarantee.to_string());
+    Ok(Report { guarantee, ..report(args, found.slot, &found.told(), rows.collect()) })
 }
 
 fn from_logs(args: &EvidenceArgs, of: EvidenceOf) -> Result<Report, Failure> {
@@ -137,6 +141,7 @@ fn report(args: &EvidenceArgs, slot: Option<Slot>, told: &[NodeEvidence], nodes:
         group: args.group,
         sequence: args.of.sequence,
         slot: slot.map(|slot| slot.0),
+        guarantee: None,
         agree: agree(told),
         disagreements: disagreements(told),
         nodes,
@@ -220,6 +225,7 @@ mod tests {
             group: 0,
             sequence: Some(4),
             slot: None,
+            guarantee: None,
             agree: false,
             disagreements: vec![],
             nodes: vec![silent(0), Row { answer: "not_yet", ..silent(1) }],

@@ -34,6 +34,11 @@ struct State {
     mode_reason: Option<&'static str>,
     mode_seconds: f64,
     modes_entered: BTreeMap<&'static str, u32>,
+    /// How long leases are, for how long it holds its own still, and for how long it is bound by one that it granted; 0: they are
+    /// off, it holds none, it is free.
+    lease_us: u128,
+    lease_left_us: u128,
+    bound_left_us: u128,
     role: &'static str,
     leader: Option<u8>,
     epoch: u32,
@@ -80,6 +85,9 @@ impl State {
             mode_reason: status.mode_reason.map(|reason| reason.name()),
             mode_seconds: status.mode_for.as_secs_f64(),
             modes_entered: Mode::ALL.iter().map(|mode| mode.name()).zip(status.modes_entered).collect(),
+            lease_us: micros(status.lease),
+            lease_left_us: micros(status.lease_left),
+            bound_left_us: micros(status.bound_left),
             role: status.role_name(),
             leader: status.leader.map(|node| node.0),
             epoch: status.epoch.0,
@@ -100,6 +108,10 @@ impl State {
             counters: status.named_counters().collect(),
         }
     }
+}
+
+fn micros(span: Option<Duration>) -> u128 {
+    span.unwrap_or_default().as_micros()
 }
 
 /// Asks every node about every group, all at once.

@@ -427,7 +427,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let leader = self.core.leader().filter(|_| refusal == Refusal::NotLeader);
         let leader = leader.and_then(|node| self.settings.members.iter().find(|(member, _)| *member == node));
         let retry_after_us = match refusal {
-            Refusal::Busy => {
+            // Whose request names no session has asked to read.
+            Refusal::Busy if client_id != 0 => {
                 let now_ns = self.io.now_ns();
                 let age_ns = self.stages.oldest_open_ns().map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
                 self.admission.drain.retry_after_us(age_ns)
@@ -436,7 +437,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Refusal::NoLease if detail == 0 => 0,
             other => mode::retry_after_us(other),
         };
-        // Whose request names no session has asked to read.
         let guarantee = mode::guarantee_of_refusal(refusal, client_id == 0);
         let detail = if refusal == Refusal::ManualIntervention { self.modes.reason() as u64 } else { detail };
         let body = RefusalBody {

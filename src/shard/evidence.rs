@@ -18,6 +18,7 @@ use synod_wal::{Damage, Item, LogError, LogReader};
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody, Held, Told};
 use synod_wire::frame::{Header, Kind, parse_header};
+use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mutant::mutant;
 use synod_wire::record::ChosenRange;
 use synod_wire::{Ballot, Epoch, Lsn, NodeSet, Sequence, Slot};
@@ -261,6 +262,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             phase1: quorums.phase1 as u8,
             phase2: quorums.phase2 as u8,
             told: told as u8,
+            mode: self.modes.mode() as u8,
+            // One node's word on itself.
+            guarantee: Guarantee::read(Recency::StalePossible).encode(),
             ..EvidenceReplyBody::default()
         };
         if let Some(records) = records {

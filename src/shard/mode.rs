@@ -329,7 +329,7 @@ const NO_QUORUM_RETRY_US: u32 = 50_000;
 /// While an operator is awaited. Short, as a client that asks all members hears it from one of them.
 const OPERATOR_RETRY_US: u32 = 100_000;
 
-/// When to try again, microseconds; 0: the same request would be refused again. BUSY has a hint of its own.
+/// When to try again, microseconds; 0: the same request would be refused again. An append's BUSY has a hint of its own.
 pub fn retry_after_us(refusal: Refusal) -> u32 {
     match refusal {
         Refusal::NotLeader | Refusal::NoLeader | Refusal::Recovering | Refusal::Busy | Refusal::NoLease => {

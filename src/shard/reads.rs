@@ -145,8 +145,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// read, which was after the request had come. It is read once more, here: a process that stood still within this turn is
     /// to find out before it answers.
     fn holds_lease(&self) -> bool {
+        self.lease_left_ns() > 0
+    }
+
+    /// For how long it holds its lease still.
+    pub(super) fn lease_left_ns(&self) -> u64 {
         let until_ns = self.core.lease_until_ns();
-        until_ns > 0 && self.modes.rounds().is_ok() && self.lease_clock_ns() < until_ns
+        if until_ns == 0 || self.modes.rounds().is_err() { 0 } else { until_ns.saturating_sub(self.lease_clock_ns()) }
     }
 
     fn lease_clock_ns(&self) -> u64 {

@@ -64,6 +64,11 @@ pub(super) fn refused(refusal: Refusal) -> Counter {
     }
 }
 
+/// Microseconds of a span; what is longer than the field can say is cut.
+fn lasting_us(span_ns: u64) -> U32 {
+    U32::new(u32::try_from(span_ns / 1_000).unwrap_or(u32::MAX))
+}
+
 /// One number for each [`Counter`].
 #[derive(Debug)]
 pub(super) struct Counters([u64; Counter::ALL.len()]);
@@ -154,6 +159,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             mode_reason: self.modes.reason() as u8,
             mode_ms: U32::new(u32::try_from(mode_ns / 1_000_000).unwrap_or(u32::MAX)),
             modes_entered: self.modes.entered().map(U32::new),
+            lease_us: lasting_us(core.lease_length_ns().unwrap_or(0)),
+            lease_left_us: lasting_us(self.lease_left_ns()),
+            bound_left_us: lasting_us(core.bound_until_ns().saturating_sub(self.io.now_ns())),
             // What a node says of itself is its own word, of this moment.
             guarantee: Guarantee::read(Recency::StalePossible).encode(),
         }

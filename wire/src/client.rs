@@ -471,6 +471,12 @@ pub struct StatusBody {
     pub mode_ms: U32,
     /// How often each mode was entered since the start, in the order of [`crate::mode::Mode::ALL`].
     pub modes_entered: [U32; crate::mode::Mode::ALL.len()],
+    /// How long leases are, microseconds; 0: they are off.
+    pub lease_us: U32,
+    /// For how long the leader may still answer reads by its lease, microseconds; 0: it holds none, or does not lead.
+    pub lease_left_us: U32,
+    /// For how long this node promises to nobody but the holder of a lease that it granted, microseconds; 0: to anybody.
+    pub bound_left_us: U32,
     /// What the status promises.
     pub guarantee: GuaranteeBytes,
 }

@@ -3,6 +3,7 @@
 //! nodes agree asks all of them.
 
 use crate::frame::FrameError;
+use crate::guarantee::GuaranteeBytes;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -128,8 +129,12 @@ pub struct EvidenceReplyBody {
     pub held: u8,
     /// 1: this node knows the slot chosen.
     pub known_chosen: u8,
+    /// [`crate::mode::Mode`] of the node.
+    pub mode: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 2],
+    /// What the reply promises.
+    pub guarantee: GuaranteeBytes,
 }
 
 impl EvidenceReplyBody {

@@ -256,7 +256,7 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((size_of::<client::ReadBody>(), size_of::<client::ReadReplyBody>()), (32, 32));
     assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 48));
     assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (32, 32));
-    assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (52, 124));
+    assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (52, 136));
     assert_eq!((size_of::<client::Receipt>(), size_of::<client::StageRow>()), (56, 20));
     assert_eq!(size_of::<record::DurabilityMark>(), 8);
 }

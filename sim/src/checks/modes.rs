@@ -6,6 +6,7 @@
 use super::{Checked, violated};
 use synod::shard::mode::{Change, Modes as Told};
 use synod_wire::client::{AckHeader, AckRun, ReadReplyBody, Refusal, RefusalBody, SessionBody, StatusBody};
+use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, Kind, parse};
 use synod_wire::guarantee::{Guarantee, Visibility};
 use synod_wire::mode::{Mode, ModeReason};
@@ -97,6 +98,7 @@ fn named_mode(frame: &Frame<'_>) -> Option<Mode> {
     let byte = match frame.header.kind {
         Kind::ReadReply | Kind::QueryReply => ReadReplyBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::Rejected => RefusalBody::read_from_prefix(frame.payload).ok()?.0.mode,
+        Kind::EvidenceReply => EvidenceReplyBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::StatusReply => StatusBody::read_from_prefix(frame.payload).ok()?.0.mode,
         _ => return None,
     };

@@ -52,10 +52,14 @@ pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, d
         ("bytes of counters and stages", numbers_bytes as u64, rest.len() as u64),
         ("durability", u64::from(body.durability), durability as u64),
         ("mode", u64::from(body.mode), shard.modes().mode() as u64),
+        ("lease's length", body.lease_us.get().into(), core.lease_length_ns().unwrap_or(0) / 1_000),
         ("reason of its mode", u64::from(body.mode_reason), shard.modes().reason() as u64),
     ];
     if let Some((what, said, is)) = rows.into_iter().find(|(_, said, is)| said != is) {
         return violated(PROPERTY, format!("n{node} says that its {what} is {said}; it is {is}"));
+    }
+    if body.lease_left_us.get() > 0 && core.role() != Role::Leader {
+        return violated(PROPERTY, format!("n{node} says that it holds a lease, and does not lead"));
     }
     if body.accepted.get() > core.highest_held().0 {
         return violated(PROPERTY, format!("n{node} says that it holds slot {}", body.accepted));
