@@ -69,6 +69,7 @@ fn nodes_and_their_logs_agree_on_who_chose_what_before_and_after_a_failover() {
     // A node is down, and the load goes on: the others tell of old entries, from their disks, and agree.
     let report = evidence(&cluster, DONE, &running, ["--sequence", "1"]);
     let first_round = chosen_round(&report, &cluster.others(old));
+    assert_eq!(report["guarantee"], "<replica, total, committed, STALE_POSSIBLE, harmless, unauth>", "{report}");
     assert!(first_round <= ballot.round, "{report}");
     let row = &report["nodes"][usize::from(old.0)];
     assert_eq!((&row["answer"], &row["told"]), (&"silent".into(), &Value::Null), "{report}");

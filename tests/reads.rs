@@ -152,7 +152,11 @@ fn a_leader_that_was_stopped_answers_nothing_old() {
 /// The leader stands still, another acknowledges more; questions that were put to the first since then, and those put when it
 /// goes on, are answered with what was acknowledged, or refused.
 fn stop_and_ask(cluster: &Cluster, appender: &mut Appender, tally: &mut Tally) {
-    let (old, ballot) = cluster.await_leader_above(GROUP, Default::default());
+    let (old, ballot) = await_until(SOON, "a leader holds a lease", || {
+        let (old, ballot) = cluster.await_leader_above(GROUP, Default::default());
+        let said = Questions::to(cluster, old).answer(Consistency::Lease);
+        matches!(said, Said::Tail(_, Recency::FreshLease)).then_some((old, ballot))
+    });
     signal(cluster, old, Signal::STOP);
     await_until(SOON, "the others elect a leader", || {
         let mut others = cluster.others(old).into_iter().filter_map(|node| cluster.status(node, GROUP));
@@ -249,6 +253,7 @@ fn the_leader_answers_by_its_lease_and_nobody_else_does() {
     let read = ["read", "--config", &file, "--from", "50", "--consistency", "lease"];
     let output = cluster.synod(&read);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"an entry"[..]), "{output:?}");
+    leases_are_shown(&cluster, leader);
     // Without the others it must stop to within a lease's time, and says so, until it steps down.
     let mut questions = Questions::to(&cluster, leader);
     for node in cluster.others(leader) {
@@ -257,6 +262,24 @@ fn the_leader_answers_by_its_lease_and_nobody_else_does() {
     let refused =
         |said: &Said| matches!(said, Said::Refused(Refusal::NoLease | Refusal::QuorumUnavailable | Refusal::NoLeader));
     questions.answer_by(Consistency::Lease, refused);
+}
+
+/// What `synod status` says of leases: how long they are, that the leader holds one, and that who granted it is bound.
+fn leases_are_shown(cluster: &Cluster, leader: NodeId) {
+    let file = cluster.config_file().to_str().expect("UTF-8").to_owned();
+    await_until(SOON, "status shows the lease", || {
+        let output = cluster.synod(&["status", "--config", &file, "-o", "json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let shown = rows.as_array().expect("a row a node").iter().all(|row| {
+            let (state, leads) = (&row["state"], row["node"] == leader.0);
+            let [length, left, bound] = ["lease_us", "lease_left_us", "bound_left_us"].map(|key| state[key].as_u64());
+            assert_eq!(length, Some(40_000), "{rows}");
+            assert!(leads || left == Some(0), "{rows}");
+            let runs = if leads { left } else { bound };
+            runs.is_some_and(|left_us| (1..=40_000).contains(&left_us))
+        });
+        shown.then_some(())
+    });
 }
 
 #[test]
