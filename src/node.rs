@@ -5,7 +5,7 @@ use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::shard::jobs::{self, Done, Job};
-use crate::shard::{self, Exit, OUTBOX_BYTES, Shard};
+use crate::shard::{self, Exit, OUTBOX_BYTES, Order, Shard};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
@@ -88,10 +88,10 @@ fn wal_settings(config: &Config) -> synod_wal::Settings {
 }
 
 /// Runs a node with the machines that its configuration names, until SIGTERM or SIGINT, or until one of its groups cannot go on.
-pub fn run(config: &Config, node: NodeId) -> anyhow::Result<()> {
+pub fn run(config: &Config, node: NodeId, order: Order) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("cannot watch signals")?;
     let handle = signals.handle();
-    let running = Node::spawn(config, node, machine::built_in(config), Arc::new(move || handle.close()))?;
+    let running = Node::spawn(config, node, order, machine::built_in(config), Arc::new(move || handle.close()))?;
     // Ends with a signal, or when a pipeline closes the handle.
     let signal = signals.forever().next();
     tracing::info!(%node, ?signal, "stopping");
@@ -147,12 +147,13 @@ impl Node {
     /// Starts a node. It is up when its clients are answered; an error of a group, its log for one, ends the node and is told by
     /// [`Node::wait`] or [`Node::stop`].
     pub fn start(config: &Config, node: NodeId, make: MakeMachine) -> anyhow::Result<Node> {
-        Node::spawn(config, node, make, Arc::new(|| {}))
+        Node::spawn(config, node, Order::Serve, make, Arc::new(|| {}))
     }
 
     fn spawn(
         config: &Config,
         node: NodeId,
+        order: Order,
         make: MakeMachine,
         on_end: Arc<dyn Fn() + Send + Sync>,
     ) -> anyhow::Result<Node> {
@@ -163,7 +164,7 @@ impl Node {
         for group in group_ids(config) {
             let shared = started.shared.clone();
             let ends_node = EndsNode { shared: shared.clone(), on_end: on_end.clone() };
-            let pipeline = Pipeline { config: config.clone(), node, group, shared, make: make.clone() };
+            let pipeline = Pipeline { config: config.clone(), node, group, order, shared, make: make.clone() };
             let thread = thread::Builder::new().name(format!("synod-group-{group}"));
             let spawned = thread.spawn(move || {
                 let _ends_node = ends_node;
@@ -225,6 +226,7 @@ struct Pipeline {
     config: Config,
     node: NodeId,
     group: GroupId,
+    order: Order,
     shared: Arc<Shared>,
     make: MakeMachine,
 }
@@ -332,6 +334,7 @@ impl Pipeline {
             core,
             durability: self.config.wal.durability.into(),
             max_clock_drift_ppm: self.config.reads.max_clock_drift_ppm,
+            order: self.order,
         }
     }
 

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use synod::shard::Order;
 use synod_client::Options;
 
 /// Commits before anything is counted, and commits that are. Together they fill no segment.
@@ -82,7 +83,7 @@ fn a_warm_pipeline_allocates_nothing() {
         .into_iter()
         .map(|node| {
             let config = cluster.config.clone();
-            std::thread::spawn(move || synod::node::run(&config, node))
+            std::thread::spawn(move || synod::node::run(&config, node, Order::Serve))
         })
         .collect();
     cluster.await_leader(GROUP);

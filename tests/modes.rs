@@ -175,3 +175,41 @@ fn shown_by_status(cluster: &Cluster) {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text.matches("TARGET").count(), cluster.members().len(), "{text}");
 }
+
+#[test]
+fn a_node_that_its_operator_holds_back_serves_what_it_has_and_votes_no_more() {
+    let _one = serial();
+    let mut cluster = Cluster::prepare("floor", |_| {});
+    cluster.start_all();
+    let leader = await_target(&cluster, &cluster.members());
+    let entries = append(&cluster, 20);
+    await_applied(&cluster, &cluster.members(), entries);
+    cluster.stop_all();
+
+    cluster.start_with(leader, &["--floor"]);
+    let other = cluster.others(leader)[0];
+    cluster.start(other);
+    let status = await_until(SOON, "it answers", || cluster.status(leader, GROUP));
+    assert_eq!(status.mode_reason.map(|reason| reason.name()), Some("ordered by the operator"));
+    let session = RawSession::new(&cluster, leader, GROUP, 77);
+    await_until(SOON, "it says MANUAL_INTERVENTION", || {
+        session.send(0, &[]);
+        matches!(session.receive(LISTEN)?, Answer::Refused(Refusal::ManualIntervention, _)).then_some(())
+    });
+    let (count, guarantee, mode) = read(&cluster, leader, Consistency::Local);
+    assert_eq!((mode, guarantee.recency), (Some(Mode::Floor), Recency::StalePossible));
+    // That the last is chosen may not stand in this log: nobody waits for that record.
+    assert!((entries - 1..=entries).contains(&count), "{count} of {entries} entries");
+    // The other would be a quorum with it, and hears no promise.
+    await_until(SOON, "the other is alone", || {
+        cluster.status(other, GROUP).filter(|status| status.mode == Some(Mode::Degraded))
+    });
+    assert!(cluster.log(leader).contains("--floor"), "{}", cluster.log(leader));
+
+    cluster.kill(leader);
+    cluster.start_all();
+    await_target(&cluster, &cluster.members());
+    assert_eq!(append(&cluster, 1), entries + 1);
+    cluster.stop_all();
+    cluster.verify();
+}

@@ -128,6 +128,7 @@ impl Replica {
         }
         let is_new = self.leader.replace(from) != Some(from);
         self.lost_elections = 0;
+        self.hopeless_elections = 0;
         self.expect_leader();
         if is_new {
             self.ask_leader();

@@ -14,6 +14,9 @@ use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
+/// After so many elections in a row in which all members promised, and damage hid what to propose, an operator must decide.
+const HOPELESS_ELECTIONS: u32 = 3;
+
 /// The parts of one member's promise.
 #[derive(Clone, Debug)]
 pub(crate) struct PromiseSet {
@@ -78,7 +81,21 @@ impl Replica {
             self.stood_at_ns = self.now_ns;
             return self.expect_leader();
         }
+        if self.role == Role::Candidate {
+            self.hopeless_elections = if self.nobody_can_tell() { self.hopeless_elections + 1 } else { 0 };
+        }
+        if self.hopeless_elections == HOPELESS_ELECTIONS {
+            return self.halt(Halt::BeyondRepair);
+        }
         self.stand(Reason::ElectionTimeout);
+    }
+
+    /// Whether this candidate has the promises of all members, and knows no more for it: what they hide stays hidden. It asks more
+    /// than once all the same, as a member may learn from another what it has lost.
+    fn nobody_can_tell(&self) -> bool {
+        let promises = self.counted_promises();
+        let all = self.role == Role::Candidate && promises.len() == self.settings.members.len();
+        all && promises.iter().all(|(_, set)| set.prefix <= self.prefix) && self.plan(&promises).is_none()
     }
 
     pub(crate) fn send_prepare(&mut self) {
@@ -139,14 +156,19 @@ impl Replica {
         }
     }
 
+    /// The promises that are whole, and this node's own.
+    fn counted_promises(&self) -> Vec<(NodeId, PromiseSet)> {
+        let whole = self.promises.iter().filter(|(_, set)| set.complete());
+        let own = core::iter::once((self.settings.me, self.own_promise()));
+        whole.map(|(node, set)| (*node, set.clone())).chain(own).collect()
+    }
+
     /// Becomes leader if the promises allow it, fetches or waits if not.
     pub(crate) fn conclude_phase1(&mut self) {
         if self.role != Role::Candidate || self.durable < self.promise_lsn {
             return;
         }
-        let mut promises: Vec<(NodeId, PromiseSet)> =
-            self.promises.iter().filter(|(_, set)| set.complete()).map(|(node, set)| (*node, set.clone())).collect();
-        promises.push((self.settings.me, self.own_promise()));
+        let promises = self.counted_promises();
         if promises.len() < self.phase1_quorum() {
             return;
         }

@@ -55,6 +55,8 @@ pub struct Replica {
     pub(crate) highest_seen: Ballot,
     pub(crate) election_at_ns: u64,
     pub(crate) lost_elections: u32,
+    /// Elections in a row in which all members promised, and none of it led to a plan.
+    pub(crate) hopeless_elections: u32,
     pub(crate) stood_at_ns: u64,
     pub(crate) promises: BTreeMap<NodeId, PromiseSet>,
     pub(crate) leading: Leading,
@@ -114,6 +116,7 @@ impl Replica {
             highest_seen: restart.promised,
             election_at_ns: u64::MAX,
             lost_elections: 0,
+            hopeless_elections: 0,
             stood_at_ns: 0,
             promises: BTreeMap::new(),
             leading: Leading::default(),
@@ -359,6 +362,7 @@ impl Replica {
                 self.leader = Some(self.settings.me);
                 self.election_at_ns = u64::MAX;
                 self.lost_elections = 0;
+                self.hopeless_elections = 0;
                 self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
             }
             Role::Leader | Role::Joining => {}
@@ -371,6 +375,11 @@ impl Replica {
         self.halted = Some(halt);
         self.become_role(Role::Halted, Reason::Halted);
         self.out.push_back(Output::Halt(halt));
+    }
+
+    /// An operator's order: it never votes again, and what it has delivered can be read.
+    pub fn halt_by_order(&mut self) {
+        self.halt(Halt::Ordered);
     }
 
     /// Starts the time-out after which this node stands for election.

@@ -459,6 +459,10 @@ pub enum Halt {
         /// The peer that knows.
         peer: NodeId,
     },
+    /// All members have promised, and damage on too many of them hides what may have been chosen: no leader can ever tell.
+    BeyondRepair,
+    /// An operator said so when the node was started.
+    Ordered,
 }
 
 /// What a replica does now.

@@ -310,6 +310,7 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
         core: None,
         durability: if plan.memory_durability { Durability::Memory } else { Durability::Disk },
         max_clock_drift_ppm: MAX_DRIFT_PPM as u32,
+        order: shard::Order::Serve,
     }
 }
 

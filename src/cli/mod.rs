@@ -46,7 +46,7 @@ enum Command {
     /// Prepare a node's directory; refuses one that is in use
     Format(NodeArgs),
     /// Run a node in the foreground; SIGTERM ends it cleanly
-    Start(NodeArgs),
+    Start(StartArgs),
     /// Append entries; prints "sequence<TAB>timestamp_ns" for each
     Append(AppendArgs),
     /// Print how far a client's session got: how many of its entries are decided on
@@ -121,6 +121,16 @@ struct NodeArgs {
     /// The node.
     #[arg(long, value_name = "N")]
     node: u8,
+}
+
+#[derive(Debug, Args)]
+struct StartArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Vote no more, and serve what the log shows committed as stale reads (mode FLOOR), until it is started without this: to look
+    /// into a cluster that is not to go on
+    #[arg(long)]
+    floor: bool,
 }
 
 #[derive(Debug, Args)]

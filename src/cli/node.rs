@@ -1,9 +1,10 @@
 //! `synod format` and `synod start`: the commands that touch a node's directory.
 
-use super::NodeArgs;
 use super::output::{Failure, Outcome, print};
+use super::{NodeArgs, StartArgs};
 use crate::memory::Memory;
 use crate::node;
+use crate::shard::Order;
 use std::io::IsTerminal;
 
 /// Prepares a node's directory.
@@ -15,8 +16,8 @@ pub(super) fn format(args: &NodeArgs) -> Outcome {
 }
 
 /// Runs a node until it is told to stop.
-pub(super) fn start(args: &NodeArgs) -> Outcome {
-    let (config, id) = args.load()?;
+pub(super) fn start(args: &StartArgs) -> Outcome {
+    let (config, id) = args.node.load()?;
     print(&format!("node {id} of cluster {}\n{}", config.cluster.id, Memory::of(&config).table()))?;
     // Diagnostics go to stderr, so that stdout stays the table above.
     tracing_subscriber::fmt()
@@ -26,6 +27,7 @@ pub(super) fn start(args: &NodeArgs) -> Outcome {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init()
         .map_err(|error| Failure::Failed(anyhow::anyhow!("cannot set up logging: {error}")))?;
-    node::run(&config, id)?;
+    let order = if args.floor { Order::Floor } else { Order::Serve };
+    node::run(&config, id, order)?;
     Ok(())
 }

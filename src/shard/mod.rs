@@ -94,6 +94,18 @@ pub struct Settings {
     pub durability: Durability,
     /// How far a clock may run from true time, parts per million: what a bounded read allows for.
     pub max_clock_drift_ppm: u32,
+    /// Whether it may vote at all.
+    pub order: Order,
+}
+
+/// What an operator wants of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// To take part.
+    #[default]
+    Serve,
+    /// To vote no more, and to serve stale reads: mode FLOOR.
+    Floor,
 }
 
 impl Settings {
@@ -144,6 +156,15 @@ fn halt_text(halt: &Halt) -> String {
             "this directory was formatted after the group was founded (node {peer} knows this node under another \
              incarnation): its earlier votes are lost. It must not vote. Put the old directory back, or replace the node"
         ),
+        Halt::Ordered => {
+            "its operator started it with --floor: it does not vote, and serves what its log shows committed. Start it without --floor to \
+             take part again"
+                .to_owned()
+        }
+        Halt::BeyondRepair => "all members have promised, and damage on too many of them hides what may have been chosen: no leader can \
+             tell. Stop the members, put back an undamaged copy of a log that was stopped in good order, or mend its disk, and \
+             start them again; `synod verify` and `synod evidence` show what each log holds"
+            .to_owned(),
     }
 }
 
@@ -220,7 +241,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
-        Ok(Shard {
+        let mut shard = Shard {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
@@ -251,7 +272,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             embedded,
             index,
             slots,
-        })
+        };
+        if shard.settings.order == Order::Floor {
+            shard.core.halt_by_order();
+            shard.carry_out_all(None)?;
+        }
+        Ok(shard)
     }
 
     /// Turns until told to stop, or something ends the shard.

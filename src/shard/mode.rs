@@ -319,6 +319,8 @@ pub fn cause(halt: Halt) -> ModeReason {
     match halt {
         Halt::Behind { .. } => ModeReason::DiskRolledBack,
         Halt::FormattedAnew { .. } => ModeReason::FormattedAnew,
+        Halt::BeyondRepair => ModeReason::BeyondRepair,
+        Halt::Ordered => ModeReason::Ordered,
     }
 }
 

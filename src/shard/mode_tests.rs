@@ -83,7 +83,13 @@ fn all_facts() -> Vec<Facts> {
         for round in [1, 2] {
             for leader_heard_ns in [None, Some(NOW_NS), Some(NOW_NS - 2 * TIMEOUT_NS)] {
                 for quorum_heard_ns in [NOW_NS, NOW_NS - TIMEOUT_NS] {
-                    for halted in [None, Some(ModeReason::DiskRolledBack), Some(ModeReason::FormattedAnew)] {
+                    for halted in [
+                        None,
+                        Some(ModeReason::DiskRolledBack),
+                        Some(ModeReason::FormattedAnew),
+                        Some(ModeReason::BeyondRepair),
+                        Some(ModeReason::Ordered),
+                    ] {
                         let role = if halted.is_some() { Role::Halted } else { role };
                         let (ballot, watermark) = (ballot(round), Some(Slot(10)));
                         let facts = Facts {

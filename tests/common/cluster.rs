@@ -188,9 +188,15 @@ impl Cluster {
 
     /// Starts a node that does not run; what it says is appended to its log file.
     pub fn start(&mut self, node: NodeId) {
+        self.start_with(node, &[]);
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(&mut self, node: NodeId, arguments: &[&str]) {
         let index = usize::from(node.0);
         assert!(self.nodes[index].is_none(), "node {node} runs already");
         let mut command = self.start_command(node);
+        command.args(arguments);
         let file = |suffix| {
             let path = self.dir().join(format!("node-{node}.{suffix}"));
             OpenOptions::new().create(true).append(true).open(path).expect("a log file")

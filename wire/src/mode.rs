@@ -79,6 +79,10 @@ numbered! {
         DiskRolledBack = 11, "disk rolled back";
         /// A peer knows this node under an earlier format of its directory.
         FormattedAnew = 12, "formatted anew";
+        /// Damage on too many members hides what may have been chosen.
+        BeyondRepair = 13, "damaged beyond repair";
+        /// An operator said so.
+        Ordered = 14, "ordered by the operator";
     }
 }
 
@@ -96,6 +100,6 @@ mod tests {
             assert_eq!((*reason as usize, ModeReason::from_u8(at as u8 + 1)), (at + 1, Some(*reason)));
         }
         assert_eq!((Mode::from_u8(0), Mode::from_u8(6)), (None, None));
-        assert_eq!((ModeReason::from_u8(0), ModeReason::from_u8(13)), (None, None));
+        assert_eq!((ModeReason::from_u8(0), ModeReason::from_u8(15)), (None, None));
     }
 }

@@ -123,7 +123,7 @@ impl Script {
     /// | `1 promised 2.1` | its promise: round.node |
     /// | `1 held 3 1.1`, `1 held 3 none` | the ballot of what it holds above its prefix |
     /// | `1 unknown none`, `… all`, `… 3 4` | what damage hides |
-    /// | `1 halted Behind`, `… FormattedAnew`, `… no` | why it halted |
+    /// | `1 halted Behind`, `… FormattedAnew`, `… BeyondRepair`, `… no` | why it halted |
     /// | `1 answered 2`, `… none` | the last round of reads that it answered, counted from 1 at each start |
     /// | `1 proposes yes`, `… no` | whether a batch may be proposed |
     /// | `sent 1->2 Accept slot=3` | such a datagram is under way |

@@ -56,7 +56,10 @@ impl Modes {
         let (mut mode, seen) = self.before[node];
         let changes: Vec<Change> = modes.changes_after(seen).collect();
         for change in &changes {
-            let floor = matches!(change.reason, ModeReason::DiskRolledBack | ModeReason::FormattedAnew);
+            let floor = matches!(
+                change.reason,
+                ModeReason::DiskRolledBack | ModeReason::FormattedAnew | ModeReason::BeyondRepair
+            );
             let (from, to) = (change.from, change.to);
             if from != mode || !ALLOWED.contains(&(from, to)) || floor != (to == Mode::Floor) {
                 let detail = format!(
