@@ -7,6 +7,7 @@ use common::cluster::{Cluster, SOON};
 use common::{await_until, serial};
 use serde_json::{Value, json};
 use std::process::Output;
+use std::time::Instant;
 use synod::config::{Group, Machine};
 use synod_client::{
     Appender, ClientError, Consistency, GroupId, Kv, KvRead, KvReader, NodeId, Outcome, Questions, ReadOptions,
@@ -80,6 +81,18 @@ fn the_command_line_puts_gets_and_deletes() {
     assert_eq!((code, &again["outcome"]), (Some(0), &json!("absent")));
     let (gone, code) = json(&cluster, &["get", "colour"]);
     assert_eq!((code, &gone["found"], gone.get("value")), (Some(1), &json!(false), None));
+
+    // By lease while leases are off: told at once, and each time, for asking again is in vain.
+    for _ in 0..2 {
+        let began = Instant::now();
+        let output =
+            run(&cluster, &["get", "colour", "--group", "1", "--consistency", "lease", "--deadline-ms", "60000"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.contains("NO_LEASE: leases are off"), "{output:?}");
+        assert!(began.elapsed() < SOON, "it waited for its deadline");
+    }
+    let (either, code) = json(&cluster, &["get", "colour", "--consistency", "lease_or_read_index"]);
+    assert_eq!((code, &either["found"]), (Some(1), &json!(false)));
 
     let long = "k".repeat(257);
     for (wrong, says) in [

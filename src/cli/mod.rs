@@ -261,8 +261,9 @@ struct KvGetArgs {
     /// The node to ask; any that answers when left out.
     #[arg(long, value_name = "N")]
     node: Option<u8>,
-    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
-    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `lease` (the same, of a leader that
+    /// holds a lease), `lease_or_read_index`, `bounded:MS` (all until so many milliseconds before) or `local` (what the node
+    /// has). What cannot be shown is refused.
     #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
     consistency: Consistency,
     /// How long to wait for an answer.
