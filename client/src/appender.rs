@@ -222,6 +222,9 @@ impl Appender {
         let next = self.client.core().next_client_seq();
         let (first, last) = self.unknown.unwrap_or((next, next - 1));
         match reason {
+            CloseReason::Refused { refusal, detail } if self.unknown.is_some() => {
+                ClientError::ClosedByRefusal { refusal, detail, first, last }
+            }
             CloseReason::DeadlinePassed => {
                 let waited_ns = nanos(self.client.core().options().deadline);
                 let cause = self.client.unavailable(self.client.now_ns().saturating_sub(waited_ns));
