@@ -66,9 +66,15 @@ impl Appender {
         Ok(appender)
     }
 
-    /// The last client sequence that was committed when the session opened: a caller that resumes goes on behind it.
+    /// The last client sequence that was decided on when the session opened: a caller that resumes goes on behind it, unless
+    /// [`Options::repeat_decided`] says otherwise.
     pub fn last_committed(&self) -> u64 {
         self.last_committed
+    }
+
+    /// The client sequence that the next entry gets.
+    pub fn next_client_seq(&self) -> u64 {
+        self.client.core().next_client_seq()
     }
 
     /// The session's number: kept beside the client id it resumes this session ([`crate::Resume::Session`]).
