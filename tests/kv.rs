@@ -4,14 +4,23 @@
 mod common;
 
 use common::cluster::{Cluster, SOON};
+use common::packet::{frame, header, sender};
 use common::{await_until, serial};
 use serde_json::{Value, json};
+use std::net::UdpSocket;
 use std::process::Output;
+use std::time::Instant;
 use synod::config::{Group, Machine};
 use synod_client::{
     Appender, ClientError, Consistency, GroupId, Kv, KvRead, KvReader, NodeId, Outcome, Questions, ReadOptions,
     Recency, Refusal, Sequence,
 };
+use synod_wire::ClusterId;
+use synod_wire::batch::Run;
+use synod_wire::client::SessionBody;
+use synod_wire::frame::{Kind, parse};
+use synod_wire::guarantee::Guarantee;
+use zerocopy::IntoBytes;
 
 const LOG: GroupId = GroupId(0);
 const KV: GroupId = GroupId(1);
@@ -81,6 +90,18 @@ fn the_command_line_puts_gets_and_deletes() {
     let (gone, code) = json(&cluster, &["get", "colour"]);
     assert_eq!((code, &gone["found"], gone.get("value")), (Some(1), &json!(false), None));
 
+    // By lease while leases are off: told at once, and each time, for asking again is in vain.
+    for _ in 0..2 {
+        let began = Instant::now();
+        let output =
+            run(&cluster, &["get", "colour", "--group", "1", "--consistency", "lease", "--deadline-ms", "60000"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.contains("NO_LEASE: leases are off"), "{output:?}");
+        assert!(began.elapsed() < SOON, "it waited for its deadline");
+    }
+    let (either, code) = json(&cluster, &["get", "colour", "--consistency", "lease_or_read_index"]);
+    assert_eq!((code, &either["found"]), (Some(1), &json!(false)));
+
     let long = "k".repeat(257);
     for (wrong, says) in [
         (&["get", &long, "--group", "1"][..], "1 to 256 bytes"),
@@ -94,6 +115,54 @@ fn the_command_line_puts_gets_and_deletes() {
     cluster.stop_all();
     let output = run(&cluster, &["get", "colour", "--group", "1", "--deadline-ms", "300"]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
+}
+
+/// A node that opens sessions, and answers nothing else, until it is stopped by an empty datagram.
+fn mute_leader(socket: &UdpSocket, cluster: ClusterId) {
+    let mut buffer = [0; 2_048];
+    loop {
+        let (bytes, from) = socket.recv_from(&mut buffer).expect("receive");
+        if bytes == 0 {
+            return;
+        }
+        let asked = parse(&buffer[..bytes]).expect("clients send whole frames");
+        if asked.header.kind != Kind::OpenSession {
+            continue;
+        }
+        let (run, _) = Run::parse(asked.payload).expect("a whole run");
+        let body = SessionBody {
+            client_id: run.client_id().into(),
+            session: 77.into(),
+            last_committed: 0.into(),
+            credit: 8.into(),
+            max_entry_bytes: 1_350.into(),
+            max_run_bytes: 1_392.into(),
+            guarantee: Guarantee::COMMITTED.encode(),
+        };
+        let reply = frame(&header(Kind::SessionOpened, cluster, KV, NodeId(0)), body.as_bytes());
+        socket.send_to(&reply, from).expect("send");
+    }
+}
+
+#[test]
+fn a_put_whose_outcome_is_unknown_names_its_session() {
+    let _one_at_a_time = serial();
+    let cluster = Cluster::prepare("kv-unknown", |config| {
+        config.groups = vec![Group::default(), Group { machine: Machine::Kv, ..Group::default() }];
+    });
+    let address = cluster.config.client_address(NodeId(0), KV);
+    let (node, id) = (UdpSocket::bind(address).expect("the port is free"), cluster.config.cluster_id());
+    let node = std::thread::spawn(move || mute_leader(&node, id));
+    let output = run(&cluster, &["put", "colour", "red", "--group", "1", "--deadline-ms", "300"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+    assert!(
+        text.contains(", session 77: synod last-committed --client-id 0x") && text.contains(" --session 77 "),
+        "{text}"
+    );
+    assert!(text.contains("outcome unknown"), "{text}");
+    sender(address).send(&[]).expect("send");
+    node.join().expect("the node's thread");
 }
 
 #[test]

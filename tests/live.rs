@@ -90,9 +90,9 @@ fn appends_on_a_condition_and_of_a_client_that_comes_back() {
     let report: serde_json::Value = serde_json::from_slice(stdout(&ask(&["-o", "json"]))).unwrap();
     assert_eq!((&report["client_id"], &report["last_committed"]), (&"0xabc".into(), &1.into()), "{report}");
     let number = report["session"].to_string();
-    // The same input again, and one line more: the first is there already.
+    // The same input again, and one line more: the first is there already, and is told again.
     let again = append(&cluster, b"six\nseven\n", &["--client-id", "0xabc", "--session", &number]);
-    assert_eq!(sequences(&again), [7]);
+    assert_eq!(sequences(&again), [6, 7]);
     assert_eq!(stdout(&ask(&["--session", &number])), format!("2\tsession {number}\n").as_bytes());
     let another = append(&cluster, b"six\n", &["--client-id", "0xabc", "--session", "1000000"]);
     assert_eq!(another.status.code(), Some(1));
@@ -102,6 +102,99 @@ fn appends_on_a_condition_and_of_a_client_that_comes_back() {
     {
         assert_eq!(cluster.run(bad).status.code(), Some(2), "{bad:?}");
     }
+}
+
+/// What a command printed and ended with, its errors included.
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_client_that_comes_back_is_told_the_outcomes_that_it_was_told() {
+    let cluster = Cluster::start();
+    let run = |input: &[u8], arguments: &[&str]| append(&cluster, input, arguments);
+    let at = ["--client-id", "7", "--match-sequence", "99"];
+    for retry in [false, true] {
+        let (code, out, error) = said(&run(b"a\n", &at));
+        let refused = "all before entry 1 is appended, and nothing from it on: entries 1..=1 were not appended: the log ended at \
+                       sequence 0";
+        assert!((code, &out[..]) == (Some(1), "") && error.contains(refused), "{error}");
+        assert!(error.contains("client 0x7, session ") && error.contains("nothing is decided on") != retry, "{error}");
+    }
+    // Whatever the retry asks for instead, and although the log ends at 0.
+    for other in [&["--client-id", "7"][..], &["--client-id", "7", "--match-sequence", "0"]] {
+        let (code, out, error) = said(&run(b"a\nb\n", other));
+        assert!((code, &out[..]) == (Some(1), "") && error.contains("all before entry 1 is appended"), "{error}");
+    }
+    // The first two have their places, and only the third is asked about.
+    let chain = ["--client-id", "8", "--match-sequence", "0"];
+    let first = run(b"a\nb\n", &chain);
+    assert_eq!(sequences(&first), [1, 2]);
+    let second = run(b"a\nb\nc\n", &chain);
+    assert_eq!(sequences(&second), [1, 2, 3]);
+    assert!(second.stdout.starts_with(&first.stdout), "the timestamps are the same, too");
+    assert_eq!(sequences(&run(b"x\n", &[])), [4]);
+    let (code, out, error) = said(&run(b"a\nb\nc\nd\n", &chain));
+    assert!(code == Some(1) && out.lines().count() == 3 && error.contains("all before entry 4 is appended"), "{error}");
+    // A higher token comes too late for the entry that was fenced, and nothing overtakes it.
+    assert_eq!(sequences(&run(b"x\n", &["--fence", "7"])), [5]);
+    for (token, input) in [("6", &b"a\n"[..]), ("8", b"a\nb\n")] {
+        let (code, out, error) = said(&run(input, &["--client-id", "9", "--fence", token]));
+        assert!((code, &out[..]) == (Some(1), "") && error.contains("a token of 7 was seen"), "{error}");
+    }
+    assert_eq!(stdout(&cluster.run(&["check-tail"])), b"5\n");
+}
+
+#[test]
+fn as_many_outcomes_are_told_again_as_are_kept() {
+    let cluster = Cluster::start();
+    let input: Vec<u8> = (1..=1_100).flat_map(|i| format!("line {i}\n").into_bytes()).collect();
+    assert_eq!(sequences(&append(&cluster, &input, &["--client-id", "7"])), (1..=1_100).collect::<Vec<u64>>());
+    let more = [&input[..], b"one more\n"].concat();
+    let again = append(&cluster, &more, &["--client-id", "7"]);
+    assert_eq!(sequences(&again), (77..=1_101).collect::<Vec<u64>>());
+    let (_, _, error) = said(&again);
+    assert!(error.contains("entries 1 to 76 were decided on so long ago") && !error.contains("warning"), "{error}");
+    let quiet = append(&cluster, &more, &["--client-id", "0x7", "--quiet", "-o", "json"]);
+    let summary: serde_json::Value = serde_json::from_slice(stdout(&quiet)).unwrap();
+    assert_eq!((&summary["entries"], &summary["client_id"]), (&1_024.into(), &"0x7".into()), "{summary}");
+    assert!(error.contains(&format!("client 0x7, session {}\n", summary["session"])), "{error}");
+    assert_eq!(stdout(&cluster.run(&["read", "--from", "1"])), more);
+    let chained = append(&cluster, &[&more[..], b"and one\n"].concat(), &["--client-id", "7", "--match-sequence", "0"]);
+    assert_eq!(sequences(&chained).last(), Some(&1_102), "it goes behind the one before it: {chained:?}");
+    assert_eq!(sequences(&append(&cluster, b"x\n", &[])), [1_103]);
+    let input = [&more[..], b"and one\nand two\n"].concat();
+    let (code, _, error) = said(&append(&cluster, &input, &["--client-id", "7", "--match-sequence", "0"]));
+    assert!(code == Some(1) && error.contains("all from entry 79 on before entry 1103 is appended"), "{error}");
+}
+
+#[test]
+fn an_unknown_outcome_is_found_out_by_what_the_error_names() {
+    let mut cluster = Cluster::start();
+    let mut command = cluster.command(&["append", "--deadline-ms", "500"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    input.write_all(b"one\n").unwrap();
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert!(line.starts_with("1\t"), "{line}");
+    for node in 0..3 {
+        assert!(cluster.stop_node(node).success());
+    }
+    input.write_all(b"two\n").unwrap();
+    drop(input);
+    let (code, _, error) = said(&child.wait_with_output().unwrap());
+    assert!(code == Some(1) && error.contains("1 entries acknowledged, 1 without an answer"), "{error}");
+    let named: Vec<&str> = error.split_whitespace().skip_while(|word| *word != "--client-id").take(4).collect();
+    for node in 0..3 {
+        cluster.start_node(node);
+    }
+    let again = append(&cluster, b"one\ntwo\n", &[named[0], named[1], named[2], named[3].trim_end_matches(':')]);
+    assert_eq!(sequences(&again), [1, 2]);
+    assert!(again.stdout.starts_with(line.as_bytes()));
+    assert_eq!(stdout(&cluster.run(&["read", "--from", "1"])), b"one\ntwo\n");
 }
 
 #[test]

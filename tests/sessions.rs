@@ -8,6 +8,7 @@ use common::cluster::{Cluster, GROUP, SOON};
 use common::packet::{Answer, RawSession};
 use common::serial;
 use std::num::NonZeroU64;
+use std::process::Output;
 use synod::sequencer::MAX_SESSIONS;
 use synod_client::{
     Appender, ClientError, Committed, Condition, Options, Refusal, Resume, Sequence, Unmet, last_committed,
@@ -39,6 +40,12 @@ fn connect(cluster: &Cluster, client_id: u128, resume: Resume) -> Result<Appende
 fn committed(cluster: &Cluster, client_id: u128) -> Option<Committed> {
     let members = cluster.config.client_addresses(GROUP);
     last_committed(cluster.config.cluster_id(), GROUP, members, client_id, cluster.options()).expect("an answer")
+}
+
+/// Runs `synod append`.
+fn append(cluster: &Cluster, arguments: &[&str]) -> Output {
+    let config = cluster.config_file().to_str().expect("a path in UTF-8");
+    cluster.synod(&[&["append", "--config", config], arguments].concat())
 }
 
 const MOVED: Answer = Answer::NotAppended(Decision::TailMoved, 1);
@@ -120,6 +127,21 @@ fn of_two_writers_that_agree_on_a_tail_one_is_appended_and_a_higher_token_shuts_
 fn who_comes_back_to_an_evicted_session_is_told_so_and_nothing_is_appended_twice() {
     let _one = serial();
     let mut cluster = cluster("evicted");
+    let input = cluster.dir().join("input");
+    std::fs::write(&input, "by the command line\n").expect("written");
+    let input = input.to_str().expect("a path in UTF-8").to_owned();
+    let warns = |cluster: &Cluster| {
+        let output = append(cluster, &["--input", &input, "--client-id", "7"]);
+        assert!(output.status.success(), "{output:?}");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), error.contains("nothing is decided on"), error)
+    };
+    let (first, new, error) = warns(&cluster);
+    assert!(new, "{error}");
+    let number_of_7 =
+        error.lines().find_map(|line| line.strip_prefix("synod: client 0x7, session ")).expect("it is told");
+    assert_eq!(warns(&cluster).0, first, "the outcome is told again");
+    assert!(!warns(&cluster).1, "something is decided on in it");
     let mut appender = connect(&cluster, CLIENT, Resume::OrCreate).expect("a session");
     let number = appender.session();
     appender.append(b"once").expect("appended");
@@ -133,6 +155,11 @@ fn who_comes_back_to_an_evicted_session_is_told_so_and_nothing_is_appended_twice
         RawSession::new(&cluster, leader, GROUP, (1 << 64) + other).open();
     }
     assert_eq!(committed(&cluster, CLIENT), None);
+    let refused = append(&cluster, &["--input", &input, "--client-id", "7", "--session", number_of_7]);
+    assert!(refused.status.code() == Some(1) && refused.stdout.is_empty(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the server evicted the session"), "{refused:?}");
+    let (second, warned, error) = warns(&cluster);
+    assert!(warned && second != first, "no silent second append: {error}");
     match connect(&cluster, CLIENT, Resume::Session(number)) {
         Err(ClientError::SessionEvicted { .. }) => {}
         told => panic!("{told:?}"),
@@ -148,5 +175,5 @@ fn who_comes_back_to_an_evicted_session_is_told_so_and_nothing_is_appended_twice
     cluster.await_converged(GROUP);
     cluster.stop_all();
     let report = cluster.verify();
-    assert_eq!((&report["ok"], &report["groups"][0]["tail"]), (&true.into(), &1.into()), "{report}");
+    assert_eq!((&report["ok"], &report["groups"][0]["tail"]), (&true.into(), &3.into()), "{report}");
 }

@@ -66,9 +66,15 @@ impl Appender {
         Ok(appender)
     }
 
-    /// The last client sequence that was committed when the session opened: a caller that resumes goes on behind it.
+    /// The last client sequence that was decided on when the session opened: a caller that resumes goes on behind it, unless
+    /// [`Options::repeat_decided`] says otherwise.
     pub fn last_committed(&self) -> u64 {
         self.last_committed
+    }
+
+    /// The client sequence that the next entry gets.
+    pub fn next_client_seq(&self) -> u64 {
+        self.client.core().next_client_seq()
     }
 
     /// The session's number: kept beside the client id it resumes this session ([`crate::Resume::Session`]).
@@ -222,6 +228,9 @@ impl Appender {
         let next = self.client.core().next_client_seq();
         let (first, last) = self.unknown.unwrap_or((next, next - 1));
         match reason {
+            CloseReason::Refused { refusal, detail } if self.unknown.is_some() => {
+                ClientError::ClosedByRefusal { refusal, detail, first, last }
+            }
             CloseReason::DeadlinePassed => {
                 let waited_ns = nanos(self.client.core().options().deadline);
                 let cause = self.client.unavailable(self.client.now_ns().saturating_sub(waited_ns));

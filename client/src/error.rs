@@ -36,7 +36,7 @@ pub enum ClientError {
     /// A read, status or tail request went without an answer for its whole deadline. It can be repeated.
     #[error("no answer: {0}; try again, or name another member")]
     NoAnswer(Unavailable),
-    /// The entry is longer than allowed. It was not sent, or the server refused it.
+    /// The entry is longer than allowed. It was not appended.
     #[error(
         "the entry is longer than the limit of {limit_bytes} bytes: split it, or raise max_batch_bytes on the nodes"
     )]
@@ -77,6 +77,23 @@ pub enum ClientError {
         refusal: Refusal,
         /// What the refusal says.
         detail: u64,
+    },
+    /// A refusal that retrying does not mend came while entries were under way: those before the refused one may be in the log,
+    /// now or later, or not.
+    #[error(
+        "the server refused for good: {} (detail {detail}), and the outcome of entries {first}..={last} is unknown; reopen the \
+         session with the same client id to learn which were committed",
+        refusal.name()
+    )]
+    ClosedByRefusal {
+        /// Why.
+        refusal: Refusal,
+        /// What the refusal says: for `TooLarge` the limit of an entry in bytes.
+        detail: u64,
+        /// The client sequence of the first entry without an answer.
+        first: u64,
+        /// The last one's.
+        last: u64,
     },
     /// A read by lease: the leader never has one.
     #[error(
@@ -139,7 +156,9 @@ impl ClientError {
     pub fn guarantee(&self) -> Guarantee {
         let idempotence = match self {
             ClientError::NoLeader(_) | ClientError::NoQuorum(_) | ClientError::Timeout { .. } => Idempotence::Session,
-            ClientError::TooLarge { .. } | ClientError::EmptyEntry => Idempotence::Session,
+            ClientError::TooLarge { .. } | ClientError::EmptyEntry | ClientError::ClosedByRefusal { .. } => {
+                Idempotence::Session
+            }
             ClientError::NoAnswer(_)
             | ClientError::LeasesOff
             | ClientError::QuestionTooLong { .. }
@@ -154,7 +173,7 @@ impl ClientError {
     /// Whether entries may or may not have been appended.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            ClientError::Timeout { .. } => true,
+            ClientError::Timeout { .. } | ClientError::ClosedByRefusal { .. } => true,
             ClientError::SessionEvicted { first, last } => first <= last,
             _ => false,
         }

@@ -157,6 +157,11 @@ impl Kv {
         self.reader.get(key, consistency)
     }
 
+    /// The session that writes.
+    pub fn appender(&self) -> &Appender {
+        &self.appender
+    }
+
     /// The reader.
     pub fn reader(&mut self) -> &mut KvReader {
         &mut self.reader

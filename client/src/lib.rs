@@ -18,7 +18,8 @@
 //! *Deadlines.* Every entry has one, counted from its offer ([`Options::deadline`]), and so has every call that waits. Past it
 //! the outcome is `Unknown`, explicitly: the session is closed, and whether the entry was sequenced, or will be, is not known
 //! *here*. To find out, open the session again, by client id and number ([`Resume::Session`]): [`Event::Opened`] says the
-//! last client sequence committed, and [`last_committed`] asks for that alone. See [`Core`] for the rule on resuming.
+//! last client sequence committed, and [`last_committed`] asks for that alone; with [`Options::repeat_decided`] the last of those
+//! entries are offered again, and end in the events that tell their outcomes. See [`Core`] for the rule on resuming.
 //!
 //! *Sessions* are part of the replicated state, which keeps 1,024 of them: opening one more evicts the least recently used, and
 //! one that rested for seven days by the log's time goes too. Who comes back to an evicted session by its number is told so

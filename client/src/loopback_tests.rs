@@ -197,6 +197,29 @@ fn an_evicted_session_says_what_is_uncertain() {
     assert!(matches!(error, ClientError::SessionEvicted { first: 1, last: 1 }), "{error}");
 }
 
+#[test]
+fn a_refusal_for_good_says_what_was_under_way() {
+    let mut leads = prompt_leader();
+    let leader = Node::start(move |asked| match &asked {
+        Asked::Append { first_seq, .. } if *first_seq > 1 => {
+            vec![Refuse { reference: *first_seq, detail: 100, ..Refuse::with(Refusal::TooLarge) }.datagram()]
+        }
+        _ => leads(asked),
+    });
+    let mut appender = connect(&[leader.member(0)], Options::default()).unwrap();
+    appender.append(b"one").unwrap();
+    for entry in [&[7; 50][..], &[7; 200]] {
+        appender.push(entry, &mut |ack| panic!("{ack:?}")).unwrap();
+    }
+    let error = appender.flush(Duration::from_secs(5), &mut |ack| panic!("{ack:?}")).unwrap_err();
+    let refusal = Refusal::TooLarge;
+    assert!(
+        matches!(error, ClientError::ClosedByRefusal { refusal: told, detail: 100, first: 2, last: 3 } if told == refusal),
+        "{error}"
+    );
+    assert!(error.is_outcome_unknown() && error.to_string().contains("entries 2..=3 is unknown"), "{error}");
+}
+
 /// A leader whose log takes one entry, from whoever brings the highest token.
 fn fencing_leader() -> impl FnMut(Asked) -> Vec<Vec<u8>> + Send {
     let mut tail = 0;

@@ -36,6 +36,10 @@ pub struct Options {
     pub receipts: bool,
     /// Which session to open.
     pub resume: Resume,
+    /// For a client that comes back and wants to know what became of its entries: it begins with the last ones that its session
+    /// has decided on, as many as the server grants credit (all of them, if they are fewer), and is told what each was told, or
+    /// would have been, the first time. See [`crate::Core`], "Resuming".
+    pub repeat_decided: bool,
     /// Seeds the jitter of pauses, so that clients do not come back in step. Mixed with the client id.
     pub seed: u64,
 }
@@ -53,6 +57,7 @@ impl Default for Options {
             spin: Duration::ZERO,
             receipts: false,
             resume: Resume::OrCreate,
+            repeat_decided: false,
             seed: 0,
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::error::{ClientError, Unavailable};
 use crate::options::{OptionsError, ReadOptions, check_members, nanos};
-use crate::read::recency_of;
+use crate::read::{NO_LEASE_PACE_US, recency_of};
 use crate::reply::{Rejection, Reply, finish_request, told};
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
@@ -45,7 +45,8 @@ pub enum Standing {
     Open,
     /// It is answered.
     Answered(Answer),
-    /// The machine does not take it, or its answer has no place in a datagram; asking again would not help.
+    /// The machine does not take it, its answer has no place in a datagram, or it asks for a lease and leases are off; asking again
+    /// would not help.
     Refused {
         /// Why.
         refusal: Refusal,
@@ -277,13 +278,22 @@ impl QuestionCore {
             (refusal @ (Refusal::BadQuestion | Refusal::TooLarge), _) => {
                 return self.end(Standing::Refused { refusal, detail: rejection.detail });
             }
+            // It leads, and nobody else can have a lease: with leases off none ever has, else one comes with the next heartbeats.
+            (refusal @ Refusal::NoLease, _) if rejection.detail == 0 => {
+                return self.end(Standing::Refused { refusal, detail: 0 });
+            }
+            (Refusal::NoLease, _) => return self.pause(now_ns, rejection.retry_after_us.max(NO_LEASE_PACE_US)),
             (Refusal::NotLeader, Some(leader)) if leader != from => self.route.redirect(leader),
             // BUSY as well: another member may have applied what this one has not.
             _ => self.route.rotate(),
         }
         if self.route.in_vain() {
-            self.pause_until_ns = now_ns.saturating_add(pause_ns(rejection.retry_after_us, &mut self.jitter));
+            self.pause(now_ns, rejection.retry_after_us);
         }
+    }
+
+    fn pause(&mut self, now_ns: u64, retry_after_us: u32) {
+        self.pause_until_ns = now_ns.saturating_add(pause_ns(retry_after_us, &mut self.jitter));
     }
 }
 
@@ -342,6 +352,7 @@ impl Questions {
             })?;
             match self.core.standing() {
                 Standing::Answered(answer) => return Ok(answer.clone()),
+                Standing::Refused { refusal: Refusal::NoLease, .. } => return Err(ClientError::LeasesOff),
                 Standing::Refused { refusal, detail } => {
                     return Err(ClientError::Refused { refusal: *refusal, detail: *detail });
                 }
@@ -486,6 +497,22 @@ mod tests {
         let due_ns = core.poll_timeout().expect("it goes on");
         assert!((MS..2 * MS).contains(&due_ns), "the refusal asked for 1 ms: {due_ns}");
         assert!(sent(&mut core, due_ns).is_some());
+    }
+
+    #[test]
+    fn a_leader_without_a_lease_is_asked_again_and_one_with_leases_off_ends_the_question() {
+        let mut core = core(&[1, 2]);
+        core.ask(b"q", Consistency::Lease, Sequence::ZERO);
+        sent(&mut core, 0).unwrap();
+        core.handle(MS, address(1), &refuse(1, Refusal::NoLease));
+        assert_eq!((sent(&mut core, MS), core.standing()), (None, &Standing::Open), "a lease may come");
+        let due_ns = core.poll_timeout().expect("it goes on");
+        assert!((11 * MS..14 * MS).contains(&due_ns), "no sooner than in 10 ms: {due_ns}");
+        assert_eq!(sent(&mut core, due_ns).expect("it is due again").0, 1, "nobody else can have one");
+        let off = Refuse { reference: 2, ..Refuse::with(Refusal::NoLease) }.datagram();
+        core.handle(due_ns, address(1), &off);
+        assert_eq!(core.standing(), &Standing::Refused { refusal: Refusal::NoLease, detail: 0 });
+        assert!(core.poll_timeout().is_none());
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) const REQUEST_BYTES: usize = frame_bytes(size_of::<ReadBody>());
 const FOLLOW_PACE_US: u32 = 2_000;
 
 /// A leader without a lease is asked again no sooner than this.
-const NO_LEASE_PACE_US: u32 = 10_000;
+pub(crate) const NO_LEASE_PACE_US: u32 = 10_000;
 
 /// An entry of the log, borrowed from the reader's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

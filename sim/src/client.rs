@@ -42,6 +42,8 @@ pub(crate) enum Learnt {
     NotAppended(u64, u32, Unmet),
     /// Entries have their places: client sequence, sequence, count.
     Acked(u64, u64, u32),
+    /// What was decided on before the client came back was told again.
+    Again,
     /// The session of this number, if it was open once, is over; the client comes back by itself.
     Closed(CloseReason, Option<u64>),
 }
@@ -127,6 +129,8 @@ impl Appender {
     /// Forgets everything but its session and what it has offered, and comes back.
     pub(crate) fn restart(&mut self, now_ns: u64) {
         self.options.resume = self.session.map_or(Resume::OrCreate, Resume::Session);
+        // Every other life asks what became of its entries.
+        self.options.repeat_decided = self.life.is_multiple_of(2);
         self.life += 1;
         self.opened = false;
         self.core = core(self.client_id, self.members, usize::from(self.life), &self.options, now_ns);
@@ -194,7 +198,13 @@ impl Appender {
         while let Some((to, bytes)) = self.core.poll_transmit(now_ns, &mut self.datagram[..]) {
             out.push((to, self.datagram[..bytes].into()));
         }
+        let decided = self.core.last_committed().unwrap_or(0);
         while let Some(event) = self.core.poll_event() {
+            if let Event::Acked { client_seq, .. } | Event::NotAppended { client_seq, .. } = event
+                && client_seq <= decided
+            {
+                learnt.push(Learnt::Again);
+            }
             match event {
                 Event::Opened { session, last_committed, .. } => {
                     self.opened = true;

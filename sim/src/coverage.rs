@@ -137,6 +137,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a bounded read was answered", None),
     ("a bunch of completions took more than one turn", None),
     ("a client was told that its session is gone", None),
+    ("a client that came back was told an old outcome again", None),
     ("a client was told the value of a key", None),
     ("a client was told what a put or delete did", None),
     ("a client was told who chose a slot", None),

@@ -102,6 +102,10 @@ impl Sim {
                 self.operations += u64::from(entries);
                 Ok(())
             }
+            Learnt::Again => {
+                self.coverage.mark("a client that came back was told an old outcome again");
+                Ok(())
+            }
             Learnt::Opened(last) if last > offered => violated(
                 "each entry once, first in first out",
                 format!("c{client}: {last} committed, {offered} offered"),

@@ -1,13 +1,15 @@
 //! `synod append`: entries from a file or stdin, pipelined. A thread of its own reads the input, so that acknowledgements
-//! are printed as they come even while the input pauses.
+//! are printed as they come even while the input pauses. A client that comes back offers the end of what was decided on again,
+//! before anything new: it is told the same outcomes, and whether it may go on.
 
 use super::entries::{EntryReader, InputError};
 use super::output::{Failure, Outcome, OutputError, Style, print, print_json, stdout};
-use super::session::resume;
+use super::session::{Identity, resume};
 use super::{AppendArgs, client_failure, random_client_id};
 use crate::config::Config;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{self, Pipeline};
 use anyhow::{Context, anyhow};
+use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, StdoutLock, Write};
 use std::num::NonZeroU64;
@@ -48,6 +50,7 @@ pub(super) fn append(args: &AppendArgs) -> Outcome {
     let input = open(&args.input)?;
     let reader = EntryReader::new(BufReader::with_capacity(CHUNK_BYTES, input), args.format);
     let appender = connect(&config, group, args)?;
+    announce(&appender, args);
     let mut pushing = Pushing::new(&appender, args);
     let mut pipeline = Pipeline::new(appender);
     let (sender, chunks) = sync_channel(CHUNKS);
@@ -60,7 +63,7 @@ pub(super) fn append(args: &AppendArgs) -> Outcome {
     // end ends it.
     drop(chunks);
     if let Err(stop) = outcome {
-        return Err(told(stop, &pipeline, &args.input));
+        return Err(told(stop, &pipeline, &pushing, &args.input));
     }
     let read = input.join().map_err(|_| anyhow!("the thread that reads the input panicked"))?;
     if args.quiet {
@@ -87,6 +90,7 @@ fn connect(config: &Config, group: GroupId, args: &AppendArgs) -> Result<Appende
         max_datagram_bytes: super::datagram_bytes(config),
         receipts: args.receipt,
         resume: resume(args.session),
+        repeat_decided: args.client_id.is_some(),
         ..Options::default()
     };
     let members = config.client_addresses(group);
@@ -94,10 +98,34 @@ fn connect(config: &Config, group: GroupId, args: &AppendArgs) -> Result<Appende
     Appender::connect(config.cluster_id(), group, members, client_id, options).map_err(client_failure)
 }
 
+/// Says by what the session can be come back to, and what it cannot be told of the client's past.
+fn announce(appender: &Appender, args: &AppendArgs) {
+    if args.client_id.is_none() {
+        return;
+    }
+    let identity = Identity::of(appender);
+    eprintln!("synod: {identity}");
+    if args.session.is_none() && appender.last_committed() == 0 {
+        eprintln!(
+            "synod: warning: nothing is decided on in this session: if the client appended before, its earlier session was \
+             evicted, and its entries are now appended a second time; --session with the earlier number refuses that"
+        );
+    }
+    if let passed_over @ 1.. = appender.next_client_seq() - 1 {
+        eprintln!(
+            "synod: entries 1 to {passed_over} were decided on so long ago that their outcomes are not kept: passed over"
+        );
+    }
+}
+
 /// How entries go from the input into the session.
 struct Pushing {
-    /// Entries of the input that the session holds already.
+    /// The first entry of the input that is offered: the outcomes of those before it are not kept any more.
+    first: u64,
+    /// How many of those are still to be passed over.
     passed_over: u64,
+    /// How many entries are still to be offered that were decided on before, and are told again.
+    repeated: u64,
     /// Where the log must end for the next entry.
     tail: Option<Sequence>,
     fence: Option<NonZeroU64>,
@@ -106,11 +134,13 @@ struct Pushing {
 impl Pushing {
     fn new(appender: &Appender, args: &AppendArgs) -> Pushing {
         let (tail, fence) = (args.match_sequence.map(Sequence), args.fence);
-        Pushing { passed_over: appender.last_committed(), tail, fence }
+        let first = appender.next_client_seq();
+        let passed_over = first - 1;
+        Pushing { first, passed_over, repeated: appender.last_committed() - passed_over, tail, fence }
     }
 
     /// Takes the next entry of the input. One that must stand at a certain place waits there for its acknowledgement: only then
-    /// is known where the next one must stand.
+    /// is known where the next one must stand. And nothing new is sent before all that is old is known to be appended.
     fn push(&mut self, pipeline: &mut Pipeline, entry: &[u8], printer: &mut Printer) -> Result<(), ClientError> {
         if self.passed_over > 0 {
             self.passed_over -= 1;
@@ -118,14 +148,24 @@ impl Pushing {
         }
         let condition = Condition { match_sequence: self.tail, fence: self.fence };
         pipeline.push_if(entry, condition, &mut |ack| printer.ack(ack))?;
-        if let Some(tail) = &mut self.tail {
+        let last_repeated = self.repeated == 1;
+        self.repeated = self.repeated.saturating_sub(1);
+        if self.tail.is_some() || last_repeated {
             pipeline.drain(&mut |ack| {
-                *tail = ack.sequence;
+                self.tail = self.tail.and(Some(ack.sequence));
                 printer.ack(ack);
             })?;
             printer.flush();
         }
         Ok(())
+    }
+
+    /// What is known of the entries before this one if all that were offered are acknowledged.
+    fn before(&self, entry: u64) -> String {
+        match self.first {
+            1 => format!("all before entry {entry} is appended"),
+            first => format!("all from entry {first} on before entry {entry} is appended"),
+        }
     }
 }
 
@@ -259,35 +299,49 @@ impl From<ClientError> for Stop {
 
 /// The failure, with how far the input got. A refused or unknown entry is named by its place in the input: the session
 /// is this command's own, or one that was begun with the same input, so its client sequences count the input's entries.
-fn told(stop: Stop, pipeline: &Pipeline, input: &Path) -> Failure {
+fn told(stop: Stop, pipeline: &Pipeline, pushing: &Pushing, input: &Path) -> Failure {
     let error = match stop {
         Stop::Output(failure) => return failure,
         Stop::Session(error) => error,
     };
     let acknowledged = pipeline.measured().entries;
-    let next = pipeline.appender().client().core().next_client_seq();
+    let next = pipeline.appender().next_client_seq();
     let place = match &error {
-        ClientError::TooLarge { .. } => format!("{}: entry {next}; all before it is appended", input.display()),
+        // It was not sent, and what was is settled.
+        ClientError::TooLarge { .. } if pipeline.is_open() => format!("entry {next}; {}", pushing.before(next)),
         // Behind an entry that was fenced all are; behind one whose place was taken none was sent.
-        ClientError::NotAppended { first, .. } => {
-            format!("{}: all before entry {first} is appended, and nothing from it on", input.display())
-        }
-        _ => format!(
-            "{}: {acknowledged} entries acknowledged, {} without an answer",
-            input.display(),
-            pipeline.in_flight()
-        ),
+        ClientError::NotAppended { first, .. } => format!("{}, and nothing from it on", pushing.before(*first)),
+        _ => format!("{acknowledged} entries acknowledged, {} without an answer", pipeline.in_flight()),
     };
     let unavailable = error.is_unavailable() && acknowledged == 0;
-    let error = anyhow::Error::new(error).context(place);
+    let identity = Identity::of(pipeline.appender());
+    let error = if error.is_outcome_unknown() && !matches!(error, ClientError::SessionEvicted { .. }) {
+        let way = format!(
+            "append the same input with {}: what was decided on is told, and the rest follows",
+            identity.options()
+        );
+        anyhow::Error::new(error).context(way)
+    } else {
+        anyhow::Error::new(error)
+    };
+    let error = error.context(format!("{}: {place}", input.display()));
     if unavailable { Failure::Unavailable(error) } else { Failure::Failed(error) }
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    identity: Identity,
+    #[serde(flatten)]
+    summary: pipeline::Summary,
 }
 
 fn summary(pipeline: &Pipeline, style: Style) -> Outcome {
     let s = pipeline.measured().summary();
     let l = &s.latency;
     match style {
-        Style::Json => print_json(&s),
+        Style::Json => print_json(&Report { identity: Identity::of(pipeline.appender()), summary: s }),
         Style::Text => print(&format!(
             "{} entries in {:.3} s, {:.0} a second; latency p50 {} us, p99 {} us, p99.9 {} us, max {} us\n",
             s.entries, s.seconds, s.entries_per_second, l.p50_us, l.p99_us, l.p999_us, l.max_us

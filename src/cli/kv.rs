@@ -2,6 +2,7 @@
 //! stdin, and text output writes one as it is.
 
 use super::output::{Failure, Outcome, OutputError, Style, print_json, stdout};
+use super::session::Identity;
 use super::{GroupArgs, KvCommand, KvGetArgs, KvWriteArgs, client_failure, known_node, random_client_id};
 use crate::config::{Config, Machine};
 use anyhow::{Context, anyhow};
@@ -123,7 +124,7 @@ struct Written<'a> {
 fn write(args: &KvWriteArgs, write: impl FnOnce(&mut Kv) -> Result<KvWritten, ClientError>) -> Outcome {
     let (config, group) = load(&args.target)?;
     let mut kv = connect(&config, group, args)?;
-    let KvWritten { ack, outcome } = write(&mut kv).map_err(kv_failure)?;
+    let KvWritten { ack, outcome } = write(&mut kv).map_err(|error| write_failure(error, &kv))?;
     let previous = match outcome {
         Some(Did::Stored { previous }) => previous,
         Some(Did::Deleted { previous }) => Some(previous),
@@ -164,6 +165,16 @@ fn connect(config: &Config, group: GroupId, args: &KvWriteArgs) -> Result<Kv, Fa
     let reader = KvReader::new(config.cluster_id(), group, addresses, read).map_err(client_failure)?;
     let appender = Appender::connect(config.cluster_id(), group, members, random_client_id()?, options);
     Ok(Kv::new(appender.map_err(client_failure)?, reader))
+}
+
+/// A write whose outcome is unknown is asked for by its session.
+fn write_failure(error: ClientError, kv: &Kv) -> Failure {
+    if !error.is_outcome_unknown() {
+        return kv_failure(error);
+    }
+    let identity = Identity::of(kv.appender());
+    let way = format!("{identity}: synod last-committed {} says 1 once the write is committed", identity.options());
+    Failure::Failed(anyhow::Error::new(error).context(way))
 }
 
 /// A key or value of a forbidden length is wrong usage.

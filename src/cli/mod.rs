@@ -158,10 +158,12 @@ struct AppendArgs {
     /// A fencing token: append only if the group has seen no higher one.
     #[arg(long, value_name = "T")]
     fence: Option<NonZeroU64>,
-    /// Append as this client, whose session goes on: as many entries of the input as it holds already are passed over.
+    /// Append as this client, whose session goes on: entries of the same input that were decided on before are not appended again,
+    /// but their outcomes are told again, as far as they are kept (the last 1,024).
     #[arg(long, value_name = "ID", value_parser = session::parse_client_id)]
     client_id: Option<u128>,
-    /// Fail if the client's session is another than this one, as after an eviction, instead of opening a new one.
+    /// Fail if the client's session is another than this one, as after an eviction, instead of opening a new one. The command says
+    /// the number on stderr.
     #[arg(long, value_name = "N", requires = "client_id", value_parser = clap::value_parser!(u64).range(1..u64::MAX))]
     session: Option<u64>,
     /// The most entries in flight.
@@ -271,8 +273,9 @@ struct KvGetArgs {
     /// The node to ask; any that answers when left out.
     #[arg(long, value_name = "N")]
     node: Option<u8>,
-    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `bounded:MS` (all until so many
-    /// milliseconds before) or `local` (what the node has). What cannot be shown is refused.
+    /// How recent what is shown must be: `read_index` (all that was acknowledged before), `lease` (the same, of a leader that
+    /// holds a lease), `lease_or_read_index`, `bounded:MS` (all until so many milliseconds before) or `local` (what the node
+    /// has). What cannot be shown is refused.
     #[arg(long, value_name = "C", default_value = "read_index", value_parser = read::parse_consistency)]
     consistency: Consistency,
     /// How long to wait for an answer.

@@ -1,18 +1,18 @@
-//! `synod last-committed`: how far a session got. And the client ids that sessions go by on the command line.
+//! `synod last-committed`: how far a session got. And what sessions go by on the command line: client ids and numbers.
 
 use super::output::{Failure, Outcome, Style, print, print_json};
 use super::{LastCommittedArgs, client_failure, datagram_bytes};
 use anyhow::anyhow;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use std::fmt;
 use std::time::Duration;
-use synod_client::{Options, Resume, last_committed};
+use synod_client::{Appender, Options, Resume, last_committed};
 
 /// What is printed as JSON.
 #[derive(Serialize)]
 struct Report {
-    /// In hexadecimal: JSON's numbers are too short for it.
-    client_id: String,
-    session: u64,
+    #[serde(flatten)]
+    identity: Identity,
     last_committed: u64,
 }
 
@@ -34,11 +34,40 @@ pub(super) fn print_last_committed(args: &LastCommittedArgs) -> Outcome {
     };
     match args.output {
         Style::Json => print_json(&Report {
-            client_id: format!("{:#x}", args.client_id),
-            session: found.session,
+            identity: Identity { client_id: args.client_id, session: found.session },
             last_committed: found.last_committed,
         }),
         Style::Text => print(&format!("{}\tsession {}\n", found.last_committed, found.session)),
+    }
+}
+
+/// What a session goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Identity {
+    /// In hexadecimal: JSON's numbers are too short for it.
+    #[serde(serialize_with = "in_hexadecimal")]
+    client_id: u128,
+    session: u64,
+}
+
+fn in_hexadecimal<S: Serializer>(client_id: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{client_id:#x}"))
+}
+
+impl Identity {
+    pub(super) fn of(appender: &Appender) -> Identity {
+        Identity { client_id: appender.client().core().client_id(), session: appender.session() }
+    }
+
+    /// As the commands take it.
+    pub(super) fn options(&self) -> String {
+        format!("--client-id {:#x} --session {}", self.client_id, self.session)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client {:#x}, session {}", self.client_id, self.session)
     }
 }
 

@@ -72,6 +72,52 @@ fn a_client_that_comes_back_names_its_session_and_is_told_if_it_is_gone() {
     assert_eq!(new.closed(), None, "a new session cannot be gone");
 }
 
+/// A session that comes back with `repeat_decided`, after `last_committed` entries, to a server that keeps `credit` outcomes.
+fn repeating_core(last_committed: u64, credit: u32) -> Core {
+    let options = Options { resume: Resume::Session(SESSION), repeat_decided: true, ..Options::default() };
+    let mut core = Core::new(CLUSTER, GROUP, CLIENT, vec![(NodeId(1), address(A))], options, 0).unwrap();
+    sent(&mut core, 0);
+    core.handle(MS, address(A), &opened(last_committed, credit));
+    assert!(matches!(events(&mut core)[..], [Event::Opened { last_committed: told, .. }] if told == last_committed));
+    core
+}
+
+#[test]
+fn a_client_that_repeats_its_entries_is_told_what_became_of_them() {
+    let mut core = repeating_core(2, 100);
+    for (seq, entry) in [(1, b"a"), (2, b"b"), (3, b"c")] {
+        assert_eq!((core.next_client_seq(), core.offer_if(entry, Condition::fence(token(4)), MS)), (seq, Ok(seq)));
+    }
+    let run = |first_seq, entries: &[&[u8]]| Asked::AppendIf {
+        condition: wire(batch::Condition::ANY_TAIL, 4),
+        first_seq,
+        entries: entries.iter().map(|entry| entry.to_vec()).collect(),
+    };
+    assert_eq!(sent(&mut core, MS), [run(1, &[b"a", b"b"]), run(3, &[b"c"])], "what is decided on goes by itself");
+    core.handle(2 * MS, address(A), &appended(&[(1, 70, 7, 1)], 100));
+    core.handle(2 * MS, address(A), &not_appended(2, Decision::Fenced, 8, 1));
+    let told = events(&mut core);
+    assert!(
+        matches!(
+            told[..],
+            [
+                Event::Acked { client_seq: 1, sequence: Sequence(70), entries: 1, .. },
+                Event::NotAppended { client_seq: 2, unmet: Unmet::Fenced { highest: 8 }, entries: 1, .. }
+            ]
+        ),
+        "{told:?}"
+    );
+    assert_eq!(core.outstanding(), 1);
+}
+
+#[test]
+fn no_more_is_repeated_than_the_server_keeps() {
+    assert_eq!(repeating_core(41, 10).next_client_seq(), 32);
+    assert_eq!(repeating_core(10, 10).next_client_seq(), 1);
+    assert_eq!(repeating_core(0, 10).next_client_seq(), 1);
+    assert_eq!(open_core().next_client_seq(), 1);
+}
+
 #[test]
 fn what_is_said_about_an_earlier_session_of_the_client_is_stale() {
     let mut core = core_with(Resume::Session(SESSION));

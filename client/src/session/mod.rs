@@ -186,11 +186,15 @@ enum Phase {
 /// # Resuming
 ///
 /// Client sequences start at `last_committed + 1`, where [`Event::Opened`] tells `last_committed`. Entries offered
-/// before that event are numbered from 1 by [`Core::offer`]; on opening `last_committed` is added, so for a new client
+/// before that event are numbered from 1 by [`Core::offer`]; on opening what precedes them is added, so for a new client
 /// id nothing changes. A client that comes back with the same id must first wait for `Opened`, and then offer *the
 /// entries that it had offered before* from `last_committed + 1` on, in the same order: datagrams of the earlier
 /// incarnation may still be under way, and whichever copy of an entry arrives first is sequenced under its client
 /// sequence. A client that cannot repeat its entries takes a new id.
+///
+/// With [`Options::repeat_decided`] it begins earlier, at what [`Core::next_client_seq`] says once the session is open: the server
+/// keeps as many outcomes as it grants credit, and each entry that is offered again ends in the event that tells its own. Nothing
+/// is decided a second time, whatever is offered in its place and on whatever condition.
 ///
 /// It also names the session by its number ([`crate::Resume::Session`]). The id alone ([`crate::Resume::OrCreate`]) opens a new session if
 /// the old one was evicted meanwhile; that one has committed nothing, and a client that took its word for it would append a
@@ -616,8 +620,11 @@ impl Core {
             }
         };
         let most = if condition.match_sequence.is_some() { 1 } else { u64::MAX };
+        // The server answers from its table only runs that it has decided on whole.
+        let decided_end = self.last_committed.expect("the session is open") + 1;
+        let end = if range.start < decided_end { range.end.min(decided_end) } else { range.end };
         let mut at = range.start;
-        while at < range.end
+        while at < end
             && at - range.start < most
             && !self.window.is_acked(at)
             && self.window.condition(at) == condition

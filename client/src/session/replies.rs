@@ -82,7 +82,8 @@ impl Core {
         self.pause_until_ns = now_ns;
         self.burst = self.window.capacity();
         self.credit = u64::from(body.credit.get().max(1));
-        self.window.renumber(last_committed);
+        let repeated = if self.options.repeat_decided { last_committed.min(self.credit) } else { 0 };
+        self.window.renumber(last_committed - repeated);
         self.next_send = self.window.first_unacked();
         self.sent_end = self.next_send;
         self.last_committed = Some(last_committed);

@@ -813,9 +813,11 @@ fn hostile_reply() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|(last, credit, entry, run)| opened_with(last, credit, entry, run)),
         (proptest::collection::vec((edge(), edge(), edge(), count()), 0..4), count())
             .prop_map(|(runs, credit)| appended(&runs, credit)),
-        (0usize..9, edge(), edge(), count(), leader).prop_map(|(which, reference, detail, retry_after_us, leader)| {
-            Refuse { refusal: Refusal::ALL[which], reference, detail, retry_after_us, leader }.datagram()
-        }),
+        (0..Refusal::ALL.len(), edge(), edge(), count(), leader).prop_map(
+            |(which, reference, detail, retry_after_us, leader)| {
+                Refuse { refusal: Refusal::ALL[which], reference, detail, retry_after_us, leader }.datagram()
+            }
+        ),
         (0usize..Kind::ALL.len(), proptest::collection::vec(any::<u8>(), 0..200))
             .prop_map(|(kind, payload)| datagram(&header(Kind::ALL[kind]), &payload)),
     ]
