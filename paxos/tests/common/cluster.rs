@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::node::{Node, Packet};
 use super::{MS, Value, settings};
 use std::collections::{BTreeMap, BTreeSet};
-use synod_paxos::{Input, Role};
+use synod_paxos::{Input, Lease, Role};
 use synod_wire::{Lsn, NodeId, Quorums};
 
 /// More deliveries than any scenario needs: the group talks to itself for ever.
@@ -18,6 +18,9 @@ pub(crate) struct Shape {
     pub(crate) window_slots: u64,
     /// Freshly formatted, not founded.
     pub(crate) fresh: bool,
+    pub(crate) lease: Option<Lease>,
+    /// Nodes whose clock is not true, and by how much it is fast.
+    pub(crate) drifts: Vec<(NodeId, i64)>,
 }
 
 /// See the module.
@@ -39,8 +42,12 @@ impl Cluster {
             let mut settings = settings(me, shape.nodes);
             settings.quorums = shape.quorums;
             settings.window_slots = shape.window_slots;
+            settings.lease = shape.lease;
             let disk = if shape.fresh { Disk::default() } else { Node::founded_disk(&settings) };
-            Node::new(settings, disk)
+            let mut node = Node::new(settings, disk);
+            let drift = shape.drifts.iter().find(|(id, _)| id.0 == me);
+            node.drift_ppm = drift.map_or(0, |(_, drift_ppm)| *drift_ppm);
+            node
         });
         let mut cluster = Cluster {
             now_ns: MS,
@@ -131,8 +138,8 @@ impl Cluster {
         let end = self.now_ns + elapsed_ns;
         loop {
             self.deliver_all();
-            let due = |node: &Node| node.replica.as_ref().map(|replica| (replica.poll_timeout(), node.settings.me));
-            let Some((at, id)) = self.nodes.iter().filter_map(due).min().filter(|(at, _)| *at <= end) else { break };
+            let due = |node: &Node| (node.due_ns(), node.settings.me);
+            let Some((at, id)) = self.nodes.iter().map(due).min().filter(|(at, _)| *at <= end) else { break };
             self.now_ns = self.now_ns.max(at);
             self.step(id, Input::Timeout, None);
         }
@@ -143,7 +150,7 @@ impl Cluster {
     pub(crate) fn run_timers(&mut self, id: NodeId, elapsed_ns: u64) {
         let end = self.now_ns + elapsed_ns;
         loop {
-            let at = self.node(id).core().poll_timeout();
+            let at = self.node(id).due_ns();
             if at > end {
                 break;
             }
@@ -161,7 +168,7 @@ impl Cluster {
             if core.role() == Role::Candidate && core.promised() > before {
                 return Ok(());
             }
-            let at = core.poll_timeout();
+            let at = self.node(id).due_ns();
             if at == u64::MAX {
                 break;
             }

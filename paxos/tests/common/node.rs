@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use synod_paxos::{Halt, Input, Message, Output, Reason, Record, Replica, Role, Settings, Source, invariants};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
+/// Parts in a million.
+const PPM: u128 = 1_000_000;
+
 /// A datagram between two members.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
@@ -41,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) roles: Vec<(Role, Reason)>,
     /// The last round of reads that it answered, since it was started.
     pub(crate) answered: Option<u64>,
+    /// By how much its clock is fast; below 0: slow. The same for the whole run, so that one moment has one reading.
+    pub(crate) drift_ppm: i64,
     copies: BTreeMap<Slot, Copy>,
     parked: Vec<Parked>,
 }
@@ -56,6 +61,7 @@ impl Node {
             applied: Vec::new(),
             roles: Vec::new(),
             answered: None,
+            drift_ppm: 0,
             copies: BTreeMap::new(),
             parked: Vec::new(),
         }
@@ -70,6 +76,32 @@ impl Node {
         disk.append(lsn, Logged { promised: Ballot::ZERO, record, value: None, marks: Vec::new(), damage: None });
         disk.sync(lsn);
         disk
+    }
+
+    /// What its clock shows.
+    pub(crate) fn local_ns(&self, now_ns: u64) -> u64 {
+        (u128::from(now_ns) * self.pace() / PPM) as u64
+    }
+
+    /// The first moment at which its clock shows this.
+    pub(crate) fn moment_ns(&self, local_ns: u64) -> u64 {
+        u64::try_from((u128::from(local_ns) * PPM).div_ceil(self.pace())).unwrap_or(u64::MAX)
+    }
+
+    /// What its clock counts in a million ticks of a true one.
+    fn pace(&self) -> u128 {
+        PPM.saturating_add_signed(self.drift_ppm.into())
+    }
+
+    /// When its next timer fires; `u64::MAX`: it has none, or is down.
+    pub(crate) fn due_ns(&self) -> u64 {
+        let local_ns = self.replica.as_ref().map_or(u64::MAX, Replica::poll_timeout);
+        if local_ns == u64::MAX { u64::MAX } else { self.moment_ns(local_ns) }
+    }
+
+    /// Whether it could answer a read by its lease at this moment.
+    pub(crate) fn holds_lease(&self, now_ns: u64) -> bool {
+        self.local_ns(now_ns) < self.core().lease_until_ns()
     }
 
     /// The running replica.
@@ -90,7 +122,7 @@ impl Node {
         self.copies = recovered.copies;
         self.roles.clear();
         self.answered = None;
-        let replica = Replica::new(self.settings.clone(), recovered.restart, now_ns);
+        let replica = Replica::new(self.settings.clone(), recovered.restart, self.local_ns(now_ns));
         invariants::check_state(&replica);
         self.replica = Some(replica);
     }
@@ -108,13 +140,14 @@ impl Node {
     /// Feeds one input and carries the outputs out. `value` is what came with it.
     pub(crate) fn step(&mut self, now_ns: u64, input: Input, value: Option<Value>, checks: &mut Checks) -> Vec<Packet> {
         let mut sent = Vec::new();
+        let local_ns = self.local_ns(now_ns);
         let Some(replica) = &mut self.replica else { return sent };
         let before = replica.clone();
         checks.at(now_ns);
         if input == Input::Read {
             checks.on_read(self.settings.me, replica.read_round());
         }
-        replica.step(now_ns, input);
+        replica.step(local_ns, input);
         invariants::check_step(&before, replica);
         invariants::check_state(replica);
         while let Some(output) = self.replica.as_mut().and_then(Replica::poll_output) {
@@ -186,7 +219,7 @@ impl Node {
                 self.answered = Some(round);
                 checks.on_reads_ready(me, round, delivered);
                 let current_at_ns = self.core().current_at_ns();
-                checks.on_current(me, current_at_ns.expect("a round was answered"), delivered);
+                checks.on_current(me, self.moment_ns(current_at_ns.expect("a round was answered")), delivered);
             }
             Output::Repaired => {}
             Output::Halt(halt) => assert_eq!(self.core().halted(), Some(halt)),

@@ -3,12 +3,13 @@
 //! | command | what it does |
 //! |---|---|
 //! | `group 3 [quorums 2 2] [window 64] [fresh]` | starts the nodes 1 to 3; `fresh`: just formatted, not founded |
+//! | `group 3 lease 100ms [drift 10%] [slow 1] [fast 2]` | leases, the drift that they allow for, and whose clocks drift by it |
 //! | `propose 1 a b` | the leader 1 proposes values, one a slot |
 //! | `read 1` | node 1 gets a read, which joins its next round |
 //! | `campaign 2` | node 2 hears no leader, and stands for election |
 //! | `deliver` | delivers datagrams until none is under way |
 //! | `deliver 1->2 Accept slot=3` | delivers those now under way that match; `*` is any node; kind and fields may be left out |
-//! | `drop …`, `duplicate …` | likewise |
+//! | `drop …`, `duplicate …` | likewise; `deliver one …`: the oldest of them |
 //! | `run 50ms` | time passes, timers fire, datagrams arrive at once |
 //! | `timers 1 50ms` | time passes for node 1 alone; nothing arrives |
 //! | `cut 1->2`, `cut 1-2`, `isolate 1`, `heal` | what is sent on a cut link is lost |
@@ -23,10 +24,12 @@ use super::cluster::{Cluster, Shape};
 use super::disk::Damage;
 use super::node::{Node, Packet};
 use std::path::Path;
-use synod_paxos::{Input, Message};
+use synod_paxos::{Input, Lease, Message};
 use synod_wire::{Ballot, NodeId, Quorums, Slot};
 
 type Outcome = Result<(), String>;
+
+const PPM_OF_A_PERCENT: u32 = 10_000;
 
 /// Runs a script.
 ///
@@ -79,6 +82,12 @@ impl Script {
             ("read", [id]) => cluster.step(node(id)?, Input::Read, None),
             ("campaign", [id]) => return cluster.campaign(node(id)?),
             ("deliver", []) => cluster.deliver_all(),
+            ("deliver", ["one", filter @ ..]) => {
+                let mut matching = take(cluster, filter)?;
+                let oldest = matching.remove(0);
+                cluster.net.extend(matching);
+                cluster.deliver(oldest);
+            }
             ("deliver", filter) => {
                 for packet in take(cluster, filter)? {
                     cluster.deliver(packet);
@@ -125,12 +134,14 @@ impl Script {
     /// | `1 unknown none`, `… all`, `… 3 4` | what damage hides |
     /// | `1 halted Behind`, `… FormattedAnew`, `… BeyondRepair`, `… no` | why it halted |
     /// | `1 answered 2`, `… none` | the last round of reads that it answered, counted from 1 at each start |
+    /// | `1 lease yes`, `… no` | whether its lease lasts, by its own clock |
     /// | `1 proposes yes`, `… no` | whether a batch may be proposed |
     /// | `sent 1->2 Accept slot=3` | such a datagram is under way |
     /// | `silent 1->2 Accept slot=3` | none is |
     /// | `one Leader` | exactly one node has this role |
     fn expect(&mut self, words: &[&str]) -> Outcome {
         let cluster = self.cluster()?;
+        let now_ns = cluster.now_ns;
         match words {
             ["sent", filter @ ..] | ["silent", filter @ ..] => {
                 let filter = Filter::parse(filter)?;
@@ -147,18 +158,18 @@ impl Script {
             }
             ["all", what, rest @ ..] => {
                 let mut up = cluster.nodes.iter().filter(|node| node.replica.is_some());
-                up.try_for_each(|node| expect_node(node, what, rest))
+                up.try_for_each(|node| expect_node(node, now_ns, what, rest))
             }
             [id, what, rest @ ..] => {
                 let id = node(id)?;
-                expect_node(cluster.node(id), what, rest)
+                expect_node(cluster.node(id), now_ns, what, rest)
             }
             _ => Err("expects what?".into()),
         }
     }
 }
 
-fn expect_node(node: &Node, what: &str, wanted: &[&str]) -> Outcome {
+fn expect_node(node: &Node, now_ns: u64, what: &str, wanted: &[&str]) -> Outcome {
     let core = node.replica.as_ref().ok_or_else(|| format!("node {} is down", node.settings.me))?;
     let found = match what {
         "role" => format!("{:?}", core.role()),
@@ -181,6 +192,7 @@ fn expect_node(node: &Node, what: &str, wanted: &[&str]) -> Outcome {
         },
         "halted" => node.halted().map_or("no".into(), |halt| kind(&format!("{halt:?}")).to_string()),
         "answered" => node.answered.map_or("none".into(), |round| round.to_string()),
+        "lease" => String::from(if node.holds_lease(now_ns) { "yes" } else { "no" }),
         "proposes" => String::from(if core.can_propose() { "yes" } else { "no" }),
         _ => return Err(format!("nothing is known of `{what}` (see tests/common/script.rs)")),
     };
@@ -300,7 +312,14 @@ fn field(message: &Message, key: &str) -> Option<String> {
 
 fn shape(nodes: &str, options: &[&str]) -> Result<Shape, String> {
     let nodes = number(nodes)? as u8;
-    let mut shape = Shape { nodes, quorums: Quorums::majority(nodes.into()), window_slots: 64, fresh: false };
+    let mut shape = Shape {
+        nodes,
+        quorums: Quorums::majority(nodes.into()),
+        window_slots: 64,
+        fresh: false,
+        lease: None,
+        drifts: Vec::new(),
+    };
     let mut rest = options;
     while !rest.is_empty() {
         rest = match rest {
@@ -314,6 +333,20 @@ fn shape(nodes: &str, options: &[&str]) -> Result<Shape, String> {
             }
             ["quorums", phase1, phase2, rest @ ..] => {
                 shape.quorums = Quorums { phase1: number(phase1)? as usize, phase2: number(phase2)? as usize };
+                rest
+            }
+            ["lease", length, rest @ ..] => {
+                shape.lease = Some(Lease { length_ns: nanoseconds(length)?, drift_ppm: 0 });
+                rest
+            }
+            ["drift", percent, rest @ ..] => {
+                let percent = number(percent.strip_suffix('%').ok_or("a drift is 10%")?)?;
+                shape.lease.as_mut().ok_or("first the lease")?.drift_ppm = percent as u32 * PPM_OF_A_PERCENT;
+                rest
+            }
+            [way @ ("slow" | "fast"), id, rest @ ..] => {
+                let drift_ppm = i64::from(shape.lease.ok_or("first the lease")?.drift_ppm);
+                shape.drifts.push((node(id)?, if *way == "slow" { -drift_ppm } else { drift_ppm }));
                 rest
             }
             _ => return Err(format!("no such option: {rest:?}")),
