@@ -5,6 +5,7 @@ use crate::chaos::SPELL_MEAN_NS;
 use crate::checks::Checked;
 use crate::fault::Fault;
 use crate::node::Health;
+use crate::payload::{KEYS, Key};
 use crate::plan::Timing;
 use crate::sim::{Happening, Sim};
 use crate::trace::End;
@@ -91,5 +92,9 @@ impl Sim {
 
     pub(crate) fn on_ask_by_lease(&mut self) {
         self.ask_tails(self.plan.clients, Consistency::Lease);
+        if self.plan.kv {
+            let key = Key(self.client_rng.below(KEYS));
+            self.ask_maps(self.plan.clients, Consistency::Lease, None, key);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
-use crate::checks::{Checked, Checks, Turn, has_a_cause, overwritten, status_told, violated};
+use crate::checks::{Checked, Checks, Turn, has_a_cause, leaves_within_lease, overwritten, status_told, violated};
 use crate::client::{Learnt, Outgoing, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
 use crate::crowd::Crowd;
@@ -525,6 +525,8 @@ impl Sim {
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
+                    let local_ns = self.nodes[node].clock.monotonic_ns(self.now_ns);
+                    leaves_within_lease(node, (local_ns, shard.core().lease_until_ns()), &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }

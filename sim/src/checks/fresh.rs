@@ -5,8 +5,30 @@
 //! "Guarantee vector". What is known committed is what a client heard: an acknowledgement, or what a node showed.
 
 use super::{Checked, violated};
-use synod_wire::client::Consistency;
+use synod_wire::client::{Consistency, ReadReplyBody};
+use synod_wire::frame::{Kind, parse};
 use synod_wire::guarantee::Recency;
+use zerocopy::FromBytes;
+
+/// An answer of a machine leaves a node: one by lease does so while its lease lasts, on the node's own clock. (Answers to readers
+/// may leave later than they were due: they come from disk, or were held at the tail.)
+///
+/// Source: SEMANTICS, "Reads": by lease only within it.
+pub(crate) fn leaves_within_lease(node: usize, (local_ns, lease_until_ns): (u64, u64), datagram: &[u8]) -> Checked {
+    if datagram.get(17) != Some(&(Kind::QueryReply as u8)) {
+        return Ok(());
+    }
+    let body = parse(datagram).ok().and_then(|frame| Some(ReadReplyBody::read_from_prefix(frame.payload).ok()?.0));
+    let recency = body.and_then(|body| body.guarantee.decode()).map(|guarantee| guarantee.recency);
+    if recency == Some(Recency::FreshLease) && local_ns >= lease_until_ns {
+        let late_ns = local_ns - lease_until_ns;
+        return violated(
+            "reads are as recent as they say",
+            format!("n{node} answers by a lease that ended {late_ns} ns ago"),
+        );
+    }
+    Ok(())
+}
 
 /// See the module.
 #[derive(Clone, Debug, Default)]

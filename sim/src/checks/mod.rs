@@ -25,6 +25,7 @@ mod zeros;
 
 pub(crate) use bounds::Turn;
 pub(crate) use damage::has_a_cause;
+pub(crate) use fresh::leaves_within_lease;
 pub(crate) use logs::{applied_log, value_on_disk};
 pub(crate) use status::told as status_told;
 pub(crate) use views::OWN_REQUESTS;
