@@ -4,7 +4,7 @@
 //! the client is told; "Evidence": what is not proven is never silently taken for fresh.
 
 use super::{Checked, violated};
-use synod::shard::mode::{Change, Modes as Told};
+use synod::shard::mode::{Change, Modes as Told, may_be_fresh};
 use synod_wire::client::{AckHeader, AckRun, ReadReplyBody, Refusal, RefusalBody, SessionBody, StatusBody};
 use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, Kind, parse};
@@ -137,7 +137,8 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
         Kind::ReadReply | Kind::QueryReply => {
             let (body, _) = ReadReplyBody::read_from_prefix(payload).ok()?;
             let label = body.guarantee.decode().unwrap_or(Guarantee::NONE);
-            let allowed = label.visibility == Visibility::Committed && may_read(mode);
+            let fresh = !label.recency.is_fresh() || may_be_fresh(mode);
+            let allowed = label.visibility == Visibility::Committed && may_read(mode) && fresh;
             (!allowed).then(|| format!("a read labelled {label}"))
         }
         _ => None,
