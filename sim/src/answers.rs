@@ -6,7 +6,7 @@
 use crate::checks::{Checked, Violation, violated};
 use crate::client::{Outgoing, request_header};
 use crate::load::Client;
-use crate::node::node_address;
+use crate::node::{MAX_DRIFT_PPM, node_address};
 use crate::payload::{Key, identified};
 use crate::sim::Sim;
 use synod_client::{Sequence, Unmet};
@@ -238,7 +238,10 @@ impl Sim {
             return violated("nothing corrupt served", detail);
         }
         let asked = self.checks.views.told(client, node, answer.request_id, answer.tail)?;
-        self.checks.fresh.answered(node, asked, (answer.recency, answer.tail))?;
+        let bound = matches!(answer.recency, Recency::BoundedStale(_));
+        if !bound || self.plan.drift_ppm <= MAX_DRIFT_PPM {
+            self.checks.fresh.answered(node, asked, (answer.recency, answer.tail))?;
+        }
         self.checks.fresh.known(answer.tail, self.now_ns);
         self.note_recency(node, answer.recency);
         let (_, asked_ns) = asked;

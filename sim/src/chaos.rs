@@ -7,7 +7,7 @@ use crate::disk::{Flush, SECTOR_BYTES, place, segment_name};
 use crate::fault::{Fault, Style};
 use crate::history::Old;
 use crate::load::Client;
-use crate::node::{CLUSTER, GROUP, Health, MAX_DRIFT_PPM, SEGMENT_BYTES};
+use crate::node::{CLUSTER, GROUP, Health, SEGMENT_BYTES};
 use crate::sim::{Happening, Sim};
 use crate::storage::MemoryDir;
 use crate::trace::{End, What};
@@ -198,7 +198,8 @@ impl Sim {
             self.nodes[node].clock.jump_wall(by_ns);
             self.struck(fault, format!("n{node} by {} s", by_ns / 1_000_000_000));
         } else {
-            let ppm = self.chaos.between(0, 2 * MAX_DRIFT_PPM) as i64 - MAX_DRIFT_PPM as i64;
+            let most = self.plan.drift_ppm;
+            let ppm = self.chaos.between(0, 2 * most) as i64 - most as i64;
             self.nodes[node].clock.set_drift(now_ns, ppm);
             self.struck(fault, format!("n{node} by {ppm} ppm"));
         }

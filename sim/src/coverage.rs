@@ -148,6 +148,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a leader answered a fresh read", None),
     ("a leader answered by its lease", None),
     ("a leader that held a lease was cut off", None),
+    ("a process stood still between reading the clock and using it", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
     ("a look for evidence fails", None),
     ("a member came back more than a window behind", None),

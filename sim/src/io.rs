@@ -42,6 +42,8 @@ pub(crate) struct Port {
     pub(crate) waiting: [usize; 2],
     pub(crate) now_ns: u64,
     pub(crate) wall_ns: u64,
+    /// For how long the process stands still once it has read the clocks for its turn: what it reads later shows it.
+    pub(crate) stalled_ns: u64,
     pub(crate) jobs_out: usize,
     /// Completions are held back: a turn finds nothing.
     pub(crate) withheld: bool,
@@ -59,6 +61,7 @@ pub(crate) struct SimIo {
     port: Rc<RefCell<Port>>,
     now_ns: u64,
     wall_ns: u64,
+    stalled_ns: u64,
     buffers: Vec<Option<Rc<[u8]>>>,
     free: Vec<u16>,
     files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
@@ -78,6 +81,7 @@ impl SimIo {
             port,
             now_ns,
             wall_ns,
+            stalled_ns: 0,
             buffers: vec![None; 2 * RX_BUFFERS],
             free: (0..2 * RX_BUFFERS as u16).rev().collect(),
             files: Default::default(),
@@ -150,12 +154,16 @@ impl Io for SimIo {
             });
         }
         assert!(port.now_ns >= self.now_ns, "the monotonic clock ran backwards");
-        (self.now_ns, self.wall_ns) = (port.now_ns, port.wall_ns);
+        (self.now_ns, self.wall_ns, self.stalled_ns) = (port.now_ns, port.wall_ns, port.stalled_ns);
         Ok(())
     }
 
     fn now_ns(&self) -> u64 {
         self.now_ns
+    }
+
+    fn stage_ns(&self) -> u64 {
+        self.now_ns + self.stalled_ns
     }
 
     fn wall_ns(&self) -> u64 {

@@ -62,6 +62,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next").slow(),
     bug(19, "lease_on_wall_clock", "a lease is read off the wall clock"),
     bug(19, "lease_checked_before_pause", "a lease is read off a clock that was read before the request came"),
+    bug(19, "lease_checked_once", "a lease is read off the clock of the turn, and the process stood still since"),
     bug(20, "replayed_heartbeat_grants", "an answer to a heartbeat that came again makes the lease longer"),
     bug(21, "stands_again_each_tick", "a candidate takes a new ballot instead of asking again in its own"),
     bug(22, "outbox_reused_in_turn", "bytes of a datagram are used again in the turn that sends it").slow(),

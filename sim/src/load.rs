@@ -202,6 +202,7 @@ impl Sim {
             // They cost nobody but who is asked.
             self.ask_tails(client, Consistency::Lease);
         }
+        self.may_stall_the_leader(4);
         if self.plan.kv && self.client_rng.percent(60) {
             // The last entries' outcomes are kept, and older ones forgotten.
             let first = tail.saturating_sub(2 * KV_LIMITS.outcomes as u64).max(1);

@@ -137,6 +137,8 @@ pub(crate) struct Node {
     /// When its next turn is due.
     pub(crate) turn: Due,
     pub(crate) paused_until_ns: u64,
+    /// It stands still for so long in the turn that takes its next question, after it has read the clock; 0: it does not.
+    pub(crate) stalls_ns: u64,
     pub(crate) slow_until_ns: u64,
     /// It is killed as soon as so many more of its sends, writes and jobs have left it.
     pub(crate) effects_left: Option<u64>,
@@ -182,6 +184,7 @@ impl Node {
             next_job: 0,
             turn: NEVER,
             paused_until_ns: 0,
+            stalls_ns: 0,
             slow_until_ns: 0,
             effects_left: None,
             withheld_until_ns: 0,
@@ -274,6 +277,7 @@ impl Node {
         self.keeper = Housekeeper::default();
         self.turn = NEVER;
         self.paused_until_ns = 0;
+        self.stalls_ns = 0;
         self.effects_left = None;
         self.withheld_until_ns = 0;
         if self.health == Health::Up {

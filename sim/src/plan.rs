@@ -2,6 +2,7 @@
 //! plan and a commit determine a run bit for bit. Pure.
 
 use crate::fault::{Area, Fault, Style};
+use crate::node::MAX_DRIFT_PPM;
 use crate::rng::Rng;
 use crate::script::Step;
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,9 @@ pub struct Plan {
     /// How long a lease lasts; 0: leases are off.
     #[serde(default)]
     pub lease_ns: u64,
+    /// How far clocks drift, parts per million.
+    #[serde(default = "allowed_drift_ppm")]
+    pub drift_ppm: u64,
     /// The nodes keep a key-value map, with small bounds, and clients append its commands.
     #[serde(default)]
     pub kv: bool,
@@ -144,6 +148,7 @@ impl Plan {
             max_in_flight: rng.pick(&[1, 1, 2, 4]),
             memory_durability: false,
             lease_ns: 0,
+            drift_ppm: MAX_DRIFT_PPM,
             // A stream of its own: the rest of the plan is as it would be without.
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             victims: Vec::new(),
@@ -161,6 +166,10 @@ impl Plan {
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
         plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));
+        // Beyond what the nodes are told, leases promise nothing, nor do bounds; a round of reads uses no clock.
+        if plan.lease_ns == 0 && Rng::new(seed, "drift").percent(30) {
+            plan.drift_ppm = 5 * MAX_DRIFT_PPM;
+        }
         plan
     }
 
@@ -199,6 +208,10 @@ fn timing(nodes: usize, rng: &mut Rng) -> Timing {
         sync_mean_ns: rng.pick(&[100_000, 2_000_000, 8_000_000]),
         strike_mean_ns: rng.between(500, 1_600) * 1_000_000 * nodes as u64 / 3,
     }
+}
+
+fn allowed_drift_ppm() -> u64 {
+    MAX_DRIFT_PPM
 }
 
 /// Half of the runs have leases: shorter than any election time-out, as long as the shortest, or longer, so that a successor has

@@ -90,7 +90,16 @@ impl Sim {
         Ok(())
     }
 
+    /// The leader stands still for a lease's time in the turn that takes the next question, after it has read the clock.
+    pub(crate) fn may_stall_the_leader(&mut self, percent: u64) {
+        let may = self.chaos_on && self.plan.lease_ns > 0 && self.plan.rate(Fault::Pause) > 0;
+        if let Some(leader) = self.leader_up().filter(|_| may && self.chaos.percent(percent)) {
+            self.nodes[leader].stalls_ns = self.plan.lease_ns;
+        }
+    }
+
     pub(crate) fn on_ask_by_lease(&mut self) {
+        self.may_stall_the_leader(50);
         self.ask_tails(self.plan.clients, Consistency::Lease);
         if self.plan.kv {
             let key = Key(self.client_rng.below(KEYS));

@@ -169,6 +169,7 @@ impl Sim {
             this.disk.fail_next = false;
             this.slow_until_ns = 0;
             this.paused_until_ns = 0;
+            this.stalls_ns = 0;
             this.effects_left = None;
             this.withheld_until_ns = 0;
             this.clock.set_drift(now_ns, 0);

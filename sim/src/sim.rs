@@ -436,9 +436,16 @@ impl Sim {
         }
         let (local_ns, wall_ns) = (this.clock.monotonic_ns(self.now_ns), this.clock.wall_ns(self.now_ns));
         let withheld = self.now_ns < this.withheld_until_ns;
+        let asked = !withheld && this.port.borrow().waiting[socket_index(Socket::Clients)] > 0;
+        let stalled_ns = if asked { std::mem::take(&mut this.stalls_ns) } else { 0 };
+        if stalled_ns > 0 {
+            this.paused_until_ns = self.now_ns + stalled_ns;
+            self.coverage.mark("a process stood still between reading the clock and using it");
+        }
         {
             let mut port = this.port.borrow_mut();
             (port.now_ns, port.wall_ns, port.withheld) = (local_ns, wall_ns, withheld);
+            port.stalled_ns = this.clock.monotonic_ns(self.now_ns + stalled_ns) - local_ns;
             if !withheld && std::mem::take(&mut this.withheld_until_ns) > 0 && port.inbox.len() > MAX_EVENTS {
                 self.coverage.mark("a bunch of completions took more than one turn");
             }
@@ -525,7 +532,8 @@ impl Sim {
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
-                    let local_ns = self.nodes[node].clock.monotonic_ns(self.now_ns);
+                    let this = &self.nodes[node];
+                    let local_ns = this.clock.monotonic_ns(self.now_ns) + this.port.borrow().stalled_ns;
                     leaves_within_lease(node, (local_ns, shard.core().lease_until_ns()), &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);

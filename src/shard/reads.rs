@@ -161,6 +161,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if mutant("lease_checked_before_pause") {
             return self.turn_before_ns;
         }
+        if mutant("lease_checked_once") {
+            return self.io.now_ns();
+        }
         self.io.now_ns().max(self.io.stage_ns())
     }
 
