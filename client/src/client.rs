@@ -98,13 +98,8 @@ impl Client {
 
     /// What was heard from the members while a caller waited since `since_ns`, for error texts.
     pub fn unavailable(&self, since_ns: u64) -> Unavailable {
-        Unavailable {
-            members: self.core.members(),
-            waited: Duration::from_nanos(self.socket.now_ns().saturating_sub(since_ns)),
-            answered: self.core.last_contact_ns().is_some_and(|at_ns| at_ns >= since_ns),
-            last_refusal: self.core.last_refusal(),
-            send_error: self.socket.send_error(),
-        }
+        let core = &self.core;
+        self.socket.unavailable(since_ns, core.members(), core.last_contact_ns(), core.last_refusal())
     }
 
     /// When the client was made.

@@ -37,6 +37,7 @@ mod condition;
 mod error;
 mod evidence;
 mod kv;
+mod line;
 mod options;
 mod query;
 mod question;

@@ -4,14 +4,13 @@
 //! What a question and its answer are is the machine's affair (`synod::machine`); [`crate::Kv`] speaks the key-value map's.
 
 use crate::error::{ClientError, Unavailable};
+use crate::line::Line;
 use crate::options::{OptionsError, ReadOptions, check_members, nanos};
 use crate::read::{NO_LEASE_PACE_US, recency_of};
 use crate::reply::{Rejection, Reply, finish_request, told};
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
-use crate::socket::{RECEIVE_BYTES, Sent, Socket};
 use std::net::SocketAddrV4;
-use std::time::Duration;
 use synod_wire::client::{Consistency, MAX_QUESTION_BYTES, ReadBody, ReadReplyBody, Refusal};
 use synod_wire::frame::{Frames, HEADER_BYTES, Kind, frame_bytes};
 use synod_wire::guarantee::Guarantee;
@@ -301,12 +300,9 @@ impl QuestionCore {
 #[derive(Debug)]
 pub struct Questions {
     core: QuestionCore,
-    socket: Socket,
+    line: Line,
     options: ReadOptions,
     members: usize,
-    incoming: Box<[u8]>,
-    outgoing: [u8; DATAGRAM_BYTES],
-    unsent: Option<(SocketAddrV4, usize)>,
 }
 
 impl Questions {
@@ -320,9 +316,8 @@ impl Questions {
     ) -> Result<Questions, ClientError> {
         let count = members.len();
         let core = QuestionCore::new(cluster, group, members, &options)?;
-        let socket = Socket::bind(options.spin)?;
-        let incoming = vec![0; RECEIVE_BYTES].into_boxed_slice();
-        Ok(Questions { core, socket, options, members: count, incoming, outgoing: [0; DATAGRAM_BYTES], unsent: None })
+        let line = Line::new(options.spin, DATAGRAM_BYTES)?;
+        Ok(Questions { core, line, options, members: count })
     }
 
     /// Asks with the options' consistency, and waits for the answer.
@@ -342,11 +337,11 @@ impl Questions {
             return Err(ClientError::QuestionTooLong { bytes: question.len() });
         }
         self.core.ask(question, consistency, at_least);
-        let since_ns = self.socket.now_ns();
+        let since_ns = self.line.socket().now_ns();
         let until_ns = since_ns.saturating_add(nanos(self.options.deadline));
         loop {
-            self.transmit()?;
-            self.socket.receive_batch(&mut self.incoming, |now_ns, from, datagram| {
+            self.line.transmit(|now_ns, out| self.core.poll_transmit(now_ns, out))?;
+            self.line.receive(|now_ns, from, datagram| {
                 self.core.handle(now_ns, from, datagram);
                 self.core.standing() == &Standing::Open
             })?;
@@ -358,12 +353,12 @@ impl Questions {
                 }
                 Standing::Open => {}
             }
-            let now_ns = self.socket.now_ns();
+            let now_ns = self.line.socket().now_ns();
             if now_ns >= until_ns {
                 return Err(ClientError::NoAnswer(self.unavailable(since_ns)));
             }
             let due_ns = self.core.poll_timeout().unwrap_or(u64::MAX);
-            self.socket.wait(now_ns, since_ns, due_ns.min(until_ns), self.unsent.is_some())?;
+            self.line.wait(now_ns, since_ns, due_ns.min(until_ns))?;
         }
     }
 
@@ -372,28 +367,9 @@ impl Questions {
         self.core.counters()
     }
 
-    fn transmit(&mut self) -> Result<(), ClientError> {
-        if self.unsent.is_none() {
-            self.unsent = self.core.poll_transmit(self.socket.now_ns(), &mut self.outgoing);
-        }
-        if let Some((to, length)) = self.unsent {
-            match self.socket.send(&self.outgoing[..length], length, to)? {
-                // What is lost here is sent again like what is lost on the way.
-                Sent::Taken(_) | Sent::Lost(_) => self.unsent = None,
-                Sent::Full => {}
-            }
-        }
-        Ok(())
-    }
-
     fn unavailable(&self, since_ns: u64) -> Unavailable {
-        Unavailable {
-            members: self.members,
-            waited: Duration::from_nanos(self.socket.now_ns().saturating_sub(since_ns)),
-            answered: self.core.last_contact_ns().is_some_and(|at_ns| at_ns >= since_ns),
-            last_refusal: self.core.last_refusal(),
-            send_error: self.socket.send_error(),
-        }
+        let core = &self.core;
+        self.line.socket().unavailable(since_ns, self.members, core.last_contact_ns(), core.last_refusal())
     }
 }
 

@@ -1,9 +1,9 @@
 //! The UDP driver of a reader: blocking, one entry at a time from the datagrams held.
 
 use crate::error::{ClientError, Unavailable};
+use crate::line::Line;
 use crate::options::{ReadOptions, nanos};
 use crate::read::{EntryRef, REQUEST_BYTES, ReadCore};
-use crate::socket::{RECEIVE_BYTES, Sent, Socket};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::{ClusterId, GroupId, Sequence};
@@ -12,10 +12,7 @@ use synod_wire::{ClusterId, GroupId, Sequence};
 #[derive(Debug)]
 pub struct Reader {
     core: ReadCore,
-    socket: Socket,
-    incoming: Box<[u8]>,
-    outgoing: [u8; REQUEST_BYTES],
-    unsent: Option<(SocketAddrV4, usize)>,
+    line: Line,
     /// While following: how long [`Reader::next_entry`] waits for a new entry.
     wait: Option<Duration>,
     /// Time that earlier calls waited in vain since the last progress. A caller that stays away does not wait.
@@ -30,10 +27,9 @@ impl Reader {
         members: Vec<SocketAddrV4>,
         options: ReadOptions,
     ) -> Result<Reader, ClientError> {
-        let socket = Socket::bind(options.spin)?;
+        let line = Line::new(options.spin, REQUEST_BYTES)?;
         let core = ReadCore::new(cluster, group, members, options)?;
-        let incoming = vec![0; RECEIVE_BYTES].into_boxed_slice();
-        Ok(Reader { core, socket, incoming, outgoing: [0; REQUEST_BYTES], unsent: None, wait: None, waited_ns: 0 })
+        Ok(Reader { core, line, wait: None, waited_ns: 0 })
     }
 
     /// From now on the entries from `from` on, at most `count` (`u64::MAX`: as far as the node's log reaches now).
@@ -41,7 +37,7 @@ impl Reader {
     pub fn read(&mut self, from: Sequence, count: u64) {
         self.wait = None;
         self.waited_ns = 0;
-        self.core.read(from, count, self.socket.now_ns());
+        self.core.read(from, count, self.line.socket().now_ns());
     }
 
     /// From now on all entries from `from` on, also those to come. [`Reader::next_entry`] waits up to `wait` for one.
@@ -49,7 +45,7 @@ impl Reader {
         self.wait = Some(wait);
         self.waited_ns = 0;
         let wait_ms = u16::try_from(wait.as_millis()).unwrap_or(u16::MAX);
-        self.core.follow(from, wait_ms, self.socket.now_ns());
+        self.core.follow(from, wait_ms, self.line.socket().now_ns());
     }
 
     /// The next entry. `None`: after [`Reader::read`] all were read; after [`Reader::tail`] none has come within the
@@ -65,14 +61,14 @@ impl Reader {
 
     /// False if no entry will come, or none has come within the wait.
     fn wait_until_ready(&mut self) -> Result<bool, ClientError> {
-        let since_ns = self.socket.now_ns();
+        let since_ns = self.line.socket().now_ns();
         let until_ns = self.wait.map_or(u64::MAX, |wait| since_ns.saturating_add(nanos(wait)));
         // A node may hold a request that long before silence means anything.
         let patience_ns = nanos(self.core.options().deadline).saturating_add(self.wait.map_or(0, nanos));
         loop {
             self.transmit()?;
             self.receive()?;
-            let now_ns = self.socket.now_ns();
+            let now_ns = self.line.socket().now_ns();
             let progress_ns = self.core.last_progress_ns();
             let waited_ns = match progress_ns >= since_ns {
                 true => now_ns.saturating_sub(progress_ns),
@@ -97,7 +93,7 @@ impl Reader {
             }
             let due_ns = self.core.poll_timeout().unwrap_or(u64::MAX);
             let give_up_ns = now_ns.saturating_add(patience_ns - waited_ns);
-            self.socket.wait(now_ns, since_ns, due_ns.min(until_ns).min(give_up_ns), self.unsent.is_some())?;
+            self.line.wait(now_ns, since_ns, due_ns.min(until_ns).min(give_up_ns))?;
         }
     }
 
@@ -112,33 +108,18 @@ impl Reader {
     }
 
     fn unavailable(&self, waited_ns: u64) -> Unavailable {
-        let since_ns = self.socket.now_ns().saturating_sub(waited_ns);
-        Unavailable {
-            members: self.core.members(),
-            waited: Duration::from_nanos(waited_ns),
-            answered: self.core.last_contact_ns().is_some_and(|at_ns| at_ns >= since_ns),
-            last_refusal: self.core.last_refusal(),
-            send_error: self.socket.send_error(),
-        }
+        let (core, socket) = (&self.core, self.line.socket());
+        let since_ns = socket.now_ns().saturating_sub(waited_ns);
+        socket.unavailable(since_ns, core.members(), core.last_contact_ns(), core.last_refusal())
     }
 
     fn transmit(&mut self) -> Result<(), ClientError> {
-        if self.unsent.is_none() {
-            self.unsent = self.core.poll_transmit(self.socket.now_ns(), &mut self.outgoing);
-        }
-        if let Some((to, length)) = self.unsent {
-            match self.socket.send(&self.outgoing[..length], length, to)? {
-                // A request that is lost here is repeated like one that is lost on the way.
-                Sent::Taken(_) | Sent::Lost(_) => self.unsent = None,
-                Sent::Full => {}
-            }
-        }
-        Ok(())
+        Ok(self.line.transmit(|now_ns, out| self.core.poll_transmit(now_ns, out))?)
     }
 
     fn receive(&mut self) -> Result<(), ClientError> {
         let core = &mut self.core;
-        self.socket.receive_batch(&mut self.incoming, |now_ns, from, datagram| {
+        self.line.receive(|now_ns, from, datagram| {
             core.handle(now_ns, from, datagram);
             true
         })?;

@@ -4,6 +4,7 @@
 //! Several datagrams pass between it and the kernel at once where they may: out as a train ([`crate::train`]), in as what the
 //! kernel received together (UDP receive offload). What is received is the same either way.
 
+use crate::error::Unavailable;
 use crate::options::nanos;
 use nix::cmsg_space;
 use nix::sys::socket::{
@@ -15,6 +16,7 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
+use synod_wire::client::Refusal;
 
 /// Datagrams received before sending and events get their turn again; what came together with the last is over it.
 pub(crate) const RECEIVE_BATCH: usize = 64;
@@ -85,6 +87,23 @@ impl Socket {
     /// The last refusal of the kernel to send, for error texts.
     pub(crate) fn send_error(&self) -> Option<String> {
         self.send_error.as_ref().map(ToString::to_string)
+    }
+
+    /// What was heard of so many members while a caller waited since `since_ns`, for error texts.
+    pub(crate) fn unavailable(
+        &self,
+        since_ns: u64,
+        members: usize,
+        last_contact_ns: Option<u64>,
+        last_refusal: Option<(SocketAddrV4, Refusal)>,
+    ) -> Unavailable {
+        Unavailable {
+            members,
+            waited: Duration::from_nanos(self.now_ns().saturating_sub(since_ns)),
+            answered: last_contact_ns.is_some_and(|at_ns| at_ns >= since_ns),
+            last_refusal,
+            send_error: self.send_error(),
+        }
     }
 
     /// Sends datagrams that are as long as `segment`, but for the last: all of them, or the first. A route or a firewall that

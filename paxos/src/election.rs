@@ -58,9 +58,8 @@ impl Replica {
     /// Stands for election in a ballot above all seen. The prepare waits until the own promise is durable.
     pub(crate) fn stand(&mut self, reason: Reason) {
         let ballot = self.promised.max(self.highest_seen).next_for(self.settings.me);
-        // Silence says nothing about how long an election takes: only one lost among members that were heard makes the next wait
-        // longer. A node that was cut off stands soon after it is back.
-        if self.role == Role::Candidate && self.heard_quorum_since(self.stood_at_ns) {
+        // One that stands again was heard: silence says nothing about how long an election takes ([`Replica::election_timed_out`]).
+        if self.role == Role::Candidate {
             self.lost_elections += 1;
         }
         self.stood_at_ns = self.now_ns;
@@ -94,7 +93,7 @@ impl Replica {
     /// than once all the same, as a member may learn from another what it has lost.
     fn nobody_can_tell(&self) -> bool {
         let promises = self.counted_promises();
-        let all = self.role == Role::Candidate && promises.len() == self.settings.members.len();
+        let all = promises.len() == self.settings.members.len();
         all && promises.iter().all(|(_, set)| set.prefix <= self.prefix) && self.plan(&promises).is_none()
     }
 

@@ -19,36 +19,10 @@
 //! | 10–11 | [`Recency`]: 0 stale possible, 1 bounded stale, 2 fresh by lease, 3 fresh by read-index |
 //! | 12–31 | the bound in milliseconds; 0 where recency is not 1 |
 
+use crate::numbered::numbered;
 use core::fmt;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-macro_rules! component {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $number:literal, $label:literal;)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
-        pub enum $name {
-            $($(#[$value_doc])* $value = $number,)*
-        }
-
-        impl $name {
-            /// Every value, the weakest first.
-            pub const ALL: &[$name] = &[$($name::$value,)*];
-
-            /// As the documentation and the command line write it.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $($name::$value => $label,)*
-                }
-            }
-
-            fn from_bits(bits: u32) -> Option<$name> {
-                $name::ALL.iter().copied().find(|value| u32::from(*value as u8) == bits & COMPONENT_MASK)
-            }
-        }
-    };
-}
 
 /// Bits of one component.
 const COMPONENT_BITS: u32 = 2;
@@ -56,8 +30,9 @@ const COMPONENT_MASK: u32 = (1 << COMPONENT_BITS) - 1;
 /// Where the bound begins: after six components.
 const BOUND_SHIFT: u32 = 6 * COMPONENT_BITS;
 
-component! {
+numbered! {
     /// Whose state the reply speaks of.
+    #[derive(Default)]
     Scope {
         /// One node's: what it happens to know.
         #[default]
@@ -67,8 +42,9 @@ component! {
     }
 }
 
-component! {
+numbered! {
     /// How the entries that the reply speaks of are ordered.
+    #[derive(Default)]
     Order {
         /// It speaks of none, or in no order.
         #[default]
@@ -78,8 +54,9 @@ component! {
     }
 }
 
-component! {
+numbered! {
     /// What of the log the reply may show.
+    #[derive(Default)]
     Visibility {
         /// It shows nothing of it.
         #[default]
@@ -89,8 +66,9 @@ component! {
     }
 }
 
-component! {
+numbered! {
     /// What happens if the same request is sent again.
+    #[derive(Default)]
     Idempotence {
         /// Nothing is promised.
         #[default]
@@ -102,8 +80,9 @@ component! {
     }
 }
 
-component! {
+numbered! {
     /// Who vouches for the bytes.
+    #[derive(Default)]
     Auth {
         /// Nobody: checksums find damage, not forgery.
         #[default]
@@ -175,8 +154,8 @@ impl Recency {
         }
     }
 
-    fn from_bits(kind: u32, bound_ms: u32) -> Option<Recency> {
-        match (kind & COMPONENT_MASK, bound_ms) {
+    fn from_bits(kind: u8, bound_ms: u32) -> Option<Recency> {
+        match (kind, bound_ms) {
             (0, 0) => Some(Recency::StalePossible),
             (1, ms) => Some(Recency::BoundedStale(ms)),
             (2, 0) => Some(Recency::FreshLease),
@@ -421,13 +400,13 @@ impl GuaranteeBytes {
     /// The vector; `None` if a component has a number that this version does not know.
     pub fn decode(self) -> Option<Guarantee> {
         let bits = self.0.get();
-        let at = |component: u32| bits >> (component * COMPONENT_BITS);
+        let at = |component: u32| (bits >> (component * COMPONENT_BITS) & COMPONENT_MASK) as u8;
         Some(Guarantee {
-            scope: Scope::from_bits(at(0))?,
-            order: Order::from_bits(at(1))?,
-            visibility: Visibility::from_bits(at(2))?,
-            idempotence: Idempotence::from_bits(at(3))?,
-            auth: Auth::from_bits(at(4))?,
+            scope: Scope::from_u8(at(0))?,
+            order: Order::from_u8(at(1))?,
+            visibility: Visibility::from_u8(at(2))?,
+            idempotence: Idempotence::from_u8(at(3))?,
+            auth: Auth::from_u8(at(4))?,
             recency: Recency::from_bits(at(5), bits >> BOUND_SHIFT)?,
         })
     }

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod kv;
 pub mod mode;
 pub mod mutant;
+mod numbered;
 pub mod peer;
 pub mod record;
 
