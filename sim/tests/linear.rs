@@ -29,6 +29,7 @@ impl SequentialSpec for Plain {
                 LogRet::At(self.log.len() as u8)
             }
             LogOp::Ask(node) => LogRet::ShowsAtLeast(self.views[*node] as u8),
+            LogOp::AskLength => LogRet::Length(self.log.len() as u8),
             LogOp::Restart(node) => {
                 self.views[*node] = 0;
                 LogRet::Restarted
@@ -40,22 +41,18 @@ impl SequentialSpec for Plain {
         let LogOp::Ask(node) = op else { return self.invoke(op) == *ret };
         let view = &mut self.views[*node];
         match ret {
-            LogRet::Shows { tail, first, entries, whole } => {
+            LogRet::Shows { tail, first, entries } => {
                 let (tail, from) = (usize::from(*tail), usize::from(*first) - 1);
                 let goes_back = tail < *view;
                 *view = tail;
                 let read = || self.log.get(from..from + entries.len()).is_some_and(|read| read == &entries[..]);
-                let says_true = !whole || tail == self.log.len();
-                !goes_back
-                    && says_true
-                    && tail <= self.log.len()
-                    && (entries.is_empty() || from + entries.len() <= tail && read())
+                !goes_back && tail <= self.log.len() && (entries.is_empty() || from + entries.len() <= tail && read())
             }
             LogRet::ShowsAtLeast(place) => {
                 *view = usize::from(*place).max(*view);
                 usize::from(*place) <= self.log.len()
             }
-            LogRet::At(_) | LogRet::Restarted => false,
+            LogRet::At(_) | LogRet::Length(_) | LogRet::Restarted => false,
         }
     }
 }
@@ -112,7 +109,8 @@ fn play(rng: &mut Rng) -> Vec<Event> {
 fn operation(entry: u8, rng: &mut Rng) -> LogOp {
     match rng.below(10) {
         0..5 => LogOp::Append(entry),
-        5..9 => LogOp::Ask(rng.below(NODES) as usize),
+        5..8 => LogOp::Ask(rng.below(NODES) as usize),
+        8 => LogOp::AskLength,
         _ => LogOp::Restart(rng.below(NODES) as usize),
     }
 }
@@ -121,10 +119,6 @@ fn operation(entry: u8, rng: &mut Rng) -> LogOp {
 fn effect(object: &mut Plain, op: &LogOp, rng: &mut Rng) -> LogRet {
     let LogOp::Ask(node) = op else { return object.invoke(op) };
     let view = &mut object.views[*node];
-    if rng.percent(20) {
-        *view = object.log.len();
-        return LogRet::Shows { tail: *view as u8, first: 1, entries: object.log.clone(), whole: true };
-    }
     *view = rng.between(*view as u64, object.log.len() as u64) as usize;
     if rng.percent(25) {
         return LogRet::ShowsAtLeast(rng.below(*view as u64 + 1) as u8);
@@ -132,7 +126,7 @@ fn effect(object: &mut Plain, op: &LogOp, rng: &mut Rng) -> LogRet {
     let from = rng.below(*view as u64 + 1) as usize;
     let count = rng.below((*view - from) as u64 + 1) as usize;
     let entries = object.log[from..from + count].to_vec();
-    LogRet::Shows { tail: *view as u8, first: from as u8 + 1, entries, whole: false }
+    LogRet::Shows { tail: *view as u8, first: from as u8 + 1, entries }
 }
 
 /// Changes one result, or the order of two events.
@@ -147,7 +141,7 @@ fn mutate(events: &mut [Event], rng: &mut Rng) {
         let up = rng.percent(50);
         let nudge = |number: &mut u8| *number = if up { *number + 1 } else { number.saturating_sub(1) };
         match ret {
-            LogRet::At(place) | LogRet::ShowsAtLeast(place) => nudge(place),
+            LogRet::At(place) | LogRet::Length(place) | LogRet::ShowsAtLeast(place) => nudge(place),
             LogRet::Shows { tail, entries, .. } => match entries.first_mut().filter(|_| rng.percent(50)) {
                 Some(entry) => nudge(entry),
                 None => nudge(tail),

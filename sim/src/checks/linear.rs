@@ -176,9 +176,15 @@ impl Piece {
                 let (sequences, labels): (Vec<u64>, Vec<Label>) = seen.unzip();
                 let first = self.place(sequences.first().copied().unwrap_or(self.base + 1));
                 let entries = labels.into_iter().map(|label| self.name(label)).collect();
-                LogRet::Shows { tail: self.place(answer.tail), first, entries, whole: answer.recency.is_fresh() }
+                LogRet::Shows { tail: self.place(answer.tail), first, entries }
             }
         };
+        if let What::Shown(answer) = &answered.what
+            && answer.recency.is_fresh()
+        {
+            let returned = Some((answered.at_ns, LogRet::Length(self.place(answer.tail))));
+            self.calls.push(Call { op: LogOp::AskLength, began_ns: answered.asked_ns, returned });
+        }
         let op = LogOp::Ask(answered.node);
         self.calls.push(Call { op, began_ns: answered.asked_ns, returned: Some((answered.at_ns, ret)) });
     }
