@@ -105,6 +105,12 @@ impl Spec for Log {
             _ => false,
         }
     }
+
+    /// A restart is none: it may have to come later, behind a view that moved. A question that moves no view now would move it
+    /// later at most, and a shorter view allows more.
+    fn is_question(op: &LogOp) -> bool {
+        matches!(op, LogOp::Ask(_) | LogOp::AskLength)
+    }
 }
 
 #[cfg(test)]
