@@ -6,10 +6,14 @@
 
 use crate::sequencer::Verdict;
 use synod_wire::batch::Batch;
+use synod_wire::snapshot::{BlockRow, ExceptionRow, Malformed};
 use synod_wire::{Sequence, Slot};
 
 /// Slots in one block of the index.
 pub const BLOCK_SLOTS: u64 = 64;
+
+/// Blocks that there is room for before it must grow: 4 million slots.
+pub const SPARE_BLOCKS: usize = 1 << 16;
 
 /// Some consecutive slots, starting at a multiple of [`BLOCK_SLOTS`] plus one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,63 @@ impl Index {
     /// An empty index with room for `blocks` blocks before it must grow.
     pub fn new(blocks: usize) -> Index {
         Index { blocks: Vec::with_capacity(blocks), exceptions: Vec::with_capacity(256) }
+    }
+
+    /// The index of a snapshot.
+    pub fn restore(blocks: &[BlockRow], exceptions: &[ExceptionRow]) -> Result<Index, Malformed> {
+        let mut index = Index::new(blocks.len() + SPARE_BLOCKS);
+        for row in blocks {
+            let block = Block {
+                first_slot: Slot(row.first_slot.get()),
+                last_slot: Slot(row.last_slot.get()),
+                tail_before: Sequence(row.tail_before.get()),
+                timestamp_before_ns: row.timestamp_before_ns.get(),
+                start_pos: row.start_pos.get(),
+                end_pos: row.end_pos.get(),
+            };
+            let follows = index.blocks.last().is_none_or(|last| last.last_slot.next() == block.first_slot);
+            if !follows || block.last_slot < block.first_slot {
+                return Err(Malformed("the blocks of its index do not follow one another"));
+            }
+            index.blocks.push(block);
+        }
+        index.exceptions.extend(exceptions.iter().map(|row| Exception {
+            slot: Slot(row.slot.get()),
+            run: row.run.get(),
+            skip: row.skip.get(),
+            taken: row.taken.get(),
+        }));
+        if !index.exceptions.is_sorted_by_key(|exception| (exception.slot, exception.run)) {
+            return Err(Malformed("the exceptions of its index are not in order"));
+        }
+        Ok(index)
+    }
+
+    /// The last slot applied.
+    pub fn last_slot(&self) -> Slot {
+        self.blocks.last().map_or(Slot::ZERO, |block| block.last_slot)
+    }
+
+    /// What a snapshot keeps of it.
+    pub fn rows(
+        &self,
+    ) -> (impl ExactSizeIterator<Item = BlockRow> + '_, impl ExactSizeIterator<Item = ExceptionRow> + '_) {
+        let blocks = self.blocks.iter().map(|block| BlockRow {
+            first_slot: block.first_slot.0.into(),
+            last_slot: block.last_slot.0.into(),
+            tail_before: block.tail_before.0.into(),
+            timestamp_before_ns: block.timestamp_before_ns.into(),
+            start_pos: block.start_pos.into(),
+            end_pos: block.end_pos.into(),
+        });
+        let exceptions = self.exceptions.iter().map(|exception| ExceptionRow {
+            slot: exception.slot.0.into(),
+            run: exception.run.into(),
+            reserved: 0.into(),
+            skip: exception.skip.into(),
+            taken: exception.taken.into(),
+        });
+        (blocks, exceptions)
     }
 
     /// Notes that `slot` is applied next, and where its record lies.

@@ -10,7 +10,8 @@ use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
 use crate::shard::{
-    FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, OUTBOX_BYTES, RECENT_CHOSEN_BYTES, RECENT_SLOTS, TIMELINE_BYTES,
+    FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, JOB_DATAGRAMS, MAX_KEPT_PAYLOADS, MAX_SUBSCRIBERS, OUTBOX_BYTES,
+    RECENT_CHOSEN_BYTES, RECENT_SLOTS, SUBSCRIBER_BYTES, TIMELINE_BYTES,
 };
 use serde::Serialize;
 use synod_ring::Socket;
@@ -143,13 +144,13 @@ fn tables(config: &Config, pools: &mut Pools) {
     pools.add("reads that wait for a round", FRESH_READS, FRESH_READ_BYTES, "fixed");
     pools.add("commit stages, histograms", 1, HISTOGRAM_BYTES, "fixed");
     let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
-    pools.add("sessions", MAX_SESSIONS, session, "at most 1024 sessions x 1024 answers, allocated as they are used");
+    let from = "2 (snapshots are made of a second state) x 1024 sessions x 1024 answers, allocated as they are used";
+    pools.add("sessions", 2 * MAX_SESSIONS, session, from);
     let maps = config.groups.iter().filter(|group| group.machine == Machine::Kv).count();
     if maps > 0 {
         let outcomes = kv::MAX_OUTCOMES * kv::OUTCOME_BYTES;
-        let from =
-            "groups with machine = \"kv\" x (64 MiB of keys and values + 4096 outcomes), allocated as they are used";
-        pools.add_for(maps, "key-value maps", 1, kv::MAX_STATE_BYTES + outcomes, from);
+        let from = "groups with machine = \"kv\" x 2 x (64 MiB of keys and values + 4096 outcomes), allocated as they are used";
+        pools.add_for(maps, "key-value maps", 2, kv::MAX_STATE_BYTES + outcomes, from);
         pools.add_for(
             maps,
             "questions that wait for a round",
@@ -158,6 +159,17 @@ fn tables(config: &Config, pools: &mut Pools) {
             "allocated as they are used",
         );
     }
+    let value = config.net.max_batch_bytes;
+    pools.add(
+        "snapshots, values above them",
+        MAX_KEPT_PAYLOADS,
+        value,
+        "8192 x net.max_batch_bytes, allocated as they come",
+    );
+    pools.add("subscribers", MAX_SUBSCRIBERS, SUBSCRIBER_BYTES, "fixed");
+    let datagram = HEADER_BYTES + config.net.max_batch_bytes;
+    let from = "64 subscribers x 8 datagrams of old entries, allocated as they are used";
+    pools.add("read for subscribers", MAX_SUBSCRIBERS * usize::from(JOB_DATAGRAMS), datagram, from);
     let job = MAX_JOB_SLOTS as usize * (HEADER_BYTES + config.net.max_batch_bytes);
     pools.add("housekeeping jobs", MAX_JOBS, job, "16 jobs x 256 slots x (frame header + net.max_batch_bytes)");
 }
@@ -185,7 +197,7 @@ mod tests {
         let kv = Group { machine: Machine::Kv, ..Group::default() };
         let one = Config { groups: vec![Group::default(), kv], ..Config::default() };
         let maps = Memory::of(&one).pools.into_iter().find(|pool| pool.name == "key-value maps").unwrap();
-        assert_eq!((maps.count, maps.total_bytes > kv::MAX_STATE_BYTES), (1, true));
+        assert_eq!((maps.count, maps.total_bytes > 2 * kv::MAX_STATE_BYTES), (2, true));
     }
 
     #[test]

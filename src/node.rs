@@ -4,8 +4,9 @@
 use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
+use crate::shard::checkpoint::Maker;
 use crate::shard::jobs::{self, Done, Job};
-use crate::shard::{self, Exit, OUTBOX_BYTES, Order, Shard};
+use crate::shard::{self, Exit, OUTBOX_BYTES, Order, Shard, SnapshotSettings};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
@@ -207,6 +208,8 @@ impl Drop for Node {
 
 /// How much a thread that reads the log gives way: a tenth of what others get, where they want the same CPU.
 const RECOVERY_NICE: i32 = 10;
+/// The same for snapshots, which nobody waits for.
+const SNAPSHOT_NICE: i32 = 19;
 
 /// One group that ends, or panics, ends the node: its operator must look.
 struct EndsNode {
@@ -240,11 +243,13 @@ impl Pipeline {
             let doorbell = house.doorbell().clone();
             // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
             rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
-            let housekeeping = housekeeping(self.group, house, house_stop.clone())?;
+            let housekeeping = housekeeping(self.group, (self.maker()?, self.maker()?), house, house_stop.clone())?;
             let result = self.run_shard(port, unpinned);
             house_stop.store(true, Ordering::Release);
             doorbell.ring();
-            housekeeping.join().map_err(|_| anyhow!("the housekeeping thread panicked"))?;
+            for thread in housekeeping {
+                thread.join().map_err(|_| anyhow!("a housekeeping thread panicked"))?;
+            }
             match result {
                 Ok(Exit::Stopped) => return Ok(()),
                 Ok(Exit::Recover) => {
@@ -269,12 +274,10 @@ impl Pipeline {
                 ));
             }
         }
-        let settings = self.shard_settings(core);
-        let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
-        let paxos = self.paxos_settings()?;
+        let settings = self.shard_settings(core)?;
+        let maker = self.maker()?;
         let wal = wal_settings(&self.config);
-        let machine = (self.make)(self.group);
-        let found = self.aside(|| shard::recover(&settings.dir, &expect, &wal, paxos, machine, monotonic_ns()))??;
+        let found = self.aside(|| shard::recover(&settings.dir, &maker, &wal, monotonic_ns()))??;
         tracing::info!(
             group = self.group.0,
             dir = %settings.dir.path().display(),
@@ -282,6 +285,8 @@ impl Pipeline {
             applied_slot = found.core.prefix().0,
             tail = found.machine.tail().0,
             unknown_slots = ?found.core.unknown_slots(),
+            snapshot_slot = found.findings.snapshot.map_or(0, |slot| slot.0),
+            records = found.findings.records,
             "the log is read"
         );
         let send_arena = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
@@ -322,9 +327,9 @@ impl Pipeline {
         })
     }
 
-    fn shard_settings(&self, core: Option<usize>) -> shard::Settings {
+    fn shard_settings(&self, core: Option<usize>) -> anyhow::Result<shard::Settings> {
         let members = self.config.members();
-        shard::Settings {
+        Ok(shard::Settings {
             cluster: self.config.cluster_id(),
             group: self.group,
             me: self.node,
@@ -334,8 +339,24 @@ impl Pipeline {
             core,
             durability: self.config.wal.durability.into(),
             max_clock_drift_ppm: self.config.reads.max_clock_drift_ppm,
+            secret: random_u64()?,
             order: self.order,
-        }
+            snapshots: SnapshotSettings {
+                every_entries: self
+                    .config
+                    .snapshot
+                    .every_entries
+                    .of(self.config.groups[usize::from(self.group.0)].machine),
+                max_bytes_per_s: self.config.snapshot.max_bytes_per_s,
+            },
+        })
+    }
+
+    /// What recovery, and the maker of snapshots, make of the group's log.
+    fn maker(&self) -> anyhow::Result<Maker> {
+        let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
+        let (make, group) = (self.make.clone(), self.group);
+        Ok(Maker { expect, paxos: self.paxos_settings()?, make: Box::new(move || make(group)) })
     }
 
     fn log_dir(&self) -> PathBuf {
@@ -443,19 +464,39 @@ impl Pipeline {
     }
 }
 
+/// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots.
+/// They end when told to stop.
 fn housekeeping(
     group: GroupId,
+    (maker, snapshot_maker): (Maker, Maker),
     house: HousePort<Job, Done>,
     stop: Arc<AtomicBool>,
-) -> anyhow::Result<thread::JoinHandle<()>> {
-    let thread = thread::Builder::new().name(format!("synod-house-{group}"));
-    let spawned = thread.spawn(move || {
-        let mut keeper = jobs::Housekeeper::default();
-        while let Some(job) = house.next(&stop) {
-            house.done(keeper.perform(job));
+) -> anyhow::Result<[thread::JoinHandle<()>; 2]> {
+    let house = Arc::new(house);
+    let (snapshots, asked) = std::sync::mpsc::sync_channel(1);
+    let done = house.clone();
+    let snapshot_thread = thread::Builder::new().name(format!("synod-snap-{group}")).spawn(move || {
+        if let Err(error) = rustix::process::nice(SNAPSHOT_NICE) {
+            tracing::warn!(%group, %error, "snapshots are made at normal priority");
+        }
+        let mut keeper = jobs::Housekeeper::new(snapshot_maker);
+        // Ends when the other thread does.
+        for job in asked {
+            done.done(keeper.perform(job));
         }
     });
-    spawned.context("cannot start the housekeeping thread")
+    let snapshot_thread = snapshot_thread.context("cannot start the thread for snapshots")?;
+    let thread = thread::Builder::new().name(format!("synod-house-{group}")).spawn(move || {
+        let mut keeper = jobs::Housekeeper::new(maker);
+        while let Some(job) = house.next(&stop) {
+            match job {
+                // One is out at a time: this never waits.
+                Job::Checkpoint(_) => snapshots.send(job).expect("the thread for snapshots ends after this one"),
+                job => house.done(keeper.perform(job)),
+            }
+        }
+    });
+    Ok([snapshot_thread, thread.context("cannot start the housekeeping thread")?])
 }
 
 fn thread_affinity() -> anyhow::Result<CpuSet> {

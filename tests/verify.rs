@@ -5,7 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use support::{LogWriter, ballot, cluster, edit, incarnation, value, value_with};
 use synod::verify::{Fault, Problem, Report, VerifyError, verify, verify_in_windows};
-use synod_wal::Place;
+use synod_wal::{LogReader, Place, remove_front, snapshot};
 use synod_wire::frame::Kind;
 
 fn report(dirs: &[PathBuf]) -> Report {
@@ -371,4 +371,84 @@ fn directories_without_logs_are_errors() {
     let error = verify(&[dir.path().join("node-0")]).unwrap_err().to_string();
     assert!(error.contains("in use"), "{error}");
     drop(log);
+}
+
+/// Three logs of three segments: slots of 30 KB, all chosen but what `change` says; the last slot of each first segment is at
+/// most the one returned.
+fn long_cluster(
+    dir: &Path,
+    change: impl Fn(u8, u64) -> Option<Option<Vec<u8>>>,
+) -> (Vec<PathBuf>, Vec<Vec<Option<Place>>>, u64) {
+    let entry = "x".repeat(30_000);
+    let large = |slot| (slot > 1).then(|| Some(value_with(slot, &entry)));
+    let (dirs, places) = cluster(dir, 300, |node, slot| change(node, slot).or(large(slot)));
+    let first = |of_node: &Vec<Option<Place>>| of_node.iter().flatten().filter(|place| place.pos < 4 << 20).count();
+    let last = places.iter().map(first).max().unwrap();
+    (dirs, places, last as u64)
+}
+
+#[test]
+fn logs_without_their_front_are_verified_from_where_they_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dirs, _, last) = long_cluster(dir.path(), |_, _| None);
+    let whole = report(&dirs);
+    assert!(whole.ok && whole.groups[0].first_slot == 1 && whole.groups[0].tail == 299, "{whole}");
+    for (gone, node_dir) in dirs.iter().enumerate() {
+        let log_dir = node_dir.join("group-000");
+        let identity = *LogReader::open(&log_dir).unwrap().identity();
+        snapshot::write(&log_dir, &identity, synod_wire::Slot(last), b"a state", &mut || {}).unwrap();
+        assert_eq!(remove_front(&log_dir, 1).unwrap().segments, 1);
+        for slots in [64, 1 << 20] {
+            let found = verify_in_windows(&dirs, slots).unwrap();
+            let group = &found.groups[0];
+            assert!(found.ok, "{found}");
+            assert_eq!(group.chosen_prefix, 300);
+            // One whole log is enough to count the sequences of all.
+            let expected = if gone < 2 { (1, 299) } else { (last + 1, 0) };
+            assert_eq!((group.first_slot, group.tail), expected, "{found}");
+            let begins = group.logs.iter().filter_map(|log| log.begins_at).collect::<Vec<_>>();
+            assert!(begins.len() == gone + 1 && begins.iter().all(|begin| begin.segment == 1), "{found}");
+            assert!(found.to_string().contains("begins at segment 1, lsn "), "{found}");
+            assert!(group.logs.iter().all(|log| log.chosen_prefix == 300), "{found}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_behind_a_removed_front_is_missing_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let lacks = |node, slot| (node == 1 && slot == 250).then_some(None);
+    let (dirs, places, last) = long_cluster(dir.path(), lacks);
+    for node_dir in &dirs {
+        let log_dir = node_dir.join("group-000");
+        let identity = *LogReader::open(&log_dir).unwrap().identity();
+        snapshot::write(&log_dir, &identity, synod_wire::Slot(last), b"a state", &mut || {}).unwrap();
+        remove_front(&log_dir, 1).unwrap();
+    }
+    assert!(places[1][250].is_none() && last < 200);
+    let found = report(&dirs);
+    let missing = of(&found, Fault::MissingValue);
+    assert!(missing.len() == 1 && missing[0].node == 1 && missing[0].slot == Some(250), "{found}");
+    assert!(of(&found, Fault::Evidence).iter().all(|problem| problem.slot == Some(250)), "{found}");
+}
+
+#[test]
+fn an_inspection_says_where_a_log_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dirs, _, _) = long_cluster(dir.path(), |_, _| None);
+    let log_dir = dirs[0].join("group-000");
+    remove_front(&log_dir, 1).unwrap();
+    let first = LogReader::open_offline(&log_dir).unwrap().first_lsn(None).unwrap().unwrap();
+    let inspect = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_synod"));
+        let output = command.args(["inspect", "wal"]).arg(&log_dir).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = format!("begins at segment 1, lsn {first}: what was before was removed");
+    let text = inspect(&[]);
+    assert!(text.lines().nth(2).is_some_and(|line| line.contains(&told)), "{text:.400}");
+    let json = inspect(&["-o", "json"]);
+    let line: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!((line["what"].as_str(), line["lsn"].as_u64()), (Some("front"), Some(first.0)), "{line}");
 }

@@ -2,9 +2,10 @@
 //!
 //! Three layers, each usable without the ones above it:
 //!
-//! * **Cores without I/O.** [`Core`] is a session that appends, [`ReadCore`] a reader. They take datagrams and the time
+//! * **Cores without I/O.** [`Core`] is a session that appends, [`ReadCore`] a reader,
+//!   [`SubscribeCore`] a subscriber that is sent what is committed. They take datagrams and the time
 //!   as arguments and yield datagrams and events, so that a test or a simulator runs exactly the code of production.
-//! * **Drivers.** [`Client`] and [`Reader`] put a UDP socket and a monotonic clock around a core. They have one thread:
+//! * **Drivers.** [`Client`], [`Reader`] and [`Subscription`] put a UDP socket and a monotonic clock around a core. They have one thread:
 //!   the caller's.
 //! * **A blocking façade.** [`Appender`] waits for acknowledgements and turns events into results; [`status`] and
 //!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot. [`Questions`] asks a group's state
@@ -36,6 +37,7 @@ mod committed;
 mod condition;
 mod error;
 mod evidence;
+mod held;
 mod kv;
 mod line;
 mod options;
@@ -49,6 +51,8 @@ mod retransmit;
 mod route;
 mod session;
 mod socket;
+mod subscribe;
+mod subscription;
 mod train;
 mod window;
 
@@ -65,17 +69,21 @@ pub use error::{ClientError, Unavailable};
 pub use evidence::{
     ChosenBy, Evidence, EvidenceOf, Held, HeldValue, MemberAnswer, NodeEvidence, Told, agree, disagreements, evidence,
 };
+pub use held::EntryRef;
 pub use kv::{Kv, KvRead, KvReader, KvValue, KvWritten};
 pub use options::{Options, OptionsError, ReadOptions, Resume};
 pub use query::{StageTimes, Status, Tail, check_tail, status};
 pub use question::{Answer, QuestionCore, QuestionCounters, Questions, Standing};
-pub use read::{EntryRef, ReadCore, ReadCounters};
+pub use read::{ReadCore, ReadCounters};
 pub use reader::Reader;
 pub use receipt::Receipt;
 pub use session::{CloseReason, Core, Counters, Event, OfferError};
+pub use subscribe::{SubscribeCore, SubscribeCounters};
+pub use subscription::Subscription;
 pub use synod_wire::client::MAX_QUESTION_BYTES;
 pub use synod_wire::client::{Consistency, Counter, Durability, Refusal, Stage};
 pub use synod_wire::guarantee::{self, Guarantee, Recency};
 pub use synod_wire::kv::{MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome};
 pub use synod_wire::mode::{Mode, ModeReason};
+pub use synod_wire::stream::StreamEnd;
 pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};

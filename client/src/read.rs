@@ -8,8 +8,9 @@
 //! Bounds: at most `2 * max_datagrams` datagrams are held, in buffers that are used again. Reads no clock, opens no
 //! socket. Called by [`crate::Reader`].
 
+use crate::held::{EntryRef, Holding, Kept};
 use crate::options::{OptionsError, ReadOptions, check_members};
-use crate::reply::{ReadEntries, Rejection, Reply, finish_request, split_read_entry, told};
+use crate::reply::{ReadEntries, Rejection, Reply, finish_request, told};
 use crate::retransmit::{Jitter, Timeout, pause_ns};
 use crate::route::Route;
 use std::net::SocketAddrV4;
@@ -29,17 +30,6 @@ const FOLLOW_PACE_US: u32 = 2_000;
 
 /// A leader without a lease is asked again no sooner than this.
 pub(crate) const NO_LEASE_PACE_US: u32 = 10_000;
-
-/// An entry of the log, borrowed from the reader's buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryRef<'a> {
-    /// Its place in the group's total order.
-    pub sequence: Sequence,
-    /// The leader's timestamp, nanoseconds since the Unix epoch.
-    pub timestamp_ns: u64,
-    /// The bytes, as they were appended.
-    pub payload: &'a [u8],
-}
 
 /// What a reader counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,17 +52,6 @@ pub struct ReadCounters {
     pub refusals: u64,
 }
 
-/// The entries of one datagram: `first..end`.
-#[derive(Debug)]
-struct Held {
-    first: u64,
-    end: u64,
-    bytes: Vec<u8>,
-    /// The next entry to hand out, and where it starts.
-    at: u64,
-    offset: usize,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Request {
     id: u64,
@@ -93,8 +72,7 @@ pub struct ReadCore {
     route: Route,
     timeout: Timeout,
     jitter: Jitter,
-    /// The next entry to hand out.
-    next: u64,
+    held: Holding,
     /// Behind the last entry wanted.
     end: u64,
     /// How long a node may hold a request; `None`: read what is there.
@@ -106,9 +84,6 @@ pub struct ReadCore {
     guarantee: Option<Guarantee>,
     /// The mode that the last answer named.
     mode: Option<Mode>,
-    /// In order of `first`.
-    held: Vec<Held>,
-    free: Vec<Vec<u8>>,
     request: Option<Request>,
     /// Of the current read.
     first_request_id: u64,
@@ -141,15 +116,13 @@ impl ReadCore {
             route: Route::new(members.into_boxed_slice()),
             timeout: Timeout::new(initial, min, max),
             jitter: Jitter::new(options.seed),
-            next: 1,
+            held: Holding::new(held),
             end: 1,
             follow_ms: None,
             end_is_fixed: true,
             tail: None,
             guarantee: None,
             mode: None,
-            held: Vec::with_capacity(held + 1),
-            free: Vec::with_capacity(held + 1),
             request: None,
             first_request_id: 1,
             next_request_id: 1,
@@ -181,13 +154,10 @@ impl ReadCore {
 
     fn restart(&mut self, from: Sequence, count: u64, follow_ms: Option<u16>, now_ns: u64) {
         // Sequences start at 1, and 0 would ask for the tail alone.
-        self.next = from.0.max(1);
-        self.end = self.next.saturating_add(count);
+        self.held.restart(from.0.max(1));
+        self.end = self.held.next().saturating_add(count);
         self.follow_ms = follow_ms;
         self.end_is_fixed = follow_ms.is_some();
-        while let Some(held) = self.held.pop() {
-            self.recycle(held);
-        }
         self.request = None;
         self.guarantee = None;
         self.leases_off = false;
@@ -198,12 +168,12 @@ impl ReadCore {
 
     /// Whether [`ReadCore::next_entry`] has one.
     pub fn is_ready(&self) -> bool {
-        self.next < self.end && self.covered() > self.next
+        self.held.next() < self.end && self.held.covered() > self.held.next()
     }
 
     /// Whether everything wanted was handed out, as far as it exists.
     pub fn is_finished(&self) -> bool {
-        self.next >= self.end
+        self.held.next() >= self.end
     }
 
     /// The highest tail that a node has told.
@@ -264,24 +234,7 @@ impl ReadCore {
 
     /// The next entry in order, if it has come.
     pub fn next_entry(&mut self) -> Option<EntryRef<'_>> {
-        if !self.is_ready() {
-            return None;
-        }
-        self.release();
-        let held = &mut self.held[0];
-        let wanted = self.next;
-        self.next += 1;
-        loop {
-            let rest = &held.bytes[held.offset..];
-            let (timestamp_ns, payload, after) = split_read_entry(rest).expect("checked when it was received");
-            held.offset += rest.len() - after.len();
-            held.at += 1;
-            if held.at == wanted + 1 {
-                // Borrowed anew: the borrow above ends with the loop's turn.
-                let at = held.offset - payload.len()..held.offset;
-                return Some(EntryRef { sequence: Sequence(wanted), timestamp_ns, payload: &held.bytes[at] });
-            }
-        }
+        if self.is_ready() { self.held.take() } else { None }
     }
 
     /// Writes the next request into `out` (at least 128 bytes) if one is due: where it goes and its length.
@@ -292,8 +245,8 @@ impl ReadCore {
         if now_ns < self.pause_until_ns || !self.can_ask() {
             return None;
         }
-        let from = self.covered();
-        let gap_end = self.held.iter().map(|held| held.first).find(|first| *first > from);
+        let from = self.held.covered();
+        let gap_end = self.held.gap_end(from);
         self.counters.gaps_asked += u64::from(gap_end.is_some());
         let wanted = gap_end.unwrap_or(self.end).min(self.end) - from;
         let max_entries = u32::try_from(wanted).unwrap_or(u32::MAX);
@@ -358,24 +311,11 @@ impl ReadCore {
         }
     }
 
-    /// Behind the last entry that can be handed out without another datagram.
-    fn covered(&self) -> u64 {
-        let mut covered = self.next;
-        for held in &self.held {
-            if held.first > covered {
-                break;
-            }
-            covered = covered.max(held.end);
-        }
-        covered
-    }
-
     /// Whether a request is to be made, pause or not: something is missing, and its answer has room. What the caller
     /// waits for is always asked for; it displaces what lies furthest ahead.
     fn can_ask(&self) -> bool {
-        let covered = self.covered();
-        let ahead = self.held.iter().filter(|held| held.end > self.next).count();
-        let room = ahead <= usize::from(self.options.max_datagrams) || covered == self.next;
+        let covered = self.held.covered();
+        let room = self.held.ahead() <= usize::from(self.options.max_datagrams) || covered == self.held.next();
         self.request.is_none() && covered < self.end && room
     }
 
@@ -415,7 +355,7 @@ impl ReadCore {
         self.mode = Mode::from_u8(body.mode);
         if !self.end_is_fixed {
             self.end_is_fixed = true;
-            self.end = self.end.min(tail.0.saturating_add(1)).max(self.next);
+            self.end = self.end.min(tail.0.saturating_add(1)).max(self.held.next());
         }
         if count > 0 && self.hold(first, first + count, entries.as_bytes()) {
             self.last_progress_ns = now_ns;
@@ -437,7 +377,7 @@ impl ReadCore {
         }
         request.heard = true;
         request.expires_ns = now_ns.saturating_add(self.timeout.current_ns());
-        let covered = self.covered();
+        let covered = self.held.covered();
         if !last && covered < request.end {
             self.request = Some(request);
             return;
@@ -491,39 +431,10 @@ impl ReadCore {
 
     /// Keeps a datagram's entries; false if they are not wanted, known already, or do not fit.
     fn hold(&mut self, first: u64, end: u64, bytes: &[u8]) -> bool {
-        let known = self.held.iter().any(|held| held.first <= first && end <= held.end);
-        if end <= self.next || first >= self.end || known {
-            self.counters.duplicates += 1;
-            return false;
-        }
-        self.release();
-        if self.held.len() == 2 * usize::from(self.options.max_datagrams) {
-            self.counters.overruns += 1;
-            let furthest = self.held.last().expect("a full buffer holds something");
-            if furthest.first <= first {
-                return false;
-            }
-            let displaced = self.held.pop().expect("a full buffer holds something");
-            self.recycle(displaced);
-        }
-        let mut buffer = self.free.pop().unwrap_or_default();
-        buffer.extend_from_slice(bytes);
-        let place = self.held.partition_point(|held| held.first < first);
-        self.held.insert(place, Held { first, end, bytes: buffer, at: first, offset: 0 });
-        true
-    }
-
-    /// Drops the datagrams whose entries were all handed out. Not done when the last one is: the caller has it borrowed.
-    fn release(&mut self) {
-        while let Some(used) = self.held.iter().position(|held| held.end <= self.next) {
-            let used = self.held.remove(used);
-            self.recycle(used);
-        }
-    }
-
-    fn recycle(&mut self, mut held: Held) {
-        held.bytes.clear();
-        self.free.push(held.bytes);
+        let kept = if first >= self.end { Kept::Known } else { self.held.hold(first, end, bytes) };
+        self.counters.duplicates += u64::from(kept == Kept::Known);
+        self.counters.overruns += u64::from(matches!(kept, Kept::Full | Kept::Displaced));
+        matches!(kept, Kept::New | Kept::Displaced)
     }
 }
 

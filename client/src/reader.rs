@@ -1,9 +1,10 @@
 //! The UDP driver of a reader: blocking, one entry at a time from the datagrams held.
 
 use crate::error::{ClientError, Unavailable};
+use crate::held::EntryRef;
 use crate::line::Line;
 use crate::options::{ReadOptions, nanos};
-use crate::read::{EntryRef, REQUEST_BYTES, ReadCore};
+use crate::read::{REQUEST_BYTES, ReadCore};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use synod_wire::{ClusterId, GroupId, Sequence};

@@ -8,6 +8,7 @@ use synod_wire::client::{
 use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
+use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -19,6 +20,9 @@ pub(crate) enum Reply<'a> {
     Rejected(Rejection),
     SessionOpened(SessionBody),
     Read(ReadReplyBody, ReadEntries<'a>),
+    /// Round, head, body, entries.
+    Stream(u64, StreamHead, ReadReplyBody, ReadEntries<'a>),
+    StreamEnd(StreamEndBody, StreamEnd),
     Query(ReadReplyBody, &'a [u8]),
     Status(StatusBody, &'a [U64], &'a [StageRow]),
     Evidence(EvidenceReplyBody),
@@ -103,11 +107,18 @@ impl<'a> Reply<'a> {
                 Ok(Reply::SessionOpened(body))
             }
             Kind::ReadReply => {
-                let (body, rest) = read::<ReadReplyBody>(payload)?;
-                let entries = ReadEntries::parse(rest, body.entries.get())?;
-                let end = body.first_sequence.get().checked_add(u64::from(body.entries.get()));
-                end.ok_or(FrameError::Body)?;
+                let (body, entries) = entries(payload)?;
                 Ok(Reply::Read(body, entries))
+            }
+            Kind::StreamData => {
+                let (head, rest) = read::<StreamHead>(payload)?;
+                let (body, entries) = entries(rest)?;
+                Ok(Reply::Stream(frame.header.slot.0, head, body, entries))
+            }
+            Kind::StreamEnd => {
+                let (body, rest) = read::<StreamEndBody>(payload)?;
+                nothing_left(rest)?;
+                Ok(Reply::StreamEnd(body, StreamEnd::from_u8(body.reason).ok_or(FrameError::Body)?))
             }
             Kind::QueryReply => {
                 let (body, answer) = read::<ReadReplyBody>(payload)?;
@@ -125,6 +136,15 @@ impl<'a> Reply<'a> {
             other => Err(FrameError::Kind(other as u8)),
         }
     }
+}
+
+/// Entries, and what is said of them.
+fn entries(payload: &[u8]) -> Result<(ReadReplyBody, ReadEntries<'_>), FrameError> {
+    let (body, rest) = read::<ReadReplyBody>(payload)?;
+    let entries = ReadEntries::parse(rest, body.entries.get())?;
+    let end = body.first_sequence.get().checked_add(u64::from(body.entries.get()));
+    end.ok_or(FrameError::Body)?;
+    Ok((body, entries))
 }
 
 impl Rejection {

@@ -19,6 +19,7 @@
 //! | `reach.rs` | who is heard and how lately, for the shard's mode |
 //! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
+//! | `states.rs` | members compare their states |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ mod reach;
 mod reads;
 mod replica;
 mod rng;
+mod states;
 mod types;
 mod window;
 

@@ -6,6 +6,7 @@ use crate::learner::Fetch;
 use crate::leases::Leases;
 use crate::reads::Reads;
 use crate::rng::Rng;
+use crate::states::States;
 use crate::types::*;
 use crate::window::{Accepted, SlotState, Window};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -67,6 +68,7 @@ pub struct Replica {
     pub(crate) watermark: Option<(Ballot, Slot)>,
     pub(crate) tick_at_ns: u64,
     pub(crate) reads: Reads,
+    pub(crate) states: States,
     pub(crate) leases: Leases,
 
     // Who may vote.
@@ -125,6 +127,7 @@ impl Replica {
             watermark: None,
             tick_at_ns: now_ns,
             reads: Reads::new(settings.members.len()),
+            states: States::default(),
             leases: Leases::new(&settings, &restart, now_ns),
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
@@ -176,6 +179,7 @@ impl Replica {
             Input::Message { from, lsn, message } => self.on_message(from, lsn, message),
             Input::Propose => self.propose(),
             Input::Read => self.on_read(),
+            Input::Checkpoint(mark) => self.on_checkpoint(mark),
             Input::Persisted { upto } => self.on_persisted(upto),
             Input::Timeout => self.on_timeout(),
         }
@@ -252,6 +256,7 @@ impl Replica {
                     self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }
+            Message::StateMarks { marks } => self.on_state_marks(from, marks),
             Message::ReadIndex { start, round } => self.on_read_index(from, start, round),
             Message::ReadIndexAck { start, round, index } => self.on_read_index_ack(start, round, index),
             Message::Missing { ballot, first, last } => self.on_missing(from, ballot, first, last),

@@ -200,6 +200,22 @@ pub enum ReportState {
 /// in larger ones.
 pub const PART_SLOTS: u64 = 20;
 
+/// The checksum of the state after a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateMark {
+    /// The slot; 0: none.
+    pub slot: Slot,
+    /// The checksum.
+    pub crc: u32,
+}
+
+/// How many checkpoints of late a member tells, so that one datagram that is lost hides none.
+pub const STATE_MARKS: usize = synod_wire::peer::MAX_STATE_ROWS;
+
+/// The checkpoints of late, the newest last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateMarks(pub [StateMark; STATE_MARKS]);
+
 /// A message between members. Where a value travels with it, the shard attaches the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -302,6 +318,11 @@ pub enum Message {
         /// The watermark.
         index: Slot,
     },
+    /// What the sender's state is after some slots.
+    StateMarks {
+        /// At its checkpoints of late.
+        marks: StateMarks,
+    },
     /// Asks for chosen values.
     FetchChosen {
         /// The first slot.
@@ -372,6 +393,8 @@ pub enum Input {
     Propose,
     /// Reads have joined the round [`crate::Replica::read_round`].
     Read,
+    /// This node's state after a slot, which it has delivered, has this checksum.
+    Checkpoint(StateMark),
     /// Every record up to this one is on stable storage. (Or in memory, where the group is to rest on that: then this log must
     /// never be started from again unless all of it reached the disk.)
     Persisted {
@@ -461,6 +484,17 @@ pub enum Halt {
     },
     /// All members have promised, and damage on too many of them hides what may have been chosen: no leader can ever tell.
     BeyondRepair,
+    /// A majority has another state after a slot than this node has.
+    Diverged {
+        /// The slot.
+        slot: Slot,
+        /// The checksum of this node's state.
+        mine: u32,
+        /// That of the others'.
+        theirs: u32,
+        /// Who has it.
+        agree: NodeSet,
+    },
     /// An operator said so when the node was started.
     Ordered,
 }

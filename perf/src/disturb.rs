@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::time::{Duration, Instant};
-use synod_client::{ReadOptions, Reader};
+use synod_client::{ReadOptions, Reader, Subscription};
 use synod_wire::Sequence;
 
 /// Before this nothing counts.
@@ -24,6 +24,8 @@ const READ_ENTRIES: u32 = 64;
 const READ_PAUSE: Duration = Duration::from_millis(5);
 /// The smallest segment that the product takes.
 const SMALL_SEGMENT_BYTES: u64 = 4 << 20;
+/// A snapshot each so many entries: some a second at any rate that is measured here.
+const FREQUENT_SNAPSHOT_ENTRIES: u64 = 20_000;
 
 /// Arguments of `disturb`.
 #[derive(Args, Debug)]
@@ -36,7 +38,7 @@ pub(crate) struct DisturbArgs {
         value_enum,
         value_name = "WHAT,…",
         value_delimiter = ',',
-        default_value = "slow-follower,dead-follower,slow-reader,segments,catch-up,loss"
+        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,catch-up,loss"
     )]
     what: Vec<What>,
     /// Entries in flight.
@@ -69,8 +71,12 @@ enum What {
     DeadFollower,
     /// A client reads the log from its start, slowly, from the leader.
     SlowReader,
+    /// A client subscribes to the log from its start, at the leader, and takes little of it.
+    Subscriber,
     /// Segments of 4 MiB instead of the default: many more changes of the segment.
     Segments,
+    /// Snapshots of all nodes several times a second instead of each million of entries.
+    Snapshots,
     /// A follower that was down comes back and catches up.
     CatchUp,
     /// Datagrams get lost.
@@ -139,13 +145,18 @@ pub(crate) fn run(args: &DisturbArgs) -> anyhow::Result<()> {
 fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, what: What) -> anyhow::Result<Chapter> {
     let spec = args.scenario.spec();
     let mut cluster = stage.cluster(&spec)?;
-    let mut other = match what {
-        What::Segments => {
-            let mut small = spec;
-            small.settings.push(("wal", "segment_bytes", SMALL_SEGMENT_BYTES));
-            Some(stage.cluster(&small)?)
-        }
+    let setting = match what {
+        What::Segments => Some(("wal", "segment_bytes", SMALL_SEGMENT_BYTES)),
+        What::Snapshots => Some(("snapshot", "every_entries", FREQUENT_SNAPSHOT_ENTRIES)),
         _ => None,
+    };
+    let mut other = match setting {
+        Some(setting) => {
+            let mut spec = spec;
+            spec.settings.push(setting);
+            Some(stage.cluster(&spec)?)
+        }
+        None => None,
     };
     let mut rounds = Vec::new();
     for number in 0..args.rounds {
@@ -192,7 +203,8 @@ fn disturbed(
             Ok(summary)
         }
         What::SlowReader => measure(args, cluster, |cluster| slow_reader(args, cluster)),
-        What::Segments => measure(args, cluster, |_| wait(args)),
+        What::Subscriber => measure(args, cluster, |cluster| slow_subscriber(args, cluster)),
+        What::Segments | What::Snapshots => measure(args, cluster, |_| wait(args)),
         What::CatchUp => {
             let (node, _) = scenario::leave_behind(cluster, &args.scenario, args.lag_mib)?;
             let summary = measure(args, cluster, |cluster| {
@@ -264,6 +276,24 @@ fn slow_reader(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> 
     }
     ensure!(read > 0, "the slow reader has read nothing");
     Ok(())
+}
+
+/// It never has credit for long: the leader has something to push at the end of nearly each turn, most of it from the disk.
+fn slow_subscriber(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let until = Instant::now() + length(args);
+    let leader = cluster.await_leader(PATIENCE)?;
+    let address = cluster.members.iter().find(|(node, _)| *node == leader).context("the leader is a member")?.1;
+    let options = ReadOptions::default();
+    let mut stream = Subscription::new(cluster.id, cluster.group, vec![address], options, Sequence(1))?;
+    let mut read = 0_u64;
+    while Instant::now() < until {
+        for _ in 0..READ_ENTRIES {
+            read += u64::from(stream.next_entry(READ_PAUSE)?.is_some());
+        }
+        scenario::wait(READ_PAUSE)?;
+    }
+    ensure!(read > 0, "the slow subscriber has read nothing");
+    Ok(stream.close()?)
 }
 
 fn print(report: &Report) {

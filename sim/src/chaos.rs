@@ -90,6 +90,7 @@ impl Sim {
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
+            Fault::DeafSubscriber => return self.deafen_a_subscriber(),
             Fault::Overload => {
                 self.overload_until_ns = self.now_ns + self.chaos.exponential(SPELL_MEAN_NS);
                 self.struck(fault, "the load rises".to_owned());

@@ -23,7 +23,7 @@ use synod_wire::{Ballot, Epoch, Lsn, Slot};
 pub(crate) type Outgoing = (SocketAddrV4, Rc<[u8]>);
 
 /// The longest datagram of a client.
-const DATAGRAM_BYTES: usize = 1_472;
+pub(crate) const DATAGRAM_BYTES: usize = 1_472;
 /// The first port of a client; each life has the next.
 const FIRST_PORT: u16 = 20_000;
 
@@ -73,11 +73,11 @@ pub(crate) struct Appender {
     datagram: Box<[u8; DATAGRAM_BYTES]>,
 }
 
-fn members(count: usize, first: usize) -> Vec<(NodeId, SocketAddrV4)> {
+pub(crate) fn members(count: usize, first: usize) -> Vec<(NodeId, SocketAddrV4)> {
     (0..count).map(|at| (first + at) % count).map(|node| (NodeId(node as u8), node_address(node))).collect()
 }
 
-fn address(index: usize, life: u16) -> SocketAddrV4 {
+pub(crate) fn address(index: usize, life: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, index as u8), FIRST_PORT + life)
 }
 

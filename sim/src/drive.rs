@@ -5,7 +5,7 @@
 //! Only [`leader_turn`] and [`follower_turn`] are to be counted. The [`LeanIo`] below them does next to nothing: datagrams
 //! are copied and files written after the turn, as the kernel does it.
 
-use crate::node::{GROUP, Node, node_address, paxos_settings, shard_settings, wal_settings};
+use crate::node::{GROUP, Node, maker, node_address, shard_settings, wal_settings};
 use crate::plan::{Plan, Profile, Timing};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -19,7 +19,6 @@ use synod::shard::jobs::{Done, Housekeeper, Job};
 use synod::shard::{self, Exit, Fatal, OUTBOX_BYTES, Shard};
 use synod_client::{Core, Event as ClientEvent, OfferError, Options};
 use synod_ring::{Arena, BlockFile, Event, FileSlot, Io, IoError, Loan, RxBuf, Slice, Socket};
-use synod_wal::Expect;
 use synod_wire::NodeId;
 use synod_wire::frame::HEADER_BYTES;
 
@@ -276,6 +275,7 @@ impl Ord for Due {
 struct World {
     now_ns: u64,
     shards: Vec<Shard<LeanIo>>,
+    keepers: Vec<Housekeeper>,
     links: Vec<Rc<RefCell<Link>>>,
     queue: BinaryHeap<Reverse<Due>>,
     made: u64,
@@ -293,10 +293,11 @@ struct World {
 
 impl World {
     fn new(plan: &Plan, outstanding: usize, size: usize) -> World {
-        let (mut shards, mut links) = (Vec::new(), Vec::new());
+        let (mut shards, mut keepers, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..NODES {
             let link = Rc::default();
             shards.push(start(plan, index, &link).expect("a new log can be read"));
+            keepers.push(Housekeeper::new(maker(plan, NodeId(index as u8), 1 + index as u64)));
             links.push(link);
         }
         let options = Options {
@@ -310,6 +311,7 @@ impl World {
         World {
             now_ns: 0,
             shards,
+            keepers,
             links,
             queue: BinaryHeap::new(),
             made: 0,
@@ -398,7 +400,8 @@ impl World {
             self.after(WRITE_NS, What::ToNode(node, Arrival::Written { token, bytes }));
         }
         for job in jobs {
-            self.after(WRITE_NS, What::ToNode(node, Arrival::Done(Housekeeper::default().perform(job))));
+            let done = self.keepers[node].perform(job);
+            self.after(WRITE_NS, What::ToNode(node, Arrival::Done(done)));
         }
     }
 
@@ -436,9 +439,7 @@ fn start(plan: &Plan, index: usize, link: &Rc<RefCell<Link>>) -> Result<Shard<Le
     let mut node = Node::new(index);
     node.format(plan, 1 + index as u64)?;
     let me = NodeId(index as u8);
-    let expect = Expect { cluster: crate::node::CLUSTER, group: GROUP, node: me };
-    let found =
-        shard::recover(&node.dir, &expect, &wal_settings(plan), paxos_settings(plan, me, 1 + index as u64), None, 0)?;
+    let found = shard::recover(&node.dir, &maker(plan, me, 1 + index as u64), &wal_settings(plan), 0)?;
     let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
     Shard::new(shard_settings(plan, me, &node.dir), LeanIo::new(link.clone()), arena, found)
 }

@@ -142,6 +142,9 @@ faults! {
     Bunched = 48, Strike, Process;
     /// Members that were away come back together while the load is at its highest.
     CatchUpStorm = 49, Strike, Process;
+    /// A subscriber acknowledges nothing for a while: it is silent, or takes nothing. (Last, so that other kinds are drawn as
+    /// they were.)
+    DeafSubscriber = 41, Strike, Client;
 }
 
 impl std::fmt::Display for Fault {

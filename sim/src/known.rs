@@ -60,6 +60,8 @@ pub const MUTANTS: &[Mutant] = &[
     bug(14, "old_promise_counted", "promises of another ballot are counted"),
     bug(14, "partial_promise_counts", "a part of a promise counts as the whole").slow(),
     bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next").slow(),
+    bug(17, "sessions_missing_from_snapshot", "a snapshot lacks the sessions"),
+    bug(18, "restored_state_applied_again", "a restored snapshot's last slot is applied once more"),
     bug(19, "lease_on_wall_clock", "a lease is read off the wall clock"),
     bug(19, "lease_checked_before_pause", "a lease is read off a clock that was read before the request came"),
     bug(19, "lease_checked_once", "a lease is read off the clock of the turn, and the process stood still since"),
@@ -128,7 +130,13 @@ pub const MUTANTS: &[Mutant] = &[
     rule("bounded_from_answer", "a bounded read counts from the leader's answer, not from the question"),
     rule("lease_from_answer", "a lease counts from the answer to its heartbeat"),
     rule("promises_within_lease", "an acceptor promises within a lease that it granted"),
+    rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
+    // Streams.
+    rule("stream_ignores_going_back", "a subscriber that misses something is sent what comes next all the same"),
+    rule("stream_beyond_applied", "subscribers are sent what is held beyond what is applied"),
+    rule("subscriber_never_dropped", "a subscriber keeps its place though it is silent and acknowledges nothing"),
+    rule("subscriber_dropped_silently", "a subscriber is dropped without a word"),
     // Modes.
     rule("degraded_serves_appends", "a node that hears no quorum takes appends"),
     rule("stale_read_called_fresh", "a read is called fresh without evidence, in every mode"),

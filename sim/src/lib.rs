@@ -14,7 +14,7 @@
 //! | `net.rs`, `disk.rs`, `storage.rs` | what links and disks do; files in memory |
 //! | `history.rs` | old datagrams, to be sent again |
 //! | `load.rs` | what the clients of a run offer, read and learn |
-//! | `client.rs`, `payload.rs` | clients around the production client cores |
+//! | `client.rs`, `subscriber.rs`, `payload.rs` | clients around the production client cores |
 //! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
 //! | `linear/` | linearizability of small histories, and the log as a sequential object |
@@ -48,6 +48,7 @@ mod run;
 mod script;
 mod sim;
 mod storage;
+mod subscriber;
 mod trace;
 
 pub use checks::{SIMULATOR, Violation};

@@ -7,6 +7,7 @@ use crate::client::{Appender, Learnt, Outgoing, Reader};
 use crate::node::{KV_LIMITS, node_at};
 use crate::payload::{KEYS, Key};
 use crate::sim::{Happening, Sim};
+use crate::subscriber::Subscriber;
 use crate::trace::{End, What};
 use synod_client::Consistency;
 
@@ -19,6 +20,7 @@ const OVERLOAD: u64 = 4;
 pub(crate) enum Client {
     Appender(Box<Appender>),
     Reader(Reader),
+    Subscriber(Subscriber),
 }
 
 impl Client {
@@ -26,7 +28,7 @@ impl Client {
     pub(crate) fn is_drained(&self) -> bool {
         match self {
             Client::Appender(appender) => appender.is_drained(),
-            Client::Reader(_) => true,
+            Client::Reader(_) | Client::Subscriber(_) => true,
         }
     }
 }
@@ -79,6 +81,7 @@ impl Sim {
                 reader.transmit(self.now_ns, &mut out);
                 reader.next_ns()
             }
+            Client::Subscriber(_) => self.drive_subscriber(client, &mut out)?,
         };
         self.send_all(client, &mut out);
         self.scratch.outgoing = out;

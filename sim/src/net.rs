@@ -57,7 +57,7 @@ const SMALL_BYTES: usize = 300;
 impl Network {
     pub(crate) fn new(plan: &Plan) -> Network {
         // The nodes, the clients, and whoever else.
-        let ends = plan.nodes + plan.clients + plan.readers + 1;
+        let ends = plan.nodes + plan.clients + plan.readers + plan.subscribers + 1;
         let rates = Rates {
             loss: plan.rate(Fault::Loss),
             duplicate: plan.rate(Fault::Duplicate),

@@ -12,8 +12,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use synod::machine::StateMachine;
 use synod::machine::kv::{KvMap, Limits};
+use synod::shard::checkpoint::Maker;
 use synod::shard::jobs::{Housekeeper, Job};
-use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard};
+use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard, SnapshotSettings};
 use synod_paxos::{Lease, Role};
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
@@ -132,7 +133,7 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) jobs: BTreeMap<u64, Job>,
     /// Carries them out; ends with the process.
-    pub(crate) keeper: Housekeeper,
+    pub(crate) keeper: Option<Housekeeper>,
     pub(crate) next_job: u64,
     /// When its next turn is due.
     pub(crate) turn: Due,
@@ -180,7 +181,7 @@ impl Node {
             health: Health::Down,
             life: 0,
             jobs: BTreeMap::new(),
-            keeper: Housekeeper::default(),
+            keeper: None,
             next_job: 0,
             turn: NEVER,
             paused_until_ns: 0,
@@ -235,16 +236,9 @@ impl Node {
     pub(crate) fn start(&mut self, plan: &Plan, now_ns: u64, seed: u64) -> Result<Findings, Fatal> {
         assert!(self.shard.is_none(), "a process runs already");
         let node = NodeId(self.index as u8);
-        let expect = Expect { cluster: CLUSTER, group: GROUP, node };
         let local_ns = self.clock.monotonic_ns(now_ns);
-        let found = shard::recover(
-            &self.dir,
-            &expect,
-            &wal_settings(plan),
-            paxos_settings(plan, node, seed),
-            machine(plan),
-            local_ns,
-        )?;
+        let found = shard::recover(&self.dir, &maker(plan, node, seed), &wal_settings(plan), local_ns)?;
+        self.keeper = Some(Housekeeper::new(maker(plan, node, seed)));
         let findings = found.findings.clone();
         self.life += 1;
         self.damaged_since_start = false;
@@ -274,7 +268,7 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         self.shard = None;
         self.jobs.clear();
-        self.keeper = Housekeeper::default();
+        self.keeper = None;
         self.turn = NEVER;
         self.paused_until_ns = 0;
         self.stalls_ns = 0;
@@ -286,9 +280,14 @@ impl Node {
     }
 }
 
-/// The machine of the plan's nodes, empty.
-pub(crate) fn machine(plan: &Plan) -> Option<Box<dyn StateMachine>> {
-    plan.kv.then(|| -> Box<dyn StateMachine> { Box::new(KvMap::with_limits(KV_LIMITS)) })
+/// What recovery and housekeeping are told.
+pub(crate) fn maker(plan: &Plan, me: NodeId, seed: u64) -> Maker {
+    let kv = plan.kv;
+    Maker {
+        expect: Expect { cluster: CLUSTER, group: GROUP, node: me },
+        paxos: paxos_settings(plan, me, seed),
+        make: Box::new(move || kv.then(|| -> Box<dyn StateMachine> { Box::new(KvMap::with_limits(KV_LIMITS)) })),
+    }
 }
 
 pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
@@ -314,7 +313,9 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
         core: None,
         durability: if plan.memory_durability { Durability::Memory } else { Durability::Disk },
         max_clock_drift_ppm: MAX_DRIFT_PPM as u32,
+        secret: plan.seed ^ u64::from(me.0),
         order: shard::Order::Serve,
+        snapshots: SnapshotSettings { every_entries: plan.snapshot_entries, max_bytes_per_s: 64 << 20 },
     }
 }
 

@@ -80,6 +80,9 @@ pub struct Plan {
     pub clients: usize,
     /// Clients that read.
     pub readers: usize,
+    /// Clients that subscribe to the whole log.
+    #[serde(default)]
+    pub subscribers: usize,
     /// Entries that all clients together append a simulated second.
     pub entries_per_second: u64,
     /// Entries offered at once, at most.
@@ -108,6 +111,9 @@ pub struct Plan {
     /// The nodes keep a key-value map, with small bounds, and clients append its commands.
     #[serde(default)]
     pub kv: bool,
+    /// A snapshot is made when the tail passes a multiple of this.
+    #[serde(default = "no_snapshots")]
+    pub snapshot_entries: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -137,6 +143,7 @@ impl Plan {
             safety_ms: rng.between(30_000, 50_000),
             clients: rng.between(2, 4) as usize,
             readers: rng.between(1, 2) as usize,
+            subscribers: Rng::new(seed, "streams").pick(&[0, 0, 0, 0, 0, 1, 1, 2]),
             entries_per_second: rng.between(130, 150),
             // Each entry costs a large group more datagrams: it gets them in larger batches, fewer heartbeats, rarer strikes.
             burst: if nodes == 3 { rng.pick(&[24, 48, 96]) } else { rng.pick(&[48, 96]) },
@@ -151,6 +158,7 @@ impl Plan {
             drift_ppm: MAX_DRIFT_PPM,
             // A stream of its own: the rest of the plan is as it would be without.
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
+            snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), 300, 1_000]),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -214,6 +222,11 @@ fn allowed_drift_ppm() -> u64 {
     MAX_DRIFT_PPM
 }
 
+/// More than any run appends.
+fn no_snapshots() -> u64 {
+    1 << 40
+}
+
 /// Half of the runs have leases: shorter than any election time-out, as long as the shortest, or longer, so that a successor has
 /// to wait.
 fn lease_ns(timing: &Timing, rng: &mut Rng) -> u64 {
@@ -260,6 +273,9 @@ fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
         ] {
             faults.remove(&fault);
         }
+    }
+    if plan.subscribers == 0 {
+        faults.remove(&Fault::DeafSubscriber);
     }
     if Rng::new(plan.seed, "crowd").percent(50) {
         // A thousand sessions that open are a fifth of a run's datagrams.

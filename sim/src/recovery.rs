@@ -1,5 +1,5 @@
 //! Starts of a node's process with what may go wrong in them: a process that dies inside recovery, in `format` or while it
-//! prepares a segment. Which way each recovery went is marked for the coverage.
+//! prepares a segment or makes a snapshot. Which way each recovery went is marked for the coverage.
 
 use crate::checks::Checked;
 use crate::fault::Fault;
@@ -71,6 +71,7 @@ impl Sim {
             ("recovery: a clean end", findings.torn.is_none() && findings.damage.is_empty()),
             ("recovery: a torn tail, nothing of it kept", findings.torn.is_some_and(|torn| torn.kept == 0)),
             ("recovery: a torn tail, whole records kept", findings.torn.is_some_and(|torn| torn.kept > 0)),
+            ("recovery: a snapshot and what the log has behind it", findings.snapshot.is_some()),
             ("recovery: a torn flush whose trailer is whole", findings.torn.is_some() && before.trailer_over_torn),
             ("recovery: a cut that was interrupted, again", findings.torn.is_some() && before.killed_while_cutting),
             ("recovery: damage that is named", lost().any(|damage| damage.complete)),
@@ -113,14 +114,20 @@ impl Sim {
 
     /// Carries out a job of housekeeping. None: the process died inside it.
     pub(crate) fn perform(&mut self, node: usize, job: Job) -> Result<Option<Done>, crate::checks::Violation> {
-        if matches!(job, Job::PrepareSegment(_)) {
+        let name = match job {
+            Job::PrepareSegment(_) => Some("killed while a segment was prepared"),
+            Job::Checkpoint(_) => Some("killed while a snapshot was made"),
+            _ => None,
+        };
+        if name.is_some() {
             self.dies_inside(node);
         }
-        let done = self.nodes[node].keeper.perform(job);
+        let keeper = self.nodes[node].keeper.as_mut().expect("a process that runs has its housekeeper");
+        let done = keeper.perform(job);
         if !self.nodes[node].store.medium.revive() {
             return Ok(Some(done));
         }
-        self.coverage.mark("killed while a segment was prepared");
+        self.coverage.mark(name.expect("nobody dies in another job"));
         self.kill(node, false)?;
         Ok(None)
     }

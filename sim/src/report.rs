@@ -130,13 +130,14 @@ impl Total {
 pub(crate) fn plan(plan: &Plan) -> String {
     let faults: Vec<String> = plan.faults.iter().map(|(fault, rate)| format!("{fault}={rate}")).collect();
     format!(
-        "seed {}, {} nodes, quorums {}/{}, {} clients, {} readers, {} entries/s, {} ms of chaos, window {}, {} writes in flight{}\nfaults: {}",
+        "seed {}, {} nodes, quorums {}/{}, {} clients, {} readers, {} subscribers, {} entries/s, {} ms of chaos, window {}, {} writes in flight{}\nfaults: {}",
         plan.seed,
         plan.nodes,
         plan.phase1,
         plan.phase2,
         plan.clients,
         plan.readers,
+        plan.subscribers,
         plan.entries_per_second,
         plan.safety_ms,
         plan.window_slots,

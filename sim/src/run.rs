@@ -10,6 +10,7 @@ use crate::node::Health;
 use crate::plan::Plan;
 use crate::queue::NEVER;
 use crate::sim::{Happening, Sim};
+use crate::subscriber::Subscriber;
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
 use synod_client::Consistency;
@@ -109,6 +110,7 @@ impl Sim {
         self.release_the_others()?;
         let living = self.living();
         self.must_converge(&living)?;
+        self.must_stream(DRAIN_NS)?;
         if self.checks.conditions.count() > 0 {
             self.coverage.mark("an entry was not appended, as its condition was not met");
         }
@@ -136,6 +138,9 @@ impl Sim {
             self.clients.push(Client::Reader(Reader::new(&self.plan, reader)));
             self.after(500_000_000, Happening::Read { client: reader });
         }
+        for subscriber in self.clients.len()..self.clients.len() + self.plan.subscribers {
+            self.clients.push(Client::Subscriber(Subscriber::new(&self.plan, subscriber)));
+        }
         for client in 0..self.clients.len() {
             self.drive(client)?;
         }
@@ -153,6 +158,7 @@ impl Sim {
         self.chaos_on = false;
         self.net.chaos = false;
         self.net.heal();
+        self.heal_subscribers()?;
         self.overload_until_ns = 0;
         let now_ns = self.now_ns;
         for node in 0..self.plan.nodes {
@@ -240,7 +246,7 @@ impl Sim {
     }
 
     /// Lets things happen until `done`, for at most `within_ns`; whether it was.
-    fn run_while(&mut self, within_ns: u64, done: impl Fn(&Sim) -> bool) -> Result<bool, Violation> {
+    pub(crate) fn run_while(&mut self, within_ns: u64, done: impl Fn(&Sim) -> bool) -> Result<bool, Violation> {
         let until_ns = self.now_ns + within_ns;
         while !done(self) {
             if self.now_ns >= until_ns {

@@ -50,6 +50,9 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
     if plan.readers > 0 {
         all.push(Plan { readers: 0, ..plan.clone() });
     }
+    if plan.subscribers > 0 {
+        all.push(Plan { subscribers: 0, ..plan.clone() });
+    }
     if plan.safety_ms > 2_000 {
         all.push(Plan { safety_ms: plan.safety_ms / 2, ..plan.clone() });
     }
@@ -68,6 +71,7 @@ fn rebase(step: &Plan, from: &Plan, to: &Plan) -> Option<Plan> {
     plan.faults.retain(|fault, _| step.faults.contains_key(fault) || !from.faults.contains_key(fault));
     plan.clients = plan.clients.min(step.clients);
     plan.readers = plan.readers.min(step.readers);
+    plan.subscribers = plan.subscribers.min(step.subscribers);
     plan.safety_ms = plan.safety_ms.min(step.safety_ms);
     plan.entries_per_second = plan.entries_per_second.min(step.entries_per_second);
     plan.max_in_flight = plan.max_in_flight.min(step.max_in_flight);

@@ -19,6 +19,7 @@ use crate::trace::{End, Glance, Trace, What};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use synod::shard::checkpoint::Progress;
 use synod::shard::jobs::{Done, Job};
 use synod::shard::{Exit, Fatal};
 use synod_paxos::Role;
@@ -134,7 +135,7 @@ impl Sim {
             queue: Queue::new(),
             nodes: (0..plan.nodes).map(Node::new).collect(),
             clients: Vec::new(),
-            wakes: vec![NEVER; plan.clients + plan.readers],
+            wakes: vec![NEVER; plan.clients + plan.readers + plan.subscribers],
             net: Network::new(plan),
             checks: Checks::new(plan),
             trace: Trace::new(print),
@@ -306,6 +307,9 @@ impl Sim {
         this.stop();
         let how = Crash { chaos: self.chaos_on, power };
         let tally = this.disk.crash(&self.plan, how, &mut self.disk_rng).expect("memory takes writes");
+        if power {
+            this.store.lose_names(&mut self.disk_rng);
+        }
         this.robbed |= tally.undone > 0;
         this.before.torn |= tally.torn > 0;
         if tally.trailers > 0 {
@@ -532,6 +536,7 @@ impl Sim {
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
+                    self.checks.streams.sent(node, shard.machine().tail().0, &bytes)?;
                     let this = &self.nodes[node];
                     let local_ns = this.clock.monotonic_ns(self.now_ns) + this.port.borrow().stalled_ns;
                     leaves_within_lease(node, (local_ns, shard.core().lease_until_ns()), &bytes)?;
@@ -626,6 +631,11 @@ impl Sim {
         turn.writes_in_flight = this.disk.in_flight.len();
         turn.jobs_out = this.port.borrow().jobs_out;
         turn.sessions = shard.machine().sessions();
+        // A process that dies within its turn says no more, whatever it was about to say.
+        if self.plan.subscribers > 0 && this.effects_left != Some(0) {
+            let reads_all = this.port.borrow().waiting[socket_index(Socket::Clients)] == 0;
+            self.checks.streams.turned(node, shard.streams(), reads_all, self.now_ns)?;
+        }
         // A recovery may hold more above the prefix than a window: what was chosen there is not known chosen yet. Damage
         // makes this happen to others, too, which take it over.
         let open_slots = core.highest_held().0.saturating_sub(core.prefix().0);
@@ -709,8 +719,15 @@ impl Sim {
                 ("no space for a segment", Done::Segment(Err(error)))
             }
             Job::Read(request, _) if fails => ("a read fails", Done::Read(request, Err(unreadable()))),
+            Job::Stream(ticket, ..) if fails => {
+                ("a read for a subscriber fails", Done::Stream(ticket, Err(unreadable())))
+            }
             Job::CatchUp { to, .. } if fails => {
                 ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) })
+            }
+            // What it reads was never written, and its own file would be lost with it.
+            Job::Checkpoint(_) if fails || this.disk.lying => {
+                ("a read for a snapshot fails", Done::Checkpoint(Err(unreadable())))
             }
             Job::Evidence { request, .. } if fails => {
                 ("a look for evidence fails", Done::Evidence(request, Err(unreadable())))
@@ -719,10 +736,16 @@ impl Sim {
                 let name = match job {
                     Job::PrepareSegment(_) => "a segment is prepared",
                     Job::Read(..) => "a read is served from disk",
+                    Job::Stream(..) => "a subscriber is served from disk",
                     Job::CatchUp { .. } => "catch-up is served from disk",
                     Job::Evidence { .. } => "evidence is looked up on disk",
+                    Job::Checkpoint(_) => "a piece of the log is read for a snapshot",
                 };
                 let Some(done) = self.perform(node, job)? else { return Ok(()) };
+                if let Done::Checkpoint(Ok(Progress::Written(made))) = &done {
+                    let compared = self.checks.snapshots.written(node, made)?;
+                    self.coverage.mark(if compared { "two snapshots were compared" } else { "a snapshot was made" });
+                }
                 (name, done)
             }
         };
@@ -790,6 +813,7 @@ impl Sim {
                     self.coverage.fault(Fault::Overrun);
                 } else {
                     port.waiting[socket_index(socket)] += 1;
+                    self.checks.streams.arrived(node, &bytes);
                     port.inbox.push_back(Arrival::Datagram { socket, from: (!peers).then_some(address), bytes });
                 }
                 drop(port);
@@ -806,6 +830,7 @@ impl Sim {
                     }
                     Client::Appender(appender) => appender.handle(now_ns, address, &bytes),
                     Client::Reader(reader) => reader.handle(now_ns, address, &bytes),
+                    Client::Subscriber(subscriber) => subscriber.handle(now_ns, address, &bytes),
                 }
                 self.note(What::Arrived(from, to, glance));
                 if let Some(node) = node_at(address) {
@@ -823,6 +848,7 @@ impl Sim {
             End::Client(client) => match &self.clients[client] {
                 Client::Appender(appender) => appender.address(),
                 Client::Reader(reader) => reader.address(),
+                Client::Subscriber(subscriber) => subscriber.address(),
             },
             End::Stranger => std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 9, 9, 9), 9),
         }

@@ -121,7 +121,39 @@ pub(crate) struct MemoryDir {
     medium: Arc<Medium>,
 }
 
-type Files = Mutex<BTreeMap<String, Arc<MemoryFile>>>;
+type Files = Mutex<Names>;
+
+#[derive(Debug, Default)]
+struct Names {
+    files: BTreeMap<String, Arc<MemoryFile>>,
+    /// What was done to the names since the directory was synced last, the oldest first.
+    unsynced: Vec<Change>,
+}
+
+/// How a change of names is undone.
+#[derive(Debug)]
+enum Change {
+    /// A file was made; what had its name before.
+    Created(String, Option<Arc<MemoryFile>>),
+    Renamed {
+        from: String,
+        to: String,
+    },
+    Removed(String, Arc<MemoryFile>),
+}
+
+impl Names {
+    fn undo(&mut self, change: Change) {
+        match change {
+            Change::Created(name, None) => drop(self.files.remove(&name)),
+            Change::Created(name, Some(file)) | Change::Removed(name, file) => drop(self.files.insert(name, file)),
+            Change::Renamed { from, to } => {
+                let file = self.files.remove(&to).expect("a name that was given last is still there");
+                self.files.insert(from, file);
+            }
+        }
+    }
+}
 
 /// The simulator's own hand on a directory.
 #[derive(Debug, Default)]
@@ -131,9 +163,23 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// The power fails: the last of the names that were not synced are as they were before, in the order of a journal. How many.
+    pub(crate) fn lose_names(&self, rng: &mut Rng) -> usize {
+        let mut names = lock(&self.files);
+        if names.unsynced.is_empty() {
+            return 0;
+        }
+        let kept = rng.below(names.unsynced.len() as u64 + 1) as usize;
+        let lost = names.unsynced.split_off(kept);
+        names.unsynced.clear();
+        let count = lost.len();
+        lost.into_iter().rev().for_each(|change| names.undo(change));
+        count
+    }
+
     /// The page that holds this byte of a file cannot be read any more, until it is written.
     pub(crate) fn spoil(&self, name: &str, offset: u64) {
-        let file = lock(&self.files).get(name).cloned().expect("a file that the log wrote to");
+        let file = lock(&self.files).files.get(name).cloned().expect("a file that the log wrote to");
         lock(&file.contents).unreadable.insert(offset / PAGE_BYTES * PAGE_BYTES);
     }
 }
@@ -159,7 +205,7 @@ impl MemoryDir {
     }
 
     fn file(&self, name: &str) -> io::Result<Arc<MemoryFile>> {
-        lock(&self.files).get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        lock(&self.files).files.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -190,38 +236,46 @@ impl Directory for MemoryDir {
 
     fn names(&self) -> io::Result<Vec<String>> {
         self.medium.alive()?;
-        Ok(lock(&self.files).keys().cloned().collect())
+        Ok(lock(&self.files).files.keys().cloned().collect())
     }
 
     fn open(&self, name: &str, opening: Opening) -> io::Result<Arc<dyn BlockFile>> {
         self.medium.alive()?;
         if opening == Opening::Create {
             self.medium.operation()?;
-            lock(&self.files).insert(name.to_owned(), Arc::new(MemoryFile::new(self.medium.clone())));
+            let mut names = lock(&self.files);
+            let before = names.files.insert(name.to_owned(), Arc::new(MemoryFile::new(self.medium.clone())));
+            names.unsynced.push(Change::Created(name.to_owned(), before));
         }
         Ok(self.file(name)?)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.medium.operation()?;
-        lock(&self.medium.state).tally.named += 1;
-        let mut files = lock(&self.files);
-        if files.contains_key(to) {
+        lock(&self.medium.state).tally.named += u64::from(to.ends_with(".seg"));
+        let mut names = lock(&self.files);
+        if names.files.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let file = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        files.insert(to.to_owned(), file);
+        let file = names.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        names.files.insert(to.to_owned(), file);
+        names.unsynced.push(Change::Renamed { from: from.to_owned(), to: to.to_owned() });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.medium.operation()?;
-        lock(&self.medium.state).tally.leftovers += 1;
-        lock(&self.files).remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        lock(&self.medium.state).tally.leftovers += u64::from(name.ends_with(".seg.tmp"));
+        let mut names = lock(&self.files);
+        let file = names.files.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        names.unsynced.push(Change::Removed(name.to_owned(), file));
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.medium.operation()
+        self.medium.operation()?;
+        lock(&self.files).unsynced.clear();
+        Ok(())
     }
 
     fn sync_parent(&self) -> io::Result<()> {
@@ -416,6 +470,8 @@ impl BlockFile for MemoryFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use synod_wal::{Expect, Identity, LogError};
+    use synod_wire::{ClusterId, GroupId, NodeId, Slot};
 
     #[test]
     fn a_view_keeps_what_it_showed() {
@@ -472,6 +528,68 @@ mod tests {
         file.read_at(&mut bytes, 4_096).unwrap();
         let reached = bytes.chunks(SECTOR_BYTES).filter(|sector| sector[0] == 2).count();
         assert!((1..8).contains(&reached), "{reached} of 8 sectors");
+    }
+
+    fn snapshots(dir: &Dir) -> Vec<u64> {
+        synod_wal::snapshot::list(dir).unwrap().into_iter().map(|slot| slot.0).collect()
+    }
+
+    const IDENTITY: Identity = Identity { cluster: ClusterId(1), group: GroupId(0), node: NodeId(2), incarnation: 3 };
+    const EXPECT: Expect = Expect { cluster: ClusterId(1), group: GroupId(0), node: NodeId(2) };
+
+    #[test]
+    fn names_that_were_not_synced_are_lost_from_the_last_one_back() {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..40 {
+            let (dir, store) = MemoryDir::dir("disk".into());
+            for name in ["a", "b", "c"] {
+                dir.open(name, Opening::Create).unwrap();
+            }
+            dir.sync().unwrap();
+            assert_eq!(store.lose_names(&mut Rng::new(seed, "power")), 0, "synced names stay");
+            dir.remove("a").unwrap();
+            dir.rename("b", "d").unwrap();
+            dir.open("e", Opening::Create).unwrap();
+            store.lose_names(&mut Rng::new(seed, "power"));
+            outcomes.insert(dir.names().unwrap().concat());
+        }
+        assert_eq!(outcomes.iter().collect::<Vec<_>>(), ["abc", "bc", "cd", "cde"]);
+    }
+
+    #[test]
+    fn snapshots_survive_a_death_or_a_power_cut_at_any_operation() {
+        let (old, new) = (vec![1; 30_000], vec![2; 600_000]);
+        let mut whole = 0;
+        for operations in 0..9 {
+            for seed in 0..8 {
+                let (dir, store) = MemoryDir::dir("disk".into());
+                let write =
+                    |slot, body: &[u8]| synod_wal::snapshot::write(&dir, &IDENTITY, Slot(slot), body, &mut || {});
+                write(1, &old).unwrap();
+                store.medium.dies_after(operations, Rng::new(seed, "death"));
+                let written = write(2, &new).is_ok();
+                store.medium.revive();
+                store.lose_names(&mut Rng::new(seed, "power"));
+                let read = |slot| synod_wal::snapshot::read(&dir, &EXPECT, Slot(slot)).unwrap().body;
+                assert_eq!(read(1), old, "{operations}");
+                if snapshots(&dir) == [1, 2] {
+                    assert_eq!(read(2), new, "{operations}");
+                    whole += 1;
+                } else {
+                    assert!(!written && snapshots(&dir) == [1], "{operations}");
+                }
+            }
+        }
+        assert!((9..64).contains(&whole), "{whole} of 72 were named");
+    }
+
+    #[test]
+    fn a_page_of_a_snapshot_that_cannot_be_read_is_told() {
+        let (dir, store) = MemoryDir::dir("disk".into());
+        synod_wal::snapshot::write(&dir, &IDENTITY, Slot(7), &[9; 50_000], &mut || {}).unwrap();
+        store.spoil("0000000000000007.snap", 40_000);
+        let error = synod_wal::snapshot::read(&dir, &EXPECT, Slot(7)).unwrap_err();
+        assert!(matches!(error, LogError::BadSnapshot { .. }), "{error}");
     }
 
     #[test]

@@ -47,18 +47,35 @@ pub(super) fn wal(dir: &Path, style: Style) -> Outcome {
         )
         .map_err(OutputError)?;
     }
+    let mut put = |line: &Line| -> Outcome {
+        match style {
+            Style::Text => text(&mut out, line).map_err(|error| OutputError(error).into()),
+            Style::Json => json_line(&mut out, line),
+        }
+    };
+    if let Some(line) = front(&reader)? {
+        put(&line)?;
+    }
     let mut outcome: Outcome = Ok(());
-    let scanned = reader.scan(0, None, &mut |item| {
-        outcome = match style {
-            Style::Text => text(&mut out, &line(&item)).map_err(|error| OutputError(error).into()),
-            Style::Json => json_line(&mut out, &line(&item)),
-        };
+    let scanned = reader.scan(reader.first_pos(), None, &mut |item| {
+        outcome = put(&line(&item));
         if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     outcome?;
     scanned.map_err(|error| Failure::Failed(error.into()))?;
     out.flush().map_err(OutputError)?;
     Ok(())
+}
+
+/// Where the log begins, if not with its first record.
+fn front(reader: &LogReader) -> Result<Option<Line>, Failure> {
+    if reader.first_segment() == 0 {
+        return Ok(None);
+    }
+    let lsn = reader.first_lsn(None).map_err(|error| Failure::Failed(error.into()))?;
+    let first = lsn.map_or("an lsn that is not readable".to_string(), |lsn| format!("lsn {lsn}"));
+    let detail = format!("begins at segment {:x}, {first}: what was before was removed", reader.first_segment());
+    Ok(Some(Line { lsn: lsn.map(|lsn| lsn.0), detail, ..empty(reader.first_pos(), "front", true) }))
 }
 
 fn heading(out: &mut impl Write, identity: &str) -> io::Result<()> {

@@ -14,6 +14,7 @@ mod node;
 mod read;
 mod session;
 mod status;
+mod subscribe;
 mod verify;
 
 use crate::config::{Config, Loaded, load};
@@ -55,6 +56,8 @@ enum Command {
     Read(ReadArgs),
     /// Print entries as they come, until interrupted
     Tail(TailArgs),
+    /// Print entries as a node pushes them, until interrupted
+    Subscribe(SubscribeArgs),
     /// Print the last committed sequence
     CheckTail(CheckTailArgs),
     /// Read or write the key-value map of a group with machine = "kv"
@@ -236,6 +239,24 @@ struct TailArgs {
 }
 
 #[derive(Debug, Args)]
+struct SubscribeArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The first sequence, from 1.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    from: u64,
+    /// The node that is asked first; where it ends the stream, or is gone, the others go on.
+    #[arg(long, value_name = "N")]
+    node: Option<u8>,
+    /// How to print them as text.
+    #[arg(long, value_enum, default_value = "lines")]
+    format: OutputFormat,
+    /// `json`: a line for each, with sequence, timestamp_ns, and payload, or payload_hex where it is no UTF-8.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
 struct CheckTailArgs {
     #[command(flatten)]
     target: GroupArgs,
@@ -399,6 +420,7 @@ fn run(cli: Cli) -> Outcome {
         Command::LastCommitted(args) => session::print_last_committed(&args),
         Command::Read(args) => read::read(&args),
         Command::Tail(args) => read::tail(&args),
+        Command::Subscribe(args) => subscribe::subscribe(&args),
         Command::CheckTail(args) => read::check_tail(&args),
         Command::Kv(command) => kv::kv(&command),
         Command::Status(args) => status::status(&args),

@@ -4,7 +4,7 @@
 //! compares the two.
 
 use super::values::DRIFT_MAX_PPM;
-use super::{Config, Durability, IN_FLIGHT_MAX, Node, Wait};
+use super::{Config, Durability, IN_FLIGHT_MAX, Machine, Node, Wait};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_paxos::MAX_LEASE_NS;
@@ -76,6 +76,8 @@ const RANGES: &[Range] = &[
     range("consensus.commit_linger_us", |c| c.consensus.commit_linger_us, 0, 1_000_000, Form::Any),
     range("consensus.window_slots", |c| c.consensus.window_slots, 16, 65_536, Form::Any),
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
+    range("snapshot.every_entries", |c| c.snapshot.every_entries.of(Machine::Log), 100, 1_000_000_000, Form::Any),
+    range("snapshot.max_bytes_per_s", |c| c.snapshot.max_bytes_per_s, 1 << 20, 10 << 30, Form::Any),
     range("reads.max_clock_drift_ppm", |c| c.reads.max_clock_drift_ppm.into(), 0, 100_000, Form::Any),
     range(
         "reads.lease_clock_drift_ppm",

@@ -17,7 +17,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub const ENVIRONMENT_PREFIX: &str = "SYNOD__";
 
 /// The sections whose keys the environment can override.
-const SECTIONS: [&str; 9] = ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "log"];
+const SECTIONS: [&str; 10] =
+    ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "snapshot", "log"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,6 +233,7 @@ impl<'t> Reader<'t> {
             quorum: self.section("quorum"),
             catchup: self.section("catchup"),
             reads: self.section("reads"),
+            snapshot: self.section("snapshot"),
             log: self.section("log"),
         };
         if config.groups.is_empty() {
@@ -431,7 +433,7 @@ mod tests {
     fn findings_of_the_check_name_the_line_or_the_section() {
         let found = problems(&format!("{NODE}[net]\n\nmax_batch_bytes = 100\n"), &[]);
         assert!(
-            found[0].starts_with("c.toml:8: net.max_batch_bytes: 100 is out of range; write 512 to 65_408"),
+            found[0].starts_with("c.toml:8: net.max_batch_bytes: 100 is out of range; write 640 to 65_408"),
             "{found:?}"
         );
         let found = problems("", &[]);

@@ -10,7 +10,9 @@ mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
-pub use values::{Drift, Durability, IN_FLIGHT_MAX, InFlight, Level, Machine, QuorumSize, Wait, Writer, WriterCore};
+pub use values::{
+    Drift, Durability, Every, IN_FLIGHT_MAX, InFlight, Level, Machine, QuorumSize, Wait, Writer, WriterCore,
+};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -47,6 +49,8 @@ pub struct Config {
     pub catchup: Catchup,
     /// What reads rest on.
     pub reads: Reads,
+    /// Snapshots of the state.
+    pub snapshot: Snapshot,
     /// Diagnostics.
     pub log: Log,
 }
@@ -253,6 +257,22 @@ impl Default for Consensus {
     }
 }
 
+/// `[snapshot]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshot {
+    /// One is made when the group's tail passes a multiple of this.
+    pub every_entries: Every,
+    /// How fast the log is read for it, bytes a second.
+    pub max_bytes_per_s: u64,
+}
+
+impl Default for Snapshot {
+    fn default() -> Snapshot {
+        Snapshot { every_entries: Every::Auto, max_bytes_per_s: 64 << 20 }
+    }
+}
+
 impl Default for Catchup {
     fn default() -> Catchup {
         Catchup { max_datagrams_in_flight: 256 }
@@ -278,6 +298,7 @@ impl Default for Config {
             consensus: Consensus::default(),
             quorum: Quorum::default(),
             catchup: Catchup::default(),
+            snapshot: Snapshot::default(),
             reads: Reads::default(),
             log: Log::default(),
         }

@@ -143,6 +143,44 @@ impl<'de> Deserialize<'de> for InFlight {
     }
 }
 
+/// After how many entries a snapshot is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Every {
+    /// What suits the group's machine.
+    #[default]
+    Auto,
+    /// So many.
+    Entries(u64),
+}
+
+impl Every {
+    /// The number for a group with this machine. The map's state is the more work to read again the longer its log is; the log
+    /// alone keeps nothing but sessions, and is read at a gigabyte a second.
+    pub fn of(self, machine: Machine) -> u64 {
+        match (self, machine) {
+            (Every::Entries(entries), _) => entries,
+            (Every::Auto, Machine::Kv) => 10_000,
+            (Every::Auto, Machine::Log) => 1_000_000,
+        }
+    }
+}
+
+impl Serialize for Every {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Every::Auto => serializer.serialize_str("auto"),
+            Every::Entries(entries) => serializer.serialize_u64(*entries),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Every {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Every, D::Error> {
+        let words = [("auto", Every::Auto)];
+        deserializer.deserialize_any(NumberOr { words, limit: i64::MAX as u64, number: Every::Entries })
+    }
+}
+
 /// How far a clock may run from true time, where somebody has to vouch for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Drift {

@@ -49,8 +49,8 @@ pub struct BadSnapshot(pub String);
 /// Members are alike because their machines are: the state after an entry, and the answer to a question, depend on the entries so
 /// far and on nothing else. So no clock, no randomness, no file or network, no address of memory, no iteration over a hash map with
 /// a random seed, no setting that may differ between members, no floating point whose result the compiler may choose. Limits that
-/// change an outcome belong in constants, and changing one makes another machine. A member that starts again begins with an
-/// empty machine and is fed the log from its first entry.
+/// change an outcome belong in constants, and changing one makes another machine. A member that starts again restores
+/// its newest snapshot, or begins with an empty machine, and is fed the log behind that.
 ///
 /// # Bounds
 /// Memory must be bounded, and what the bound refuses must be an outcome of the command. Calls run on the pipeline's core, between a
@@ -58,7 +58,8 @@ pub struct BadSnapshot(pub String);
 /// [`MAX_QUESTION_BYTES`](synod_wire::client::MAX_QUESTION_BYTES), an answer what one datagram holds (`net.max_batch_bytes` less 32);
 /// a longer one is refused with `TOO_LARGE`.
 ///
-/// It moves between threads twice: the log is read, and applied to it, in a thread of its own.
+/// It moves between threads twice: the log is read, and applied to it, in a thread of its own. A second one is fed the same entries
+/// on a thread of low priority, for snapshots: what a machine takes in memory is taken twice.
 ///
 /// # Errors
 /// [`StateMachine::apply`] has none: the entry is committed, and every member must come to the same state, if only by ignoring it. A

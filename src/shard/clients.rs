@@ -22,6 +22,7 @@ use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
 use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mutant::mutant;
+use synod_wire::stream::SubscribeBody;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -228,6 +229,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Kind::Evidence => match EvidenceBody::parse(frame.payload) {
                 Ok(body) => self.on_evidence(EvidenceRequest { to: from, body }),
                 Err(error) => return Ok(Err(error.into())),
+            },
+            Kind::Subscribe => match SubscribeBody::parse(frame.payload) {
+                Some(body) => self.on_subscribe(from, &body),
+                None => return Ok(Err(FrameError::Body.into())),
             },
             Kind::Status => self.send_status(from, request_id),
             other => return Ok(Err(FrameError::Kind(other as u8).into())),
@@ -459,10 +464,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Sends one frame to a client; `write` fills its payload.
     pub(super) fn reply(&mut self, to: SocketAddrV4, kind: Kind, write: impl FnOnce(&mut [u8]) -> usize) {
         let header: Header = self.header(kind);
+        self.reply_with(to, &header, write);
+    }
+
+    /// The same, under a header that says more.
+    pub(super) fn reply_with(&mut self, to: SocketAddrV4, header: &Header, write: impl FnOnce(&mut [u8]) -> usize) {
         let Some(out) = self.outbox.room() else { return };
         let bytes = write(&mut out[HEADER_BYTES..]);
         let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
-        write_header(out, &header, bytes, crc);
+        write_header(out, header, bytes, crc);
         self.outbox.send_client(&mut self.io, to, HEADER_BYTES + bytes);
     }
 }

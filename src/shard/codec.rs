@@ -1,14 +1,15 @@
 //! Between the core's messages and frames. Parsing checks everything that the core relies on; values stay in the frame.
 
-use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportState};
+use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportState, StateMark, StateMarks};
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
-    AcceptedBody, HelloAckBody, HelloBody, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange, report_state,
+    AcceptedBody, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange,
+    StateRow, report_state,
 };
 use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
-use zerocopy::little_endian::{U16, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The most parts that a promise may have, so that a hostile `parts` cannot make the candidate allocate: enough for two of
@@ -55,6 +56,7 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
             let probe: Probe = whole(frame.payload)?;
             Message::HeartbeatAck { ballot, prefix: slot, probe: probe.number.get(), lease_ns: probe.lease_ns.get() }
         }
+        Kind::StateMarks => decode_state_marks(frame)?,
         Kind::FetchChosen => {
             let range: SlotRange = whole(frame.payload)?;
             Message::FetchChosen { first: Slot(range.first.get()), last: Slot(range.last.get()) }
@@ -128,6 +130,16 @@ pub(crate) fn decode_marks(payload: &[u8]) -> Result<Vec<(NodeId, Lsn)>, FrameEr
     Ok(all.iter().map(|row| (NodeId(row.node.get() as u8), Lsn(row.lsn.get()))).collect())
 }
 
+fn decode_state_marks(frame: &Frame<'_>) -> Result<Message, FrameError> {
+    let mut marks = StateMarks::default();
+    let all = rows::<StateRow>(frame.payload)?;
+    if all.is_empty() || all.len() > MAX_STATE_ROWS || all.iter().any(|row| row.slot.get() == 0) {
+        return Err(FrameError::Body);
+    }
+    all.iter().for_each(|row| marks.push(StateMark { slot: Slot(row.slot.get()), crc: row.crc.get() }));
+    Ok(Message::StateMarks { marks })
+}
+
 fn decode_promise(frame: &Frame<'_>) -> Result<Message, FrameError> {
     let (body, rest) = PromiseBody::read_from_prefix(frame.payload).map_err(|_| FrameError::Body)?;
     let all = rows::<PromiseReport>(rest)?;
@@ -196,6 +208,14 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
         Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
             let bytes = put(probe_body(*probe, *lease_ns).as_bytes(), body);
             (Kind::HeartbeatAck, Head { slot: *prefix, ballot: *ballot, promised: None }, bytes)
+        }
+        Message::StateMarks { marks } => {
+            let mut bytes = 0;
+            for mark in marks.iter() {
+                let row = StateRow { slot: U64::new(mark.slot.0), crc: U32::new(mark.crc), reserved: U32::ZERO };
+                bytes += put(row.as_bytes(), &mut body[bytes..]);
+            }
+            (Kind::StateMarks, Head::default(), bytes)
         }
         Message::FetchChosen { first, last } => {
             (Kind::FetchChosen, Head::default(), put(range(*first, *last).as_bytes(), body))
@@ -324,6 +344,12 @@ mod tests {
     use synod_wire::frame::{parse, write_header};
     use synod_wire::{ClusterId, Epoch, GroupId};
 
+    fn state_marks(count: u32) -> Message {
+        let mut marks = StateMarks::default();
+        (1..=count).for_each(|crc| marks.push(StateMark { slot: Slot(u64::from(crc)), crc }));
+        Message::StateMarks { marks }
+    }
+
     #[test]
     fn a_repair_names_its_lsns() {
         let runs = vec![LsnRun { first: Lsn(7), last: Lsn(9) }, LsnRun { first: Lsn(12), last: Lsn(12) }];
@@ -358,6 +384,8 @@ mod tests {
             Message::ReadIndex { start: u64::MAX, round: 5 },
             Message::ReadIndexAck { start: u64::MAX, round: 5, index: Slot(8) },
             Message::FetchChosen { first: Slot(1), last: Slot(64) },
+            state_marks(1),
+            state_marks(4),
             Message::FetchValue { slot: Slot(6), ballot },
             Message::Hello { incarnation: 5, fresh: true, start: 6 },
             Message::HelloAck { incarnation: 1, to_incarnation: 2, to_start: 7, founded_with: 3, counted: Lsn(4) },

@@ -164,6 +164,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// An orderly end. Under memory durability everything is synced first, and the log says so: then it may be started again.
     pub(super) fn close(&mut self) -> Result<Exit, Fatal> {
+        self.leave_subscribers()?;
         if self.word.durability == Durability::Disk {
             return Ok(Exit::Stopped);
         }

@@ -1,8 +1,10 @@
 //! What a shard asks of the housekeeping thread, and how that thread does it: prepare the next segment, read old log.
 
+use super::checkpoint::{CheckpointRequest, Maker, Progress, Shadow};
 use super::evidence::{self, EvidenceRequest, SlotRecords};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
+use crate::shard::streams::{StreamRead, Ticket};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use synod_wal::{Dir, Item, LogError, LogReader, PreparedSegment, SegmentSpec};
@@ -35,6 +37,8 @@ pub enum Job {
         /// Where they lie.
         range: LogRange,
     },
+    /// Read entries for a subscriber.
+    Stream(Ticket, ReadRequest, LogRange),
     /// Look up who chose a slot.
     Evidence {
         /// What is asked.
@@ -44,6 +48,8 @@ pub enum Job {
         /// The durable position: its evidence lies below.
         upto_pos: u64,
     },
+    /// Go on towards a snapshot.
+    Checkpoint(CheckpointRequest),
 }
 
 /// A stretch of the log with what is needed to number its entries.
@@ -75,19 +81,30 @@ pub enum Done {
         /// The values.
         values: Result<Vec<(Header, Vec<u8>)>, LogError>,
     },
+    /// Bodies of a stream's datagrams, each to get its head.
+    Stream(Ticket, StreamRead),
     /// What the log has of a slot; none: its value cannot be read.
     Evidence(EvidenceRequest, Result<Option<SlotRecords>, LogError>),
+    /// How far it came.
+    Checkpoint(Result<Progress, LogError>),
 }
 
 /// Who carries out the jobs of one group: the state of its housekeeping thread.
-#[derive(Debug, Default)]
 pub struct Housekeeper {
+    maker: Maker,
+    /// Begun with the first snapshot that is asked for, and anew after an error.
+    shadow: Option<Shadow>,
     /// Opening a log reads the header of every segment, which is more work than most reads. Segments are only ever added, so
     /// a reader stays good; after an error it is opened anew.
     reader: Option<LogReader>,
 }
 
 impl Housekeeper {
+    /// One that makes snapshots as it is told here.
+    pub fn new(maker: Maker) -> Housekeeper {
+        Housekeeper { maker, shadow: None, reader: None }
+    }
+
     /// Does one job. Blocking; never on a pipeline's core.
     pub fn perform(&mut self, job: Job) -> Done {
         match job {
@@ -95,6 +112,10 @@ impl Housekeeper {
             Job::Read(request, range) => {
                 let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
                 Done::Read(request, found.map(|found| entries(&request, &range, &found)))
+            }
+            Job::Stream(ticket, request, range) => {
+                let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
+                Done::Stream(ticket, found.map(|found| entries(&request, &range, &found)))
             }
             Job::CatchUp { to, first, last, range } => {
                 let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
@@ -108,7 +129,24 @@ impl Housekeeper {
                 let look = |reader: &mut LogReader| evidence::look_up(reader, &request, &range, upto_pos);
                 Done::Evidence(request, self.with_reader(&range.dir, look))
             }
+            Job::Checkpoint(request) => Done::Checkpoint(self.checkpoint(&request)),
         }
+    }
+
+    fn checkpoint(&mut self, request: &CheckpointRequest) -> Result<Progress, LogError> {
+        let shadow = self.shadow.take();
+        let maker = &self.maker;
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => LogReader::open(&request.dir)?,
+        };
+        let mut shadow = match shadow {
+            Some(shadow) => shadow,
+            None => Shadow::begin(maker, &request.dir, &reader)?,
+        };
+        let progress = shadow.advance(request, &mut reader)?;
+        (self.shadow, self.reader) = (Some(shadow), Some(reader));
+        Ok(progress)
     }
 
     fn with_reader<T>(

@@ -13,6 +13,7 @@
 //! | `drain.rs` | what BUSY tells a client to wait |
 //! | `evidence.rs` | who chose a slot |
 //! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
+//! | `streams.rs` | subscribers: credit, turns, why one is dropped |
 //! | `queries.rs` | questions to the state machine |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
@@ -20,8 +21,10 @@
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
 //! | `jobs.rs` | what housekeeping does for a shard |
-//! | `recovery.rs` | from a directory to a shard |
+//! | `snapshots.rs`, `checkpoint.rs` | snapshots: when, and on the housekeeping thread how |
+//! | `recovery.rs`, `replay.rs` | from a directory to a shard; what a log's records say |
 
+pub mod checkpoint;
 mod clients;
 mod codec;
 mod drain;
@@ -35,18 +38,24 @@ mod outputs;
 mod queries;
 mod reads;
 mod recovery;
+mod replay;
 mod reply;
 mod slots;
+mod snapshots;
 mod stages;
 mod status;
+mod streams;
 
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use outbox::OUTBOX_BYTES;
 pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
 pub use recovery::{Findings, Recovered, recover};
+pub use replay::MAX_KEPT_PAYLOADS;
 pub use reply::ReadRequest;
 pub use slots::RECENT_SLOTS;
+pub use snapshots::SnapshotSettings;
 pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};
+pub use streams::{JOB_DATAGRAMS, MAX_SUBSCRIBERS, SILENCE_NS, SUBSCRIBER_BYTES, StreamRead, Ticket};
 
 use crate::index::Index;
 use crate::machine::StateMachine;
@@ -55,8 +64,10 @@ use crate::shard::clients::Admission;
 use crate::shard::outbox::Outbox;
 use crate::shard::reads::{Fresh, Waiters};
 use crate::shard::slots::Slots;
+use crate::shard::snapshots::Snapshots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
+use crate::shard::streams::Streams;
 use durability::Word;
 use evidence::RecentChosen;
 use jobs::{Done, Job};
@@ -94,8 +105,12 @@ pub struct Settings {
     pub durability: Durability,
     /// How far a clock may run from true time, parts per million: what a bounded read allows for.
     pub max_clock_drift_ppm: u32,
+    /// What the cookies of subscribers are made with: nobody else is to know it.
+    pub secret: u64,
     /// Whether it may vote at all.
     pub order: Order,
+    /// When snapshots are made.
+    pub snapshots: SnapshotSettings,
 }
 
 /// What an operator wants of a node.
@@ -161,6 +176,12 @@ fn halt_text(halt: &Halt) -> String {
              take part again"
                 .to_owned()
         }
+        Halt::Diverged { slot, mine, theirs, agree } => format!(
+            "after slot {slot} this node's state has the checksum {mine:08x}, but that of the nodes {:?} has {theirs:08x}: its state is \
+             wrong (a state machine that is not deterministic or another than theirs, or memory that flipped). Compare its \
+             snapshot of that slot with theirs; when the cause is found, replace the node",
+            agree.iter().map(|node| node.0).collect::<Vec<_>>()
+        ),
         Halt::BeyondRepair => "all members have promised, and damage on too many of them hides what may have been chosen: no leader can \
              tell. Stop the members, put back an undamaged copy of a log that was stopped in good order, or mend its disk, and \
              start them again; `synod verify` and `synod evidence` show what each log holds"
@@ -210,6 +231,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     admission: Admission,
     waiters: Waiters,
     fresh: Fresh,
+    streams: Streams,
     word: Word,
     stages: Stages,
     modes: Modes,
@@ -224,6 +246,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     turn_before_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
     recent_chosen: RecentChosen,
+    snapshots: Snapshots,
     recover_again: bool,
     /// Something waits for a record that no flush covers yet. Evidence of what is chosen is awaited by no one: it rides
     /// with the next record that is, or goes to disk when the log has been idle for a while.
@@ -247,6 +270,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             admission: Admission::new(),
             waiters: Waiters::new(settings.max_datagram_bytes()),
             fresh: Fresh::new(),
+            streams: Streams::new(settings.secret),
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
@@ -259,6 +283,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             turn_before_ns: now_ns,
             last_commit_record: None,
             recent_chosen: RecentChosen::new(),
+            snapshots: Snapshots::new(settings.snapshots, machine.tail()),
             recover_again: false,
             log_awaited: false,
             idle_mark_at_ns: u64::MAX,
@@ -313,6 +338,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.answer_clients();
         self.answer_fresh();
         self.wake_waiters();
+        self.serve_streams();
+        self.make_snapshots();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
         let settled = self.recover_again && self.is_settled()?;
@@ -541,7 +568,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             false => self.core.poll_timeout(),
         };
         let mode_ns = self.modes.due_ns(self.core.role());
-        core_ns.min(self.waiters.next_ns()).min(self.fresh.next_ns()).min(self.idle_mark_at_ns).min(mode_ns)
+        let clients_ns = self.waiters.next_ns().min(self.fresh.next_ns()).min(self.streams.next_ns());
+        let disk_ns = self.idle_mark_at_ns.min(self.snapshots.next_ns());
+        core_ns.min(clients_ns).min(disk_ns).min(mode_ns)
     }
 
     /// The core, for inspection.

@@ -320,6 +320,7 @@ pub fn cause(halt: Halt) -> ModeReason {
         Halt::Behind { .. } => ModeReason::DiskRolledBack,
         Halt::FormattedAnew { .. } => ModeReason::FormattedAnew,
         Halt::BeyondRepair => ModeReason::BeyondRepair,
+        Halt::Diverged { .. } => ModeReason::StateDiverged,
         Halt::Ordered => ModeReason::Ordered,
     }
 }

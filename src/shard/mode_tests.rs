@@ -88,6 +88,7 @@ fn all_facts() -> Vec<Facts> {
                         Some(ModeReason::DiskRolledBack),
                         Some(ModeReason::FormattedAnew),
                         Some(ModeReason::BeyondRepair),
+                        Some(ModeReason::StateDiverged),
                         Some(ModeReason::Ordered),
                     ] {
                         let role = if halted.is_some() { Role::Halted } else { role };

@@ -276,5 +276,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 admission.outcome(run, verdict, timeline.filter(|timeline| timeline.asked(at)));
             }
         });
+        self.snapshots.applied(slot, self.machine.tail());
     }
 }

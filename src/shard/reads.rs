@@ -10,6 +10,7 @@
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOBS};
 use super::reply::{Label, ReadRequest, ReadWriter};
+use super::streams::{HEAD_BYTES, Sending};
 use super::{Fatal, Shard};
 use crate::index::{Block, Walker};
 use std::collections::VecDeque;
@@ -328,14 +329,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             // It was held meanwhile, and the mode has changed.
             Err(refusal) => return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0),
         };
-        if !self.serve_from_memory(&request, label) && !self.serve_from_log(request) {
+        if !self.serve_from_memory(&request, label, None) && !self.serve_from_log(request) {
             // Housekeeping is busy: the reader asks again.
             self.answer_empty(&request);
         }
     }
 
-    /// Serves a read from the arena; false if its first slot is not there any more.
-    fn serve_from_memory(&mut self, request: &ReadRequest, label: Label) -> bool {
+    /// Serves a read, or a subscriber, from the arena; false if its first slot is not there any more.
+    pub(super) fn serve_from_memory(
+        &mut self,
+        request: &ReadRequest,
+        label: Label,
+        mut stream: Option<&mut Sending>,
+    ) -> bool {
         let Some(first) = self.slots.slot_of(request.from()) else { return false };
         let Some(value) = self.slots.get(first) else { return false };
         if self.log.payload(value.place).is_none() {
@@ -350,18 +356,33 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             start_pos: 0,
             end_pos: 0,
         };
-        let header = self.header(Kind::ReadReply);
+        let header = match &stream {
+            None => self.header(Kind::ReadReply),
+            Some(sending) => sending.header(self.header(Kind::StreamData)),
+        };
+        let pushes = stream.is_some();
         let (io, outbox, log, slots) = (&mut self.io, &mut self.outbox, &self.log, &self.slots);
-        let out = &mut self.waiters.body;
+        // A stream's datagrams have a head in front of the body.
+        let body_bytes = self.waiters.body.len() - if pushes { HEAD_BYTES } else { 0 };
+        let out = &mut self.waiters.body[..body_bytes];
         let mut emit = |body: &[u8]| {
             let Some(out) = outbox.room() else { return };
-            put(body, &mut out[HEADER_BYTES..]);
-            write_header(out, &header, body.len(), checksum(body));
-            outbox.send_client(io, request.to, HEADER_BYTES + body.len());
+            let payload = &mut out[HEADER_BYTES..];
+            let bytes = match &mut stream {
+                None => put(body, payload),
+                Some(sending) => match sending.put(body, payload) {
+                    Some(bytes) => bytes,
+                    None => return,
+                },
+            };
+            let crc = checksum(&payload[..bytes]);
+            write_header(out, &header, bytes, crc);
+            outbox.send_client(io, request.to, HEADER_BYTES + bytes);
         };
         let mut walker = Walker::new(&start, self.index.exceptions(first, applied));
         let mut writer = ReadWriter::new(request, self.machine.tail().0, Some(label));
-        let last = if mutant("reads_beyond_applied") { self.core.highest_held() } else { applied };
+        let beyond = mutant("reads_beyond_applied") || pushes && mutant("stream_beyond_applied");
+        let last = if beyond { self.core.highest_held() } else { applied };
         for slot in (first.0..=last.0).map(Slot) {
             let Some(payload) = slots.place(slot).and_then(|place| log.payload(place)) else { break };
             let Ok(batch) = Batch::parse(payload) else { break };
@@ -480,9 +501,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.jobs_out -= 1;
                 tracing::error!(group, %error, "a read of the log for a lagging member failed");
             }
+            Done::Stream(ticket, found) => self.on_stream_read(ticket, found),
             Done::Evidence(request, found) => {
                 self.jobs_out -= 1;
                 self.on_evidence_read(request, found);
+            }
+            Done::Checkpoint(result) => {
+                self.jobs_out -= 1;
+                self.on_checkpoint(result)?;
             }
         }
         Ok(())

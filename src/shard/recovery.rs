@@ -4,26 +4,18 @@
 //! values are lost are fetched from peers once the shard runs.
 
 use super::Fatal;
+use super::checkpoint::Maker;
+use super::replay::{Pending, Replay, payload};
 use crate::index::Index;
-use crate::machine::{StateMachine, apply_run};
+use crate::machine::StateMachine;
 use crate::sequencer::Sequencer;
-use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
 use crate::shard::slots::{Kept, Slots};
-use std::collections::BTreeMap;
-use synod_paxos::{Held, LsnRun, MAX_LEASE_NS, Replica, Restart, Unknown};
-use synod_wal::{Damage, Dir, Expect, Log, LogError, LogReader, Place, TornTail};
-use synod_wire::batch::Batch;
-use synod_wire::client::Durability;
-use synod_wire::frame::{Frame, Kind, flags};
+use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
+use synod_wal::{Damage, Dir, Log, LogError, Start, TornTail, snapshot};
+use synod_wire::frame::Kind;
 use synod_wire::mutant::mutant;
-use synod_wire::record::{Configuration, DurabilityMark, LeaseMark, MAX_REPAIRED_RUNS};
-use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
-use zerocopy::FromBytes;
-
-/// Payloads of slots not yet applied that are kept in memory while the log is read; more are read again when needed.
-const MAX_KEPT_PAYLOADS: usize = 8_192;
-/// Blocks of the index that it has room for before it must grow: 4 million slots.
-const INDEX_BLOCKS: usize = 1 << 16;
+use synod_wire::record::MAX_REPAIRED_RUNS;
+use synod_wire::{Epoch, Lsn, Slot};
 
 /// A shard's state, as its log tells it.
 pub struct Recovered {
@@ -47,71 +39,51 @@ pub struct Recovered {
 /// The state that a log was found in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
+    /// The slot of the snapshot that it began from.
+    pub snapshot: Option<Slot>,
+    /// Records that were read behind it.
+    pub records: u64,
     /// The torn tail that was cut.
     pub torn: Option<TornTail>,
     /// What was durable once and cannot be read.
     pub damage: Vec<Damage>,
 }
 
-struct Pending {
-    place: Place,
-    ballot: Ballot,
-    lsn: Lsn,
-    chosen: bool,
-    barrier: bool,
-    payload: Option<Vec<u8>>,
+/// What the newest snapshot that can be used has, and where the log is to be read from; without one, nothing and the
+/// beginning.
+pub(super) fn begin(dir: &Dir, maker: &Maker) -> Result<(Replay, Start), LogError> {
+    for slot in snapshot::list(dir)?.into_iter().rev() {
+        let mut replay = Replay::new(&maker.paxos, (maker.make)());
+        let read = snapshot::read(dir, &maker.expect, slot).map_err(|error| error.to_string());
+        match read.and_then(|read| replay.restore(&read).map_err(|error| error.to_string())) {
+            Ok(start) => return Ok((replay, start)),
+            Err(reason) => tracing::warn!(
+                dir = %dir.path().display(), slot = slot.0, reason,
+                "a snapshot is of no use; going back to the one before it"
+            ),
+        }
+    }
+    Ok((Replay::new(&maker.paxos, (maker.make)()), Start::Beginning))
 }
 
-struct Replay {
-    machine: Sequencer,
-    embedded: Option<Box<dyn StateMachine>>,
-    index: Index,
-    slots: Slots,
-    pending: BTreeMap<Slot, Pending>,
-    kept: usize,
-    restart: Restart,
-    repaired: Vec<LsnRun>,
-    epoch: Epoch,
-    members: Vec<u8>,
-    quorums: Quorums,
-    bad: Option<String>,
-    /// The last mark of what the node's word rested on: where, and whether that was the disk.
-    durability: Option<(Lsn, bool)>,
-}
-
-/// Reads the log in `dir`, feeds `embedded` the entries known chosen, and makes the core from `paxos`, whose incarnation is taken
-/// from the directory.
-pub fn recover(
-    dir: &Dir,
-    expect: &Expect,
-    wal: &synod_wal::Settings,
-    mut paxos: synod_paxos::Settings,
-    embedded: Option<Box<dyn StateMachine>>,
-    now_ns: u64,
-) -> Result<Recovered, Fatal> {
-    let mut replay = Replay {
-        machine: Sequencer::new(),
-        embedded,
-        index: Index::new(INDEX_BLOCKS),
-        slots: Slots::new(Slot::ZERO, paxos.window_slots),
-        pending: BTreeMap::new(),
-        kept: 0,
-        restart: Restart::default(),
-        repaired: Vec::new(),
-        epoch: Epoch(1),
-        members: paxos.members.iter().map(|node| node.0).collect(),
-        quorums: paxos.quorums,
-        bad: None,
-        durability: None,
-    };
-    let found = synod_wal::recover(dir, expect, wal, &mut |place, frame| replay.record(place, frame))?;
+/// Reads the log in `dir`, from its newest snapshot on, feeds a machine of the maker's the entries known chosen, and makes the core, whose
+/// incarnation is the directory's.
+pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64) -> Result<Recovered, Fatal> {
+    let (mut replay, start) = begin(dir, maker)?;
+    let snapshot = (start != Start::Beginning).then(|| replay.slots.applied());
+    let found = synod_wal::recover(dir, &maker.expect, wal, start, &mut |place, frame| replay.record(place, frame))?;
+    if replay.incarnation.is_some_and(|incarnation| incarnation != found.identity.incarnation) {
+        let what = "its snapshots are of a log that was formatted earlier: remove the .snap files".to_owned();
+        return Err(LogError::Malformed { dir: dir.path().to_path_buf(), what }.into());
+    }
     if let Some(what) = replay.bad.take() {
         return Err(LogError::Malformed { dir: dir.path().to_path_buf(), what }.into());
     }
     replay.refuse_unsynced(dir, &found.damage)?;
     replay.drain_from_disk(dir)?;
     let votes = replay.pending.values().map(|value| value.ballot).max().unwrap_or_default();
-    replay.restart.promised = if mutant("promise_forgotten") { votes } else { found.promised };
+    replay.restart.promised =
+        if mutant("promise_forgotten") { votes } else { found.promised.max(replay.restart.promised) };
     replay.restart.last_lsn = found.last_lsn;
     if let Some(torn) = &found.torn {
         tracing::info!(dir = %dir.path().display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
@@ -122,7 +94,7 @@ pub fn recover(
         replay.machine.forget_fence();
     }
     replay.keep_old_votes(dir, &found.log)?;
-    paxos.incarnation = found.identity.incarnation;
+    let paxos = synod_paxos::Settings { incarnation: found.identity.incarnation, ..maker.paxos.clone() };
     let core = Replica::new(paxos, restart, now_ns);
     Ok(Recovered {
         log: found.log,
@@ -132,49 +104,11 @@ pub fn recover(
         index: replay.index,
         slots: replay.slots,
         epoch: replay.epoch,
-        findings: Findings { torn: found.torn, damage: found.damage },
+        findings: Findings { snapshot, records: found.records, torn: found.torn, damage: found.damage },
     })
 }
 
 impl Replay {
-    fn record(&mut self, place: Place, frame: &Frame<'_>) {
-        match frame.header.kind {
-            Kind::Accept | Kind::Learnt => self.value(place, frame),
-            Kind::Chosen => match decode_ranges(frame.payload) {
-                Ok(ranges) => {
-                    for range in ranges.as_slice() {
-                        self.chosen(range.first, range.last, range.ballot);
-                    }
-                }
-                Err(_) => {
-                    self.bad = Some(format!("the chosen record with Lsn {} has a body of no use", frame.header.lsn))
-                }
-            },
-            Kind::Configuration => {
-                self.epoch = frame.header.epoch;
-                self.check_configuration(frame.payload);
-            }
-            Kind::Founded => self.restart.founded = decode_founded(frame.payload).ok(),
-            Kind::PeerMarks => self.restart.counted = decode_marks(frame.payload).unwrap_or_default(),
-            Kind::Durability => {
-                // What cannot be read says the worse.
-                let mark = DurabilityMark::read_from_bytes(frame.payload);
-                let synced = mark.is_ok_and(|mark| mark.durability() == Some(Durability::Disk));
-                self.durability = Some((frame.header.lsn, synced));
-            }
-            // It was the core's to write; one that cannot be read names no length, and no configuration allows a longer one.
-            Kind::Lease => {
-                let mark = LeaseMark::read_from_bytes(frame.payload);
-                let longest_ns = mark.map_or(MAX_LEASE_NS, |mark| mark.longest_ns.get().min(MAX_LEASE_NS));
-                self.restart.longest_lease_ns = self.restart.longest_lease_ns.max(longest_ns);
-            }
-            // What cannot be read repairs nothing: that damage is taken for fresh.
-            Kind::Repaired => self.repaired.extend(decode_repaired(frame.payload).unwrap_or_default()),
-            _ => {}
-        }
-        self.apply_ready();
-    }
-
     /// A node that vouched for what it held in memory alone, and did not end in order, has forgotten votes (`durability.rs`).
     fn refuse_unsynced(&self, dir: &Dir, damage: &[Damage]) -> Result<(), Fatal> {
         match unsynced_since(self.durability, damage) {
@@ -183,102 +117,6 @@ impl Replay {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Members and quorums are the log's; a configuration file that says otherwise would make quorums that do not meet.
-    fn check_configuration(&mut self, payload: &[u8]) {
-        let Ok((body, rest)) = Configuration::read_from_prefix(payload) else {
-            self.bad = Some("its configuration record has a body of no use".to_owned());
-            return;
-        };
-        let members: Vec<u8> = rest.iter().take(body.members.into()).copied().collect();
-        let quorums = (usize::from(body.phase1), usize::from(body.phase2));
-        let (wanted, wanted_quorums) = (&self.members, (self.quorums.phase1, self.quorums.phase2));
-        if &members != wanted || quorums != wanted_quorums {
-            self.bad = Some(format!(
-                "it was formatted for the members {members:?} with quorums {quorums:?}, but the configuration file names \
-                 {wanted:?} with {wanted_quorums:?}; give the file the members and quorums of the log"
-            ));
-        }
-    }
-
-    fn value(&mut self, place: Place, frame: &Frame<'_>) {
-        let header = &frame.header;
-        if header.slot <= self.slots.applied() {
-            return;
-        }
-        let before = self.pending.remove(&header.slot);
-        if before.as_ref().is_some_and(|before| before.payload.is_some()) {
-            self.kept -= 1;
-        }
-        let keep = self.kept < MAX_KEPT_PAYLOADS;
-        self.kept += usize::from(keep);
-        let value = Pending {
-            place,
-            ballot: header.ballot,
-            lsn: header.lsn,
-            chosen: header.kind == Kind::Learnt || before.is_some_and(|before| before.chosen),
-            barrier: header.flags & flags::BARRIER != 0,
-            payload: keep.then(|| frame.payload.to_vec()),
-        };
-        self.pending.insert(header.slot, value);
-    }
-
-    /// What is held in the ballot that chose it is chosen.
-    fn chosen(&mut self, first: Slot, last: Slot, ballot: Ballot) {
-        self.restart.chosen_upto = self.restart.chosen_upto.max(last);
-        for (_, value) in self.pending.range_mut(first..=last) {
-            value.chosen |= value.ballot == ballot;
-        }
-    }
-
-    fn apply_ready(&mut self) {
-        while let Some(entry) = self.pending.first_entry() {
-            let chosen = entry.get().chosen || mutant("restart_applies_unchosen");
-            let ready = *entry.key() == self.slots.applied().next() && chosen;
-            if !ready || entry.get().payload.is_none() {
-                return;
-            }
-            let (slot, value) = entry.remove_entry();
-            self.kept -= 1;
-            let payload = value.payload.unwrap_or_default();
-            self.apply(slot, value.place, &payload);
-        }
-    }
-
-    /// Applies what became deliverable after its payload was let go: after a hole that was filled later in the log.
-    fn drain_from_disk(&mut self, dir: &Dir) -> Result<(), LogError> {
-        let mut reader = None;
-        while let Some(entry) = self.pending.first_entry() {
-            if *entry.key() != self.slots.applied().next() || !entry.get().chosen {
-                break;
-            }
-            let (slot, value) = entry.remove_entry();
-            let payload = payload(value.payload, value.place, &mut reader, dir)?;
-            self.apply(slot, value.place, &payload);
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, slot: Slot, place: Place, payload: &[u8]) {
-        let Ok(batch) = Batch::parse(payload) else {
-            self.bad = Some(format!("the value of slot {slot} is no batch"));
-            return;
-        };
-        let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
-        self.slots.put(slot, place);
-        self.slots.apply(slot, tail, timestamp_ns);
-        self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
-        let (index, embedded) = (&mut self.index, &mut self.embedded);
-        self.machine.apply(slot, &batch, &mut |at, run, verdict| {
-            index.outcome(slot, at, run.len(), verdict);
-            if let Some(machine) = embedded.as_deref_mut().filter(|_| !mutant("kv_forgets_at_restart")) {
-                apply_run(machine, run, verdict);
-                if mutant("kv_applies_twice") {
-                    apply_run(machine, run, verdict);
-                }
-            }
-        });
     }
 
     /// Turns damage into unknown slots: those without a valid record after it.
@@ -378,23 +216,6 @@ fn unsynced_since(mark: Option<(Lsn, bool)>, damage: &[Damage]) -> Option<Lsn> {
         damage.last_lsn > last && (named || (!damage.complete && mark.is_some()))
     };
     damage.iter().find(hides).map(|damage| damage.first_lsn)
-}
-
-/// A value's bytes: those that were kept, or else from the log; most recoveries never need the reader.
-fn payload(
-    kept: Option<Vec<u8>>,
-    place: Place,
-    reader: &mut Option<LogReader>,
-    dir: &Dir,
-) -> Result<Vec<u8>, LogError> {
-    if let Some(payload) = kept {
-        return Ok(payload);
-    }
-    let reader = match reader {
-        Some(reader) => reader,
-        none => none.insert(LogReader::open(dir)?),
-    };
-    Ok(reader.record_at(place)?.1)
 }
 
 fn run(damage: &Damage) -> LsnRun {

@@ -51,6 +51,12 @@ impl Slots {
         Slots { base: applied.next(), applied, values, kept: BTreeMap::new(), lowest_open: Lowest::Known(None) }
     }
 
+    /// All up to `slot` was applied, and is not known one by one. Before anything is put.
+    pub(crate) fn start_at(&mut self, slot: Slot) {
+        assert!(self.values.is_empty(), "a snapshot comes first");
+        (self.base, self.applied) = (slot.next(), slot);
+    }
+
     /// The last slot applied.
     pub(crate) fn applied(&self) -> Slot {
         self.applied

@@ -94,6 +94,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::Flushes, self.log.writes());
         self.counters.set(Counter::FlushedBytes, self.log.durable_pos());
         self.counters.set(Counter::DatagramsSent, self.outbox.sent);
+        self.counters.set(Counter::Subscribers, self.streams.count() as u64);
         self.counters.set(Counter::OutboxFull, self.outbox.full);
         self.counters.set(Counter::Retransmitted, self.core.resent());
         let reactor = self.io.stats();

@@ -94,7 +94,7 @@ pub(super) struct Terms {
 pub(super) fn slot(sides: &[Side<'_>], slot: Slot, terms: Terms, problems: &mut Problems) -> Outcome {
     let all: Vec<SlotFacts> = sides.iter().map(|side| side.facts.get(slot)).collect();
     for (side, facts) in sides.iter().zip(&all) {
-        if facts.covered() && !facts.chosen() {
+        if facts.covered() && !facts.chosen() && slot > side.log.base() {
             let ballot = Ballot::unpack(facts.chosen_ballot);
             let what = format!("the slot is known chosen in ballot {ballot}, but its value is not here");
             side.add(problems, Fault::MissingValue, slot, facts, what);
@@ -156,16 +156,20 @@ fn evidence(
     problems: &mut Problems,
 ) {
     let value = all[holder].value;
+    // A vote that a later record of its slot replaced may have been in a part that was removed.
+    let complete = terms.complete && sides.iter().all(|side| slot > side.log.base());
     for (side, facts) in sides.iter().zip(all) {
         for claim in side.facts.claims(slot) {
             let named =
                 sides.iter().zip(all).filter(|(acceptor, _)| claim.acceptors.contains(acceptor.log.identity.node));
-            for (acceptor, theirs) in named.filter(|(acceptor, _)| acceptor.log.is_whole()) {
+            for (acceptor, theirs) in
+                named.filter(|(acceptor, _)| acceptor.log.is_whole() && slot > acceptor.log.base())
+            {
                 let (node, ballot) = (acceptor.log.identity.node, Ballot::unpack(claim.ballot));
                 if !theirs.held() || theirs.value != value {
                     let what = format!("names node {node} as an acceptor, whose log does not hold the value");
                     side.add(problems, Fault::Evidence, slot, facts, what);
-                } else if terms.complete && !borne_out(sides, (acceptor, theirs), claim, value, terms.quorum) {
+                } else if complete && !borne_out(sides, (acceptor, theirs), claim, value, terms.quorum) {
                     let what =
                         format!("names node {node} as an acceptor in ballot {ballot}, in which it did not accept it");
                     side.add(problems, Fault::Evidence, slot, facts, what);

@@ -27,7 +27,7 @@ pub struct LogEvidence {
     pub dir: PathBuf,
     /// Its node.
     pub node: NodeId,
-    /// What it says, unless there is no slot to speak of.
+    /// What it says, unless there is no slot to speak of, or what it had was removed.
     pub told: Option<NodeEvidence>,
     /// Damage took what it said, and no later record says it again.
     pub damaged: bool,
@@ -35,8 +35,13 @@ pub struct LogEvidence {
 
 /// Reads what the logs in `dirs` say of a slot of a group.
 pub fn evidence(dirs: &[PathBuf], group: u8, of: EvidenceOf) -> Result<SlotEvidence, VerifyError> {
-    let mut groups: Vec<Group> =
-        open(dirs)?.into_iter().filter(|((_, number), _)| *number == group).map(|(_, logs)| logs).collect();
+    // What is wrong with the logs is for `verify` to tell.
+    let mut problems = Problems::default();
+    let mut groups: Vec<Group> = open(dirs, &mut problems)?
+        .into_iter()
+        .filter(|((_, number), _)| *number == group)
+        .map(|(_, logs)| logs)
+        .collect();
     let mut logs = groups.pop().ok_or(VerifyError::NoGroup(group))?;
     if !groups.is_empty() {
         return Err(VerifyError::SeveralClusters);
@@ -44,8 +49,7 @@ pub fn evidence(dirs: &[PathBuf], group: u8, of: EvidenceOf) -> Result<SlotEvide
     let slot = match of {
         EvidenceOf::Slot(slot) => Some(slot),
         EvidenceOf::Sequence(sequence) => {
-            // What is wrong with the logs is for `verify` to tell.
-            let walked = logs.walk(facts::WINDOW_SLOTS, Some(sequence), &mut Problems::default())?;
+            let walked = logs.walk(facts::WINDOW_SLOTS, Some(sequence), &mut problems)?;
             (walked.replay.tail() >= sequence).then_some(walked.replay.prefix)
         }
     };
@@ -55,7 +59,7 @@ pub fn evidence(dirs: &[PathBuf], group: u8, of: EvidenceOf) -> Result<SlotEvide
         return Ok(SlotEvidence { slot: None, logs: logs.logs.iter().map(silent).collect() });
     };
     // The configurations are read with the first window.
-    logs.pass(facts::Window::number(0, 1), &mut Problems::default())?;
+    logs.pass(facts::Window::number(0, 1), &mut problems)?;
     let records = logs.records_of(slot)?;
     let told = logs.logs.iter().zip(records).map(|(log, records)| told(log, &records)).collect();
     Ok(SlotEvidence { slot: Some(slot), logs: told })
@@ -67,7 +71,7 @@ impl Group {
         let mut all = Vec::with_capacity(self.logs.len());
         for (log, reader) in self.logs.iter().zip(&mut self.readers) {
             let mut records = SlotRecords::new(slot);
-            let scanned = reader.scan(0, None, &mut |item| {
+            let scanned = reader.scan(reader.first_pos(), None, &mut |item| {
                 match item {
                     Item::Record(_, frame) => records.record(&frame.header, frame.payload, frame.payload_crc),
                     Item::Damage(damage) => records.damage(&damage),
@@ -111,6 +115,8 @@ fn told(log: &LogFacts, records: &SlotRecords) -> LogEvidence {
         known_chosen: records.is_chosen(),
     };
     let (dir, node) = (log.dir.clone(), log.identity.node);
-    // A damaged log that holds nothing more has nothing to say, rather than "nothing accepted".
-    LogEvidence { dir, node, told: (!records.damaged).then_some(evidence), damaged: records.damaged }
+    // A damaged log that holds nothing more has nothing to say, rather than "nothing accepted"; nor has one without its front.
+    let removed = records.value.is_none() && records.slot <= log.base();
+    let told = (!records.damaged && !removed).then_some(evidence);
+    LogEvidence { dir, node, told, damaged: records.damaged }
 }

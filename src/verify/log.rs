@@ -31,11 +31,25 @@ struct Gap {
     last: Lsn,
 }
 
+/// Where a log begins whose front was removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Front {
+    /// Its first segment.
+    pub(super) segment: u64,
+    /// The Lsn of its first record, if that is readable.
+    pub(super) lsn: Option<Lsn>,
+    /// The slot of the newest snapshot beside it.
+    pub(super) snapshot: Option<Slot>,
+}
+
 /// What the first pass learns about a log as a whole.
 #[derive(Debug)]
 pub(super) struct LogFacts {
     pub(super) dir: PathBuf,
     pub(super) identity: Identity,
+    pub(super) front: Option<Front>,
+    /// The lowest slot with a value.
+    lowest: Option<Slot>,
     pub(super) records: u64,
     pub(super) last_lsn: Lsn,
     /// The highest slot that any record names.
@@ -54,12 +68,14 @@ pub(super) struct LogFacts {
 }
 
 impl LogFacts {
-    pub(super) fn new(dir: &Path, identity: Identity) -> LogFacts {
+    pub(super) fn new(dir: &Path, identity: Identity, front: Option<Front>) -> LogFacts {
         LogFacts {
             dir: dir.into(),
             identity,
+            front,
+            lowest: None,
             records: 0,
-            last_lsn: Lsn::ZERO,
+            last_lsn: front.and_then(|front| front.lsn).map_or(Lsn::ZERO, |first| Lsn(first.0 - 1)),
             last_slot: Slot::ZERO,
             configurations: BTreeMap::new(),
             founded: None,
@@ -71,6 +87,13 @@ impl LogFacts {
             repaired: Vec::new(),
             promised: Ballot::ZERO,
         }
+    }
+
+    /// The last slot that need not be here: it may have been in the part that was removed. Known after the first pass.
+    pub(super) fn base(&self) -> Slot {
+        let Some(front) = self.front else { return Slot::ZERO };
+        let before = self.lowest.map_or(self.last_slot, |lowest| Slot(lowest.0 - 1));
+        front.snapshot.map_or(before, |snapshot| snapshot.max(before))
     }
 
     /// Damaged places that are recorded as repaired.
@@ -148,7 +171,9 @@ impl<'a> Pass<'a> {
     /// Lsns are dense but for what damage took out of them; that is told after the records of its flush.
     fn sequence(&mut self, place: Place, frame: &Frame<'_>) {
         let (lsn, last) = (frame.header.lsn, self.log.last_lsn);
-        if lsn <= last {
+        if self.log.front.is_some() && last == Lsn::ZERO {
+            // The first flush did not tell: the log begins with what can be read.
+        } else if lsn <= last {
             self.add(Fault::LsnGap, place, Some(lsn), None, format!("comes after lsn {last}"));
         } else if lsn != last.next() {
             self.log.gaps.push(Gap { before: place, first: last.next(), last: Lsn(lsn.0 - 1) });
@@ -215,6 +240,7 @@ impl<'a> Pass<'a> {
             return self.add_once(Fault::Malformed, place, Some(header.lsn), Some(header.slot), what);
         }
         self.log.last_slot = self.log.last_slot.max(header.slot);
+        self.log.lowest = Some(self.log.lowest.map_or(header.slot, |lowest| lowest.min(header.slot)));
         if self.facts.entry(header.slot).is_none() {
             return;
         }
@@ -275,6 +301,9 @@ impl<'a> Pass<'a> {
     /// Evidence that names acceptors names enough of them, all members.
     fn quorum(&mut self, place: Place, frame: &Frame<'_>, first: Slot, acceptors: NodeSet) {
         let Some(membership) = self.log.configurations.get(&frame.header.epoch.0) else {
+            if self.log.front.is_some() {
+                return;
+            }
             let what = format!("epoch {} has no configuration record before it", frame.header.epoch.0);
             return self.add(Fault::Configuration, place, Some(frame.header.lsn), Some(first), what);
         };

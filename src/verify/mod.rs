@@ -2,7 +2,7 @@
 //!
 //! Within each log: checksums, dense Lsns, promises and votes that never regress, one value a slot and ballot, evidence
 //! with a quorum, every slot known chosen held, no damage that was not repaired. Between the logs of a group: one value a
-//! chosen slot, one a ballot, evidence that the named acceptors' logs bear out (in that ballot, if all logs are here), one founding, one configuration an
+//! chosen slot, one a ballot, snapshots of the state that the values lead to, evidence that the named acceptors' logs bear out (in that ballot, if all logs are here), one founding, one configuration an
 //! epoch, nobody behind what its peers counted. Over the chosen prefix: batches that parse, sequences without a gap.
 //!
 //! Memory is bounded (`facts::WINDOW_SLOTS`): longer logs are read once for each window of slots. Reads only. Called by
@@ -14,15 +14,17 @@ mod facts;
 mod log;
 mod replay;
 mod report;
+mod snapshots;
 
 pub use evidence::{LogEvidence, SlotEvidence, evidence};
-pub use report::{Fault, GroupSummary, LogSummary, MAX_PROBLEMS, Problem, Report};
+pub use report::{Begin, Fault, GroupSummary, LogSummary, MAX_PROBLEMS, Problem, Report};
 
 use compare::{Outcome, Side, Terms};
 use facts::{Facts, Fingerprint, SlotFacts, Window};
-use log::{LogFacts, Pass};
+use log::{Front, LogFacts, Pass};
 use replay::Replay;
 use report::Problems;
+use snapshots::Snapshots;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -70,33 +72,46 @@ struct Group {
     readers: Vec<LogReader>,
     files: Vec<Files>,
     logs: Vec<LogFacts>,
+    snapshots: Vec<Snapshots>,
 }
 
 /// Logs by cluster and group.
 type Groups = BTreeMap<(u32, u8), Group>;
 
 /// Opens the logs in `dirs`.
-fn open(dirs: &[PathBuf]) -> Result<Groups, VerifyError> {
+fn open(dirs: &[PathBuf], problems: &mut Problems) -> Result<Groups, VerifyError> {
     let mut groups = Groups::new();
     for dir in dirs {
         for dir in log_dirs(dir)? {
             let reader =
                 LogReader::open_offline(&dir).map_err(|source| VerifyError::Log { dir: dir.clone(), source })?;
             let identity = *reader.identity();
+            let front = front(&dir, &reader).map_err(|source| VerifyError::Log { dir: dir.clone(), source })?;
             let group = groups.entry((identity.cluster.0, identity.group.0)).or_default();
-            group.logs.push(LogFacts::new(&dir, identity));
-            group.files.push(Files::of(&dir)?);
+            let log = LogFacts::new(&dir, identity, front);
+            group.snapshots.push(Snapshots::of(&log, problems)?);
+            group.logs.push(log);
+            group.files.push(Files::of(&dir, reader.first_segment())?);
             group.readers.push(reader);
         }
     }
     Ok(groups)
 }
 
+/// Where the log begins, if its front was removed; its newest snapshot tells which slots the removed part can have had.
+fn front(dir: &Path, reader: &LogReader) -> Result<Option<Front>, LogError> {
+    if reader.first_segment() == 0 {
+        return Ok(None);
+    }
+    let snapshot = synod_wal::snapshot::list(dir)?.last().copied();
+    Ok(Some(Front { segment: reader.first_segment(), lsn: reader.first_lsn(None)?, snapshot }))
+}
+
 /// The same with `window_slots` slots a pass: fewer take less memory and more passes.
 pub fn verify_in_windows(dirs: &[PathBuf], window_slots: u64) -> Result<Report, VerifyError> {
     let mut problems = Problems::default();
     let mut summaries = Vec::new();
-    for ((cluster, number), mut group) in open(dirs)? {
+    for ((cluster, number), mut group) in open(dirs, &mut problems)? {
         summaries.push(group.verify(cluster, number, window_slots, &mut problems)?);
     }
     let Problems { kept, count } = problems;
@@ -130,11 +145,13 @@ impl Group {
         problems: &mut Problems,
     ) -> Result<GroupSummary, VerifyError> {
         let walked = self.walk(window_slots, None, problems)?;
-        let logs = self.logs.iter().zip(walked.prefixes).map(|(log, prefix)| summary(log, prefix)).collect();
+        let all = self.logs.iter().zip(walked.prefixes).zip(&self.snapshots);
+        let logs = all.map(|((log, prefix), snapshots)| summary(log, prefix, snapshots)).collect();
         Ok(GroupSummary {
             cluster,
             group: number,
             logs,
+            first_slot: walked.replay.first.0,
             chosen_prefix: walked.replay.prefix.0,
             chosen_above: walked.chosen_above,
             tail: walked.replay.tail().0,
@@ -157,6 +174,9 @@ impl Group {
             let facts = self.pass(window, problems)?;
             if window.first == Slot(1) {
                 compare::whole_logs(&self.logs, problems);
+                // Slots that no log reaches back to are a snapshot's.
+                replay.skip(self.logs.iter().map(LogFacts::base).min().unwrap_or_default());
+                prefixes = self.logs.iter().map(LogFacts::base).collect();
             }
             let last = self.logs.iter().map(|log| log.last_slot).max().unwrap_or_default();
             let sides = sides(&self.logs, &facts, &self.files);
@@ -171,6 +191,9 @@ impl Group {
                     Outcome::Chosen(holder) if replay.prefix.next() == slot => {
                         let held = facts[holder].get(slot);
                         apply(&mut replay, slot, held, &sides[holder], &mut self.readers[holder], problems)?;
+                        for (log, snapshots) in self.logs.iter().zip(&self.snapshots) {
+                            snapshots.compare(log, slot, &|| replay.state(), problems);
+                        }
                     }
                     Outcome::Chosen(_) => chosen_above += 1,
                     Outcome::Open => {}
@@ -193,7 +216,7 @@ impl Group {
         for ((log, reader), files) in self.logs.iter_mut().zip(&mut self.readers).zip(&self.files) {
             let dir = log.dir.clone();
             let mut pass = Pass::new(log, window, problems, files);
-            let scanned = reader.scan(0, None, &mut |item| {
+            let scanned = reader.scan(reader.first_pos(), None, &mut |item| {
                 match item {
                     Item::Record(place, frame) => pass.record(place, &frame),
                     Item::Trailer(_) => {}
@@ -260,8 +283,8 @@ struct Files {
 
 impl Files {
     /// Of the log in `dir`: every segment file is as long as the first.
-    fn of(dir: &Path) -> Result<Files, VerifyError> {
-        let first = dir.join(format!("{:016x}.seg", 0));
+    fn of(dir: &Path, first_segment: u64) -> Result<Files, VerifyError> {
+        let first = dir.join(format!("{first_segment:016x}.seg"));
         let unreadable = |source| VerifyError::Directory { dir: first.clone(), source };
         let segment_bytes = std::fs::metadata(&first).map_err(unreadable)?.len().max(1);
         Ok(Files { dir: dir.into(), segment_bytes })
@@ -272,14 +295,16 @@ impl Files {
     }
 }
 
-fn summary(log: &LogFacts, prefix: Slot) -> LogSummary {
+fn summary(log: &LogFacts, prefix: Slot, snapshots: &Snapshots) -> LogSummary {
     LogSummary {
         dir: log.dir.clone(),
         node: log.identity.node.0,
         incarnation: log.identity.incarnation,
         records: log.records,
+        begins_at: log.front.map(|front| Begin { segment: front.segment, lsn: front.lsn.map(|lsn| lsn.0) }),
         last_lsn: log.last_lsn.0,
         chosen_prefix: prefix.0,
+        snapshots: snapshots.count(),
         repaired: log.repaired(),
         torn_tail: log.torn_tail,
         unsynced: log.unsynced,

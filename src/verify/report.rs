@@ -36,6 +36,8 @@ pub enum Fault {
     RolledBack,
     /// Two logs of one node.
     Duplicate,
+    /// A snapshot that is not whole, or not of the state that the chosen values lead to.
+    Snapshot,
 }
 
 impl fmt::Display for Fault {
@@ -53,6 +55,7 @@ impl fmt::Display for Fault {
             Fault::Configuration => "configuration",
             Fault::RolledBack => "rolled back",
             Fault::Duplicate => "duplicate",
+            Fault::Snapshot => "snapshot",
         };
         f.write_str(name)
     }
@@ -107,6 +110,26 @@ impl Problems {
     }
 }
 
+/// Where a log begins whose front was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Begin {
+    /// The first segment.
+    pub segment: u64,
+    /// Its first record; none: damage hides it.
+    pub lsn: Option<u64>,
+}
+
+impl fmt::Display for Begin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "begins at segment {:x}, ", self.segment)?;
+        match self.lsn {
+            Some(lsn) => write!(f, "lsn {lsn}")?,
+            None => write!(f, "an lsn that is not readable")?,
+        }
+        write!(f, ": what was before was removed")
+    }
+}
+
 /// One log that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogSummary {
@@ -116,12 +139,16 @@ pub struct LogSummary {
     pub node: u8,
     /// The life of that node.
     pub incarnation: u64,
+    /// Where it begins, if not with its first record.
+    pub begins_at: Option<Begin>,
     /// Records read.
     pub records: u64,
     /// The last Lsn.
     pub last_lsn: u64,
     /// The slots up to here are held and known chosen.
     pub chosen_prefix: u64,
+    /// Snapshots that could be read.
+    pub snapshots: u64,
     /// Damaged places whose repair is recorded.
     pub repaired: u64,
     /// Whether the last flush was cut off, as a crash leaves it.
@@ -139,6 +166,9 @@ pub struct GroupSummary {
     pub group: u8,
     /// Its logs.
     pub logs: Vec<LogSummary>,
+    /// The first slot that all of some log's part of it is still there for: above 1 if the front of every log was removed. Then
+    /// sequences are not counted, as those before are not known.
+    pub first_slot: u64,
     /// The slots up to here are chosen, as these logs show together.
     pub chosen_prefix: u64,
     /// Slots above it that are chosen as well: a crash left a hole below, which the next leader fills.
@@ -165,18 +195,25 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for group in &self.groups {
-            writeln!(
-                f,
-                "cluster {} group {}: slots 1 to {} chosen, sequences 1 to {} without a gap",
-                group.cluster, group.group, group.chosen_prefix, group.tail
-            )?;
+            let (first, last) = (group.first_slot, group.chosen_prefix);
+            write!(f, "cluster {} group {}: slots {first} to {last} chosen, ", group.cluster, group.group)?;
+            match first {
+                1 => writeln!(f, "sequences 1 to {} without a gap", group.tail)?,
+                _ => writeln!(f, "sequences not counted, as slots before were removed")?,
+            }
             for log in &group.logs {
                 let unsynced = if log.unsynced { ", not synced to its end (memory durability)" } else { "" };
                 let torn = if log.torn_tail { ", torn tail (as a crash leaves it)" } else { "" };
                 let repaired = if log.repaired > 0 { format!(", {} repaired", log.repaired) } else { String::new() };
+                let snapshots = match log.snapshots {
+                    0 => String::new(),
+                    1 => ", a snapshot".to_owned(),
+                    several => format!(", {several} snapshots"),
+                };
+                let begins = log.begins_at.map_or(String::new(), |begin| format!(", {begin}"));
                 writeln!(
                     f,
-                    "  node {}: {} records, last lsn {}, chosen up to slot {}{repaired}{torn}{unsynced}  {}",
+                    "  node {}: {} records, last lsn {}, chosen up to slot {}{snapshots}{repaired}{torn}{unsynced}{begins}  {}",
                     log.node,
                     log.records,
                     log.last_lsn,

@@ -118,7 +118,8 @@ impl LogWriter {
         let first = header(node, Kind::Configuration, Slot::ZERO, Ballot::ZERO, Ballot::ZERO, Lsn(1));
         synod_wal::format(&dir, &identity, (&first, &payload), &SETTINGS).unwrap();
         let expect = Expect { cluster: CLUSTER, group: GROUP, node };
-        let mut log = synod_wal::recover(&dir, &expect, &SETTINGS, &mut |_, _| {}).unwrap().log;
+        let mut log =
+            synod_wal::recover(&dir, &expect, &SETTINGS, synod_wal::Start::Beginning, &mut |_, _| {}).unwrap().log;
         let mut io = DirectIo::default();
         log.attach_segments(&mut io).unwrap();
         let mut writer = LogWriter { log, io, node, promised: Ballot::ZERO, dir };
@@ -166,6 +167,9 @@ impl LogWriter {
 
     /// Makes everything durable, as one flush.
     pub fn flush(&mut self) {
+        if let Some(spec) = self.log.wants_segment() {
+            self.log.segment_ready(&mut self.io, spec.prepare().unwrap()).unwrap();
+        }
         self.log.flush(&mut self.io, self.promised);
         let written = std::mem::take(&mut self.io.written);
         for (token, bytes) in written {
@@ -191,7 +195,7 @@ pub fn value(slot: u64) -> Vec<u8> {
 
 /// The same with another entry.
 pub fn value_with(slot: u64, entry: &str) -> Vec<u8> {
-    let mut bytes = vec![0; 512];
+    let mut bytes = vec![0; 512 + entry.len()];
     let run_at = BATCH_HEADER_BYTES;
     let used = if slot == 1 {
         RunBuilder::new(&mut bytes[run_at..], CLIENT, open::OR_CREATE, 0).finish(RunKind::OpenSession).0

@@ -197,7 +197,9 @@ pub(crate) fn take_lock(dir: &Dir) -> Result<Box<dyn Lock>, LogError> {
 pub(crate) struct Listing {
     /// The segments' numbers, in order.
     pub(crate) segments: Vec<u64>,
-    /// The names that interrupted preparations left.
+    /// The snapshots' slots, in order.
+    pub(crate) snapshots: Vec<u64>,
+    /// The names that interrupted preparations of either left.
     pub(crate) leftovers: Vec<String>,
 }
 
@@ -216,23 +218,38 @@ pub(crate) fn segment_path(dir: &Dir, index: u64) -> PathBuf {
     dir.path().join(segment_name(index))
 }
 
+/// The name of the snapshot at `slot`.
+pub(crate) fn snapshot_name(slot: u64) -> String {
+    format!("{slot:016x}.snap")
+}
+
 fn segment_index(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".seg")?;
-    let index = u64::from_str_radix(digits, 16).ok()?;
-    // Only the one spelling that `segment_name` gives: two files must not be the same segment.
-    (name == segment_name(index)).then_some(index)
+    number(name, ".seg", segment_name)
+}
+
+fn snapshot_slot(name: &str) -> Option<u64> {
+    number(name, ".snap", snapshot_name)
+}
+
+/// The number in a file's name. Only the one spelling that `spelt` gives: two files must not be the same.
+fn number(name: &str, suffix: &str, spelt: fn(u64) -> String) -> Option<u64> {
+    let number = u64::from_str_radix(name.strip_suffix(suffix)?, 16).ok()?;
+    (name == spelt(number)).then_some(number)
 }
 
 /// Lists the log's files in `dir`; others are not looked at.
 pub(crate) fn list(dir: &Dir) -> Result<Listing, LogError> {
-    let mut listing = Listing { segments: Vec::new(), leftovers: Vec::new() };
+    let mut listing = Listing { segments: Vec::new(), snapshots: Vec::new(), leftovers: Vec::new() };
     for name in dir.names().map_err(LogError::file("list", dir.path()))? {
         if let Some(index) = segment_index(&name) {
             listing.segments.push(index);
-        } else if name.strip_suffix(".tmp").and_then(segment_index).is_some() {
+        } else if let Some(slot) = snapshot_slot(&name) {
+            listing.snapshots.push(slot);
+        } else if name.strip_suffix(".tmp").is_some_and(|name| segment_index(name).or(snapshot_slot(name)).is_some()) {
             listing.leftovers.push(name);
         }
     }
+    listing.snapshots.sort_unstable();
     listing.segments.sort_unstable();
     Ok(listing)
 }

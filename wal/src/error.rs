@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use synod_wire::Lsn;
 
 /// An error of the log. After [`LogError::WriteFailed`] the log in memory must not be trusted: the shard ends.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +48,44 @@ pub enum LogError {
         dir: PathBuf,
     },
     /// A segment that must exist does not.
-    #[error("the segment {} is missing, though later ones exist. Put it back; if it is lost, this node must rejoin under a new incarnation", path.display())]
+    #[error("the segment {} is missing, though {why}. Put it back; if it is lost, this node must rejoin under a new incarnation", path.display())]
     MissingSegment {
         /// The file that should be there.
         path: PathBuf,
+        /// Why it should.
+        why: &'static str,
+    },
+    /// The log was to be read from its beginning, which is gone.
+    #[error("the log in {} begins at {}: what was before was removed, so a snapshot must say where to start. Put the snapshot (.snap) back; if none is left, this node must rejoin under a new incarnation", dir.display(), first.display())]
+    FrontRemoved {
+        /// The directory.
+        dir: PathBuf,
+        /// Its first segment.
+        first: PathBuf,
+    },
+    /// The snapshot and the log do not fit: nothing was changed.
+    #[error("the log is to be read on from lsn {expected} in {}, but the first record there has lsn {found}: the snapshot is not of this log. Put the right files back, or let this node rejoin under a new incarnation", path.display())]
+    WrongStart {
+        /// The segment to start at.
+        path: PathBuf,
+        /// The Lsn that the caller expects.
+        expected: Lsn,
+        /// The Lsn that is there.
+        found: Lsn,
+    },
+    /// A snapshot that is not whole. The one before it is to be used.
+    #[error("the snapshot {} cannot be used: {what}. An earlier one serves as well, if its log is there; else fetch one from a peer", path.display())]
+    BadSnapshot {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Bytes of the log that retention removed were asked for. Not an error of the disk: read a snapshot, or ask from `first_pos` on.
+    #[error("the log was removed up to position {first_pos}. Read a snapshot, then go on from there")]
+    Trimmed {
+        /// Where the first flush that is left starts.
+        first_pos: u64,
     },
     /// More empty segments lie ahead than this program ever prepares.
     #[error("the segment {} lies too far ahead of the log's end and holds nothing. It is not of this program's making: move it away", path.display())]

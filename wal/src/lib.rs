@@ -15,6 +15,7 @@
 //! | `{k:016x}.seg.tmp` | a segment in preparation; worthless until it is renamed |
 //! | `{k:016x}.seg`, first block | one frame of kind `Segment`: whose log it is, and its geometry |
 //! | `{k:016x}.seg`, the rest | flushes; zeros where nothing was written yet |
+//! | `{slot:016x}.snap.tmp`, `{slot:016x}.snap` | a [`snapshot`], in preparation and whole |
 //!
 //! **A segment file** appears under its name only when it is whole: zeroed, its header (and in segment 0 the first flush, with
 //! Lsn 1) written, synced, then renamed, then the directory synced.
@@ -32,12 +33,18 @@
 //! The next flush starts where this one ends, or, if fewer than [`MIN_FLUSH_BYTES`] are left in the stride, at the next
 //! stride (behind the header block if a segment starts there); the trailer's `next` says so. Behind its last record's block a
 //! flush leaves room for a trailer in blocks of its own (see *Recovery*). A durable block is never written again. So where a
-//! flush is being written there are only zeros before: the next section relies on it. (Whoever recycles segments one day
-//! must zero them before they get their new name, or a torn flush will look like damage.)
+//! flush is being written there are only zeros before: the next section relies on it. (Segments are
+//! removed, not recycled: one that gets a new name must be zeroed first, or a torn flush in it will look like damage.)
+//!
+//! **The front** of the log, once a snapshot stands for it, is removed ([`remove_front`]): segments `f..n` without a gap are left,
+//! `f >= 0`. They go one by one from the lowest, so that a crash in between leaves a log too. A segment's start is always where
+//! a flush starts, so a segment and the Lsn of the first record behind its start say where a scan can begin ([`Start::At`]).
 //!
 //! # Recovery
 //!
-//! Forward from segment 0. At each flush start the frames are followed as long as each is whole (both checksums), is of this
+//! Forward from segment 0, or from the one that a snapshot names with the Lsn that comes next; what lies before that may be gone,
+//! and is not looked at. (A start whose first flush says another Lsn is refused: what follows would look like an older
+//! generation, and be cut.) At each flush start the frames are followed as long as each is whole (both checksums), is of this
 //! cluster and group, and has exactly the next Lsn. A trailer there that names this start and these records closes the flush.
 //! Anything else at position `p` is resolved by searching forward, line by line, to the end of the last segment, for whole
 //! trailers. A trailer counts only at the place that it names, so a copy of it elsewhere (misdirected, or inside a payload) is
@@ -103,8 +110,10 @@ mod log;
 mod observe;
 mod reader;
 mod recover;
+mod retention;
 mod scan;
 mod segment;
+pub mod snapshot;
 mod trailer;
 mod window;
 
@@ -112,7 +121,8 @@ pub use directory::{Dir, Directory, Lock, Opening};
 pub use error::LogError;
 pub use log::Log;
 pub use reader::{LogReader, ScanEnd};
-pub use recover::{Recovered, recover};
+pub use recover::{Recovered, Start, recover};
+pub use retention::{Removed, remove_front};
 pub use scan::{Damage, FlushMark, Item, TornTail};
 pub use segment::{PreparedSegment, SegmentSpec, format};
 pub use synod_wire::record::TrailerEntry;

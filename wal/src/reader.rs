@@ -2,7 +2,7 @@
 //! threads and offline tools only; see "Reading through maps" at the crate's top.
 
 use crate::directory::{Lock, take_lock};
-use crate::scan::Scanner;
+use crate::scan::{Scanner, front};
 use crate::segment::Segments;
 use crate::window::is_ours;
 use crate::{Dir, Identity, Item, LogError, MIN_BLOCK_BYTES, Place, TornTail};
@@ -48,18 +48,57 @@ impl LogReader {
         &self.segments.identity
     }
 
-    /// Where the first flush starts.
+    /// Where the first flush that is left starts.
     pub fn first_pos(&self) -> u64 {
-        self.segments.geometry.first(0)
+        self.segments.geometry.first(self.segments.start())
     }
 
-    /// Looks for segments that were added since.
+    /// Bytes of a segment: segment `k` holds the positions from `k` times this.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segments.geometry.segment_bytes
+    }
+
+    /// Where the first flush of a segment starts.
+    pub fn first_flush(&self, segment: u64) -> u64 {
+        self.segments.geometry.first(segment * self.segments.geometry.segment_bytes)
+    }
+
+    /// The first segment that is left: above 0 if the log's front was removed.
+    pub fn first_segment(&self) -> u64 {
+        self.segments.first
+    }
+
+    /// The Lsn of the first record that is left, below position `to` (as for [`LogReader::scan`]); the next one, if only a flush
+    /// without records tells. None: its flush does not tell any more.
+    pub fn first_lsn(&self, to: Option<u64>) -> Result<Option<Lsn>, LogError> {
+        self.check_bound(to)?;
+        self.front_lsn(to)
+    }
+
+    fn front_lsn(&self, to: Option<u64>) -> Result<Option<Lsn>, LogError> {
+        if self.segments.first == 0 {
+            return Ok(Some(Lsn(1)));
+        }
+        let front = front(&self.segments, self.segments.first, to.unwrap_or(u64::MAX))?;
+        Ok(front.filter(|front| front.exact).map(|front| front.lsn))
+    }
+
+    fn check_bound(&self, to: Option<u64>) -> Result<(), LogError> {
+        match to {
+            None if self.lock.is_none() => Err(LogError::Unbounded { dir: self.segments.dir.path().to_path_buf() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for segments that were added or removed since. Until then a reader keeps those open that it had: they can be
+    /// read, but their space is not free.
     pub fn refresh(&mut self) -> Result<(), LogError> {
         self.segments = Segments::open(&self.segments.dir, self.lock.is_none())?;
         Ok(())
     }
 
-    /// Visits what lies from `from` (a record or the start of a flush) up to `to` or until the visitor breaks. `to` is where a flush or
+    /// Visits what lies from `from` (a record or the start of a flush; not below the first segment's start, or it is
+    /// [`LogError::Trimmed`]) up to `to` or until the visitor breaks. `to` is where a flush or
     /// a record ends, at or below a durable position of the writer ([`Log::durable_pos`](crate::Log::durable_pos)): reading
     /// what is being written would get in the log's way. None: to the end, offline only. Changes nothing: a torn tail is
     /// told, not cut.
@@ -69,15 +108,13 @@ impl LogReader {
         to: Option<u64>,
         visit: &mut dyn FnMut(Item<'_>) -> ControlFlow<()>,
     ) -> Result<ScanEnd, LogError> {
-        match to {
-            None if self.lock.is_none() => {
-                return Err(LogError::Unbounded { dir: self.segments.dir.path().to_path_buf() });
-            }
-            Some(to) if to > self.segments.end() => self.refresh()?,
-            _ => {}
+        self.check_bound(to)?;
+        if to.is_some_and(|to| to > self.segments.end()) {
+            self.refresh()?;
         }
+        self.check_trimmed(from)?;
         let scanner = if from <= self.first_pos() {
-            Scanner::from_start(&self.segments, to)
+            Scanner::from_front(&self.segments, self.segments.first, self.front_lsn(to)?, to)
         } else {
             Scanner::from_record(&self.segments, from, to)
         };
@@ -90,11 +127,16 @@ impl LogReader {
         Ok(ScanEnd { pos: end.at, last_lsn: end.last_lsn, promised: end.promised, stopped })
     }
 
+    fn check_trimmed(&self, pos: u64) -> Result<(), LogError> {
+        if pos < self.segments.start() { Err(LogError::Trimmed { first_pos: self.first_pos() }) } else { Ok(()) }
+    }
+
     /// The record at `place`, which must be durable, checked again.
     pub fn record_at(&mut self, place: Place) -> Result<(Header, Vec<u8>), LogError> {
         if !self.segments.holds(place.pos) {
             self.refresh()?;
         }
+        self.check_trimmed(place.pos)?;
         let missing = |segments: &Segments| LogError::NoRecord {
             segment: crate::directory::segment_path(&segments.dir, segments.geometry.segment(place.pos)),
             pos: place.pos,

@@ -1,10 +1,10 @@
 //! Recovery: from a directory to a [`Log`] that can be appended to. Scans, cuts a torn tail, fills the ring in memory. Called
 //! once, before the shard runs; blocking. The rules stand at the crate's top.
 
-use crate::directory::{block_bytes, list, open_direct, segment_name, sync_dir, take_lock};
+use crate::directory::{block_bytes, list, open_direct, segment_name, segment_path, sync_dir, take_lock};
 use crate::layout::{Geometry, trailer_bytes};
-use crate::log::Start;
-use crate::scan::{End, Scanner};
+use crate::log;
+use crate::scan::{End, Scanner, front};
 use crate::segment::Segments;
 use crate::trailer::{self, TrailerFields};
 use crate::window::{Page, is_zero, search_start};
@@ -43,12 +43,28 @@ pub struct Recovered {
     pub bytes: u64,
 }
 
-/// Recovers the log in `dir`: takes its lock, syncs it, calls `visit` for each whole record in order, cuts a torn tail, and makes
-/// sure that the segment to append to exists. May be interrupted at any point and repeated.
+/// Where a recovery starts to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the first record, Lsn 1.
+    Beginning,
+    /// At a segment's start, which is always where a flush starts: a snapshot has what was before.
+    At {
+        /// The segment.
+        segment: u64,
+        /// The Lsn of the first record at or behind its start: the next one, if there is none yet.
+        first_lsn: Lsn,
+    },
+}
+
+/// Recovers the log in `dir`: takes its lock, syncs it, calls `visit` for each whole record in order from `from` on, cuts a torn
+/// tail, and makes sure that the segment to append to exists. May be interrupted at any point and repeated. Segments below
+/// `from` are kept for reads, and not scanned: what they had of promises and damage is for the snapshot to know.
 pub fn recover(
     dir: impl Into<Dir>,
     expect: &Expect,
     settings: &Settings,
+    from: Start,
     visit: &mut dyn FnMut(Place, &Frame<'_>),
 ) -> Result<Recovered, LogError> {
     settings.check()?;
@@ -63,12 +79,12 @@ pub fn recover(
     check_blocks(&segments)?;
     sync(&segments)?;
     let mut found = Found::default();
-    let end = Scanner::from_start(&segments, None).run(&mut |item| {
+    let end = scanner(&segments, from)?.run(&mut |item| {
         found.take(item, visit);
         ControlFlow::Continue(())
     })?;
     if end.last_lsn == Lsn::ZERO {
-        return Err(LogError::NoFoundingRecord { path: segments.files[0].path.clone() });
+        return Err(LogError::NoFoundingRecord { path: segments.file(0).path.clone() });
     }
     check_lsn(&segments, end.last_lsn)?;
     let mut head = end.at;
@@ -82,7 +98,7 @@ pub fn recover(
     let files = open_ahead(&segments, head)?;
     let (arena, arena_floor) = fill_arena(&segments, head, settings)?;
     forget_pages(&segments)?;
-    let start = Start {
+    let start = log::Start {
         lock,
         dir,
         settings: *settings,
@@ -106,6 +122,32 @@ pub fn recover(
         records: found.records,
         bytes: found.bytes,
     })
+}
+
+/// The scanner of what `from` names, if that is there. A start that is not the log's own is refused: by the rules of the scan
+/// records with lower Lsns would be nothing, and be cut.
+fn scanner(segments: &Segments, from: Start) -> Result<Scanner<'_>, LogError> {
+    let (segment, first_lsn) = match from {
+        Start::Beginning if segments.first > 0 => {
+            let first = segments.files[0].path.clone();
+            return Err(LogError::FrontRemoved { dir: segments.dir.path().to_path_buf(), first });
+        }
+        Start::Beginning => return Ok(Scanner::from_front(segments, 0, Some(Lsn(1)), None)),
+        Start::At { segment, first_lsn } => (segment, first_lsn),
+    };
+    if !(segments.first..segments.end_index()).contains(&segment) {
+        let path = segment_path(&segments.dir, segment);
+        return Err(LogError::MissingSegment { path, why: "a snapshot says that the log goes on there" });
+    }
+    let real = (1..trailer::LSN_LIMIT).contains(&first_lsn.0);
+    let front = front(segments, segment, u64::MAX)?;
+    match front.map_or(!real, |front| !real || !front.fits(first_lsn)) {
+        true => {
+            let (path, found) = (segments.file(segment).path.clone(), front.map_or(Lsn::ZERO, |front| front.lsn));
+            Err(LogError::WrongStart { path, expected: first_lsn, found })
+        }
+        false => Ok(Scanner::from_front(segments, segment, Some(first_lsn), None)),
+    }
 }
 
 /// What the scan comes by.
@@ -225,8 +267,8 @@ fn zero_behind(segments: &Segments, at: u64) -> Result<u64, LogError> {
 fn zero_from(segments: &Segments, from: u64) -> Result<u64, LogError> {
     let geometry = &segments.geometry;
     let mut zeroed = 0;
-    for index in geometry.segment(from)..segments.files.len() as u64 {
-        let path = &segments.files[index as usize].path;
+    for index in geometry.segment(from)..segments.end_index() {
+        let path = &segments.file(index).path;
         let file = open_direct(&segments.dir, &segment_name(index), false)?;
         restore_length(&*file, path, geometry)?;
         let segment_start = index * geometry.segment_bytes;
@@ -280,17 +322,17 @@ fn restore_length(file: &dyn BlockFile, path: &Path, geometry: &Geometry) -> Res
 fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, LogError> {
     let geometry = segments.geometry;
     let current = geometry.segment(head);
-    let existing = segments.files.len() as u64;
+    let existing = segments.end_index();
     if current == existing {
         let spec = SegmentSpec { dir: segments.dir.clone(), index: current, geometry, identity: segments.identity };
         return Ok(vec![spec.prepare()?]);
     }
     if existing > current + SEGMENTS_AHEAD {
-        let path = segments.files[(current + SEGMENTS_AHEAD) as usize].path.clone();
+        let path = segments.file(current + SEGMENTS_AHEAD).path.clone();
         return Err(LogError::StraySegment { path });
     }
     let open = |index: u64| {
-        let path = segments.files[index as usize].path.clone();
+        let path = segments.file(index).path.clone();
         let file = open_direct(&segments.dir, &segment_name(index), false)?;
         restore_length(&*file, &path, &geometry)?;
         Ok(PreparedSegment { index, path, file })
@@ -304,7 +346,7 @@ fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Ar
     let arena_bytes = settings.arena_bytes as u64;
     let mut arena = Arena::of_huge_pages(settings.arena_bytes).map_err(LogError::file("map the ring for", path))?;
     // A turn's room stays free: what the caller holds of a log with a hole may reach down to the floor.
-    let mut floor = head.saturating_sub(arena_bytes - segments.geometry.stride_bytes);
+    let mut floor = head.saturating_sub(arena_bytes - segments.geometry.stride_bytes).max(segments.start());
     let mut pos = floor;
     while pos < head {
         let end = segments.geometry.stride_end(pos).min(head);

@@ -157,12 +157,17 @@ pub(crate) struct Scanner<'s> {
 }
 
 impl<'s> Scanner<'s> {
-    /// From the start of the log.
-    pub(crate) fn from_start(segments: &'s Segments, to: Option<u64>) -> Scanner<'s> {
-        let at = segments.geometry.first(0);
+    /// From the start of a segment, and of its first flush: with the Lsn that the first record there should have, if it is known.
+    pub(crate) fn from_front(
+        segments: &'s Segments,
+        segment: u64,
+        first_lsn: Option<Lsn>,
+        to: Option<u64>,
+    ) -> Scanner<'s> {
+        let at = segments.geometry.first(segment * segments.geometry.segment_bytes);
         let mut scanner = Scanner::from_record(segments, at, to);
         scanner.flush_start = Some(at);
-        scanner.next_lsn = Some(Lsn(1));
+        scanner.next_lsn = first_lsn;
         scanner
     }
 
@@ -537,6 +542,45 @@ impl Walked {
         let payload = window.bytes(self.place.pos + HEADER_BYTES as u64, payload_bytes).expect("walked before");
         Frame { header: self.header, payload_crc: self.payload_crc, payload }
     }
+}
+
+/// What the beginning of a segment tells by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Front {
+    /// The Lsn of the first record there; of the first that is still named, if not `exact`.
+    pub(crate) lsn: Lsn,
+    /// Whether what tells so lies at the segment's start, or names it.
+    pub(crate) exact: bool,
+}
+
+impl Front {
+    /// Whether the first record may have Lsn `first`. Damage takes records away, but adds none with lower Lsns.
+    pub(crate) fn fits(self, first: Lsn) -> bool {
+        if self.exact { self.lsn == first } else { self.lsn >= first }
+    }
+}
+
+/// Reads the beginning of `segment`, which must exist, up to position `to`: its first whole trailer, which is the authority over
+/// records that were misdirected to its start; else the record at its start. None: nothing there is whole (or it is empty).
+pub(crate) fn front(segments: &Segments, segment: u64, to: u64) -> Result<Option<Front>, LogError> {
+    let geometry = &segments.geometry;
+    let start = segment * geometry.segment_bytes;
+    let first = geometry.first(start);
+    for stride in (start..to.min(start + geometry.segment_bytes)).step_by(geometry.stride_bytes as usize) {
+        let window = segments.window(stride, to)?;
+        let mut found = None;
+        trailers(segments, &window, search_start(geometry, stride, stride), &mut |trailer| {
+            found = Some(Front { lsn: trailer.first_lsn(), exact: trailer.fields.start == first });
+            true
+        });
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    let window = segments.window(start, to)?;
+    let here = window.frame(first).ok().filter(|frame| is_ours(&frame.header, &segments.identity));
+    let record = here.filter(|frame| is_record(&frame.header));
+    Ok(record.map(|frame| Front { lsn: frame.header.lsn, exact: true }))
 }
 
 /// Whether a whole frame is one that takes an Lsn.

@@ -1,7 +1,8 @@
 //! Segment files: making them (housekeeping, blocking), naming their owner, and the set of them that readers scan.
 
 use crate::directory::{
-    block_bytes, list, open_direct, open_read, preparation_name, segment_name, segment_path, sync_dir, take_lock,
+    Listing, block_bytes, list, open_direct, open_read, preparation_name, segment_name, segment_path, snapshot_name,
+    sync_dir, take_lock,
 };
 use crate::layout::{Geometry, trailer_bytes};
 use crate::trailer::{self, TrailerFields};
@@ -17,6 +18,9 @@ use synod_wire::frame::{self, FrameError, HEADER_BYTES, Header, Kind};
 use synod_wire::record::SegmentHeader;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::{FromBytes, IntoBytes};
+
+/// How often a directory that is in use is listed before a segment that is not there counts as missing.
+const LIVE_LISTINGS: usize = 8;
 
 /// A segment to be prepared: hand it to a housekeeping thread.
 #[derive(Clone, Debug)]
@@ -129,7 +133,9 @@ pub fn format(
     let dir = dir.into();
     dir.create().map_err(LogError::file("create", dir.path()))?;
     let _lock = take_lock(&dir)?;
-    if let Some(found) = list(&dir)?.segments.first().map(|index| segment_path(&dir, *index)) {
+    let Listing { segments, snapshots, .. } = list(&dir)?;
+    let segment = segments.first().map(|index| segment_path(&dir, *index));
+    if let Some(found) = segment.or(snapshots.first().map(|slot| dir.path().join(snapshot_name(*slot)))) {
         return Err(LogError::Formatted { dir: dir.path().to_path_buf(), found });
     }
     let block_bytes = u64::from(format_block_bytes(&dir)?);
@@ -180,23 +186,42 @@ pub(crate) struct SegmentFile {
     pub(crate) header_is_whole: bool,
 }
 
-/// All segments of a directory, from 0 on.
+/// All segments of a directory, without a gap: from 0 on, or from a later one if the log's front was removed.
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub(crate) dir: Dir,
+    /// The number of the first one.
+    pub(crate) first: u64,
     pub(crate) files: Vec<SegmentFile>,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
 }
 
 impl Segments {
-    /// Opens the segments in `dir` and checks that they belong together. `live`: a process may be appending.
+    /// Opens the segments in `dir` and checks that they belong together. `live`: a process may be appending, and removing the
+    /// front: a directory is not listed in one moment, so a segment that is not there is looked for again.
     pub(crate) fn open(dir: &Dir, live: bool) -> Result<Segments, LogError> {
+        let listings = if live { LIVE_LISTINGS } else { 1 };
+        for _ in 1..listings {
+            match Segments::open_listed(dir, live) {
+                Err(LogError::MissingSegment { .. }) => {}
+                Err(LogError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                opened => return opened,
+            }
+        }
+        Segments::open_listed(dir, live)
+    }
+
+    fn open_listed(dir: &Dir, live: bool) -> Result<Segments, LogError> {
         let mut files = Vec::new();
         let mut first: Option<(Geometry, Identity)> = None;
-        for (expected_index, index) in list(dir)?.segments.into_iter().enumerate() {
-            if index != expected_index as u64 {
-                return Err(LogError::MissingSegment { path: segment_path(dir, expected_index as u64) });
+        let listed = list(dir)?.segments;
+        let first_index = listed.first().copied().unwrap_or(0);
+        for (offset, index) in (0..).zip(listed) {
+            let expected_index = first_index + offset;
+            if index != expected_index {
+                let path = segment_path(dir, expected_index);
+                return Err(LogError::MissingSegment { path, why: "earlier and later ones exist" });
             }
             let name = segment_name(index);
             let (path, file) = (dir.path().join(&name), open_read(dir, &name)?);
@@ -222,7 +247,12 @@ impl Segments {
                 return mismatch(&segment.path, "bytes", bytes, geometry.segment_bytes, mend);
             }
         }
-        Ok(Segments { dir: dir.clone(), files, geometry, identity })
+        let end_index = first_index.checked_add(files.len() as u64);
+        if end_index.and_then(|end| end.checked_mul(geometry.segment_bytes)).is_none() {
+            let mend = "No log is that long: the file was renamed, restore it";
+            return mismatch(&files[0].path, "index", first_index, 0, mend);
+        }
+        Ok(Segments { dir: dir.clone(), first: first_index, files, geometry, identity })
     }
 
     /// Checks that the log is the expected one.
@@ -254,17 +284,32 @@ impl Segments {
 
     /// Whether the segment of `pos` exists.
     pub(crate) fn holds(&self, pos: u64) -> bool {
-        self.geometry.segment(pos) < self.files.len() as u64
+        (self.first..self.end_index()).contains(&self.geometry.segment(pos))
     }
 
     /// The file of the segment of `pos`, which must exist.
     pub(crate) fn file_at(&self, pos: u64) -> &SegmentFile {
-        &self.files[self.geometry.segment(pos) as usize]
+        self.file(self.geometry.segment(pos))
+    }
+
+    /// The file of segment `index`, which must exist.
+    pub(crate) fn file(&self, index: u64) -> &SegmentFile {
+        &self.files[(index - self.first) as usize]
+    }
+
+    /// The number behind the last segment's.
+    pub(crate) fn end_index(&self) -> u64 {
+        self.first + self.files.len() as u64
+    }
+
+    /// The start of the first segment.
+    pub(crate) fn start(&self) -> u64 {
+        self.first * self.geometry.segment_bytes
     }
 
     /// The end of the last segment.
     pub(crate) fn end(&self) -> u64 {
-        self.files.len() as u64 * self.geometry.segment_bytes
+        self.end_index() * self.geometry.segment_bytes
     }
 
     /// Maps from `start` (a page boundary) to the end of its stride, or to `to`. The segment must exist.

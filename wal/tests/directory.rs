@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use std::path::Path;
-use synod_wal::{Expect, LogError, LogReader, STRIDE_BYTES, Settings, format, recover};
+use synod_wal::{Expect, LogError, LogReader, STRIDE_BYTES, Settings, Start, format, recover};
 use synod_wire::frame::{self, Kind};
 use synod_wire::{ClusterId, GroupId, Lsn, NodeId};
 
@@ -15,7 +15,7 @@ fn image(dir: &Path) -> Option<Vec<u8>> {
 
 fn refused(dir: &Path, expect: &Expect, settings: &Settings) -> LogError {
     let before = image(dir);
-    let error = recover(dir, expect, settings, &mut |_, _| {}).expect_err("this must be refused");
+    let error = recover(dir, expect, settings, Start::Beginning, &mut |_, _| {}).expect_err("this must be refused");
     assert!(before == image(dir), "a refused log was changed");
     error
 }
@@ -110,11 +110,11 @@ fn missing_and_renamed_segments_are_refused() {
     let aside = dir.path().join("aside");
     std::fs::rename(&paths[1], &aside).unwrap();
     let error = refused(dir.path(), &EXPECT, &settings());
-    assert!(matches!(&error, LogError::MissingSegment { path } if path == &paths[1]), "{error}");
+    assert!(matches!(&error, LogError::MissingSegment { path, .. } if path == &paths[1]), "{error}");
     std::fs::rename(&aside, &paths[1]).unwrap();
     std::fs::rename(&paths[0], &aside).unwrap();
     let error = refused(dir.path(), &EXPECT, &settings());
-    assert!(matches!(&error, LogError::MissingSegment { path } if path == &paths[0]), "{error}");
+    assert!(matches!(&error, LogError::FrontRemoved { first, .. } if first == &paths[1]), "{error}");
     std::fs::copy(&paths[1], &paths[0]).unwrap();
     let error = refused(dir.path(), &EXPECT, &settings());
     assert!(matches!(error, LogError::Mismatch { field: "index", .. }), "{error}");

@@ -106,7 +106,7 @@ pub const ENTRY_PREFIX_BYTES: usize = 2;
 
 /// The smallest limit that a configuration may set for batches: every message and reply of fixed length, and one part of a
 /// promise, fits a datagram of this payload.
-pub const MIN_BATCH_BYTES: usize = 512;
+pub const MIN_BATCH_BYTES: usize = 640;
 
 /// The longest entry that fits a batch of `max_batch_bytes`; one with a condition is [`CONDITION_BYTES`] shorter.
 pub const fn max_entry_bytes(max_batch_bytes: usize) -> usize {

@@ -589,6 +589,18 @@ counters! {
     TrainsReceived = "trains_received",
     /// Refused: BAD_QUESTION.
     RefusedBadQuestion = "refused_bad_question",
+    /// Snapshots that were written.
+    SnapshotsWritten = "snapshots_written",
+    /// Tries to make one that failed.
+    SnapshotsFailed = "snapshots_failed",
+    /// Subscribers now.
+    Subscribers = "subscribers",
+    /// Bytes of datagrams with entries sent to subscribers.
+    StreamBytes = "stream_bytes",
+    /// Subscribers dropped: SLOW.
+    StreamsSlow = "streams_slow",
+    /// Subscribers dropped: TIMED_OUT.
+    StreamsTimedOut = "streams_timed_out",
 }
 
 #[cfg(test)]

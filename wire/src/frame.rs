@@ -99,6 +99,8 @@ pub enum Kind {
     ReadIndex = 44,
     /// The answer, with the round. `slot`: the watermark.
     ReadIndexAck = 45,
+    /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
+    StateMarks = 50,
 
     /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
     Append = 64,
@@ -113,6 +115,8 @@ pub enum Kind {
     /// Asks the group's state machine. Payload: [`crate::client::ReadBody`], whose `from_sequence` is how far at least must have
     /// been applied, and the question.
     Query = 72,
+    /// Begins a stream, or goes on with it. Payload: [`crate::stream::SubscribeBody`].
+    Subscribe = 76,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
@@ -127,6 +131,10 @@ pub enum Kind {
     EvidenceReply = 90,
     /// A state machine's answer. Payload: [`crate::client::ReadReplyBody`] without entries, and the answer.
     QueryReply = 92,
+    /// Entries of a stream. Payload: [`crate::stream::StreamHead`], [`crate::client::ReadReplyBody`] and entries.
+    StreamData = 96,
+    /// A stream is over. Payload: [`crate::stream::StreamEndBody`].
+    StreamEnd = 97,
 }
 
 /// The kinds by number: parsing looks one up for every frame.
@@ -142,7 +150,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 43] = [
+    pub const ALL: [Kind; 47] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -173,12 +181,14 @@ impl Kind {
         Kind::HelloAck,
         Kind::ReadIndex,
         Kind::ReadIndexAck,
+        Kind::StateMarks,
         Kind::Append,
         Kind::OpenSession,
         Kind::Read,
         Kind::Status,
         Kind::Evidence,
         Kind::Query,
+        Kind::Subscribe,
         Kind::Appended,
         Kind::Rejected,
         Kind::SessionOpened,
@@ -186,6 +196,8 @@ impl Kind {
         Kind::StatusReply,
         Kind::EvidenceReply,
         Kind::QueryReply,
+        Kind::StreamData,
+        Kind::StreamEnd,
     ];
 
     /// The kind with this number.

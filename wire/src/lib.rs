@@ -21,5 +21,7 @@ pub mod mutant;
 mod numbered;
 pub mod peer;
 pub mod record;
+pub mod snapshot;
+pub mod stream;
 
 pub use ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};

@@ -57,6 +57,8 @@ numbered! {
         BeyondRepair = 13, "damaged beyond repair";
         /// An operator said so.
         Ordered = 14, "ordered by the operator";
+        /// A majority of the members has another state after the same slot.
+        StateDiverged = 15, "state differs from the others'";
     }
 }
 

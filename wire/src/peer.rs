@@ -1,6 +1,6 @@
 //! Bodies of the messages between members. Ballot, slot, promise and Lsn travel in the frame header.
 
-use zerocopy::little_endian::{U16, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Starts a [`crate::frame::Kind::Promise`]; [`PromiseReport`]s follow. The header's slot is the sender's prefix: all
@@ -116,3 +116,19 @@ pub struct HelloAckBody {
     /// The highest Lsn that the answerer has counted from the asker.
     pub counted: U64,
 }
+
+/// What the sender's state is after a slot: as many follow one another as the frame holds, [`MAX_STATE_ROWS`] at most, the
+/// newest last.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct StateRow {
+    /// The slot, from 1.
+    pub slot: U64,
+    /// The checksum of the state, as a snapshot has it.
+    pub crc: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+/// The most rows in one message.
+pub const MAX_STATE_ROWS: usize = 4;

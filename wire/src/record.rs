@@ -145,6 +145,39 @@ pub struct Configuration {
     pub incarnation: U64,
 }
 
+/// The first bytes of a snapshot's file.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct SnapshotHeader {
+    /// CRC-32C of the rest of this header.
+    pub header_crc: U32,
+    /// CRC-32C of the body.
+    pub body_crc: U32,
+    /// [`SNAPSHOT_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`crate::frame::VERSION`].
+    pub version: u8,
+    /// The group.
+    pub group: u8,
+    /// The node that wrote it.
+    pub node: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The cluster.
+    pub cluster: U32,
+    /// The incarnation of the node's log.
+    pub incarnation: U64,
+    /// The last slot that it covers.
+    pub slot: U64,
+    /// Bytes of the body.
+    pub body_bytes: U64,
+    /// Zero.
+    pub reserved_end: [u8; 16],
+}
+
+/// What a snapshot's file is told by.
+pub const SNAPSHOT_MAGIC: [u8; 8] = *b"SYNODSNP";
+
 /// The payload of a segment's first frame, whose cluster and group name whose log it is.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]

@@ -9,6 +9,7 @@ use synod_wire::batch::*;
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody, Told};
 use synod_wire::frame::*;
 use synod_wire::kv::{Answer, Command, MAX_COMMAND_BYTES, MAX_KEY_BYTES, QUESTION_HEAD_BYTES, Question};
+use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead, SubscribeBody};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::IntoBytes;
 
@@ -95,6 +96,9 @@ fn try_everything(bytes: &[u8]) {
         assert!(body.held().is_some() && body.told().is_some() && body.known_chosen <= 1);
         assert!(body.told() != Some(Told::Told) || body.slot.get() > 0, "what is told is told of a slot");
     }
+    if let Some(body) = SubscribeBody::parse(bytes) {
+        assert!(body.stream.get() > 0 && body.next.get() > 0 && body.leaves <= 1);
+    }
     if let Ok((run, rest)) = Run::parse(bytes) {
         assert_eq!(check_run(&run) + rest.len(), bytes.len());
     }
@@ -135,8 +139,14 @@ fn a_record_of_each_kind_comes_back() {
 #[test]
 fn kinds_keep_their_numbers() {
     let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
-    let expected: Vec<u8> =
-        (1..=15).chain([18]).chain(32..=45).chain(64..=67).chain([70, 72]).chain(80..=84).chain([90, 92]).collect();
+    let expected: Vec<u8> = (1..=15)
+        .chain([18])
+        .chain(32..=45)
+        .chain(64..=67)
+        .chain([70, 72, 76])
+        .chain(80..=84)
+        .chain([90, 92, 96, 97])
+        .collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {
         assert_eq!(Kind::from_u8(byte).map(|kind| kind as u8), expected.contains(&byte).then_some(byte));
@@ -253,12 +263,32 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((size_of::<record::Trailer>(), size_of::<record::TrailerEntry>()), (24, 32));
     assert_eq!((size_of::<record::Incarnation>(), size_of::<record::PeerMark>()), (16, 16));
     assert_eq!(size_of::<record::SegmentHeader>(), 40);
+    assert_eq!(size_of::<record::SnapshotHeader>(), 64);
     assert_eq!((size_of::<client::ReadBody>(), size_of::<client::ReadReplyBody>()), (32, 32));
     assert_eq!((size_of::<client::ReadEntry>(), size_of::<client::SessionBody>()), (10, 48));
     assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (32, 32));
     assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (52, 136));
     assert_eq!((size_of::<client::Receipt>(), size_of::<client::StageRow>()), (56, 20));
     assert_eq!(size_of::<record::DurabilityMark>(), 8);
+    let stream = (size_of::<SubscribeBody>(), size_of::<StreamHead>(), size_of::<StreamEndBody>());
+    assert_eq!(stream, (48, 16, 24));
+}
+
+/// What a stream's first answer has more than its question would be an amplifier's gain.
+#[test]
+fn a_node_says_no_more_to_an_unknown_address_than_it_was_sent() {
+    use synod_wire::client::ReadReplyBody;
+    use zerocopy::FromZeros;
+    use zerocopy::little_endian::U64;
+    let answer = frame_bytes(size_of::<StreamHead>() + size_of::<ReadReplyBody>());
+    assert_eq!(answer, frame_bytes(size_of::<SubscribeBody>()));
+    let body = SubscribeBody { stream: U64::new(7), next: U64::new(1), leaves: 1, ..SubscribeBody::new_zeroed() };
+    assert_eq!(body.as_bytes()[44], 1);
+    assert_eq!(SubscribeBody::parse(body.as_bytes()), Some(body));
+    for wrong in [SubscribeBody { stream: U64::ZERO, ..body }, SubscribeBody { next: U64::ZERO, ..body }] {
+        assert_eq!(SubscribeBody::parse(wrong.as_bytes()), None);
+    }
+    assert_eq!(StreamEnd::ALL.iter().map(|end| *end as u8).collect::<Vec<_>>(), [1, 2, 3, 5, 6, 7]);
 }
 
 /// What came to the bodies of format 1 after they were first written: taken from zeroed fields, so that older bytes mean what

@@ -41,9 +41,15 @@ impl Core {
                 }
                 Ok(Reply::SessionOpened(body)) => self.on_opened(now_ns, from, &body),
                 Ok(Reply::Rejected(rejection)) => self.on_rejected(now_ns, from, &rejection),
-                Ok(Reply::Read(..) | Reply::Query(..) | Reply::Status(..) | Reply::Evidence(_)) | Err(_) => {
-                    self.counters.malformed += 1
-                }
+                Ok(
+                    Reply::Read(..)
+                    | Reply::Query(..)
+                    | Reply::Status(..)
+                    | Reply::Evidence(_)
+                    | Reply::Stream(..)
+                    | Reply::StreamEnd(..),
+                )
+                | Err(_) => self.counters.malformed += 1,
             }
         }
     }

@@ -12,6 +12,7 @@ mod leader;
 mod learner;
 mod leases;
 mod reads;
+mod states;
 
 use common::{MS, ballot, founding_incarnation, settings};
 use synod_paxos::*;

@@ -38,8 +38,13 @@ pub(crate) fn applied_log(
     damaged: &dyn Fn(Slot) -> bool,
 ) -> Checked {
     let mut values: BTreeMap<Slot, u32> = BTreeMap::new();
+    // Of a log whose front was removed, a snapshot stands for what is not there.
+    let mut removed = Slot::ZERO;
     let scanned = LogReader::open_offline(dir).and_then(|mut reader| {
         let start = reader.first_pos();
+        if reader.first_segment() > 0 {
+            removed = synod_wal::snapshot::list(dir)?.last().copied().unwrap_or_default();
+        }
         reader.scan(start, None, &mut |item| {
             if let Item::Record(_, frame) = item
                 && matches!(frame.header.kind, Kind::Accept | Kind::Learnt)
@@ -56,6 +61,7 @@ pub(crate) fn applied_log(
     for slot in (1..=applied.0).map(Slot) {
         match (values.get(&slot).copied(), prefix.value(slot)) {
             _ if damaged(slot) => {}
+            (None, _) if slot <= removed => {}
             (Some(is), Some(expected)) if is == expected => {}
             (is, _) => {
                 return violated(

@@ -18,7 +18,9 @@ mod order;
 mod prefix;
 mod reads;
 mod sessions;
+mod snapshots;
 mod status;
+mod streams;
 mod told;
 mod views;
 mod zeros;
@@ -77,6 +79,8 @@ pub(crate) struct Checks {
     pub(crate) told: told::Told,
     pub(crate) modes: modes::Modes,
     pub(crate) kv: kv::Maps,
+    pub(crate) snapshots: snapshots::Snapshots,
+    pub(crate) streams: streams::Streams,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -99,6 +103,8 @@ impl Checks {
             told: told::Told::new(plan.nodes),
             modes: modes::Modes::new(plan.nodes),
             kv: kv::Maps::new(plan),
+            snapshots: snapshots::Snapshots::default(),
+            streams: streams::Streams::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
@@ -113,6 +119,7 @@ impl Checks {
         excused: bool,
         now_ns: u64,
     ) -> Checked {
+        self.streams.restarted(node);
         self.views.restarted(node, now_ns);
         self.linear.restarted(node, now_ns);
         self.before[node] = Some(Before::of(core));

@@ -10,6 +10,7 @@ use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, Kind, parse};
 use synod_wire::guarantee::{Guarantee, Visibility};
 use synod_wire::mode::{Mode, ModeReason};
+use synod_wire::stream::{StreamEndBody, StreamHead};
 use zerocopy::FromBytes;
 
 const ANSWERS: &str = "answers are those of the mode";
@@ -100,12 +101,19 @@ impl Modes {
 fn named_mode(frame: &Frame<'_>) -> Option<Mode> {
     let byte = match frame.header.kind {
         Kind::ReadReply | Kind::QueryReply => ReadReplyBody::read_from_prefix(frame.payload).ok()?.0.mode,
+        Kind::StreamData => ReadReplyBody::read_from_prefix(stream_body(frame.payload)?).ok()?.0.mode,
+        Kind::StreamEnd => StreamEndBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::Rejected => RefusalBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::EvidenceReply => EvidenceReplyBody::read_from_prefix(frame.payload).ok()?.0.mode,
         Kind::StatusReply => StatusBody::read_from_prefix(frame.payload).ok()?.0.mode,
         _ => return None,
     };
     Mode::from_u8(byte)
+}
+
+/// What a stream's datagram has behind its head.
+fn stream_body(payload: &[u8]) -> Option<&[u8]> {
+    payload.get(size_of::<StreamHead>()..)
 }
 
 /// What is wrong with an answer of this mode.
@@ -134,7 +142,8 @@ fn wrong(mode: Mode, frame: &Frame<'_>) -> Option<String> {
             let hint = body.retry_after_us.get() > 0 || !again(refusal) || leases_off;
             (!may_refuse(mode, refusal) || shows || !hint || !cause).then(|| format!("the refusal {}", refusal.name()))
         }
-        Kind::ReadReply | Kind::QueryReply => {
+        Kind::ReadReply | Kind::QueryReply | Kind::StreamData => {
+            let payload = if frame.header.kind == Kind::StreamData { stream_body(payload)? } else { payload };
             let (body, _) = ReadReplyBody::read_from_prefix(payload).ok()?;
             let label = body.guarantee.decode().unwrap_or(Guarantee::NONE);
             let fresh = !label.recency.is_fresh() || may_be_fresh(mode);

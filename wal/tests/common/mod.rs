@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use synod_ring::{BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice};
-use synod_wal::{Expect, Identity, Log, LogError, Place, Recovered, STRIDE_BYTES, Settings, format, recover};
+use synod_wal::{Expect, Identity, Log, LogError, Place, Recovered, STRIDE_BYTES, Settings, Start, format, recover};
 use synod_wire::frame::{Frame, Header, Kind};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 
@@ -199,8 +199,13 @@ pub fn format_dir(dir: &Path) {
 
 /// Recovers; also the records, with their places.
 pub fn recover_dir(dir: &Path, settings: &Settings) -> Result<(Recovered, Vec<(Place, Kept)>), LogError> {
+    recover_from(dir, settings, Start::Beginning)
+}
+
+/// The same from a later segment on.
+pub fn recover_from(dir: &Path, settings: &Settings, from: Start) -> Result<(Recovered, Vec<(Place, Kept)>), LogError> {
     let mut records = Vec::new();
-    let recovered = recover(dir, &EXPECT, settings, &mut |place: Place, frame: &Frame<'_>| {
+    let recovered = recover(dir, &EXPECT, settings, from, &mut |place: Place, frame: &Frame<'_>| {
         records.push((place, Kept { header: frame.header, payload: frame.payload.to_vec() }));
     })?;
     Ok((recovered, records))

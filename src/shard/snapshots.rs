@@ -1,0 +1,151 @@
+//! When a snapshot is due, and how fast it is made: the shard's part of `checkpoint.rs`. One job is out at a time, and the next
+//! follows after a pause, so that reading the log and a pipeline's writes do not meet more often than is configured.
+
+use super::checkpoint::{CheckpointRequest, PIECE_BYTES, Progress};
+use super::jobs::{Done, Job};
+use super::{Fatal, IDLE_MARK_NS, Shard};
+use synod_paxos::{Input, StateMark};
+use synod_ring::Io;
+use synod_wal::LogError;
+use synod_wire::client::Counter;
+use synod_wire::{Sequence, Slot};
+
+/// How snapshots are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotSettings {
+    /// One is due when the tail passes a multiple of this.
+    pub every_entries: u64,
+    /// How fast the log is read for it.
+    pub max_bytes_per_s: u64,
+}
+
+impl SnapshotSettings {
+    fn pause_ns(self) -> u64 {
+        PIECE_BYTES * 1_000_000_000 / self.max_bytes_per_s
+    }
+}
+
+/// After a failure, the next try is not made before this: what fails is logged each time.
+const RETRY_NS: u64 = 10_000_000_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    settings: SnapshotSettings,
+    /// The tail at which the next is due.
+    next_tail: Sequence,
+    /// The last slot that made one due, and which is not begun.
+    due: Option<Slot>,
+    /// The slot that one is being made of.
+    making: Option<Slot>,
+    job_out: bool,
+    next_ns: u64,
+}
+
+impl Snapshots {
+    pub(super) fn new(settings: SnapshotSettings, tail: Sequence) -> Snapshots {
+        let mut snapshots =
+            Snapshots { settings, next_tail: tail, due: None, making: None, job_out: false, next_ns: 0 };
+        snapshots.expect_after(tail);
+        snapshots
+    }
+
+    fn expect_after(&mut self, tail: Sequence) {
+        let every = self.settings.every_entries;
+        self.next_tail = Sequence((tail.0 / every + 1).saturating_mul(every));
+    }
+
+    /// `slot` was applied, and the tail is this now.
+    pub(super) fn applied(&mut self, slot: Slot, tail: Sequence) {
+        if tail >= self.next_tail {
+            self.due = Some(slot);
+            self.expect_after(tail);
+        }
+    }
+
+    /// The slot to go on with.
+    fn wants(&mut self, now_ns: u64) -> Option<Slot> {
+        if self.job_out || now_ns < self.next_ns {
+            return None;
+        }
+        self.making = self.making.or_else(|| self.due.take());
+        self.making
+    }
+
+    /// When there is something to ask for.
+    pub(super) fn next_ns(&self) -> u64 {
+        let idle = self.job_out || (self.making.is_none() && self.due.is_none());
+        if idle { u64::MAX } else { self.next_ns }
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// Asks housekeeping for the next piece, when it is time.
+    pub(super) fn make_snapshots(&mut self) {
+        let now_ns = self.io.now_ns();
+        let Some(slot) = self.snapshots.wants(now_ns).filter(|_| !self.recover_again) else { return };
+        let request = CheckpointRequest { dir: self.settings.dir.clone(), slot, upto_pos: self.log.durable_pos() };
+        if self.ask(Job::Checkpoint(request)) {
+            self.snapshots.job_out = true;
+        } else {
+            self.snapshots.next_ns = now_ns + self.snapshots.settings.pause_ns();
+        }
+    }
+
+    pub(super) fn on_checkpoint(&mut self, result: Result<Progress, LogError>) -> Result<(), Fatal> {
+        let (now_ns, group) = (self.io.now_ns(), self.settings.group.0);
+        let snapshots = &mut self.snapshots;
+        snapshots.job_out = false;
+        snapshots.next_ns = now_ns + snapshots.settings.pause_ns();
+        match result {
+            Ok(Progress::Read) => {}
+            // What shows the rest chosen goes to disk with the next idle mark at the latest.
+            Ok(Progress::Waits) => snapshots.next_ns = now_ns + 2 * IDLE_MARK_NS,
+            Ok(Progress::Written(made)) => {
+                snapshots.making = None;
+                self.counters.add(Counter::SnapshotsWritten, 1);
+                tracing::info!(
+                    group,
+                    slot = made.slot.0,
+                    bytes = made.bytes,
+                    state_crc = made.state_crc,
+                    from_segment = made.from_segment,
+                    "a snapshot is written"
+                );
+                // The state in memory may have come to its end: then the recovery that is about to come has other things to do.
+                if !self.recover_again {
+                    let mark = StateMark { slot: made.slot, crc: made.state_crc };
+                    self.step(Input::Checkpoint(mark), None)?;
+                }
+            }
+            Err(error) => {
+                snapshots.next_ns = now_ns + RETRY_NS;
+                self.counters.add(Counter::SnapshotsFailed, 1);
+                tracing::warn!(group, %error, "no snapshot can be made; a restart reads the log from the one before");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_slot_that_passed_a_multiple_is_taken_when_the_one_before_is_done() {
+        let settings = SnapshotSettings { every_entries: 10, max_bytes_per_s: PIECE_BYTES };
+        let mut snapshots = Snapshots::new(settings, Sequence(7));
+        snapshots.applied(Slot(1), Sequence(9));
+        assert_eq!((snapshots.next_ns(), snapshots.wants(5)), (u64::MAX, None));
+        snapshots.applied(Slot(2), Sequence(10));
+        assert_eq!(snapshots.wants(5), Some(Slot(2)));
+        snapshots.job_out = true;
+        snapshots.applied(Slot(3), Sequence(25));
+        snapshots.applied(Slot(4), Sequence(29));
+        snapshots.applied(Slot(5), Sequence(61));
+        assert_eq!((snapshots.next_ns(), snapshots.wants(5)), (u64::MAX, None));
+        (snapshots.job_out, snapshots.making) = (false, None);
+        assert_eq!(snapshots.wants(5), Some(Slot(5)));
+    }
+}
