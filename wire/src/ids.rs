@@ -204,4 +204,19 @@ mod tests {
         assert!(!Quorums { phase1: 2, phase2: 2 }.intersect(4));
         assert!(!Quorums { phase1: 6, phase2: 1 }.intersect(5));
     }
+
+    #[test]
+    fn quorums_intersect_if_any_two_sets_of_those_sizes_share_a_member() {
+        let sets_of = |size, members| (0..1_u32 << members).filter(move |set: &u32| set.count_ones() == size);
+        for members in 1..=7 {
+            for (phase1, phase2) in (0..=8).flat_map(|one| (0..=8).map(move |two| (one, two))) {
+                let meet = |one| sets_of(phase2, members).all(|two| one & two != 0);
+                let quorums = Quorums { phase1: phase1 as usize, phase2: phase2 as usize };
+                // Sets larger than the membership do not exist, and all of none meet.
+                let exist = phase1 <= members && phase2 <= members;
+                let all_meet = exist && sets_of(phase1, members).all(meet);
+                assert_eq!(quorums.intersect(members as usize), all_meet, "{quorums:?} of {members}");
+            }
+        }
+    }
 }
