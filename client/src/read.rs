@@ -364,12 +364,13 @@ impl ReadCore {
             self.silences = 0;
         }
         if let Some(request) = self.request.filter(|request| request.id == id) {
-            self.on_current_reply(now_ns, request, body.last.eq(&1), count == 0);
+            self.on_current_reply(now_ns, request, body, count == 0);
         }
     }
 
     /// What an answer to the request under way says about that request.
-    fn on_current_reply(&mut self, now_ns: u64, mut request: Request, last: bool, empty: bool) {
+    fn on_current_reply(&mut self, now_ns: u64, mut request: Request, body: &ReadReplyBody, empty: bool) {
+        let (last, tail) = (body.last == 1, body.tail.get());
         if !request.heard && self.follow_ms.is_none() {
             self.timeout.sample(now_ns.saturating_sub(request.sent_ns));
         } else {
@@ -388,14 +389,14 @@ impl ReadCore {
         }
         match (empty, self.follow_ms) {
             // Nothing new at the tail: that is an answer, and the node may go on holding the next request.
-            (true, Some(_)) => {
+            (true, Some(_)) if tail < request.from => {
                 self.last_progress_ns = now_ns;
                 if now_ns.saturating_sub(request.sent_ns) < u64::from(FOLLOW_PACE_US) * 1000 {
                     self.pause(now_ns, FOLLOW_PACE_US);
                 }
             }
-            // The entries exist, for a tail was told that covers them, but not on this node (yet).
-            (true, None) => {
+            // The entries exist, for a tail was told that covers them, but not on this node (yet), or damaged.
+            (true, _) => {
                 self.route.rotate();
                 self.pause(now_ns, 0);
             }

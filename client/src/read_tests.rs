@@ -223,6 +223,16 @@ fn a_follower_waits_at_the_tail_and_asks_again() {
 }
 
 #[test]
+fn a_follower_leaves_a_node_that_has_more_and_cannot_show_it() {
+    let mut core = reader_with(ReadOptions::default());
+    core.follow(Sequence(3), 1_000, 0);
+    asked(&mut core, 0).unwrap();
+    core.handle(MS, address(A), &read_reply(1, 3, 9, true, &[]));
+    let due_ns = core.poll_timeout().unwrap();
+    assert_eq!(range(asked(&mut core, due_ns)).0, B);
+}
+
+#[test]
 fn a_node_that_lags_behind_the_tail_that_was_told_is_left() {
     let mut core = reader_with(ReadOptions::default());
     core.read(Sequence(1), u64::MAX, 0);

@@ -397,7 +397,9 @@ impl SubscribeCore {
                 self.waits_for_room = true;
             }
             StreamEnd::TimedOut | StreamEnd::Closed => self.begin_round(),
-            StreamEnd::TooMany | StreamEnd::Recovering | StreamEnd::Shutdown => self.move_on(now_ns),
+            StreamEnd::TooMany | StreamEnd::Recovering | StreamEnd::Shutdown | StreamEnd::Unreadable => {
+                self.move_on(now_ns);
+            }
         }
     }
 }

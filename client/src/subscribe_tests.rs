@@ -153,8 +153,11 @@ fn a_reason_is_told_and_decides_what_comes_next() {
     core.handle(9_001 * MS, address(1), &end(2, StreamEnd::Shutdown));
     let (to, elsewhere) = said(&mut core, 9_001 * MS).unwrap();
     assert_eq!((to, elsewhere.round.get(), elsewhere.cookie.get()), (address(2), 3, 0));
+    core.handle(9_002 * MS, address(2), &end(3, StreamEnd::Unreadable));
+    let (to, back) = said(&mut core, 9_002 * MS).unwrap();
+    assert_eq!((to, back.round.get(), back.next.get()), (address(1), 4, 3), "another member may have it");
     core.leave();
-    assert_eq!(said(&mut core, 9_001 * MS).unwrap().1.leaves, 1);
+    assert_eq!(said(&mut core, 9_002 * MS).unwrap().1.leaves, 1);
 }
 
 /// A node that pushes: the rule of `streams.rs` in a few lines.

@@ -158,7 +158,7 @@ impl Plan {
             drift_ppm: MAX_DRIFT_PPM,
             // A stream of its own: the rest of the plan is as it would be without.
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
-            snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), 300, 1_000]),
+            snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), no_snapshots(), 400]),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,

@@ -77,7 +77,12 @@ struct Subscriber {
     read: VecDeque<Vec<u8>>,
     /// Housekeeping is not asked before this.
     retry_ns: u64,
+    /// How often it has read nothing of what comes next.
+    in_vain: u32,
 }
+
+/// So many reads of the log that bring nothing show damage: another member may have what this one lacks.
+const MAX_READS_IN_VAIN: u32 = 4;
 
 /// Bytes of one of them.
 pub const SUBSCRIBER_BYTES: usize = size_of::<Subscriber>();
@@ -168,6 +173,7 @@ impl Subscriber {
             reading: false,
             read: VecDeque::new(),
             retry_ns: 0,
+            in_vain: 0,
         };
         new.begin(body);
         new
@@ -185,6 +191,7 @@ impl Subscriber {
         self.credit = self.sent;
         self.read.clear();
         self.retry_ns = 0;
+        self.in_vain = 0;
     }
 
     /// Takes what a subscriber says; false if it is late.
@@ -212,6 +219,9 @@ impl Subscriber {
         }
         if now_ns >= self.heard_ns + SILENCE_NS {
             return Some(StreamEnd::TimedOut);
+        }
+        if self.in_vain >= MAX_READS_IN_VAIN {
+            return Some(StreamEnd::Unreadable);
         }
         if self.next > tail || self.sent < self.credit {
             self.starved_ns = None;
@@ -453,7 +463,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         one.read.extend(bodies.into_iter().filter(|body| holds_entries(body)));
         if one.read.is_empty() {
-            one.retry_ns = retry_ns;
+            (one.retry_ns, one.in_vain) = (retry_ns, one.in_vain + 1);
+        } else {
+            one.in_vain = 0;
         }
     }
 
@@ -488,7 +500,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match reason {
             StreamEnd::Slow => self.counters.add(Counter::StreamsSlow, 1),
             StreamEnd::TimedOut => self.counters.add(Counter::StreamsTimedOut, 1),
-            StreamEnd::TooMany | StreamEnd::Recovering | StreamEnd::Shutdown | StreamEnd::Closed => {}
+            StreamEnd::TooMany
+            | StreamEnd::Recovering
+            | StreamEnd::Shutdown
+            | StreamEnd::Closed
+            | StreamEnd::Unreadable => {}
         }
         self.streams.all.swap_remove(at);
         if self.streams.ended.len() == MAX_SUBSCRIBERS {

@@ -97,5 +97,7 @@ numbered! {
         Shutdown = 6, "SHUTDOWN";
         /// The client left.
         Closed = 7, "CLOSED";
+        /// The node cannot read what comes next: its log is damaged there.
+        Unreadable = 8, "UNREADABLE";
     }
 }
