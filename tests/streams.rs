@@ -4,7 +4,7 @@
 mod common;
 
 use common::cluster::{Cluster, GROUP, SOON};
-use common::{await_until, serial};
+use common::{Rng, await_until, serial};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -175,8 +175,9 @@ fn lossy(node: SocketAddrV4, stop: Arc<AtomicBool>) -> (SocketAddrV4, std::threa
     front.set_read_timeout(wait).expect("a time-out above zero");
     back.set_read_timeout(wait).expect("a time-out above zero");
     let std::net::SocketAddr::V4(address) = front.local_addr().expect("bound") else { panic!("IPv4") };
+    let mut rng = Rng::announced("streams");
     let relay = move || {
-        let (mut buffer, mut client, mut seen, mut lost) = ([0; 65_536], None, 0_u64, 0_u64);
+        let (mut buffer, mut client, mut lost) = ([0; 65_536], None, 0_u64);
         while !stop.load(Ordering::Relaxed) {
             // Nothing in time, or word that nobody listens: either is looked at again.
             if let Ok((bytes, from)) = front.recv_from(&mut buffer) {
@@ -184,8 +185,8 @@ fn lossy(node: SocketAddrV4, stop: Arc<AtomicBool>) -> (SocketAddrV4, std::threa
                 back.send(&buffer[..bytes]).expect("send");
             }
             while let (Ok(bytes), Some(client)) = (back.recv(&mut buffer), client) {
-                seen += 1;
-                if seen.is_multiple_of(3) {
+                // By chance: each third would be the first one of every round where rounds have a multiple of three.
+                if rng.below(3) == 0 {
                     lost += 1;
                 } else {
                     front.send_to(&buffer[..bytes], client).expect("send");

@@ -2,11 +2,17 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use support::{LogWriter, ballot, cluster, edit, incarnation, value, value_with};
+use synod::sequencer::Sequencer;
 use synod::verify::{Fault, Problem, Report, VerifyError, verify, verify_in_windows};
-use synod_wal::{LogReader, Place, remove_front, snapshot};
+use synod_wal::{Item, LogReader, Place, remove_front, snapshot};
+use synod_wire::Slot;
+use synod_wire::batch::Batch;
 use synod_wire::frame::Kind;
+use synod_wire::snapshot::{Facts, Head, State};
+use zerocopy::{FromZeros, IntoBytes};
 
 fn report(dirs: &[PathBuf]) -> Report {
     verify(dirs).unwrap()
@@ -387,16 +393,42 @@ fn long_cluster(
     (dirs, places, last as u64)
 }
 
+/// The body of a snapshot after slot `last` of a whole log.
+fn snapshot_body(log_dir: &Path, last: u64) -> Vec<u8> {
+    let mut values = std::collections::BTreeMap::new();
+    let mut reader = LogReader::open_offline(log_dir).unwrap();
+    let from = reader.first_pos();
+    let mut take = |item: Item<'_>| {
+        if let Item::Record(_, frame) = item
+            && frame.header.kind == Kind::Accept
+        {
+            values.insert(frame.header.slot, frame.payload.to_vec());
+        }
+        ControlFlow::Continue(())
+    };
+    reader.scan(from, None, &mut take).unwrap();
+    let mut sequencer = Sequencer::new();
+    for (slot, value) in values.range(..=Slot(last)) {
+        sequencer.apply(*slot, &Batch::parse(value).unwrap(), &mut |_, _, _| {});
+    }
+    let mut state = State { slot: last.into(), ..State::new_zeroed() }.as_bytes().to_vec();
+    sequencer.snapshot(&mut state);
+    let facts = Facts::new_zeroed();
+    let (state_bytes, facts_bytes) = ((state.len() as u64).into(), (size_of::<Facts>() as u64).into());
+    [Head { state_bytes, facts_bytes }.as_bytes(), &state, facts.as_bytes()].concat()
+}
+
 #[test]
 fn logs_without_their_front_are_verified_from_where_they_begin() {
     let dir = tempfile::tempdir().unwrap();
     let (dirs, _, last) = long_cluster(dir.path(), |_, _| None);
     let whole = report(&dirs);
     assert!(whole.ok && whole.groups[0].first_slot == 1 && whole.groups[0].tail == 299, "{whole}");
+    let body = snapshot_body(&dirs[0].join("group-000"), last);
     for (gone, node_dir) in dirs.iter().enumerate() {
         let log_dir = node_dir.join("group-000");
         let identity = *LogReader::open(&log_dir).unwrap().identity();
-        snapshot::write(&log_dir, &identity, synod_wire::Slot(last), b"a state", &mut || {}).unwrap();
+        snapshot::write(&log_dir, &identity, Slot(last), &body, &mut || {}).unwrap();
         assert_eq!(remove_front(&log_dir, 1).unwrap().segments, 1);
         for slots in [64, 1 << 20] {
             let found = verify_in_windows(&dirs, slots).unwrap();
@@ -419,10 +451,11 @@ fn what_is_missing_behind_a_removed_front_is_missing_still() {
     let dir = tempfile::tempdir().unwrap();
     let lacks = |node, slot| (node == 1 && slot == 250).then_some(None);
     let (dirs, places, last) = long_cluster(dir.path(), lacks);
+    let body = snapshot_body(&dirs[0].join("group-000"), last);
     for node_dir in &dirs {
         let log_dir = node_dir.join("group-000");
         let identity = *LogReader::open(&log_dir).unwrap().identity();
-        snapshot::write(&log_dir, &identity, synod_wire::Slot(last), b"a state", &mut || {}).unwrap();
+        snapshot::write(&log_dir, &identity, Slot(last), &body, &mut || {}).unwrap();
         remove_front(&log_dir, 1).unwrap();
     }
     assert!(places[1][250].is_none() && last < 200);

@@ -52,6 +52,9 @@ pub struct Findings {
 /// What the newest snapshot that can be used has, and where the log is to be read from; without one, nothing and the
 /// beginning.
 pub(super) fn begin(dir: &Dir, maker: &Maker) -> Result<(Replay, Start), LogError> {
+    if !dir.exists() {
+        return Err(LogError::NotFormatted { dir: dir.path().to_path_buf() });
+    }
     for slot in snapshot::list(dir)?.into_iter().rev() {
         let mut replay = Replay::new(&maker.paxos, (maker.make)());
         let read = snapshot::read(dir, &maker.expect, slot).map_err(|error| error.to_string());

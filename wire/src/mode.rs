@@ -76,6 +76,6 @@ mod tests {
             assert_eq!((*reason as usize, ModeReason::from_u8(at as u8 + 1)), (at + 1, Some(*reason)));
         }
         assert_eq!((Mode::from_u8(0), Mode::from_u8(6)), (None, None));
-        assert_eq!((ModeReason::from_u8(0), ModeReason::from_u8(15)), (None, None));
+        assert_eq!((ModeReason::from_u8(0), ModeReason::from_u8(16)), (None, None));
     }
 }

@@ -142,6 +142,7 @@ fn kinds_keep_their_numbers() {
     let expected: Vec<u8> = (1..=15)
         .chain([18])
         .chain(32..=45)
+        .chain(50..=50)
         .chain(64..=67)
         .chain([70, 72, 76])
         .chain(80..=84)
