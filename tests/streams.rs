@@ -124,7 +124,8 @@ impl Printing {
 impl Drop for Printing {
     fn drop(&mut self) {
         // Gone already or killed now: either is the end of it.
-        let _ = self.0.kill();
+        // It may have ended by itself, and a drop cannot fail.
+        let _killed: bool = self.0.kill().is_ok();
         let _ = self.0.wait();
     }
 }

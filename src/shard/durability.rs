@@ -174,22 +174,28 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 return Err(Fatal::NotSettled);
             }
             self.write_log()?;
-            let mut events = std::mem::take(&mut self.events);
-            self.io.poll(until_ns, true, &mut events)?;
-            self.outbox.reset();
-            for event in events.drain(..) {
-                match event {
-                    Event::Datagram { buf, .. } => self.io.release(buf),
-                    Event::Written { token, result } => {
-                        self.log.written(&mut self.io, token, result)?;
-                    }
-                    Event::Done(done) => self.on_done(done)?,
-                    Event::Overrun(_) | Event::SendFailed(_) | Event::Woken => {}
-                }
-            }
-            self.events = events;
-            self.hand_on();
+            self.poll_at_end(until_ns, true)?;
         }
         Ok(Exit::Stopped)
+    }
+
+    /// One poll of a node that ends: nobody is heard any more but the disk and housekeeping.
+    pub(super) fn poll_at_end(&mut self, until_ns: u64, awaits_disk: bool) -> Result<(), Fatal> {
+        let mut events = std::mem::take(&mut self.events);
+        self.io.poll(until_ns, awaits_disk, &mut events)?;
+        self.outbox.reset();
+        for event in events.drain(..) {
+            match event {
+                Event::Datagram { buf, .. } => self.io.release(buf),
+                Event::Written { token, result } => {
+                    self.log.written(&mut self.io, token, result)?;
+                }
+                Event::Done(done) => self.on_done(done)?,
+                Event::Overrun(_) | Event::SendFailed(_) | Event::Woken => {}
+            }
+        }
+        self.events = events;
+        self.hand_on();
+        Ok(())
     }
 }

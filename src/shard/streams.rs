@@ -14,7 +14,7 @@ use super::{Fatal, Shard, clients::put};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddrV4;
-use synod_ring::{Event, Io};
+use synod_ring::Io;
 use synod_wal::LogError;
 use synod_wire::client::{Counter, ReadBody, ReadReplyBody};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
@@ -529,21 +529,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.end_streams(StreamEnd::Shutdown);
         self.hand_on();
-        let mut events = std::mem::take(&mut self.events);
-        self.io.poll(self.io.now_ns(), false, &mut events)?;
-        self.outbox.reset();
-        for event in events.drain(..) {
-            match event {
-                Event::Datagram { buf, .. } => self.io.release(buf),
-                Event::Written { token, result } => {
-                    self.log.written(&mut self.io, token, result)?;
-                }
-                Event::Done(done) => self.on_done(done)?,
-                Event::Overrun(_) | Event::SendFailed(_) | Event::Woken => {}
-            }
-        }
-        self.events = events;
-        self.hand_on();
+        self.poll_at_end(self.io.now_ns(), false)?;
         Ok(())
     }
 
