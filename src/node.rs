@@ -464,7 +464,8 @@ impl Pipeline {
     }
 }
 
-/// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots.
+/// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots
+/// and removes its front.
 /// They end when told to stop.
 fn housekeeping(
     group: GroupId,
@@ -473,7 +474,7 @@ fn housekeeping(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<[thread::JoinHandle<()>; 2]> {
     let house = Arc::new(house);
-    let (snapshots, asked) = std::sync::mpsc::sync_channel(1);
+    let (snapshots, asked) = std::sync::mpsc::sync_channel(2);
     let done = house.clone();
     let snapshot_thread = thread::Builder::new().name(format!("synod-snap-{group}")).spawn(move || {
         if let Err(error) = rustix::process::nice(SNAPSHOT_NICE) {
@@ -490,8 +491,10 @@ fn housekeeping(
         let mut keeper = jobs::Housekeeper::new(maker);
         while let Some(job) = house.next(&stop) {
             match job {
-                // One is out at a time: this never waits.
-                Job::Checkpoint(_) => snapshots.send(job).expect("the thread for snapshots ends after this one"),
+                // One of each is out at a time: this never waits.
+                Job::Checkpoint(_) | Job::RemoveFront(_) => {
+                    snapshots.send(job).expect("the thread for snapshots ends after this one")
+                }
                 job => house.done(keeper.perform(job)),
             }
         }

@@ -722,8 +722,8 @@ impl Sim {
             Job::Stream(ticket, ..) if fails => {
                 ("a read for a subscriber fails", Done::Stream(ticket, Err(unreadable())))
             }
-            Job::CatchUp { to, .. } if fails => {
-                ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) })
+            Job::CatchUp { to, first, .. } if fails => {
+                ("a read for a peer fails", Done::CatchUp { to, first, values: Err(unreadable()) })
             }
             // What it reads was never written, and its own file would be lost with it.
             Job::Checkpoint(_) if fails || this.disk.lying => {
@@ -740,6 +740,8 @@ impl Sim {
                     Job::CatchUp { .. } => "catch-up is served from disk",
                     Job::Evidence { .. } => "evidence is looked up on disk",
                     Job::Checkpoint(_) => "a piece of the log is read for a snapshot",
+                    Job::RemoveFront(_) => "the log's front is removed",
+                    Job::CloseReader => "a reader lets go of removed files",
                 };
                 let Some(done) = self.perform(node, job)? else { return Ok(()) };
                 if let Done::Checkpoint(Ok(Progress::Written(made))) = &done {

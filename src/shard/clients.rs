@@ -141,7 +141,7 @@ impl Admission {
                 });
                 Outcome::Answer(answer, receipt)
             }
-            Verdict::Duplicate => return,
+            Verdict::Duplicate | Verdict::Trimmed { .. } => return,
             Verdict::Gap { expected } => {
                 self.expect(key, expected);
                 Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected)
@@ -199,6 +199,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match frame.header.kind {
             Kind::Append | Kind::OpenSession => {
                 let run = match Run::parse(frame.payload) {
+                    // What it takes to trim is a request of its own.
+                    Ok((run, _)) if run.trims_before().is_some() => return Ok(Err(FrameError::Body.into())),
                     Ok((run, [])) => Request {
                         key: key(&run),
                         condition: run.condition(),

@@ -21,6 +21,7 @@
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
 //! | `jobs.rs` | what housekeeping does for a shard |
+//! | `front.rs` | the log's front: when it is removed |
 //! | `snapshots.rs`, `checkpoint.rs` | snapshots: when, and on the housekeeping thread how |
 //! | `recovery.rs`, `replay.rs` | from a directory to a shard; what a log's records say |
 
@@ -30,6 +31,7 @@ mod codec;
 mod drain;
 mod durability;
 mod evidence;
+pub mod front;
 mod histogram;
 pub mod jobs;
 pub mod mode;
@@ -70,6 +72,7 @@ use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
 use durability::Word;
 use evidence::RecentChosen;
+use front::Front;
 use jobs::{Done, Job};
 use mode::{Facts, Modes};
 use std::collections::VecDeque;
@@ -225,6 +228,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     machine: Sequencer,
     embedded: Option<Box<dyn StateMachine>>,
     index: Index,
+    front: Front,
     slots: Slots,
     outbox: Outbox,
     parked: VecDeque<Parked>,
@@ -260,7 +264,18 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, embedded, index, slots, epoch, findings: _ } = found;
+        let Recovered {
+            mut log,
+            core,
+            machine,
+            embedded,
+            index,
+            slots,
+            epoch,
+            first_segment,
+            segment_bytes,
+            findings: _,
+        } = found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
@@ -296,6 +311,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             machine,
             embedded,
             index,
+            front: Front::new(first_segment, segment_bytes),
             slots,
         };
         if shard.settings.order == Order::Floor {
@@ -340,6 +356,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.wake_waiters();
         self.serve_streams();
         self.make_snapshots();
+        self.remove_front();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
         let settled = self.recover_again && self.is_settled()?;

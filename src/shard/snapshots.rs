@@ -103,6 +103,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Ok(Progress::Waits) => snapshots.next_ns = now_ns + 2 * IDLE_MARK_NS,
             Ok(Progress::Written(made)) => {
                 snapshots.making = None;
+                self.front.changed();
                 self.counters.add(Counter::SnapshotsWritten, 1);
                 tracing::info!(
                     group,
