@@ -140,6 +140,12 @@ impl Index {
         lost.map_or(self.first_slot(), |block| block.last_slot.next())
     }
 
+    /// The first sequence of the block that has entries younger than this timestamp; none of an earlier block is.
+    pub fn first_sequence_since(&self, timestamp_ns: u64) -> Option<Sequence> {
+        let behind = self.blocks.partition_point(|block| block.timestamp_before_ns <= timestamp_ns);
+        behind.checked_sub(1).map(|at| self.blocks[at].tail_before.next())
+    }
+
     /// The lowest log position of a record of block number `first` or one behind it; none if there is no such block. Records
     /// lie in the order of their arrival, not quite that of their slots.
     pub fn lowest_pos(&self, first: usize) -> Option<u64> {

@@ -6,7 +6,7 @@ use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::shard::checkpoint::Maker;
 use crate::shard::jobs::{self, Done, Job};
-use crate::shard::{self, Exit, OUTBOX_BYTES, Order, Shard, SnapshotSettings};
+use crate::shard::{self, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
@@ -348,6 +348,14 @@ impl Pipeline {
                     .every_entries
                     .of(self.config.groups[usize::from(self.group.0)].machine),
                 max_bytes_per_s: self.config.snapshot.max_bytes_per_s,
+                every_bytes: match self.config.retention.max_bytes {
+                    0 => u64::MAX,
+                    max_bytes => max_bytes / 8,
+                },
+            },
+            retention: RetentionSettings {
+                max_bytes: self.config.retention.max_bytes,
+                max_age_ns: self.config.retention.max_age_s * 1_000_000_000,
             },
         })
     }

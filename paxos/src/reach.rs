@@ -24,6 +24,11 @@ impl Replica {
         self.heard_ns.get(&leader).copied()
     }
 
+    /// The prefix that a member's last answer to a heartbeat of this node named, and when that came.
+    pub fn prefix_of(&self, member: NodeId) -> Option<(Slot, u64)> {
+        self.prefixes.get(&member).copied()
+    }
+
     /// The chosen watermark that the leader of the promised ballot has told.
     pub fn leader_watermark(&self) -> Option<Slot> {
         self.watermark.filter(|(ballot, _)| *ballot == self.promised).map(|(_, chosen)| chosen)

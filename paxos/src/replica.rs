@@ -64,6 +64,8 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
+    /// By member: the prefix that its last answer to a heartbeat named, and when that came.
+    pub(crate) prefixes: BTreeMap<NodeId, (Slot, u64)>,
     /// The chosen watermark that a leader told last, and its ballot.
     pub(crate) watermark: Option<(Ballot, Slot)>,
     pub(crate) tick_at_ns: u64,
@@ -124,6 +126,7 @@ impl Replica {
             leading: Leading::default(),
             resent: 0,
             heard_ns: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
             watermark: None,
             tick_at_ns: now_ns,
             reads: Reads::new(settings.members.len()),
@@ -251,8 +254,9 @@ impl Replica {
                     self.on_accepted(from, ballot, upto, bits);
                 }
             }
-            Message::HeartbeatAck { ballot, probe, lease_ns, .. } => {
+            Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
                 if self.count_lsn(from, lsn) {
+                    self.prefixes.insert(from, (prefix, self.now_ns));
                     self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }

@@ -16,13 +16,17 @@ use crate::sequencer::{Answer, BySession, MAX_SESSIONS, SESSION_CREDIT, Verdict,
 use std::net::SocketAddrV4;
 use synod_paxos::Input;
 use synod_ring::{Io, RxBuf};
-use synod_wire::batch::{BATCH_HEADER_BYTES, Condition, Run, max_entry_bytes, write_batch_header};
+use synod_wire::Sequence;
+use synod_wire::batch::{
+    BATCH_HEADER_BYTES, Condition, RUN_HEADER_BYTES, Run, max_entry_bytes, write_batch_header, write_trim,
+};
 use synod_wire::client::{Counter, Decision, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
 use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mutant::mutant;
 use synod_wire::stream::SubscribeBody;
+use synod_wire::trim::TrimBody;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -178,6 +182,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.client_queue = queue;
         self.begin_reads()?;
+        self.retain()?;
         self.seal()
     }
 
@@ -231,6 +236,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Kind::Evidence => match EvidenceBody::parse(frame.payload) {
                 Ok(body) => self.on_evidence(EvidenceRequest { to: from, body }),
                 Err(error) => return Ok(Err(error.into())),
+            },
+            Kind::Trim => match TrimBody::parse(frame.payload) {
+                Some(body) => self.on_trim(from, body)?,
+                None => return Ok(Err(FrameError::Body.into())),
             },
             Kind::Subscribe => match SubscribeBody::parse(frame.payload) {
                 Some(body) => self.on_subscribe(from, &body),
@@ -359,6 +368,22 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0, receipts: 0 });
         true
+    }
+
+    /// Puts a trim into the open batch; false if the window or the log has no room.
+    pub(super) fn log_trim(&mut self, before: Sequence) -> Result<bool, Fatal> {
+        let max_batch_bytes = self.settings.max_batch_bytes;
+        if self.admission.batch.is_some_and(|batch| batch.used + RUN_HEADER_BYTES > max_batch_bytes) {
+            self.seal()?;
+        }
+        if self.admission.batch.is_none() && !self.open_batch() {
+            return Ok(false);
+        }
+        let Some(batch) = &mut self.admission.batch else { return Ok(false) };
+        let area = self.log.batch_payload().expect("the batch is open in the log");
+        batch.used += write_trim(&mut area[batch.used..], before);
+        batch.runs += 1;
+        Ok(true)
     }
 
     /// Seals the open batch and proposes it.

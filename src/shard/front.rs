@@ -97,11 +97,13 @@ pub(super) struct Front {
     /// What may be removed has changed since it was looked at last.
     changed: bool,
     job_out: bool,
+    /// What was asked for last.
+    asked_segment: u64,
 }
 
 impl Front {
     pub(super) fn new(first_segment: u64, segment_bytes: u64) -> Front {
-        Front { first_segment, segment_bytes, changed: true, job_out: false }
+        Front { first_segment, segment_bytes, changed: true, job_out: false, asked_segment: 0 }
     }
 
     /// A snapshot was written, or entries were trimmed: more may go now.
@@ -127,7 +129,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             if !self.ask(Job::RemoveFront(request)) {
                 return;
             }
-            self.front.job_out = true;
+            (self.front.job_out, self.front.asked_segment) = (true, before_segment);
         }
         self.front.changed = false;
     }
@@ -144,8 +146,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let first = held.map_or(first, |next| next.min(first));
         // What holds the first sequence is kept, and all behind it; where all is trimmed, the last block.
         let kept = self.index.block_of_sequence(first).unwrap_or(0);
+        let lies_in = |pos: u64| pos / self.front.segment_bytes;
+        if self.index.blocks(kept, 1).iter().all(|block| lies_in(block.start_pos) <= self.front.first_segment) {
+            return 0;
+        }
         let pos = self.index.lowest_pos(kept).map_or(0, |pos| pos.min(durable));
-        pos / self.front.segment_bytes
+        lies_in(pos)
     }
 
     pub(super) fn on_front_removed(&mut self, result: Result<FrontRemoved, LogError>) {
@@ -154,6 +160,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match result {
             Ok(FrontRemoved { removed, first_segment }) => {
                 self.front.first_segment = first_segment;
+                if first_segment < self.front.asked_segment {
+                    self.snapshots.want();
+                }
                 let kept = self.index.first_slot_from(first_segment * self.front.segment_bytes);
                 self.index.drop_front(kept);
                 self.counters.add(Counter::SegmentsRemoved, removed.segments);

@@ -3,7 +3,6 @@
 use super::jobs::{Done, Job};
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
 use crate::machine::apply_run;
-use crate::sequencer::Verdict;
 use synod_paxos::{Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::{LogReader, Place};
@@ -266,14 +265,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.admission.drain.delivered(timeline.age_ns(self.io.now_ns()));
         }
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
-        let (embedded, front, streams) = (&mut self.embedded, &mut self.front, &mut self.streams);
+        let embedded = &mut self.embedded;
+        let first = self.machine.first();
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {
             index.outcome(slot, at, run.len(), verdict);
             counters.add(Counter::EntriesApplied, verdict.taken());
-            if let Verdict::Trimmed { .. } = verdict {
-                front.changed();
-                streams.wake();
-            }
             if let Some(machine) = embedded {
                 apply_run(machine.as_mut(), run, verdict);
             }
@@ -281,6 +277,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 admission.outcome(run, verdict, timeline.filter(|timeline| timeline.asked(at)));
             }
         });
-        self.snapshots.applied(slot, self.machine.tail());
+        if self.machine.first() != first {
+            self.on_trimmed();
+        }
+        self.snapshots.applied(slot, self.machine.tail(), place.end());
     }
 }
