@@ -6,7 +6,8 @@ use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::shard::checkpoint::Maker;
 use crate::shard::jobs::{self, Done, Job};
-use crate::shard::{self, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings};
+use crate::shard::install::TransferJob;
+use crate::shard::{self, CatchUpSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
@@ -253,7 +254,7 @@ impl Pipeline {
             match result {
                 Ok(Exit::Stopped) => return Ok(()),
                 Ok(Exit::Recover) => {
-                    tracing::info!(group = self.group.0, "what damage hid was repaired; reading the log again");
+                    tracing::info!(group = self.group.0, "the log is read again: what damage hid was repaired, or a snapshot came from a member");
                 }
                 Err(error) => {
                     tracing::error!(group = self.group.0, error = format!("{error:#}"), "the group cannot go on");
@@ -352,6 +353,10 @@ impl Pipeline {
                     0 => u64::MAX,
                     max_bytes => max_bytes / 8,
                 },
+            },
+            catch_up: CatchUpSettings {
+                max_bytes_per_s: self.config.catchup.max_bytes_per_s,
+                ..CatchUpSettings::default()
             },
             retention: RetentionSettings {
                 max_bytes: self.config.retention.max_bytes,
@@ -482,7 +487,7 @@ fn housekeeping(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<[thread::JoinHandle<()>; 2]> {
     let house = Arc::new(house);
-    let (snapshots, asked) = std::sync::mpsc::sync_channel(2);
+    let (snapshots, asked) = std::sync::mpsc::sync_channel(4);
     let done = house.clone();
     let snapshot_thread = thread::Builder::new().name(format!("synod-snap-{group}")).spawn(move || {
         if let Err(error) = rustix::process::nice(SNAPSHOT_NICE) {
@@ -499,8 +504,11 @@ fn housekeeping(
         let mut keeper = jobs::Housekeeper::new(maker);
         while let Some(job) = house.next(&stop) {
             match job {
-                // One of each is out at a time: this never waits.
-                Job::Checkpoint(_) | Job::RemoveFront(_) => {
+                // One of each is out at a time, of the last two one of both: this never waits.
+                Job::Checkpoint(_)
+                | Job::RemoveFront(_)
+                | Job::Transfer(TransferJob::Describe(_))
+                | Job::Transfer(TransferJob::Open(..) | TransferJob::Install(..)) => {
                     snapshots.send(job).expect("the thread for snapshots ends after this one")
                 }
                 job => house.done(keeper.perform(job)),

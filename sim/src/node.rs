@@ -14,7 +14,7 @@ use synod::machine::StateMachine;
 use synod::machine::kv::{KvMap, Limits};
 use synod::shard::checkpoint::Maker;
 use synod::shard::jobs::{Housekeeper, Job};
-use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, RetentionSettings, Shard, SnapshotSettings};
+use synod::shard::{self, CatchUpSettings, Fatal, Findings, OUTBOX_BYTES, RetentionSettings, Shard, SnapshotSettings};
 use synod_paxos::{Lease, Role};
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
@@ -320,7 +320,11 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
             max_bytes_per_s: 64 << 20,
             every_bytes: u64::MAX,
         },
-        retention: RetentionSettings::default(),
+        catch_up: CatchUpSettings {
+            max_bytes_per_s: plan.catch_up_bytes_per_s,
+            snapshot_after_bytes: plan.snapshot_after_bytes,
+        },
+        retention: RetentionSettings { max_bytes: plan.retention_bytes, ..RetentionSettings::default() },
     }
 }
 

@@ -14,6 +14,8 @@ const MAX_BATCH_BYTES: usize = 1_408;
 
 /// Runs with a key-value map, of a hundred.
 const KV_PERCENT: u64 = 30;
+/// Runs in which snapshots are sent to members that lag, of a hundred.
+const TRANSFER_PERCENT: u64 = 25;
 /// A command has room for a key and for what its value is recognised by.
 const MIN_KV_ENTRY_BYTES: u64 = 64;
 
@@ -114,6 +116,15 @@ pub struct Plan {
     /// A snapshot is made when the tail passes a multiple of this.
     #[serde(default = "no_snapshots")]
     pub snapshot_entries: u64,
+    /// How fast members that lag are sent what they lack.
+    #[serde(default = "catch_up_bytes_per_s")]
+    pub catch_up_bytes_per_s: u64,
+    /// Bytes of the log that a member of a group with a map may lack and still be sent values.
+    #[serde(default = "no_snapshots")]
+    pub snapshot_after_bytes: u64,
+    /// Bytes of the log that retention keeps; 0: all.
+    #[serde(default)]
+    pub retention_bytes: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -159,6 +170,9 @@ impl Plan {
             // A stream of its own: the rest of the plan is as it would be without.
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), no_snapshots(), 400]),
+            catch_up_bytes_per_s: catch_up_bytes_per_s(),
+            snapshot_after_bytes: no_snapshots(),
+            retention_bytes: 0,
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -173,12 +187,23 @@ impl Plan {
         }
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
+        plan.transfers(&mut Rng::new(seed, "transfers"));
         plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));
         // Beyond what the nodes are told, leases promise nothing, nor do bounds; a round of reads uses no clock.
         if plan.lease_ns == 0 && Rng::new(seed, "drift").percent(30) {
             plan.drift_ppm = 5 * MAX_DRIFT_PPM;
         }
         plan
+    }
+
+    /// In some runs with snapshots who lags is sent one: by its log's length, or because others have removed theirs.
+    fn transfers(&mut self, rng: &mut Rng) {
+        if !rng.percent(TRANSFER_PERCENT) {
+            return;
+        }
+        self.snapshot_entries = rng.pick(&[200, 400]);
+        self.catch_up_bytes_per_s = rng.pick(&[256 << 10, 1 << 20, 64 << 20]);
+        self.snapshot_after_bytes = rng.pick(&[16 << 10, 128 << 10]);
     }
 
     /// The rate of a fault; 0 if the plan has none of it.
@@ -220,6 +245,11 @@ fn timing(nodes: usize, rng: &mut Rng) -> Timing {
 
 fn allowed_drift_ppm() -> u64 {
     MAX_DRIFT_PPM
+}
+
+/// More than any run needs.
+fn catch_up_bytes_per_s() -> u64 {
+    64 << 20
 }
 
 /// More than any run appends.

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use synod::shard::checkpoint::Progress;
+use synod::shard::install::{TransferDone, TransferJob};
 use synod::shard::jobs::{Done, Job};
 use synod::shard::{Exit, Fatal};
 use synod_paxos::Role;
@@ -729,6 +730,15 @@ impl Sim {
             Job::Checkpoint(_) if fails || this.disk.lying => {
                 ("a read for a snapshot fails", Done::Checkpoint(Err(unreadable())))
             }
+            Job::Transfer(TransferJob::Read(_, chunks)) if fails => (
+                "a read of chunks fails",
+                Done::Transfer(TransferDone::Read(chunks, Err(unreadable()))),
+            ),
+            // What it rests on was never written, and its own file would be lost with it.
+            Job::Transfer(TransferJob::Install(_, whole)) if this.disk.lying => (
+                "a snapshot cannot be installed",
+                Done::Transfer(TransferDone::Installed(whole, Err(unreadable()))),
+            ),
             Job::Evidence { request, .. } if fails => {
                 ("a look for evidence fails", Done::Evidence(request, Err(unreadable())))
             }
@@ -741,6 +751,11 @@ impl Sim {
                     Job::Evidence { .. } => "evidence is looked up on disk",
                     Job::Checkpoint(_) => "a piece of the log is read for a snapshot",
                     Job::RemoveFront(_) => "the log's front is removed",
+                    Job::Transfer(TransferJob::Describe(_)) => "a node looks up its snapshots for a member",
+                    Job::Transfer(TransferJob::Read(..)) => "chunks of a snapshot are read for a member",
+                    Job::Transfer(TransferJob::Open(..)) => "a transfer begins",
+                    Job::Transfer(TransferJob::Store(..)) => "chunks of a snapshot are stored",
+                    Job::Transfer(TransferJob::Install(..)) => "a snapshot is to be installed",
                     Job::CloseReader => "a reader lets go of removed files",
                 };
                 let Some(done) = self.perform(node, job)? else { return Ok(()) };

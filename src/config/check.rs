@@ -76,6 +76,7 @@ const RANGES: &[Range] = &[
     range("consensus.commit_linger_us", |c| c.consensus.commit_linger_us, 0, 1_000_000, Form::Any),
     range("consensus.window_slots", |c| c.consensus.window_slots, 16, 65_536, Form::Any),
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
+    range("catchup.max_bytes_per_s", |c| c.catchup.max_bytes_per_s, 1 << 20, 10 << 30, Form::Any),
     range("snapshot.every_entries", |c| c.snapshot.every_entries.of(Machine::Log), 100, 1_000_000_000, Form::Any),
     range("snapshot.max_bytes_per_s", |c| c.snapshot.max_bytes_per_s, 1 << 20, 10 << 30, Form::Any),
     range("retention.max_bytes", |c| c.retention.max_bytes, 0, 1 << 50, Form::Any),

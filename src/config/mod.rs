@@ -182,6 +182,8 @@ pub struct Quorum {
 pub struct Catchup {
     /// Datagrams of chosen values in flight to one replica.
     pub max_datagrams_in_flight: u32,
+    /// How fast values and snapshots are sent to replicas that lag, bytes a second.
+    pub max_bytes_per_s: u64,
 }
 
 /// `[reads]`.
@@ -287,7 +289,7 @@ pub struct Retention {
 
 impl Default for Catchup {
     fn default() -> Catchup {
-        Catchup { max_datagrams_in_flight: 256 }
+        Catchup { max_datagrams_in_flight: 256, max_bytes_per_s: 64 << 20 }
     }
 }
 

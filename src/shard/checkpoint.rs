@@ -18,6 +18,7 @@ use crate::shard::codec::encode_founded;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use synod_paxos::LsnRun;
+use synod_wal::partial;
 use synod_wal::snapshot::{self, Snapshot};
 use synod_wal::{Dir, Expect, Item, LogError, LogReader, Start};
 use synod_wire::frame::checksum;
@@ -41,6 +42,8 @@ pub struct CheckpointRequest {
     pub slot: Slot,
     /// The log is durable up to here.
     pub upto_pos: u64,
+    /// A snapshot that a member is being sent: it is kept, too.
+    pub held: Option<Slot>,
 }
 
 /// How far a job came.
@@ -63,6 +66,8 @@ pub struct Checkpoint {
     pub state_crc: u32,
     /// Its size.
     pub bytes: u64,
+    /// The size of what every member has.
+    pub state_bytes: u64,
     /// Where a recovery from it begins.
     pub from_segment: u64,
 }
@@ -144,7 +149,7 @@ impl Shadow {
         if self.replay.slots.applied() < request.slot || !self.is_repaired() {
             return Ok(Progress::Waits);
         }
-        self.write(&request.dir, reader)
+        self.write(request, reader)
     }
 
     /// Reads whole flushes.
@@ -193,11 +198,12 @@ impl Shadow {
         })
     }
 
-    fn write(&mut self, dir: &Dir, reader: &LogReader) -> Result<Progress, LogError> {
+    fn write(&mut self, request: &CheckpointRequest, reader: &LogReader) -> Result<Progress, LogError> {
+        let dir = &request.dir;
         let slot = self.replay.slots.applied();
         let (from_segment, first_lsn) = self.start_of_recovery(reader);
         let state = self.replay.state();
-        let facts = self.facts(from_segment, first_lsn);
+        let facts = self.replay.facts((from_segment, first_lsn), self.promised, &self.replay.index);
         let state_crc = checksum(&state);
         let head = Head { state_bytes: (state.len() as u64).into(), facts_bytes: (facts.len() as u64).into() };
         let body = [head.as_bytes(), &state, &facts].concat();
@@ -206,9 +212,10 @@ impl Shadow {
             snapshot::remove(dir, slot)?;
         }
         snapshot::write(dir, reader.identity(), slot, &body, &mut || {})?;
-        snapshot::remove_older(dir, KEPT_SNAPSHOTS)?;
+        remove_older(dir, request.held)?;
+        partial::remove_upto(dir, slot)?;
         self.firsts = self.firsts.split_off(&from_segment);
-        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes: body.len() as u64, from_segment }))
+        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes: body.len() as u64, state_bytes: state.len() as u64, from_segment }))
     }
 
     /// The highest segment from whose start on the log has every value above the slot, and at least one record.
@@ -220,16 +227,32 @@ impl Shadow {
         let first = || self.firsts.first_key_value();
         fits.or_else(first).map(|(segment, lsn)| (*segment, *lsn)).expect("where it began itself is one")
     }
+}
 
-    fn facts(&self, from_segment: u64, first_lsn: Lsn) -> Vec<u8> {
-        let Replay { restart, durability, index, .. } = &self.replay;
+/// Removes what is older than the kept snapshots, but for one that a member is being sent.
+pub(super) fn remove_older(dir: &Dir, held: Option<Slot>) -> Result<(), LogError> {
+    let all = snapshot::list(dir)?;
+    let old = all.iter().rev().skip(KEPT_SNAPSHOTS).filter(|slot| Some(**slot) != held);
+    old.rev().try_for_each(|slot| snapshot::remove(dir, *slot))
+}
+
+impl Replay {
+    /// The log has nothing below this position any more.
+    pub(super) fn lacks_below(&mut self, pos: u64) {
+        let kept = self.index.first_slot_from(pos);
+        self.index.drop_front(kept);
+    }
+
+    /// What else a recovery would know from the log in front of this record; `index`: where the state's slots lie, if they do.
+    pub(super) fn facts(&self, (from_segment, first_lsn): (u64, Lsn), promised: Ballot, index: &Index) -> Vec<u8> {
+        let Replay { restart, durability, .. } = self;
         let (blocks, exceptions) = index.rows();
         let (durability_lsn, synced) = durability.unwrap_or((Lsn::ZERO, true));
         let founded = restart.founded.as_deref().unwrap_or_default();
         let facts = Facts {
             from_segment: from_segment.into(),
             first_lsn: first_lsn.0.into(),
-            promised: self.promised.pack().into(),
+            promised: promised.pack().into(),
             chosen_upto: restart.chosen_upto.0.into(),
             longest_lease_ns: restart.longest_lease_ns.into(),
             durability_lsn: durability_lsn.0.into(),
@@ -250,14 +273,6 @@ impl Shadow {
         blocks.for_each(|row| out.extend_from_slice(row.as_bytes()));
         exceptions.for_each(|row| out.extend_from_slice(row.as_bytes()));
         out
-    }
-}
-
-impl Replay {
-    /// The log has nothing below this position any more.
-    pub(super) fn lacks_below(&mut self, pos: u64) {
-        let kept = self.index.first_slot_from(pos);
-        self.index.drop_front(kept);
     }
 
     /// What every member has after the last slot applied.
@@ -302,7 +317,7 @@ impl Replay {
         Ok(Start::At { segment: facts.from_segment.get(), first_lsn: Lsn(facts.first_lsn.get()) })
     }
 
-    fn restore_state(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn restore_state(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let mut rest = Rest(bytes);
         let state: &State = rest.take()?;
         let members = rest.bytes(state.members.into())?;

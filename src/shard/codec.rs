@@ -1,10 +1,12 @@
 //! Between the core's messages and frames. Parsing checks everything that the core relies on; values stay in the frame.
 
+use super::install::Chunks;
 use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportState, StateMark, StateMarks};
+use synod_wal::partial::Whole;
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
-    AcceptedBody, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange,
+    AcceptedBody, CHUNK_BYTES, ChunkHead, FetchChunks, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange, SnapshotId,
     StateRow, report_state,
 };
 use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
@@ -17,6 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 const MAX_PROMISE_PARTS: u16 = 8_192;
 
 const _: () = assert!(2 * 65_536 <= MAX_PROMISE_PARTS as u64 * PART_SLOTS);
+const _: () = assert!(size_of::<ChunkHead>() + CHUNK_BYTES <= MIN_BATCH_BYTES);
 const _: () = assert!(size_of::<PromiseBody>() + PART_SLOTS as usize * size_of::<PromiseReport>() <= MIN_BATCH_BYTES);
 
 /// Parses a frame that came in on the peers' socket.
@@ -86,6 +89,48 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
         }
         other => return Err(FrameError::Kind(other as u8)),
     })
+}
+
+/// What names a snapshot's state, on the wire.
+pub(crate) fn snapshot_id(whole: &Whole) -> SnapshotId {
+    SnapshotId {
+        slot: U64::new(whole.slot.0),
+        state_bytes: U64::new(whole.bytes),
+        state_crc: U32::new(whole.crc),
+        reserved: U32::ZERO,
+    }
+}
+
+fn whole_of(id: &SnapshotId) -> Result<Whole, FrameError> {
+    let whole = Whole { slot: Slot(id.slot.get()), bytes: id.state_bytes.get(), crc: id.state_crc.get() };
+    let sound = whole.slot > Slot::ZERO && whole.slot.0 <= 1 << 62 && (1..=1 << 62).contains(&whole.bytes);
+    if sound { Ok(whole) } else { Err(FrameError::Body) }
+}
+
+/// A snapshot that is offered.
+pub(crate) fn decode_offer(payload: &[u8]) -> Result<Whole, FrameError> {
+    whole_of(&whole(payload)?)
+}
+
+/// Chunks that `from` wants: some, and none behind the end.
+pub(crate) fn decode_fetch(from: NodeId, payload: &[u8]) -> Result<Chunks, FrameError> {
+    let body: FetchChunks = whole(payload)?;
+    let chunks = Chunks { to: from, whole: whole_of(&body.id)?, first: body.first.get(), wanted: body.wanted.get() };
+    let last = u64::from(u64::BITS - 1).checked_sub(chunks.wanted.leading_zeros().into());
+    let last = last.and_then(|last| chunks.first.checked_add(last)).ok_or(FrameError::Body)?;
+    chunk_bytes(&chunks.whole, last).map(|_| chunks)
+}
+
+/// A chunk's state and number; its bytes are as many as lie there.
+pub(crate) fn decode_chunk(payload: &[u8]) -> Result<(Whole, u64), FrameError> {
+    let (head, bytes) = ChunkHead::read_from_prefix(payload).map_err(|_| FrameError::Body)?;
+    let (whole, number) = (whole_of(&head.id)?, head.number.get());
+    if chunk_bytes(&whole, number)? == bytes.len() as u64 { Ok((whole, number)) } else { Err(FrameError::Body) }
+}
+
+fn chunk_bytes(whole: &Whole, number: u64) -> Result<u64, FrameError> {
+    let begin = number.checked_mul(CHUNK_BYTES as u64).filter(|begin| *begin < whole.bytes).ok_or(FrameError::Body)?;
+    Ok((whole.bytes - begin).min(CHUNK_BYTES as u64))
 }
 
 /// A value must be a well-formed batch at a real slot in a real ballot before it may be logged.

@@ -185,7 +185,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
     }
 
-    /// A member lacks slots that lie below what is left of this node's log: no value can be sent to it.
+    /// A member lacks slots that lie below what is left of this node's log: no value can be sent to it, but a snapshot.
     pub(super) fn below_the_log(&mut self, to: NodeId, first: Slot) {
         self.counters.add(Counter::CatchUpTrimmed, 1);
         let (group, first_kept) = (self.settings.group.0, self.index.first_slot().0);
@@ -196,6 +196,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             first_kept,
             "a member lacks slots that are not in the log any more"
         );
+        self.offer(to);
     }
 
     /// The first slot whose value is in the log, for inspection.

@@ -2,6 +2,7 @@
 
 use super::checkpoint::{CheckpointRequest, Maker, Progress, Shadow};
 use super::evidence::{self, EvidenceRequest, SlotRecords};
+use super::install::{self, TransferDone, TransferJob};
 use super::front::{self, FrontRemoved, FrontRequest, Starts};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
@@ -53,6 +54,8 @@ pub enum Job {
     Checkpoint(CheckpointRequest),
     /// Remove the front of the log: on the thread that makes snapshots.
     RemoveFront(FrontRequest),
+    /// Read or write a snapshot that goes to another member, or comes from one.
+    Transfer(TransferJob),
     /// Let go of the log's files, which were removed in part.
     CloseReader,
 }
@@ -96,6 +99,8 @@ pub enum Done {
     Checkpoint(Result<Progress, LogError>),
     /// What is left.
     FrontRemoved(Result<FrontRemoved, LogError>),
+    /// What became of it.
+    Transfer(TransferDone),
     /// They are.
     ReaderClosed,
 }
@@ -143,11 +148,20 @@ impl Housekeeper {
             }
             Job::Checkpoint(request) => Done::Checkpoint(self.checkpoint(&request)),
             Job::RemoveFront(request) => Done::FrontRemoved(self.remove_front(&request)),
+            Job::Transfer(job) => Done::Transfer(self.transfer(job)),
             Job::CloseReader => {
                 self.reader = None;
                 Done::ReaderClosed
             }
         }
+    }
+
+    fn transfer(&mut self, job: TransferJob) -> TransferDone {
+        if matches!(job, TransferJob::Install { .. }) {
+            // It is behind now, and the log does not have what would get it further.
+            self.shadow = None;
+        }
+        install::perform(job, &self.maker)
     }
 
     fn remove_front(&mut self, request: &FrontRequest) -> Result<FrontRemoved, LogError> {

@@ -24,6 +24,7 @@
 //! | `front.rs` | the log's front: when it is removed |
 //! | `retention.rs` | trims: an operator's, and by bytes and age |
 //! | `snapshots.rs`, `checkpoint.rs` | snapshots: when, and on the housekeeping thread how |
+//! | `offers.rs`, `transfer.rs`, `install.rs` | a snapshot for a member that lags: the sender, the receiver, their housekeeping |
 //! | `recovery.rs`, `replay.rs` | from a directory to a shard; what a log's records say |
 
 pub mod checkpoint;
@@ -34,8 +35,10 @@ mod durability;
 mod evidence;
 pub mod front;
 mod histogram;
+pub mod install;
 pub mod jobs;
 pub mod mode;
+mod offers;
 mod outbox;
 mod outputs;
 mod queries;
@@ -49,8 +52,10 @@ mod snapshots;
 mod stages;
 mod status;
 mod streams;
+mod transfer;
 
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
+pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
 pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
 pub use recovery::{Findings, Recovered, recover};
@@ -60,6 +65,7 @@ pub use retention::{LIVE_NS, RetentionSettings};
 pub use slots::RECENT_SLOTS;
 pub use snapshots::SnapshotSettings;
 pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};
+pub use transfer::GROUP_BYTES as TRANSFER_GROUP_BYTES;
 pub use streams::{JOB_DATAGRAMS, MAX_SUBSCRIBERS, SILENCE_NS, SUBSCRIBER_BYTES, StreamRead, Ticket};
 
 use crate::index::Index;
@@ -73,6 +79,8 @@ use crate::shard::snapshots::Snapshots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
+use crate::shard::offers::Offers;
+use crate::shard::transfer::{Heard, Transfer};
 use durability::Word;
 use evidence::RecentChosen;
 use front::Front;
@@ -118,6 +126,8 @@ pub struct Settings {
     pub order: Order,
     /// When snapshots are made.
     pub snapshots: SnapshotSettings,
+    /// How lagging members catch up.
+    pub catch_up: CatchUpSettings,
     /// What is kept of the log.
     pub retention: RetentionSettings,
 }
@@ -307,6 +317,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             recent_chosen: RecentChosen::new(),
             retention: Retention::new(settings.retention),
             snapshots: Snapshots::new(settings.snapshots, machine.tail()),
+            offers: Offers::new(settings.catch_up),
+            transfer: Transfer::new(settings.catch_up.max_bytes_per_s),
             recover_again: false,
             log_awaited: false,
             idle_mark_at_ns: u64::MAX,
@@ -365,6 +377,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.wake_waiters();
         self.serve_streams();
         self.make_snapshots();
+        self.pull_snapshot();
         self.remove_front();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
@@ -437,10 +450,20 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             let Some(frame) = datagram.get(offset..).and_then(|rest| Frames::new(rest).next()) else { return Ok(()) };
             let parsed = frame.map_err(Bad::from).and_then(|frame| {
                 self.check_sender(&frame)?;
-                Ok((frame, codec::decode(&frame)?))
+                let heard = Heard::parse(&frame).transpose()?;
+                let message = if heard.is_none() { Some(codec::decode(&frame)?) } else { None };
+                Ok((frame, message, heard))
             });
             let (header, payload_crc, payload_bytes, message) = match parsed {
-                Ok((frame, message)) => (frame.header, frame.payload_crc, frame.payload.len(), message),
+                Ok((frame, Some(message), _)) => (frame.header, frame.payload_crc, frame.payload.len(), message),
+                Ok((frame, None, heard)) => {
+                    let (from, start, bytes) = (frame.header.from, offset + HEADER_BYTES, frame.payload.len());
+                    offset += frame_bytes(bytes);
+                    if let Some(heard) = heard {
+                        self.on_transfer_frame(from, heard, buf, (start, bytes));
+                    }
+                    continue;
+                }
                 Err(error) => {
                     self.count_bad_frame(error);
                     return Ok(());
@@ -596,7 +619,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let mode_ns = self.modes.due_ns(self.core.role());
         let clients_ns = self.waiters.next_ns().min(self.fresh.next_ns()).min(self.streams.next_ns());
-        let disk_ns = self.idle_mark_at_ns.min(self.snapshots.next_ns()).min(self.retention.next_ns(self.core.leads()));
+        let disk_ns = self.idle_mark_at_ns.min(self.snapshots.next_ns()).min(self.transfer.next_ns()).min(self.retention.next_ns(self.core.leads()));
         core_ns.min(clients_ns).min(disk_ns).min(mode_ns)
     }
 

@@ -429,10 +429,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Sends chosen values to a lagging peer.
     pub(super) fn serve_catch_up(&mut self, to: NodeId, first: Slot, last: Slot) {
+        let now_ns = self.io.now_ns();
+        if !self.offers.throttle.allows(now_ns) {
+            return self.counters.add(Counter::CatchUpThrottled, 1);
+        }
+        if self.offers_instead(to, first) {
+            return;
+        }
         let peer: NodeSet = [to].into_iter().collect();
         let mut slot = first;
         while slot <= last && self.send_held(peer, Kind::Learnt, slot) {
             self.counters.add(Counter::CatchUpSent, 1);
+            let bytes = self.slots.place(slot).map_or(0, |place| place.bytes);
+            self.offers.throttle.spend(now_ns, bytes.into());
             if self.outbox.crowded() {
                 self.hand_on();
             }
@@ -507,6 +516,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.jobs_out -= 1;
                 let to: NodeSet = [to].into_iter().collect();
                 for (held, payload) in values {
+                    self.offers.throttle.spend(self.io.now_ns(), payload.len() as u64);
                     self.send_read(to, Kind::Learnt, &held, &payload);
                 }
             }
@@ -530,6 +540,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Done::FrontRemoved(result) => {
                 self.jobs_out -= 1;
                 self.on_front_removed(result);
+            }
+            Done::Transfer(done) => {
+                self.jobs_out -= 1;
+                self.on_transfer(done)?;
             }
             Done::ReaderClosed => self.jobs_out -= 1,
         }

@@ -7,6 +7,7 @@ use super::{Fatal, IDLE_MARK_NS, Shard};
 use synod_paxos::{Input, StateMark};
 use synod_ring::Io;
 use synod_wal::LogError;
+use synod_wal::partial::Whole;
 use synod_wire::client::Counter;
 use synod_wire::{Sequence, Slot};
 
@@ -106,7 +107,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn make_snapshots(&mut self) {
         let now_ns = self.io.now_ns();
         let Some(slot) = self.snapshots.wants(now_ns).filter(|_| !self.recover_again) else { return };
-        let request = CheckpointRequest { dir: self.settings.dir.clone(), slot, upto_pos: self.log.durable_pos() };
+        let (dir, held) = (self.settings.dir.clone(), self.offers.held(now_ns));
+        let request = CheckpointRequest { dir, slot, upto_pos: self.log.durable_pos(), held };
         if self.ask(Job::Checkpoint(request)) {
             self.snapshots.job_out = true;
         } else {
@@ -130,6 +132,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 snapshots.making = None;
                 self.front.changed();
                 self.counters.add(Counter::SnapshotsWritten, 1);
+                self.offers.made(Whole { slot: made.slot, bytes: made.state_bytes, crc: made.state_crc });
                 tracing::info!(
                     group,
                     slot = made.slot.0,

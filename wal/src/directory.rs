@@ -223,6 +223,23 @@ pub(crate) fn snapshot_name(slot: u64) -> String {
     format!("{slot:016x}.snap")
 }
 
+/// The name of the file that gathers the state of a slot from another node.
+pub(crate) fn partial_name(slot: u64, crc: u32) -> String {
+    format!("{slot:016x}-{crc:08x}.part")
+}
+
+/// The names of such files in `dir`, in order.
+pub(crate) fn list_partials(dir: &Dir) -> Result<Vec<String>, LogError> {
+    let spelt = |name: &str| {
+        let (slot, crc) = name.strip_suffix(".part")?.split_once('-')?;
+        Some(partial_name(u64::from_str_radix(slot, 16).ok()?, u32::from_str_radix(crc, 16).ok()?))
+    };
+    let mut names = dir.names().map_err(LogError::file("list", dir.path()))?;
+    names.retain(|name| spelt(name).is_some_and(|spelt| spelt == *name));
+    names.sort_unstable();
+    Ok(names)
+}
+
 fn segment_index(name: &str) -> Option<u64> {
     number(name, ".seg", segment_name)
 }

@@ -108,6 +108,7 @@ mod flush;
 mod layout;
 mod log;
 mod observe;
+pub mod partial;
 mod reader;
 mod recover;
 mod retention;

@@ -173,6 +173,21 @@ pub fn read(dir: impl Into<Dir>, expect: &Expect, slot: Slot) -> Result<Snapshot
     Ok(Snapshot { incarnation: header.incarnation.get(), body })
 }
 
+/// Bytes of the body from `offset` on, `bytes` of them, of the snapshot at `slot`: what lies there, whatever its checksum; for a
+/// receiver that holds the whole to it.
+pub fn read_part(dir: impl Into<Dir>, slot: Slot, offset: u64, bytes: usize) -> Result<Vec<u8>, LogError> {
+    let dir = dir.into();
+    let name = snapshot_name(slot.0);
+    let path = dir.path().join(&name);
+    let file = open_direct(&dir, &name, false)?;
+    let first = offset / HEADER_BYTES * HEADER_BYTES;
+    let before = (offset - first) as usize;
+    let whole = (before + bytes).next_multiple_of(HEADER_BYTES as usize);
+    let mut piece = Arena::new(whole).map_err(LogError::file("map a buffer to read", &path))?;
+    let read = take(&*file, &mut piece, HEADER_BYTES + first, whole, &path)?;
+    Ok(read[before..before + bytes].to_vec())
+}
+
 /// Reads `bytes` at `offset`. What cannot be read is a snapshot that is not whole.
 fn take<'a>(
     file: &dyn BlockFile,

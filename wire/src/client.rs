@@ -615,6 +615,18 @@ counters! {
     CatchUpTrimmed = "catch_up_below_the_log",
     /// Refused: TRIMMED.
     RefusedTrimmed = "refused_trimmed",
+    /// Requests for chosen values or chunks that came faster than `catchup.max_bytes_per_s` allows, or than they could be read.
+    CatchUpThrottled = "catch_up_throttled",
+    /// Bytes of others' snapshots received.
+    SnapshotBytesReceived = "snapshot_bytes_received",
+    /// Bytes of the snapshot that is being received; 0: none is.
+    SnapshotBytesWanted = "snapshot_bytes_wanted",
+    /// Bytes of own snapshots sent.
+    SnapshotBytesSent = "snapshot_bytes_sent",
+    /// Others' snapshots installed, by this process.
+    SnapshotsInstalled = "snapshots_installed",
+    /// Others' snapshots thrown away: the whole did not have its checksum, or was not to be understood.
+    SnapshotsRefused = "snapshots_refused",
 }
 
 #[cfg(test)]

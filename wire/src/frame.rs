@@ -101,6 +101,12 @@ pub enum Kind {
     ReadIndexAck = 45,
     /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
     StateMarks = 50,
+    /// A snapshot that whoever lags behind may have. Payload: [`crate::peer::SnapshotId`].
+    SnapshotOffer = 51,
+    /// Asks for chunks of a snapshot's state. Payload: [`crate::peer::FetchChunks`].
+    FetchChunks = 52,
+    /// One of them. Payload: [`crate::peer::ChunkHead`] and its bytes.
+    Chunk = 53,
 
     /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
     Append = 64,
@@ -186,6 +192,9 @@ impl Kind {
         Kind::ReadIndex,
         Kind::ReadIndexAck,
         Kind::StateMarks,
+        Kind::SnapshotOffer,
+        Kind::FetchChunks,
+        Kind::Chunk,
         Kind::Append,
         Kind::OpenSession,
         Kind::Read,

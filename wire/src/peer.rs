@@ -132,3 +132,44 @@ pub struct StateRow {
 
 /// The most rows in one message.
 pub const MAX_STATE_ROWS: usize = 4;
+
+/// What a member offers to one that lags: the state that its snapshot of a slot has ([`crate::snapshot`]). Members' states after
+/// the same slot are the same bytes, so that what names them names no member, and chunks of several fit together.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct SnapshotId {
+    /// The last slot that it has, from 1.
+    pub slot: U64,
+    /// Bytes of the state.
+    pub state_bytes: U64,
+    /// Their checksum.
+    pub state_crc: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+/// Bytes of a chunk, but for the last: one fits the smallest datagram that may be configured, and the outbox packs several into a
+/// larger one.
+pub const CHUNK_BYTES: usize = 512;
+
+/// Asks for chunks of a state.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct FetchChunks {
+    /// Of which one.
+    pub id: SnapshotId,
+    /// A chunk's number, from 0.
+    pub first: U64,
+    /// Bit i: the chunk `first + i` is wanted.
+    pub wanted: U64,
+}
+
+/// Starts a [`crate::frame::Kind::Chunk`]; the bytes follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ChunkHead {
+    /// Of which state.
+    pub id: SnapshotId,
+    /// The chunk's number.
+    pub number: U64,
+}

@@ -178,6 +178,31 @@ pub struct SnapshotHeader {
 /// What a snapshot's file is told by.
 pub const SNAPSHOT_MAGIC: [u8; 8] = *b"SYNODSNP";
 
+/// The start of a block of a state that comes from another node.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct PartHeader {
+    /// CRC-32C of the rest of the block.
+    pub crc: U32,
+    /// The checksum of the whole state.
+    pub state_crc: U32,
+    /// [`PART_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`crate::frame::VERSION`].
+    pub version: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// The last slot that the state has.
+    pub slot: U64,
+    /// Bytes of the whole state.
+    pub state_bytes: U64,
+    /// The block's number, from 0.
+    pub number: U64,
+}
+
+/// What such a block is told by.
+pub const PART_MAGIC: [u8; 8] = *b"SYNODPRT";
+
 /// The payload of a segment's first frame, whose cluster and group name whose log it is.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]

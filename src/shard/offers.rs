@@ -1,0 +1,278 @@
+//! The sender's part of a transfer: what a member that lags is sent, values or a snapshot, and how fast.
+//!
+//! | a member that asks for chosen values gets | when |
+//! |---|---|
+//! | the values | this node's log has them |
+//! | an offer of the newest snapshot | its log does not have them any more |
+//! | the same | the group has a state machine, and the values take more than `snapshot_after_bytes` of the log and [`CHEAPER`] times the state |
+//!
+//! (A group without a state machine has its entries and nothing else: what a member did not get of them would be on fewer disks, so
+//! values go on for as long as there are any.) Who does not take an offer within [`UNANSWERED_NS`] gets values, if there are any.
+//!
+//! The receiver asks for each chunk (`transfer.rs`), so loss, pace and restarts are its affair; nothing is kept here but the last time that
+//! a chunk was asked for. A snapshot stays for [`HELD_NS`] from then on, though newer ones were made. Values and chunks together leave no
+//! faster than `catchup.max_bytes_per_s`; past it, and past [`MAX_READS`] reads at once, requests are dropped and counted: they come again.
+
+use super::clients::put;
+use super::install::{Chunks, TransferJob};
+use super::jobs::{Done, Job};
+use super::{Shard, codec};
+use synod_ring::Io;
+use synod_wal::LogError;
+use synod_wal::partial::Whole;
+use synod_wire::client::Counter;
+use synod_wire::frame::{HEADER_BYTES, Kind, checksum, write_header};
+use synod_wire::peer::{CHUNK_BYTES, ChunkHead};
+use synod_wire::{NodeId, NodeSet, Slot};
+use zerocopy::IntoBytes;
+
+/// How lagging members catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUpSettings {
+    /// How fast values and chunks are sent, and chunks asked for.
+    pub max_bytes_per_s: u64,
+    /// Bytes of the log that one may lack and still be sent values, where a snapshot would do.
+    pub snapshot_after_bytes: u64,
+}
+
+impl Default for CatchUpSettings {
+    fn default() -> CatchUpSettings {
+        CatchUpSettings { max_bytes_per_s: 64 << 20, snapshot_after_bytes: 256 << 20 }
+    }
+}
+
+/// A snapshot is sent in place of values that take so many times its bytes.
+const CHEAPER: u64 = 4;
+/// Who does not begin to fetch what it is offered within this may be unable to.
+const UNANSWERED_NS: u64 = 3_000_000_000;
+/// A snapshot is kept for so long after a chunk of it was asked for.
+const HELD_NS: u64 = 10_000_000_000;
+/// Reads of chunks that are out at once.
+const MAX_READS: usize = 4;
+/// What may leave at once, in time at the configured pace.
+const DEPTH_NS: u64 = 10_000_000;
+/// Snapshots that may be offered: those that are kept, and one that is held.
+const MAX_KNOWN: usize = super::checkpoint::KEPT_SNAPSHOTS + 1;
+
+/// A pace: bytes a second, and a little at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Throttle {
+    bytes_per_s: u64,
+    free_ns: u64,
+}
+
+impl Throttle {
+    pub(super) fn new(bytes_per_s: u64) -> Throttle {
+        Throttle { bytes_per_s, free_ns: 0 }
+    }
+
+    /// Whether more may go.
+    pub(super) fn allows(&self, now_ns: u64) -> bool {
+        self.free_ns <= now_ns
+    }
+
+    /// So much goes. When more may.
+    pub(super) fn spend(&mut self, now_ns: u64, bytes: u64) -> u64 {
+        let took_ns = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_s);
+        let from_ns = self.free_ns.max(now_ns.saturating_sub(DEPTH_NS));
+        self.free_ns = from_ns.saturating_add(u64::try_from(took_ns).unwrap_or(u64::MAX));
+        self.free_ns
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Offers {
+    settings: CatchUpSettings,
+    /// What this node has, in the order of the slots; none: it was not looked up since the start.
+    known: Option<Vec<Whole>>,
+    describing: bool,
+    /// The state that a chunk was asked of last, and when.
+    fetched: Option<(Slot, u64)>,
+    reads: usize,
+    /// By node: since when it does not answer an offer; 0: it does.
+    unanswered_ns: [u64; NodeId::LIMIT as usize],
+    pub(super) throttle: Throttle,
+}
+
+impl Offers {
+    pub(super) fn new(settings: CatchUpSettings) -> Offers {
+        let throttle = Throttle::new(settings.max_bytes_per_s);
+        let unanswered_ns = [0; NodeId::LIMIT as usize];
+        Offers { settings, known: None, describing: false, fetched: None, reads: 0, unanswered_ns, throttle }
+    }
+
+    /// A snapshot was made.
+    pub(super) fn made(&mut self, whole: Whole) {
+        if let Some(known) = &mut self.known {
+            known.retain(|other| other.slot < whole.slot);
+            known.push(whole);
+            let old = known.len().saturating_sub(MAX_KNOWN);
+            known.drain(..old);
+        }
+    }
+
+    /// The snapshot that somebody is fetching.
+    pub(super) fn held(&self, now_ns: u64) -> Option<Slot> {
+        self.fetched.filter(|(_, at_ns)| now_ns < at_ns + HELD_NS).map(|(slot, _)| slot)
+    }
+
+    fn newest(&self) -> Option<Whole> {
+        self.known.as_ref()?.last().copied()
+    }
+
+    fn has(&self, whole: &Whole) -> bool {
+        self.known.as_ref().is_some_and(|known| known.contains(whole))
+    }
+
+    /// Whether who was offered a snapshot does not come for it.
+    fn is_ignored(&self, by: NodeId, now_ns: u64) -> bool {
+        let since_ns = self.unanswered_ns[usize::from(by.0)];
+        since_ns > 0 && now_ns >= since_ns + UNANSWERED_NS
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// Whether a snapshot is much less than the values from `first` on; then it is offered.
+    pub(super) fn offers_instead(&mut self, to: NodeId, first: Slot) -> bool {
+        if self.embedded.is_none() || self.offers.is_ignored(to, self.io.now_ns()) {
+            return false;
+        }
+        let after_bytes = self.offers.settings.snapshot_after_bytes;
+        let lacks = |slot: Slot| self.log_bytes_between(first, slot).filter(|bytes| *bytes > after_bytes);
+        // Before anything is looked up: whoever lacks little is most who ask.
+        if lacks(self.slots.applied()).is_none() {
+            return false;
+        }
+        let Some(newest) = self.offers.newest() else {
+            self.describe();
+            return false;
+        };
+        let cheaper = lacks(newest.slot).is_some_and(|bytes| bytes > CHEAPER * newest.bytes);
+        if cheaper {
+            self.offer(to);
+        }
+        cheaper
+    }
+
+    /// Bytes of the log from one slot's block to another's; none if it does not have both.
+    fn log_bytes_between(&self, first: Slot, last: Slot) -> Option<u64> {
+        let start = self.index.blocks(self.index.block_of_slot(first).ok()?, 1).first()?.start_pos;
+        let end = self.index.blocks(self.index.block_of_slot(last).ok()?, 1).first()?.end_pos;
+        end.checked_sub(start)
+    }
+
+    /// Offers the newest snapshot to who lacks what the log does not have, or what takes longer to send.
+    pub(super) fn offer(&mut self, to: NodeId) {
+        let Some(newest) = self.offers.newest() else { return self.describe() };
+        let since_ns = &mut self.offers.unanswered_ns[usize::from(to.0)];
+        if *since_ns == 0 {
+            *since_ns = self.io.now_ns().max(1);
+        }
+        let id = codec::snapshot_id(&newest);
+        self.send_frame(to, Kind::SnapshotOffer, |out| put(id.as_bytes(), out));
+    }
+
+    fn describe(&mut self) {
+        if self.offers.known.is_some() || self.offers.describing {
+            return;
+        }
+        let job = TransferJob::Describe(self.settings.dir.clone());
+        self.offers.describing = self.ask(Job::Transfer(job));
+    }
+
+    pub(super) fn on_described(&mut self, found: Result<Vec<Whole>, LogError>) {
+        self.offers.describing = false;
+        match found {
+            Ok(found) => self.offers.known = Some(found),
+            Err(error) => {
+                tracing::error!(group = self.settings.group.0, %error, "a lagging member cannot be offered a snapshot");
+            }
+        }
+    }
+
+    /// A member asks for chunks.
+    pub(super) fn on_fetch_chunks(&mut self, chunks: Chunks) {
+        let now_ns = self.io.now_ns();
+        self.offers.unanswered_ns[usize::from(chunks.to.0)] = 0;
+        if !self.offers.has(&chunks.whole) {
+            // It was removed meanwhile, or this node was started anew.
+            return self.offer(chunks.to);
+        }
+        self.offers.fetched = Some((chunks.whole.slot, now_ns));
+        if !self.offers.throttle.allows(now_ns) || self.offers.reads >= MAX_READS {
+            return self.counters.add(Counter::CatchUpThrottled, 1);
+        }
+        if self.ask(Job::Transfer(TransferJob::Read(self.settings.dir.clone(), chunks))) {
+            self.offers.reads += 1;
+            self.offers.throttle.spend(now_ns, u64::from(chunks.wanted.count_ones()) * CHUNK_BYTES as u64);
+        }
+    }
+
+    pub(super) fn on_chunks_read(&mut self, chunks: Chunks, read: Result<Vec<u8>, LogError>) {
+        self.offers.reads -= 1;
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // It is looked up anew what there is: who asks is offered that.
+                self.offers.known = None;
+                return tracing::warn!(group = self.settings.group.0, %error, "a snapshot cannot be read for a member");
+            }
+        };
+        let id = codec::snapshot_id(&chunks.whole);
+        for (at, bytes) in (0u64..).zip(bytes.chunks(CHUNK_BYTES)) {
+            if at >= u64::BITS.into() || chunks.wanted & (1 << at) == 0 {
+                continue;
+            }
+            let head = ChunkHead { id, number: (chunks.first + at).into() };
+            self.send_frame(chunks.to, Kind::Chunk, |out| {
+                let head_bytes = put(head.as_bytes(), out);
+                head_bytes + put(bytes, &mut out[head_bytes..])
+            });
+            self.counters.add(Counter::SnapshotBytesSent, bytes.len() as u64);
+        }
+    }
+
+    /// Sends a frame to a member that is none of the core's.
+    pub(super) fn send_frame(&mut self, to: NodeId, kind: Kind, fill: impl FnOnce(&mut [u8]) -> usize) {
+        if self.outbox.crowded() {
+            self.hand_on();
+        }
+        let header = self.header(kind);
+        let Some(out) = self.outbox.room() else { return };
+        let bytes = fill(&mut out[HEADER_BYTES..]);
+        let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
+        write_header(out, &header, bytes, crc);
+        let to: NodeSet = [to].into_iter().collect();
+        self.outbox.push(to, HEADER_BYTES + bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_keeps_its_pace_after_a_little_at_once() {
+        let mut throttle = Throttle::new(1_000_000);
+        let start_ns = 1_000_000_000;
+        assert_eq!(throttle.spend(start_ns, 10_000), start_ns, "ten milliseconds' worth may go at once");
+        assert!(throttle.allows(start_ns));
+        assert_eq!(throttle.spend(start_ns, 5_000), start_ns + 5_000_000);
+        assert!(!throttle.allows(start_ns + 4_999_999) && throttle.allows(start_ns + 5_000_000));
+        assert_eq!(throttle.spend(start_ns + 5_000_000, 1_000), start_ns + 6_000_000);
+    }
+
+    #[test]
+    fn the_newest_is_offered_and_as_many_are_known_as_there_may_be() {
+        let whole = |slot| Whole { slot: Slot(slot), bytes: slot, crc: 7 };
+        let mut offers = Offers::new(CatchUpSettings::default());
+        offers.made(whole(1));
+        assert_eq!(offers.newest(), None, "what else there is was not looked up yet");
+        offers.known = Some(vec![whole(1)]);
+        (2..=5).for_each(|slot| offers.made(whole(slot)));
+        assert_eq!((offers.newest(), offers.has(&whole(3)), offers.has(&whole(2))), (Some(whole(5)), true, false));
+        offers.fetched = Some((Slot(3), 100));
+        assert_eq!((offers.held(100 + HELD_NS - 1), offers.held(100 + HELD_NS)), (Some(Slot(3)), None));
+    }
+}
