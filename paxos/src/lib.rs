@@ -19,6 +19,7 @@
 //! | `reach.rs` | who is heard and how lately, for the shard's mode |
 //! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
+//! | `membership.rs` | who votes: changes, and what follows from one |
 //! | `states.rs` | members compare their states |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
@@ -33,6 +34,7 @@ pub mod invariants;
 mod leader;
 mod learner;
 mod leases;
+mod membership;
 mod reach;
 mod reads;
 mod replica;
@@ -42,5 +44,6 @@ mod types;
 mod window;
 
 pub use leader::BURST_SLOTS;
+pub use membership::{Change, ChangeError};
 pub use replica::Replica;
 pub use types::*;

@@ -32,13 +32,14 @@ impl Replica {
     /// Since when a quorum of either phase has been heard, this node included: when the last member needed for one was.
     /// Zero: too few ever were.
     pub fn quorum_heard_ns(&self) -> u64 {
-        let others = self.settings.quorums.phase1.max(self.settings.quorums.phase2) - 1;
+        let others = self.config.quorums.phase1.max(self.config.quorums.phase2) - usize::from(self.votes());
         if others == 0 {
             return self.now_ns;
         }
         let mut heard_ns = [0; MOST_OTHERS];
-        let count = self.heard_ns.len().min(MOST_OTHERS);
-        heard_ns.iter_mut().zip(self.heard_ns.values()).for_each(|(place, heard)| *place = *heard);
+        let voters = self.config.voters();
+        let heard = self.heard_ns.iter().filter(|(node, _)| voters.contains(**node)).take(MOST_OTHERS);
+        let count = heard_ns.iter_mut().zip(heard).map(|(place, (_, heard))| *place = *heard).count();
         let heard_ns = &mut heard_ns[..count];
         heard_ns.sort_unstable_by(|a, b| b.cmp(a));
         heard_ns.get(others - 1).copied().unwrap_or(0)

@@ -214,6 +214,8 @@ pub mod flags {
     pub const MEMORY: u8 = 2;
     /// A client's Append: the acknowledgement is to carry a [`crate::client::Receipt`].
     pub const RECEIPT: u8 = 4;
+    /// A value: it is a configuration ([`crate::batch::RunKind::Configuration`]).
+    pub const CONFIGURATION: u8 = 8;
 }
 
 /// The header as it lies in memory; see the module's table.

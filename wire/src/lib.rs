@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod client;
+pub mod configuration;
 #[cfg(feature = "checksum")]
 mod crc;
 pub mod evidence;
@@ -24,4 +25,5 @@ pub mod record;
 pub mod snapshot;
 pub mod stream;
 
+pub use configuration::{Configuration, Member};
 pub use ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};
