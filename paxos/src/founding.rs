@@ -8,7 +8,7 @@ use crate::replica::Replica;
 use crate::types::*;
 use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
-use synod_wire::{Epoch, Lsn, NodeId};
+use synod_wire::{Epoch, Lsn, NodeId, Slot};
 
 /// Peers' Lsns are noted in the log when one has grown by this many records, so that an idle group does not write.
 const MARK_EVERY_RECORDS: u64 = 256;
@@ -45,6 +45,7 @@ impl Replica {
             to_start: start,
             founded_with,
             counted,
+            prefix: self.prefix,
         };
         // A founding record that is not durable yet must not confirm anything.
         self.send_to(from, ack, self.founded_lsn);
@@ -52,12 +53,12 @@ impl Replica {
 
     pub(crate) fn on_hello_ack(
         &mut self,
-        from: NodeId,
-        epoch: Epoch,
+        (from, epoch): (NodeId, Epoch),
         incarnation: u64,
         (to, to_start): (u64, u64),
         founded_with: u64,
         counted: Lsn,
+        prefix: Slot,
     ) {
         if to != self.settings.incarnation {
             return;
@@ -82,6 +83,11 @@ impl Replica {
         if self.role == Role::Joining && asked {
             self.confirmed.insert(from, incarnation);
             self.finish_joining();
+        }
+        if self.role == Role::Joining && epoch > self.config.epoch {
+            // Those who have to confirm may be others by now.
+            self.known_chosen = self.known_chosen.max(prefix);
+            self.fetch_from(from, self.known_chosen);
         }
     }
 

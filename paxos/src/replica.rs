@@ -248,9 +248,9 @@ impl Replica {
         self.heard_ns.insert(from, self.now_ns);
         match message {
             Message::Hello { incarnation, fresh: _, start } => self.on_hello(from, incarnation, start),
-            Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted } => {
+            Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted, prefix } => {
                 let to = (to_incarnation, to_start);
-                self.on_hello_ack(from, epoch, incarnation, to, founded_with, counted);
+                self.on_hello_ack((from, epoch), incarnation, to, founded_with, counted, prefix);
             }
             Message::NotMember => self.on_not_member(epoch),
             Message::FetchChosen { first, last } => self.on_fetch_chosen(from, first, last),

@@ -405,6 +405,8 @@ pub enum Message {
         founded_with: u64,
         /// The highest Lsn that the sender counted from the asker.
         counted: Lsn,
+        /// The sender's prefix.
+        prefix: Slot,
     },
     /// The one who is told is no member (any more), going by the configuration of the sender.
     NotMember,

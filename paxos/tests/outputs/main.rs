@@ -172,7 +172,7 @@ fn deliver(slot: u64) -> Output {
 
 fn hello_ack(from: NodeId, founded_with: u64, counted: Lsn) -> Message {
     let incarnation = founding_incarnation(from.0);
-    Message::HelloAck { incarnation, to_incarnation: founding_incarnation(1), to_start: START, founded_with, counted }
+    Message::HelloAck { incarnation, to_incarnation: founding_incarnation(1), to_start: START, founded_with, counted, prefix: Slot::ZERO }
 }
 
 fn prepare(ballot: Ballot) -> Message {
