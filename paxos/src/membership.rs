@@ -122,14 +122,13 @@ impl Replica {
     /// What this life of this node's log is in a configuration.
     fn standing<'a>(&self, config: &'a Configuration) -> Option<&'a Member> {
         let member = config.member(self.settings.me)?;
-        let founder = || self.settings.members.contains(&self.settings.me);
-        let is_me = if member.incarnation == 0 { founder() } else { member.incarnation == self.settings.incarnation };
+        let is_me = if member.incarnation == 0 { !self.settings.joins } else { member.incarnation == self.settings.incarnation };
         is_me.then_some(member)
     }
 
     /// Whether it was not one of those who founded the group.
     pub(crate) fn joins(&self) -> bool {
-        !self.settings.members.contains(&self.settings.me)
+        self.settings.joins
     }
 
     /// What a member is told of itself ([`Message::HelloAck`]).
@@ -321,6 +320,11 @@ impl Replica {
     /// The prefix that a member told last, as far as this node has heard as leader.
     pub fn peer_prefix(&self, node: NodeId) -> Slot {
         if node == self.settings.me { self.prefix } else { self.peer_prefix.get(&node).copied().unwrap_or_default() }
+    }
+
+    /// Which life of this node's log this is.
+    pub fn incarnation(&self) -> u64 {
+        self.settings.incarnation
     }
 
     /// When a member was heard last, on this node's clock.

@@ -10,8 +10,10 @@ use synod_wire::{Ballot, Configuration, Epoch, Lsn, NodeId, NodeSet, Quorums, Sl
 pub struct Settings {
     /// This node.
     pub me: NodeId,
-    /// The voters of the founding configuration. Without this node: it joins a group that exists, as a learner.
+    /// The voters of the founding configuration.
     pub members: Vec<NodeId>,
+    /// This life of this node's log joins a group that exists, as a learner, whoever founded it.
+    pub joins: bool,
     /// How many of them must answer.
     pub quorums: Quorums,
     /// Which life of this node's log this is.

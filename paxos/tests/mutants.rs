@@ -70,3 +70,29 @@ fn each_bug_fails_the_script_of_its_rule() {
     synod_wire::mutant::switch_on("");
     assert!(survived.is_empty(), "these scripts hold though their rule is broken: {survived:#?}");
 }
+
+/// Bugs of the membership, which random runs find.
+const KILLED_BY_CHAOS: &[&str] = &[
+    "chosen_above_configuration_is_final",
+    "configuration_overtakes",
+    "earlier_life_counted",
+    "lagging_learner_promoted",
+    "non_voter_counted",
+    "non_voter_stands",
+    "overlapping_changes",
+    "strangers_are_heard",
+];
+
+#[test]
+fn chaos_finds_each_bug_of_the_membership() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut survived: Vec<&str> = Vec::new();
+    for bug in KILLED_BY_CHAOS {
+        synod_wire::mutant::switch_on(bug);
+        let killer = (0..3_000).find(|seed| catch_unwind(|| common::chaos::Chaos::new(*seed).run()).is_err());
+        println!("{bug}: {killer:?}");
+        survived.extend(killer.is_none().then_some(*bug));
+    }
+    synod_wire::mutant::switch_on("");
+    assert!(survived.is_empty(), "random runs do not find: {survived:?}");
+}

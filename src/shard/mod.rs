@@ -15,6 +15,7 @@
 //! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
 //! | `streams.rs` | subscribers: credit, turns, why one is dropped |
 //! | `queries.rs` | questions to the state machine |
+//! | `membership.rs` | who the members are; changes |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
@@ -32,6 +33,7 @@ mod durability;
 mod evidence;
 mod histogram;
 pub mod jobs;
+mod membership;
 pub mod mode;
 mod outbox;
 mod outputs;
@@ -70,6 +72,7 @@ use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
 use durability::Word;
 use evidence::RecentChosen;
+use membership::Membership;
 use jobs::{Done, Job};
 use mode::{Facts, Modes};
 use std::collections::VecDeque;
@@ -82,7 +85,7 @@ use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
-use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
+use synod_wire::{ClusterId, GroupId, Lsn, NodeId, NodeSet};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -171,6 +174,11 @@ fn halt_text(halt: &Halt) -> String {
             "this directory was formatted after the group was founded (node {peer} knows this node under another \
              incarnation): its earlier votes are lost. It must not vote. Put the old directory back, or replace the node"
         ),
+        Halt::Removed { epoch } => format!(
+            "this node is no member of the group any more, since epoch {} at the latest. Stop it; to bring it back, format an \
+             empty directory with `synod format --join` and add it with `synod member add`",
+            epoch.0
+        ),
         Halt::Ordered => {
             "its operator started it with --floor: it does not vote, and serves what its log shows committed. Start it without --floor to \
              take part again"
@@ -239,7 +247,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
     segment_retry_ns: u64,
-    epoch: Epoch,
+    membership: Membership,
     started_ns: u64,
     started_wall_ns: u64,
     /// The clock of the turn before.
@@ -260,7 +268,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, embedded, index, slots, epoch, findings: _ } = found;
+        let Recovered { mut log, core, machine, embedded, index, slots, findings: _ } = found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
@@ -277,7 +285,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
-            epoch,
+            membership: Membership::default(),
             started_ns: now_ns,
             started_wall_ns: io.wall_ns(),
             turn_before_ns: now_ns,
@@ -298,6 +306,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             index,
             slots,
         };
+        let configuration = *shard.core.configuration();
+        shard.learn_addresses(&configuration)?;
         if shard.settings.order == Order::Floor {
             shard.core.halt_by_order();
             shard.carry_out_all(None)?;
@@ -333,6 +343,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.step(Input::Timeout, None)?;
         }
         self.update_mode();
+        self.propose_change()?;
         self.take_clients()?;
         self.vouch()?;
         self.answer_clients();
@@ -432,7 +443,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             if matches!(message, Message::Learn { .. }) {
                 self.counters.add(Counter::CatchUpLearnt, 1);
             }
-            self.step(Input::Message { from: header.from, lsn: header.lsn, message }, Some(&value))?;
+            let Header { from, epoch, lsn, .. } = header;
+            self.step(Input::Message { from, epoch, lsn, message }, Some(&value))?;
         }
     }
 
@@ -465,7 +477,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
         let header = &frame.header;
-        let member = self.settings.members.iter().any(|(node, _)| *node == header.from);
+        // One that is not known here may be a member by a later configuration than the one that is.
+        let known = self.settings.members.iter().any(|(node, _)| *node == header.from);
+        let member = known || header.epoch > self.core.configuration().epoch;
         if header.cluster != self.settings.cluster && !mutant("foreign_cluster_heard") {
             return Err(Bad::ForeignCluster);
         }
@@ -542,7 +556,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             from: self.settings.me,
             group: self.settings.group,
             cluster: self.settings.cluster,
-            epoch: self.epoch,
+            epoch: self.core.configuration().epoch,
             slot: synod_wire::Slot::ZERO,
             ballot: synod_wire::Ballot::ZERO,
             promised: self.core.promised(),

@@ -321,6 +321,7 @@ pub fn cause(halt: Halt) -> ModeReason {
         Halt::FormattedAnew { .. } => ModeReason::FormattedAnew,
         Halt::BeyondRepair => ModeReason::BeyondRepair,
         Halt::Diverged { .. } => ModeReason::StateDiverged,
+        Halt::Removed { .. } => ModeReason::Removed,
         Halt::Ordered => ModeReason::Ordered,
     }
 }

@@ -15,7 +15,7 @@ use synod_wal::{Damage, Dir, Log, LogError, Start, TornTail, snapshot};
 use synod_wire::frame::Kind;
 use synod_wire::mutant::mutant;
 use synod_wire::record::MAX_REPAIRED_RUNS;
-use synod_wire::{Epoch, Lsn, Slot};
+use synod_wire::{Lsn, Slot};
 
 /// A shard's state, as its log tells it.
 pub struct Recovered {
@@ -30,8 +30,6 @@ pub struct Recovered {
     /// Where old entries lie.
     pub index: Index,
     pub(crate) slots: Slots,
-    /// The configuration's epoch.
-    pub epoch: Epoch,
     /// In which state the log was.
     pub findings: Findings,
 }
@@ -97,7 +95,7 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         replay.machine.forget_fence();
     }
     replay.keep_old_votes(dir, &found.log)?;
-    let paxos = synod_paxos::Settings { incarnation: found.identity.incarnation, ..maker.paxos.clone() };
+    let paxos = synod_paxos::Settings { incarnation: found.identity.incarnation, joins: replay.joins, ..maker.paxos.clone() };
     let core = Replica::new(paxos, restart, now_ns);
     Ok(Recovered {
         log: found.log,
@@ -106,7 +104,6 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         embedded: replay.embedded,
         index: replay.index,
         slots: replay.slots,
-        epoch: replay.epoch,
         findings: Findings { snapshot, records: found.records, torn: found.torn, damage: found.damage },
     })
 }
@@ -173,8 +170,8 @@ impl Replay {
             slot: *slot,
             ballot: value.ballot,
             chosen: value.chosen,
-            barrier: value.barrier,
-            unknown: !value.chosen && unknown.binary_search(slot).is_ok(),
+            mark: value.mark,
+            unknown: value.chosen.is_none() && unknown.binary_search(slot).is_ok(),
         });
         held.collect()
     }
@@ -186,19 +183,20 @@ impl Replay {
             return Ok(());
         }
         let mut reader = None;
-        for (slot, value) in self.pending.iter_mut().filter(|(_, value)| !value.chosen) {
+        for (slot, value) in self.pending.iter_mut().filter(|(_, value)| value.chosen.is_none()) {
             let payload = payload(value.payload.take(), value.place, &mut reader, dir)?;
-            self.slots.keep(*slot, Kept { ballot: value.ballot, barrier: value.barrier, payload });
+            self.slots.keep(*slot, Kept { ballot: value.ballot, mark: value.mark, payload });
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Restart {
         if mutant("restart_discards_accepted") {
-            self.pending.retain(|_, value| value.chosen);
-            self.restart.held.retain(|held| held.chosen);
+            self.pending.retain(|_, value| value.chosen.is_some());
+            self.restart.held.retain(|held| held.chosen.is_some());
         }
         self.restart.applied = self.slots.applied();
+        self.restart.configuration = Some((self.configured_at, self.configuration));
         for (slot, value) in &self.pending {
             self.slots.put(*slot, value.place);
         }

@@ -49,7 +49,9 @@ pub(super) fn whole_logs(logs: &[LogFacts], problems: &mut Problems) {
 }
 
 fn same_group(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
-    for (epoch, membership) in &log.configurations {
+    // What was proposed and never chosen may differ.
+    let both = log.governed.min(other.governed);
+    for (epoch, membership) in log.configurations.range(..=both) {
         if let Some(theirs) = other.configurations.get(epoch).filter(|theirs| *theirs != membership) {
             let what = format!("epoch {epoch} is {membership:?}, but {theirs:?} in {}", other.dir.display());
             problems.add(log.problem(Fault::Configuration, what));
@@ -57,6 +59,8 @@ fn same_group(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
     }
     if let (Some(mine), Some(theirs)) = (&log.founded, &other.founded)
         && mine != theirs
+        && !log.joined
+        && !other.joined
     {
         let what = format!("was founded with other incarnations than {}", other.dir.display());
         problems.add(log.problem(Fault::Configuration, what));

@@ -11,7 +11,7 @@ use synod_wire::batch::Batch;
 use synod_wire::client::Durability;
 use synod_wire::frame::{Frame, Kind};
 use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, LeaseMark, PeerMark, RepairedRun};
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
 use zerocopy::FromBytes;
 
 /// A configuration as a log has it.
@@ -55,6 +55,10 @@ pub(super) struct LogFacts {
     /// The highest slot that any record names.
     pub(super) last_slot: Slot,
     pub(super) configurations: BTreeMap<u32, Membership>,
+    /// The highest epoch that governed this node: a later one was proposed to it, at most.
+    pub(super) governed: u32,
+    /// It joined a group that others founded: its founding record names itself alone.
+    pub(super) joined: bool,
     pub(super) founded: Option<BTreeMap<u8, u64>>,
     /// The highest Lsn that this node counted from each peer.
     pub(super) counted: BTreeMap<u8, u64>,
@@ -78,6 +82,8 @@ impl LogFacts {
             last_lsn: front.and_then(|front| front.lsn).map_or(Lsn::ZERO, |first| Lsn(first.0 - 1)),
             last_slot: Slot::ZERO,
             configurations: BTreeMap::new(),
+            governed: 0,
+            joined: false,
             founded: None,
             counted: BTreeMap::new(),
             damage: Vec::new(),
@@ -199,6 +205,7 @@ impl<'a> Pass<'a> {
     /// Records that speak of the log or the group as a whole.
     fn whole(&mut self, place: Place, frame: &Frame<'_>) {
         let lsn = frame.header.lsn;
+        self.log.governed = self.log.governed.max(frame.header.epoch.0);
         let read = match frame.header.kind {
             Kind::Configuration => self.configuration(frame),
             Kind::Founded => read_all::<Incarnation>(frame.payload).map(|all| {
@@ -230,6 +237,7 @@ impl<'a> Pass<'a> {
         let members = members.get(..usize::from(body.members))?.to_vec();
         let membership = Membership { phase1: body.phase1, phase2: body.phase2, members };
         self.log.configurations.insert(frame.header.epoch.0, membership);
+        self.log.joined = body.learners > 0;
         Some(())
     }
 
@@ -244,9 +252,18 @@ impl<'a> Pass<'a> {
         if self.facts.entry(header.slot).is_none() {
             return;
         }
-        if let Err(error) = Batch::parse(frame.payload) {
-            let what = format!("the value is no batch: {error:?}");
-            self.add(Fault::Malformed, place, Some(header.lsn), Some(header.slot), what);
+        match Batch::parse(frame.payload).map(|batch| batch.configuration()) {
+            Ok(Some(configuration)) => {
+                let Quorums { phase1, phase2 } = configuration.quorums;
+                let members = configuration.voters().iter().map(|node| node.0).collect();
+                let membership = Membership { phase1: phase1 as u8, phase2: phase2 as u8, members };
+                self.log.configurations.insert(configuration.epoch.0, membership);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let what = format!("the value is no batch: {error:?}");
+                self.add(Fault::Malformed, place, Some(header.lsn), Some(header.slot), what);
+            }
         }
         let (value, learnt) = (Fingerprint::of(frame.payload), header.kind == Kind::Learnt);
         let before = self.facts.get(header.slot);

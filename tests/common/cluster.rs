@@ -61,6 +61,7 @@ impl Cluster {
                 peer_listen: SocketAddrV4::new(*first.peer_listen.ip(), 7400 + u16::from(id) * 10),
                 client_listen: SocketAddrV4::new(*first.client_listen.ip(), 7500 + u16::from(id) * 10),
                 dir: place.join(format!("node-{id}")),
+                joins: false,
             })
             .collect();
     }
@@ -75,6 +76,7 @@ impl Cluster {
             peer_listen: SocketAddrV4::new(ip, 7400 + u16::from(id) * 10),
             client_listen: SocketAddrV4::new(ip, 7500 + u16::from(id) * 10),
             dir: dir.path().join(format!("node-{id}")),
+            joins: false,
         };
         let mut config = Config { nodes: (0..3).map(node).collect(), ..Config::default() };
         // Small enough that preparing them is quick and that a test crosses their borders.

@@ -601,6 +601,8 @@ counters! {
     StreamsSlow = "streams_slow",
     /// Subscribers dropped: TIMED_OUT.
     StreamsTimedOut = "streams_timed_out",
+    /// Configurations that came to govern.
+    Configurations = "configurations",
 }
 
 #[cfg(test)]

@@ -101,6 +101,8 @@ pub enum Kind {
     ReadIndexAck = 45,
     /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
     StateMarks = 50,
+    /// The one who is told is no member, going by the sender's epoch. No payload.
+    NotMember = 55,
 
     /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
     Append = 64,
@@ -117,6 +119,10 @@ pub enum Kind {
     Query = 72,
     /// Begins a stream, or goes on with it. Payload: [`crate::stream::SubscribeBody`].
     Subscribe = 76,
+    /// Who are the members? No payload.
+    Members = 75,
+    /// A change of the members. Payload: [`crate::members::ChangeBody`].
+    ChangeMembers = 77,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
@@ -135,6 +141,8 @@ pub enum Kind {
     StreamData = 96,
     /// A stream is over. Payload: [`crate::stream::StreamEndBody`].
     StreamEnd = 97,
+    /// The members. Payload: [`crate::members::MembersReplyBody`] and what it says.
+    MembersReply = 98,
 }
 
 /// The kinds by number: parsing looks one up for every frame.
@@ -150,7 +158,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 47] = [
+    pub const ALL: [Kind; 51] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -182,6 +190,7 @@ impl Kind {
         Kind::ReadIndex,
         Kind::ReadIndexAck,
         Kind::StateMarks,
+        Kind::NotMember,
         Kind::Append,
         Kind::OpenSession,
         Kind::Read,
@@ -189,6 +198,8 @@ impl Kind {
         Kind::Evidence,
         Kind::Query,
         Kind::Subscribe,
+        Kind::Members,
+        Kind::ChangeMembers,
         Kind::Appended,
         Kind::Rejected,
         Kind::SessionOpened,
@@ -198,6 +209,7 @@ impl Kind {
         Kind::QueryReply,
         Kind::StreamData,
         Kind::StreamEnd,
+        Kind::MembersReply,
     ];
 
     /// The kind with this number.

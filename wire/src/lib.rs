@@ -17,6 +17,7 @@ pub mod frame;
 pub mod guarantee;
 pub mod ids;
 pub mod kv;
+pub mod members;
 pub mod mode;
 pub mod mutant;
 mod numbered;

@@ -30,8 +30,10 @@ pub struct PromiseReport {
     pub ballot: U64,
     /// [`report_state`].
     pub state: u8,
+    /// 1: the value is a configuration.
+    pub configures: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }
 
 /// What a [`PromiseReport`] says.

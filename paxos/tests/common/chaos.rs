@@ -116,8 +116,7 @@ pub(crate) struct Chaos {
 /// A node that may join a group, as `format` leaves it.
 fn joining(me: u8, founders: u8, like: &Settings) -> Node {
     let mut settings = settings(me, founders);
-    settings.members.retain(|member| member.0 != me);
-    settings.quorums = Quorums::majority(settings.members.len());
+    (settings.joins, settings.quorums) = (true, like.quorums);
     (settings.window_slots, settings.fetch_slots) = (like.window_slots, like.fetch_slots);
     settings.seed = like.seed.rotate_left(me.into());
     Node::new(settings, Disk::default())
@@ -481,7 +480,7 @@ impl Chaos {
     /// Whether the configuration means this life of the node's log.
     fn is_known(&self, config: &Configuration, node: NodeId) -> bool {
         let settings = &self.nodes[usize::from(node.0) - 1].settings;
-        let founder = settings.members.contains(&node);
+        let founder = !settings.joins;
         config.member(node).is_some_and(|member| match member.incarnation {
             0 => founder,
             incarnation => incarnation == settings.incarnation,

@@ -49,6 +49,7 @@ pub(crate) fn settings(me: u8, nodes: u8) -> Settings {
     Settings {
         me: NodeId(me),
         members: (1..=nodes).map(NodeId).collect(),
+        joins: false,
         quorums: Quorums::majority(nodes.into()),
         incarnation: founding_incarnation(me),
         window_slots: 64,
