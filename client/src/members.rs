@@ -140,8 +140,8 @@ pub fn change_members(
     timeout: Duration,
 ) -> Result<Option<ChangeOutcome>, ClientError> {
     let body = change_body(of, wanted);
-    let answers =
-        Call::new(cluster, group)?.run(&[leader], Kind::ChangeMembers, body.as_bytes(), timeout, |all| !all.is_empty())?;
+    let answers = Call::new(cluster, group)?
+        .run(&[leader], Kind::ChangeMembers, body.as_bytes(), timeout, |all| !all.is_empty())?;
     Ok(answers.first().and_then(|(_, outcome)| *outcome))
 }
 
@@ -162,7 +162,6 @@ fn change_body(of: Epoch, wanted: MemberChange) -> ChangeBody {
     }
     body
 }
-
 
 type Answers = Vec<(Members, Option<ChangeOutcome>)>;
 
@@ -197,8 +196,7 @@ impl Call {
             }
             if now_ns >= repeat_ns {
                 out[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload);
-                let length =
-                    finish_request(&mut out, (kind, 0), self.cluster, self.group, REQUEST_ID, payload.len());
+                let length = finish_request(&mut out, (kind, 0), self.cluster, self.group, REQUEST_ID, payload.len());
                 let silent = |node: &&SocketAddrV4| !answers.iter().any(|(members, _)| members.address == **node);
                 for node in nodes.iter().filter(silent) {
                     self.socket.send(&out[..length], length, *node)?;

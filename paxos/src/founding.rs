@@ -106,7 +106,8 @@ impl Replica {
         if self.joins() && !self.is_member() {
             return;
         }
-        if epoch > self.config.epoch {
+        let agree = epoch == self.config.epoch && !self.is_member();
+        if epoch > self.config.epoch || agree {
             self.halt(Halt::Removed { epoch });
         } else if epoch == self.config.epoch && founded_with != NOT_A_MEMBER {
             self.halt(Halt::FormattedAnew { peer });

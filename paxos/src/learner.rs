@@ -105,7 +105,13 @@ impl Replica {
         self.send_to(from, ack, self.promise_lsn.max(self.grant_lsn()).max(self.config_lsn));
         self.hear_watermark(ballot, chosen);
         // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
-        self.take_as_chosen(Evidence { first: self.prefix.next(), last: chosen, ballot, acceptors: NodeSet::EMPTY, epoch });
+        self.take_as_chosen(Evidence {
+            first: self.prefix.next(),
+            last: chosen,
+            ballot,
+            acceptors: NodeSet::EMPTY,
+            epoch,
+        });
         self.emit_chosen();
         self.deliver();
         self.fetch_missing();

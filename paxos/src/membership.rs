@@ -122,7 +122,11 @@ impl Replica {
     /// What this life of this node's log is in a configuration.
     fn standing<'a>(&self, config: &'a Configuration) -> Option<&'a Member> {
         let member = config.member(self.settings.me)?;
-        let is_me = if member.incarnation == 0 { !self.settings.joins } else { member.incarnation == self.settings.incarnation };
+        let is_me = if member.incarnation == 0 {
+            !self.settings.joins
+        } else {
+            member.incarnation == self.settings.incarnation
+        };
         is_me.then_some(member)
     }
 
@@ -186,6 +190,11 @@ impl Replica {
     pub(crate) fn begin_change(&mut self) {
         assert!(self.role == Role::Leader, "only a leader changes the members");
         self.leading.changing = true;
+    }
+
+    /// Whether batches wait for a change.
+    pub fn is_changing(&self) -> bool {
+        self.leading.changing
     }
 
     /// Whether everything below is chosen and delivered, and the new configuration can be proposed.
@@ -297,7 +306,9 @@ impl Replica {
         }
         match message {
             Message::Hello { incarnation, start, .. } => self.on_hello(from, *incarnation, *start),
-            Message::Prepare { .. } | Message::Heartbeat { .. } | Message::Accept { .. } if epoch < self.config.epoch => {
+            Message::Prepare { .. } | Message::Heartbeat { .. } | Message::Accept { .. }
+                if epoch < self.config.epoch =>
+            {
                 self.send_to(from, Message::NotMember, self.config_lsn);
             }
             _ => {}

@@ -437,7 +437,8 @@ impl Replica {
     /// Whether a phase-1 quorum, this node included, was heard of since then.
     pub(crate) fn heard_quorum_since(&self, then_ns: u64) -> bool {
         let voters = self.config.voters();
-        let near = self.heard_ns.iter().filter(|(node, heard)| voters.contains(**node) && **heard >= then_ns).count() + 1;
+        let near =
+            self.heard_ns.iter().filter(|(node, heard)| voters.contains(**node) && **heard >= then_ns).count() + 1;
         near >= self.config.quorums.phase1
     }
 

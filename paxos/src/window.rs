@@ -1,8 +1,8 @@
 //! The slots above the delivered prefix.
 
+use crate::types::Mark;
 use alloc::collections::VecDeque;
 use synod_wire::mutant::mutant;
-use crate::types::Mark;
 use synod_wire::{Ballot, Epoch, Lsn, NodeSet, Slot};
 
 /// What this node holds at a slot.

@@ -2,7 +2,9 @@
 //! a quorum of the members durably knows the one before.
 
 use super::output::{Failure, Outcome, Style, Table, print, print_json};
-use super::{GroupsArgs, MemberArgs, MemberCommand, MemberListArgs, RecoverArgs, ReplaceArgs, client_failure, known_node};
+use super::{
+    GroupsArgs, MemberArgs, MemberCommand, MemberListArgs, RecoverArgs, ReplaceArgs, client_failure, known_node,
+};
 use crate::config::Config;
 use crate::node;
 use anyhow::anyhow;
@@ -104,7 +106,10 @@ fn list(args: &MemberListArgs) -> Outcome {
         let found = ask(&config, group, timeout)?;
         let best = found.iter().max_by_key(|members| (members.leads, members.configuration.epoch));
         let Some(best) = best.filter(|members| !members.waits) else {
-            return Err(Failure::Unavailable(anyhow!("no member of group {group} answers within {} ms", args.timeout_ms)));
+            return Err(Failure::Unavailable(anyhow!(
+                "no member of group {group} answers within {} ms",
+                args.timeout_ms
+            )));
         };
         rows.extend(rows_of(group, best));
     }
@@ -237,7 +242,9 @@ impl Task<'_> {
             let found = members(&[address], self.config.cluster_id(), self.group, ASK).map_err(client_failure)?;
             match found.first() {
                 Some(told) if told.waits => break told.incarnation,
-                Some(told) if told.configuration.member(node).is_some_and(|member| member.incarnation == told.incarnation) => {
+                Some(told)
+                    if told.configuration.member(node).is_some_and(|member| member.incarnation == told.incarnation) =>
+                {
                     // A second call of the same command.
                     break told.incarnation;
                 }
@@ -247,7 +254,9 @@ impl Task<'_> {
                     );
                     return Err(Failure::Failed(reason));
                 }
-                None => self.wait(format!("waits for node {node}, which is to run (synod start) before it is added"))?,
+                None => {
+                    self.wait(format!("waits for node {node}, which is to run (synod start) before it is added"))?
+                }
             }
         };
         self.join(node, incarnation)
@@ -276,14 +285,16 @@ impl Task<'_> {
                 return Ok(());
             }
             let of = leader.configuration.epoch;
-            let outcome =
-                change_members(leader.address, self.config.cluster_id(), self.group, of, wanted, ASK).map_err(client_failure)?;
+            let outcome = change_members(leader.address, self.config.cluster_id(), self.group, of, wanted, ASK)
+                .map_err(client_failure)?;
             let waits = match outcome {
                 Some(ChangeOutcome::Begun) => self.await_epoch(of)?,
                 None => "waits for the leader's answer".to_owned(),
                 Some(ChangeOutcome::NotLeader | ChangeOutcome::Stale) => "waits for the leader".to_owned(),
                 Some(ChangeOutcome::Pending) => "waits for another change".to_owned(),
-                Some(ChangeOutcome::NotCaughtUp(behind)) => format!("waits until the learner has caught up ({behind} slots)"),
+                Some(ChangeOutcome::NotCaughtUp(behind)) => {
+                    format!("waits until the learner has caught up ({behind} slots)")
+                }
                 Some(refused) => return Err(Failure::Failed(self.refusal(refused, wanted))),
             };
             self.wait(waits)?;
@@ -309,9 +320,13 @@ impl Task<'_> {
         };
         match refused {
             ChangeOutcome::AlreadyMember => anyhow!("group {group}: node {node} is a member already"),
-            ChangeOutcome::NotMember => anyhow!("group {group}: node {node} is no member; `synod member list` shows who is"),
+            ChangeOutcome::NotMember => {
+                anyhow!("group {group}: node {node} is no member; `synod member list` shows who is")
+            }
             ChangeOutcome::TooMany => anyhow!("group {group}: it has as many members as a group may; remove one first"),
-            ChangeOutcome::LastVoter => anyhow!("group {group}: nobody would vote without node {node}; promote another first"),
+            ChangeOutcome::LastVoter => {
+                anyhow!("group {group}: nobody would vote without node {node}; promote another first")
+            }
             other => anyhow!("group {group}: the leader refuses: {other:?}"),
         }
     }
@@ -321,7 +336,9 @@ impl Task<'_> {
 fn is_made(leader: &Members, wanted: MemberChange) -> bool {
     let member = |node| leader.configuration.member(node);
     match wanted {
-        MemberChange::Add { node, incarnation, .. } => member(node).is_some_and(|member| member.incarnation == incarnation),
+        MemberChange::Add { node, incarnation, .. } => {
+            member(node).is_some_and(|member| member.incarnation == incarnation)
+        }
         MemberChange::Promote(node) => member(node).is_some_and(|member| member.voter),
         MemberChange::Remove(node) => member(node).is_none(),
     }

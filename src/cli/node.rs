@@ -15,7 +15,10 @@ pub(super) fn format(args: &FormatArgs) -> Outcome {
     let dir = config.node(id).expect("the node was looked up").dir.display();
     print(&format!("node {id} is formatted in {dir}, {} group(s)\n", config.groups.len()))?;
     if joins {
-        print(&format!("start it, and add it: synod member add --config {} --node {id}\n", args.node.cluster.config.display()))?;
+        print(&format!(
+            "start it, and add it: synod member add --config {} --node {id}\n",
+            args.node.cluster.config.display()
+        ))?;
     }
     Ok(())
 }

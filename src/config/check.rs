@@ -195,7 +195,11 @@ impl Findings {
         }
         let voters = synod_wire::configuration::MAX_VOTERS;
         if config.founders().len() > voters {
-            self.add("node", format!("{} nodes found the groups", config.founders().len()), format!("write {voters} at most"));
+            self.add(
+                "node",
+                format!("{} nodes found the groups", config.founders().len()),
+                format!("write {voters} at most"),
+            );
         }
         let mut seen = BTreeMap::new();
         for (index, node) in config.nodes.iter().enumerate() {

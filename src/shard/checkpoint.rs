@@ -20,11 +20,11 @@ use std::ops::ControlFlow;
 use synod_paxos::LsnRun;
 use synod_wal::snapshot::{self, Snapshot};
 use synod_wal::{Dir, Expect, Item, LogError, LogReader, Start};
+use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
 use synod_wire::frame::checksum;
 use synod_wire::mutant::mutant;
 use synod_wire::record::PeerMark;
 use synod_wire::snapshot::{Facts, Head, Malformed, Rest, State};
-use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
 use synod_wire::{Ballot, Configuration, Epoch, Lsn, NodeId, Slot};
 use zerocopy::IntoBytes;
 

@@ -12,8 +12,8 @@ use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
 use super::{Fatal, Shard, mode};
-use crate::shard::membership::parse_change;
 use crate::sequencer::{Answer, BySession, MAX_SESSIONS, SESSION_CREDIT, Verdict, by_session};
+use crate::shard::membership::parse_change;
 use std::net::SocketAddrV4;
 use synod_paxos::Input;
 use synod_ring::{Io, RxBuf};
@@ -21,8 +21,8 @@ use synod_wire::batch::{BATCH_HEADER_BYTES, Condition, Run, max_entry_bytes, wri
 use synod_wire::client::{Counter, Decision, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
-use synod_wire::members::outcome;
 use synod_wire::guarantee::{Guarantee, Recency};
+use synod_wire::members::outcome;
 use synod_wire::mutant::mutant;
 use synod_wire::stream::SubscribeBody;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -239,7 +239,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Kind::Status => self.send_status(from, request_id),
             Kind::Members => self.send_members(from, request_id, outcome::TOLD, 0),
             Kind::ChangeMembers => match parse_change(frame.payload) {
-                Ok((id, of, change)) => self.on_change(from, id, of, change)?,
+                Ok((id, of, change)) => self.on_change(from, id, of, change),
                 Err(error) => return Ok(Err(error.into())),
             },
             other => return Ok(Err(FrameError::Kind(other as u8).into())),

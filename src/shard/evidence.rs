@@ -433,7 +433,13 @@ mod tests {
         for slot in 1..=RECENT_RANGES as u64 + 5 {
             let mut ranges = Ranges::default();
             let (first, last) = (Slot(slot), Slot(slot));
-            assert!(ranges.push(Evidence { first, last, ballot: ballot(1), acceptors: NodeSet(slot), epoch: Epoch(1) }));
+            assert!(ranges.push(Evidence {
+                first,
+                last,
+                ballot: ballot(1),
+                acceptors: NodeSet(slot),
+                epoch: Epoch(1)
+            }));
             recent.push(&ranges);
         }
         assert_eq!(recent.0.len(), RECENT_RANGES);

@@ -69,22 +69,30 @@ fn refusal(error: ChangeError) -> (u8, u64) {
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// An operator asks for a change.
-    pub(super) fn on_change(&mut self, to: SocketAddrV4, id: u64, of: Epoch, change: Change) -> Result<(), Fatal> {
-        let planned = self.core.plan_change(of, change);
-        tracing::info!(group = self.settings.group.0, ?change, of = of.0, ?planned, "a change of the members is asked for");
+    pub(super) fn on_change(&mut self, to: SocketAddrV4, id: u64, of: Epoch, change: Change) {
+        let planned = match self.membership.wanted {
+            Some(_) => Err(ChangeError::Pending),
+            None => self.core.plan_change(of, change),
+        };
+        tracing::info!(
+            group = self.settings.group.0,
+            ?change,
+            of = of.0,
+            ?planned,
+            "a change of the members is asked for"
+        );
         let (outcome, behind) = match planned {
             Ok(configuration) => {
                 self.membership.wanted = Some(configuration);
-                self.step(Input::BeginChange, None)?;
                 (outcome::BEGUN, 0)
             }
             Err(error) => refusal(error),
         };
         self.send_members(to, id, outcome, behind);
-        Ok(())
     }
 
-    /// Proposes what was asked for when everything below it is chosen. Before batches are taken in.
+    /// Holds batches back, and proposes what was asked for when everything below it is chosen. Before batches are taken in: none is
+    /// open.
     pub(super) fn propose_change(&mut self) -> Result<(), Fatal> {
         if self.membership.wanted.is_none() {
             return Ok(());
@@ -92,7 +100,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if self.core.role() != Role::Leader {
             // Whoever leads next is asked again.
             self.membership.wanted = None;
-        } else if self.core.can_propose_configuration() && self.has_room_for_value() {
+        } else if !self.core.is_changing() {
+            self.step(Input::BeginChange, None)?;
+        }
+        if self.membership.wanted.is_some() && self.core.can_propose_configuration() && self.has_room_for_value() {
             self.step(Input::ProposeConfiguration, None)?;
         }
         Ok(())

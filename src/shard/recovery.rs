@@ -95,7 +95,8 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         replay.machine.forget_fence();
     }
     replay.keep_old_votes(dir, &found.log)?;
-    let paxos = synod_paxos::Settings { incarnation: found.identity.incarnation, joins: replay.joins, ..maker.paxos.clone() };
+    let paxos =
+        synod_paxos::Settings { incarnation: found.identity.incarnation, joins: replay.joins, ..maker.paxos.clone() };
     let core = Replica::new(paxos, restart, now_ns);
     Ok(Recovered {
         log: found.log,

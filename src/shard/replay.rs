@@ -168,7 +168,11 @@ impl Replay {
             place,
             ballot: header.ballot,
             lsn: header.lsn,
-            chosen: if header.kind == Kind::Learnt { Some(header.epoch) } else { before.and_then(|before| before.chosen) },
+            chosen: if header.kind == Kind::Learnt {
+                Some(header.epoch)
+            } else {
+                before.and_then(|before| before.chosen)
+            },
             mark: mark(header.flags),
             payload: keep.then(|| frame.payload.to_vec()),
         };

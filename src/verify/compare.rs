@@ -79,7 +79,7 @@ fn counted(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
         problems.add(log.problem(Fault::RolledBack, what));
     }
     let founded = other.founded.as_ref().and_then(|founded| founded.get(&node));
-    if founded.is_some_and(|incarnation| *incarnation != log.identity.incarnation) {
+    if !log.joined && founded.is_some_and(|incarnation| *incarnation != log.identity.incarnation) {
         let what = format!("has another incarnation than {} was founded with", other.dir.display());
         problems.add(log.problem(Fault::Configuration, what));
     }

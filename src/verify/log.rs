@@ -212,10 +212,8 @@ impl<'a> Pass<'a> {
                 self.log.founded = Some(all.iter().map(|i| (i.node.get() as u8, i.incarnation.get())).collect());
             }),
             Kind::PeerMarks => read_all::<PeerMark>(frame.payload).map(|all| {
-                for mark in all {
-                    let highest = self.log.counted.entry(mark.node.get() as u8).or_default();
-                    *highest = (*highest).max(mark.lsn.get());
-                }
+                // Each says all of it; one that says less forgot an earlier life of a member's log.
+                self.log.counted = all.iter().map(|mark| (mark.node.get() as u8, mark.lsn.get())).collect();
             }),
             Kind::Repaired => read_all::<RepairedRun>(frame.payload).map(|all| {
                 self.log.repaired.extend(all.iter().map(|run| (run.first.get(), run.last.get())));
@@ -318,7 +316,9 @@ impl<'a> Pass<'a> {
     /// Evidence that names acceptors names enough of them, all members.
     fn quorum(&mut self, place: Place, frame: &Frame<'_>, first: Slot, acceptors: NodeSet) {
         let Some(membership) = self.log.configurations.get(&frame.header.epoch.0) else {
-            if self.log.front.is_some() {
+            // Who is behind may learn what later members chose before it comes to their configuration.
+            let ahead = self.log.configurations.keys().next_back().is_some_and(|last| frame.header.epoch.0 > *last);
+            if self.log.front.is_some() || ahead {
                 return;
             }
             let what = format!("epoch {} has no configuration record before it", frame.header.epoch.0);

@@ -98,6 +98,22 @@ impl Cluster {
         cluster
     }
 
+    /// One more node, which is not formatted and is to join the groups; those that run have another file.
+    pub fn add_node(&mut self) -> NodeId {
+        let (id, like) = (self.config.nodes.len() as u8, self.config.nodes[0].clone());
+        self.config.nodes.push(Node {
+            id,
+            peer_listen: SocketAddrV4::new(*like.peer_listen.ip(), 7400 + u16::from(id) * 10),
+            client_listen: SocketAddrV4::new(*like.client_listen.ip(), 7500 + u16::from(id) * 10),
+            dir: self.dir().join(format!("node-{id}")),
+            joins: true,
+        });
+        self.nodes.push(None);
+        self.namespaces.push(None);
+        self.write_config();
+        NodeId(id)
+    }
+
     /// Writes the configuration again, after a change; nodes read it when they start.
     pub fn write_config(&self) {
         let text = toml::to_string(&self.config).expect("a configuration is TOML");

@@ -113,12 +113,7 @@ impl Configuration {
     }
 
     /// With these members, in the order of their numbers; those past [`MAX_MEMBERS`] are left out.
-    pub fn new(
-        epoch: Epoch,
-        parent: Epoch,
-        quorums: Quorums,
-        members: impl Iterator<Item = Member>,
-    ) -> Configuration {
+    pub fn new(epoch: Epoch, parent: Epoch, quorums: Quorums, members: impl Iterator<Item = Member>) -> Configuration {
         let mut all = [Member::founding(NodeId(0)); MAX_MEMBERS];
         let mut len = 0;
         for (place, member) in all.iter_mut().zip(members) {

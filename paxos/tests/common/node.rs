@@ -247,7 +247,9 @@ impl Node {
         let (slot, ballot, mark, bytes) = match *record {
             Record::Accepted { slot, ballot, mark, source } => {
                 let bytes = match source {
-                    Source::Message | Source::Proposal | Source::Configuration => value.expect("a value came with the input").clone(),
+                    Source::Message | Source::Proposal | Source::Configuration => {
+                        value.expect("a value came with the input").clone()
+                    }
                     Source::Held => self.copies[&slot].value.clone(),
                     Source::Noop => NOOP.into(),
                 };

@@ -172,7 +172,14 @@ fn deliver(slot: u64) -> Output {
 
 fn hello_ack(from: NodeId, founded_with: u64, counted: Lsn) -> Message {
     let incarnation = founding_incarnation(from.0);
-    Message::HelloAck { incarnation, to_incarnation: founding_incarnation(1), to_start: START, founded_with, counted, prefix: Slot::ZERO }
+    Message::HelloAck {
+        incarnation,
+        to_incarnation: founding_incarnation(1),
+        to_start: START,
+        founded_with,
+        counted,
+        prefix: Slot::ZERO,
+    }
 }
 
 fn prepare(ballot: Ballot) -> Message {
@@ -220,7 +227,9 @@ fn barrier_of(slot: u64, ballot: Ballot) -> Record {
 }
 
 fn evidence(first: u64, last: u64, ballot: Ballot, acceptors: &[NodeId]) -> Ranges {
-    [Evidence { first: Slot(first), last: Slot(last), ballot, acceptors: set(acceptors), epoch: Epoch(1) }].into_iter().collect()
+    [Evidence { first: Slot(first), last: Slot(last), ballot, acceptors: set(acceptors), epoch: Epoch(1) }]
+        .into_iter()
+        .collect()
 }
 
 fn chosen(first: u64, last: u64, ballot: Ballot, acceptors: &[NodeId]) -> Record {

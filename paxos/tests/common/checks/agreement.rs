@@ -4,8 +4,8 @@
 //! section 2.2). The checker counts that itself, from the synced records: a leader that counts a vote which is on no disk
 //! delivers a value that is not chosen here. A slot's quorum is that of the last configuration below it.
 
-use crate::common::{Value, configuration_of, founding_incarnation};
 use crate::common::disk::Logged;
+use crate::common::{Value, configuration_of, founding_incarnation};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::Record;
 use synod_wire::{Ballot, Configuration, Member, NodeId, Slot};
@@ -65,7 +65,9 @@ impl Agreement {
     fn count(&mut self, slot: Slot, ballot: Ballot) {
         let governs = self.configurations.iter().rev().find(|(above, _)| slot > *above);
         let (_, configuration) = governs.expect("the founding one governs all slots");
-        let life = |member: &Member| if member.incarnation == 0 { founding_incarnation(member.node.0) } else { member.incarnation };
+        let life = |member: &Member| {
+            if member.incarnation == 0 { founding_incarnation(member.node.0) } else { member.incarnation }
+        };
         let voters = configuration.members().iter().filter(|member| member.voter);
         let votes = &self.votes[&(slot, ballot)];
         if voters.filter(|voter| votes.contains(&(voter.node, life(voter)))).count() >= configuration.quorums.phase2 {
