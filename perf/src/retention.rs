@@ -6,7 +6,7 @@ use crate::load::{self, Pace, Plan};
 use crate::product::ProductClient;
 use crate::recovery;
 use crate::report;
-use crate::scenario::{self, LONGEST_SCENE, PATIENCE, ScenarioArgs, mib};
+use crate::scenario::{self, LONGEST_SCENE, MOST_IN_FLIGHT, PATIENCE, ScenarioArgs, mib};
 use crate::stats::{Spread, Summary};
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -23,9 +23,10 @@ pub(crate) struct RetentionArgs {
     /// Entries.
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     entries: u64,
-    /// Entries in flight.
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=1_024))]
-    outstanding: u16,
+    /// Entries a second. Snapshots, without which nothing leaves the disk, are made by threads of low priority: where the load leaves
+    /// them no processor, they come behind.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
     /// `retention.max_bytes`.
     #[arg(long, value_name = "MIB", default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(32..))]
     max_mib: u64,
@@ -77,8 +78,8 @@ pub(crate) fn run(args: &RetentionArgs) -> anyhow::Result<()> {
     spec.settings.push(("wal", "segment_bytes", args.segment_mib << 20));
     spec.settings.push(("retention", "max_bytes", args.max_mib << 20));
     let mut cluster = stage.cluster(&spec)?;
-    let mut client = ProductClient::connect(&mut cluster, &args.scenario.client(args.outstanding.into()))?;
-    let pace = Pace::Closed { outstanding: args.outstanding.into() };
+    let mut client = ProductClient::connect(&mut cluster, &args.scenario.client(MOST_IN_FLIGHT))?;
+    let pace = Pace::Open { rate: args.rate, window: MOST_IN_FLIGHT };
     let plan = Plan { pace, warm_up: Duration::ZERO, measure: LONGEST_SCENE };
     let (measured, intervals) = load::beside(&mut client, &plan, || intervals(args, &mut cluster))?;
     let leader = cluster.await_in_step(PATIENCE)?;
