@@ -24,7 +24,7 @@ impl Replica {
         self.heard_ns.get(&leader).copied()
     }
 
-    /// The prefix that a member's last answer to a heartbeat of this node named, and when that came.
+    /// The highest prefix that an answer of a member to a heartbeat of this node named, and when the last one came.
     pub fn prefix_of(&self, member: NodeId) -> Option<(Slot, u64)> {
         self.prefixes.get(&member).copied()
     }

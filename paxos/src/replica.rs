@@ -64,7 +64,7 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
-    /// By member: the prefix that its last answer to a heartbeat named, and when that came.
+    /// By member: the highest prefix that an answer of its to a heartbeat named, and when the last one came.
     pub(crate) prefixes: BTreeMap<NodeId, (Slot, u64)>,
     /// The chosen watermark that a leader told last, and its ballot.
     pub(crate) watermark: Option<(Ballot, Slot)>,
@@ -256,7 +256,9 @@ impl Replica {
             }
             Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
                 if self.count_lsn(from, lsn) {
-                    self.prefixes.insert(from, (prefix, self.now_ns));
+                    // An answer that comes late, or again, takes nothing back of what a later one named.
+                    let known = self.prefixes.get(&from).map_or(Slot::ZERO, |(known, _)| *known);
+                    self.prefixes.insert(from, (prefix.max(known), self.now_ns));
                     self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }

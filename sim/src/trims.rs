@@ -62,12 +62,22 @@ impl Sim {
         })
     }
 
-    /// A node has taken a turn: how far it trimmed, and whether everybody whom a leader hears has what it kept.
+    /// A node has taken a turn: how far it has got and trimmed, and whether everybody whom a leader hears has what it kept.
     pub(crate) fn observe_trims(&mut self, node: usize) -> Checked {
         let this = &self.nodes[node];
         let Some(shard) = &this.shard else { return Ok(()) };
         let (tail, first) = (shard.machine().tail().0, shard.machine().first().0);
-        self.checks.trims.has(node, tail);
+        // What is delivered is in its log, and may be applied only by the recovery that is about to come.
+        let delivered = self.checks.sessions.tail_after(shard.core().prefix()).unwrap_or(0);
+        self.checks.trims.has(node, tail.max(delivered));
+        if this.role == Role::Leader && self.plan.trim_mean_ms > 0 {
+            let local_ns = this.clock.monotonic_ns(self.now_ns);
+            for other in (0..self.plan.nodes).filter(|other| *other != node) {
+                let heard = shard.core().prefix_of(NodeId(other as u8));
+                let heard = heard.is_some_and(|(_, at_ns)| local_ns.saturating_sub(at_ns) < LIVE_NS);
+                self.checks.trims.hears(node, other, heard, self.now_ns);
+            }
+        }
         if !self.checks.trims.trimmed(node, first) {
             return Ok(());
         }
@@ -75,13 +85,7 @@ impl Sim {
         if this.role != Role::Leader {
             return Ok(());
         }
-        let local_ns = this.clock.monotonic_ns(self.now_ns);
-        let heard = |other: &usize| {
-            let heard = shard.core().prefix_of(NodeId(*other as u8));
-            heard.is_some_and(|(_, at_ns)| local_ns.saturating_sub(at_ns) < LIVE_NS)
-        };
-        let heard: Vec<usize> = (0..self.plan.nodes).filter(|other| *other != node).filter(heard).collect();
-        self.checks.trims.leaves_to_all(node, first, &heard)
+        self.checks.trims.leaves_to_all(node, first, self.now_ns)
     }
 
     /// A reader or a subscriber whose next entry is gone: it begins anew, a reader when it wants to read next.

@@ -222,6 +222,11 @@ impl Sessions {
         Ok(())
     }
 
+    /// The tail after a slot that somebody has applied.
+    pub(crate) fn tail_after(&self, slot: Slot) -> Option<u64> {
+        self.tails.get(slot.0.checked_sub(1)? as usize).map(|after| after.tail)
+    }
+
     /// The first sequence that was not trimmed.
     pub(crate) fn first(&self) -> u64 {
         self.first

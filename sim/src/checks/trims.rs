@@ -5,11 +5,14 @@
 //! gives up the same at the same slot is `sessions.rs`'s to compare.
 
 use super::{Checked, violated};
+use std::collections::BTreeMap;
 use synod_wire::frame::{HEADER_BYTES, Kind};
 use synod_wire::trim::TrimReplyBody;
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "trims are safe";
+/// A member that is heard again holds back what is proposed from then on: what was under way is applied by then.
+const UNDER_WAY_NS: u64 = 5_000_000_000;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -19,11 +22,13 @@ pub(crate) struct Trims {
     /// By node: the first sequence, and the highest tail that it ever had.
     firsts: Vec<u64>,
     tails: Vec<u64>,
+    /// By leader and member: since when the one hears the other.
+    heard_since_ns: BTreeMap<(usize, usize), u64>,
 }
 
 impl Trims {
     pub(crate) fn new(nodes: usize) -> Trims {
-        Trims { acked: Vec::new(), firsts: vec![1; nodes], tails: vec![0; nodes] }
+        Trims { acked: Vec::new(), firsts: vec![1; nodes], tails: vec![0; nodes], heard_since_ns: BTreeMap::new() }
     }
 
     /// A node has applied entries up to `tail`.
@@ -36,12 +41,23 @@ impl Trims {
         std::mem::replace(&mut self.firsts[node], first) < first
     }
 
-    /// A leader has trimmed, and hears these.
-    pub(crate) fn leaves_to_all(&self, leader: usize, first: u64, heard: &[usize]) -> Checked {
-        match heard.iter().find(|node| self.tails[**node] + 1 < first) {
+    /// Whether a leader holds a member for one that is there, after a turn of its own.
+    pub(crate) fn hears(&mut self, leader: usize, member: usize, heard: bool, now_ns: u64) {
+        match heard {
+            true => drop(self.heard_since_ns.entry((leader, member)).or_insert(now_ns)),
+            false => drop(self.heard_since_ns.remove(&(leader, member))),
+        }
+    }
+
+    /// A leader has trimmed.
+    pub(crate) fn leaves_to_all(&self, leader: usize, first: u64, now_ns: u64) -> Checked {
+        let of_it = self.heard_since_ns.range((leader, 0)..=(leader, usize::MAX));
+        let mut heard =
+            of_it.filter(|(_, since_ns)| **since_ns + UNDER_WAY_NS < now_ns).map(|((_, member), _)| *member);
+        match heard.find(|node| self.tails[*node] + 1 < first) {
             None => Ok(()),
             Some(node) => {
-                let tail = self.tails[*node];
+                let tail = self.tails[node];
                 violated(
                     PROPERTY,
                     format!("n{leader} trims before {first}, but n{node}, which it hears, has only {tail}"),
@@ -106,7 +122,13 @@ mod tests {
         trims.has(1, 7);
         trims.has(1, 2);
         assert!(trims.trimmed(0, 8) && !trims.trimmed(0, 8));
-        assert!(trims.leaves_to_all(0, 8, &[1]).is_ok() && trims.leaves_to_all(0, 9, &[1]).is_err());
-        assert!(trims.leaves_to_all(0, 9, &[]).is_ok(), "nobody is heard");
+        assert!(trims.leaves_to_all(0, 9, u64::MAX).is_ok(), "nobody is heard");
+        trims.hears(0, 1, true, 5);
+        trims.hears(0, 1, true, 9);
+        let later_ns = 6 + UNDER_WAY_NS;
+        assert!(trims.leaves_to_all(0, 8, later_ns).is_ok() && trims.leaves_to_all(0, 9, later_ns).is_err());
+        assert!(trims.leaves_to_all(0, 9, later_ns - 1).is_ok() && trims.leaves_to_all(2, 9, later_ns).is_ok());
+        trims.hears(0, 1, false, 10);
+        assert!(trims.leaves_to_all(0, 9, later_ns).is_ok());
     }
 }
