@@ -3,6 +3,9 @@
 //! A reader that wants sequence s looks up the block that holds it, takes the last record of each slot between the
 //! block's log positions, and walks its batches with [`Walker`], which needs no session table: only the runs listed as
 //! exceptions (duplicates, gaps, refused conditions) differ from "every entry is sequenced".
+//!
+//! An index may begin behind a slot: where the log's front was removed, and where a node began with another's snapshot. What
+//! lies below is [`Lacks::Trimmed`].
 
 use crate::sequencer::Verdict;
 use synod_wire::batch::Batch;
@@ -45,9 +48,20 @@ pub struct Exception {
     pub taken: u64,
 }
 
+/// Why the index has no block of a slot or a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacks {
+    /// It lies below the first block: this node's log does not have it any more.
+    Trimmed,
+    /// It was not applied yet.
+    NotYet,
+}
+
 /// The index of one group's log on one node. Rebuilt when the node starts.
 #[derive(Debug)]
 pub struct Index {
+    /// The last slot below the first block.
+    after: Slot,
     blocks: Vec<Block>,
     exceptions: Vec<Exception>,
 }
@@ -55,12 +69,19 @@ pub struct Index {
 impl Index {
     /// An empty index with room for `blocks` blocks before it must grow.
     pub fn new(blocks: usize) -> Index {
-        Index { blocks: Vec::with_capacity(blocks), exceptions: Vec::with_capacity(256) }
+        Index { after: Slot::ZERO, blocks: Vec::with_capacity(blocks), exceptions: Vec::with_capacity(256) }
     }
 
-    /// The index of a snapshot.
-    pub fn restore(blocks: &[BlockRow], exceptions: &[ExceptionRow]) -> Result<Index, Malformed> {
-        let mut index = Index::new(blocks.len() + SPARE_BLOCKS);
+    /// An empty index that goes on behind `slot`, with nothing of what lies before: for a snapshot that came from another node,
+    /// whose log positions are not this log's.
+    pub fn starting_after(slot: Slot) -> Index {
+        Index { after: slot, ..Index::new(SPARE_BLOCKS) }
+    }
+
+    /// The index of a snapshot of `slot`; one without blocks begins behind it.
+    pub fn restore(slot: Slot, blocks: &[BlockRow], exceptions: &[ExceptionRow]) -> Result<Index, Malformed> {
+        let after = blocks.first().map_or(slot, |row| Slot(row.first_slot.get().saturating_sub(1)));
+        let mut index = Index { after, ..Index::new(blocks.len() + SPARE_BLOCKS) };
         for row in blocks {
             let block = Block {
                 first_slot: Slot(row.first_slot.get()),
@@ -70,7 +91,7 @@ impl Index {
                 start_pos: row.start_pos.get(),
                 end_pos: row.end_pos.get(),
             };
-            let follows = index.blocks.last().is_none_or(|last| last.last_slot.next() == block.first_slot);
+            let follows = index.last_slot().next() == block.first_slot;
             if !follows || block.last_slot < block.first_slot {
                 return Err(Malformed("the blocks of its index do not follow one another"));
             }
@@ -90,7 +111,45 @@ impl Index {
 
     /// The last slot applied.
     pub fn last_slot(&self) -> Slot {
-        self.blocks.last().map_or(Slot::ZERO, |block| block.last_slot)
+        self.blocks.last().map_or(self.after, |block| block.last_slot)
+    }
+
+    /// The first slot that it has, or will have next.
+    pub fn first_slot(&self) -> Slot {
+        self.after.next()
+    }
+
+    /// The tail before the first slot that it has; none while it has none.
+    pub fn tail_before(&self) -> Option<Sequence> {
+        self.blocks.first().map(|block| block.tail_before)
+    }
+
+    /// Forgets the blocks that lie below `before` whole; one that holds it is kept whole.
+    pub fn drop_front(&mut self, before: Slot) {
+        let gone = self.blocks.partition_point(|block| block.last_slot < before);
+        let Some(last) = gone.checked_sub(1) else { return };
+        self.after = self.blocks[last].last_slot;
+        self.blocks.drain(..gone);
+        let exceptions = self.exceptions.partition_point(|exception| exception.slot <= self.after);
+        self.exceptions.drain(..exceptions);
+    }
+
+    /// The first slot from which on every block lies at or above log position `pos`.
+    pub fn first_slot_from(&self, pos: u64) -> Slot {
+        let lost = self.blocks.iter().rev().find(|block| block.start_pos < pos);
+        lost.map_or(self.first_slot(), |block| block.last_slot.next())
+    }
+
+    /// The first sequence of the block that has entries younger than this timestamp; none of an earlier block is.
+    pub fn first_sequence_since(&self, timestamp_ns: u64) -> Option<Sequence> {
+        let behind = self.blocks.partition_point(|block| block.timestamp_before_ns <= timestamp_ns);
+        behind.checked_sub(1).map(|at| self.blocks[at].tail_before.next())
+    }
+
+    /// The lowest log position of a record of block number `first` or one behind it; none if there is no such block. Records
+    /// lie in the order of their arrival, not quite that of their slots.
+    pub fn lowest_pos(&self, first: usize) -> Option<u64> {
+        self.blocks.iter().skip(first).map(|block| block.start_pos).min()
     }
 
     /// What a snapshot keeps of it.
@@ -117,14 +176,14 @@ impl Index {
 
     /// Notes that `slot` is applied next, and where its record lies.
     pub fn applied(&mut self, slot: Slot, pos: u64, end_pos: u64, tail_before: Sequence, timestamp_before_ns: u64) {
-        if let Some(block) = self.blocks.last_mut() {
-            assert_eq!(slot, block.last_slot.next(), "slots are applied in order");
-            if slot.0 - block.first_slot.0 < BLOCK_SLOTS {
-                block.last_slot = slot;
-                block.start_pos = block.start_pos.min(pos);
-                block.end_pos = block.end_pos.max(end_pos);
-                return;
-            }
+        assert_eq!(slot, self.last_slot().next(), "slots are applied in order");
+        if let Some(block) = self.blocks.last_mut()
+            && slot.0 - block.first_slot.0 < BLOCK_SLOTS
+        {
+            block.last_slot = slot;
+            block.start_pos = block.start_pos.min(pos);
+            block.end_pos = block.end_pos.max(end_pos);
+            return;
         }
         let block =
             Block { first_slot: slot, last_slot: slot, tail_before, timestamp_before_ns, start_pos: pos, end_pos };
@@ -139,16 +198,19 @@ impl Index {
         }
     }
 
-    /// The block in which `sequence` was given, if it was.
-    pub fn block_of_sequence(&self, sequence: Sequence) -> Option<usize> {
+    /// The block in which `sequence` was given, if it was; the caller knows the tail.
+    pub fn block_of_sequence(&self, sequence: Sequence) -> Result<usize, Lacks> {
         // The last block whose tail before it is below the sequence.
-        self.blocks.partition_point(|block| block.tail_before < sequence).checked_sub(1)
+        let behind = self.blocks.partition_point(|block| block.tail_before < sequence);
+        behind.checked_sub(1).ok_or(Lacks::Trimmed)
     }
 
     /// The block of an applied slot.
-    pub fn block_of_slot(&self, slot: Slot) -> Option<usize> {
-        let at = self.blocks.partition_point(|block| block.first_slot <= slot).checked_sub(1)?;
-        (slot <= self.blocks[at].last_slot).then_some(at)
+    pub fn block_of_slot(&self, slot: Slot) -> Result<usize, Lacks> {
+        if slot > self.last_slot() {
+            return Err(Lacks::NotYet);
+        }
+        self.blocks.partition_point(|block| block.first_slot <= slot).checked_sub(1).ok_or(Lacks::Trimmed)
     }
 
     /// Blocks from `first`, at most `count`.
@@ -246,15 +308,51 @@ mod tests {
         for slot in 1..=200u64 {
             index.applied(Slot(slot), slot * 1000, slot * 1000 + 500, Sequence((slot - 1) * 10), slot);
         }
-        assert_eq!(index.block_of_sequence(Sequence(0)), None);
+        assert_eq!(index.block_of_sequence(Sequence(0)), Err(Lacks::Trimmed));
         for (sequence, first_slot) in [(1, 1), (640, 1), (641, 65), (1999, 193)] {
             let at = index.block_of_sequence(Sequence(sequence)).unwrap();
             assert_eq!(index.blocks(at, 1)[0].first_slot, Slot(first_slot), "sequence {sequence}");
         }
-        assert_eq!(index.block_of_slot(Slot(64)), Some(0));
-        assert_eq!(index.block_of_slot(Slot(65)), Some(1));
-        assert_eq!(index.block_of_slot(Slot(201)), None);
+        assert_eq!(index.block_of_slot(Slot(64)), Ok(0));
+        assert_eq!(index.block_of_slot(Slot(65)), Ok(1));
+        assert_eq!(index.block_of_slot(Slot(201)), Err(Lacks::NotYet));
         let last = index.blocks(3, 9);
         assert_eq!((last.len(), last[0].start_pos, last[0].end_pos), (1, 193_000, 200_500));
+    }
+
+    #[test]
+    fn an_index_without_its_front_goes_on_and_names_what_it_lacks() {
+        let mut index = Index::new(4);
+        for slot in 1..=200u64 {
+            index.applied(Slot(slot), slot * 1000, slot * 1000 + 500, Sequence((slot - 1) * 10), slot);
+            index.outcome(Slot(slot), 0, 10, Verdict::Duplicate);
+        }
+        // A record of the third block lies below the second.
+        index.blocks[2].start_pos = 64_000;
+        assert_eq!(
+            (index.lowest_pos(1), index.lowest_pos(3), index.lowest_pos(4)),
+            (Some(64_000), Some(193_000), None)
+        );
+        assert_eq!((index.first_slot_from(1_000), index.first_slot_from(64_001)), (Slot(1), Slot(193)));
+        index.drop_front(Slot(64));
+        assert_eq!(index.first_slot(), Slot(1), "a block is kept whole");
+        index.drop_front(Slot(130));
+        assert_eq!((index.first_slot(), index.tail_before()), (Slot(129), Some(Sequence(1_280))));
+        assert_eq!((index.block_of_slot(Slot(128)), index.block_of_slot(Slot(129))), (Err(Lacks::Trimmed), Ok(0)));
+        assert_eq!(index.block_of_sequence(Sequence(1_280)), Err(Lacks::Trimmed));
+        assert_eq!(index.block_of_sequence(Sequence(1_281)), Ok(0));
+        assert_eq!(index.exceptions(Slot(1), Slot(200)).len(), 72);
+        index.drop_front(Slot(9_999));
+        assert_eq!((index.first_slot(), index.last_slot(), index.tail_before()), (Slot(201), Slot(200), None));
+        let (blocks, exceptions) = index.rows();
+        assert_eq!((blocks.len(), exceptions.len()), (0, 0));
+        let mut index = Index::restore(Slot(200), &[], &[]).unwrap();
+        assert_eq!(index.first_slot(), Index::starting_after(Slot(200)).first_slot());
+        assert_eq!(index.block_of_sequence(Sequence(1)), Err(Lacks::Trimmed));
+        index.applied(Slot(201), 7, 9, Sequence(2_000), 1);
+        assert_eq!(index.block_of_slot(Slot(201)), Ok(0));
+        let rows: Vec<BlockRow> = index.rows().0.collect();
+        let restored = Index::restore(Slot(201), &rows, &[]).unwrap();
+        assert_eq!((restored.first_slot(), restored.last_slot()), (Slot(201), Slot(201)));
     }
 }

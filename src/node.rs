@@ -6,7 +6,7 @@ use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::shard::checkpoint::Maker;
 use crate::shard::jobs::{self, Done, Job};
-use crate::shard::{self, Exit, OUTBOX_BYTES, Order, Shard, SnapshotSettings};
+use crate::shard::{self, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
@@ -358,6 +358,14 @@ impl Pipeline {
                     .every_entries
                     .of(self.config.groups[usize::from(self.group.0)].machine),
                 max_bytes_per_s: self.config.snapshot.max_bytes_per_s,
+                every_bytes: match self.config.retention.max_bytes {
+                    0 => u64::MAX,
+                    max_bytes => max_bytes / 8,
+                },
+            },
+            retention: RetentionSettings {
+                max_bytes: self.config.retention.max_bytes,
+                max_age_ns: self.config.retention.max_age_s * 1_000_000_000,
             },
         })
     }
@@ -475,7 +483,8 @@ impl Pipeline {
     }
 }
 
-/// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots.
+/// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots
+/// and removes its front.
 /// They end when told to stop.
 fn housekeeping(
     group: GroupId,
@@ -484,7 +493,7 @@ fn housekeeping(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<[thread::JoinHandle<()>; 2]> {
     let house = Arc::new(house);
-    let (snapshots, asked) = std::sync::mpsc::sync_channel(1);
+    let (snapshots, asked) = std::sync::mpsc::sync_channel(2);
     let done = house.clone();
     let snapshot_thread = thread::Builder::new().name(format!("synod-snap-{group}")).spawn(move || {
         if let Err(error) = rustix::process::nice(SNAPSHOT_NICE) {
@@ -501,8 +510,10 @@ fn housekeeping(
         let mut keeper = jobs::Housekeeper::new(maker);
         while let Some(job) = house.next(&stop) {
             match job {
-                // One is out at a time: this never waits.
-                Job::Checkpoint(_) => snapshots.send(job).expect("the thread for snapshots ends after this one"),
+                // One of each is out at a time: this never waits.
+                Job::Checkpoint(_) | Job::RemoveFront(_) => {
+                    snapshots.send(job).expect("the thread for snapshots ends after this one")
+                }
                 job => house.done(keeper.perform(job)),
             }
         }

@@ -60,6 +60,16 @@ fn bad_for_clients(cluster: &Cluster) -> Vec<Bad> {
     let evidence = |body: &[u8]| frame(&header(Kind::Evidence, id, GROUP, NODE), body);
     all.push(("evidence of nothing", evidence(&[0; 24]), Counter::DroppedBody));
     all.push(("evidence of a slot and a sequence", evidence(&[1; 24]), Counter::DroppedBody));
+    let mut trim = run(1, 1, 1, &[b"entry"])[..40].to_vec();
+    // A run of no client, no session and no entries, of kind 3: only a leader writes one.
+    trim[..16].fill(0);
+    trim[24..40].copy_from_slice(&[0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    all.push(("a trim in the dress of an append", append(&trim), Counter::DroppedBody));
+    all.push((
+        "a trim before no sequence",
+        frame(&header(Kind::Trim, id, GROUP, NODE), &[0; 16]),
+        Counter::DroppedBody,
+    ));
     all.push(("more than a buffer holds", append(&vec![7; 9_000]), Counter::DroppedOversize));
     all
 }

@@ -101,6 +101,12 @@ pub enum ClientError {
          with read_index"
     )]
     LeasesOff,
+    /// The entries that come next were trimmed: no member has them any more.
+    #[error("TRIMMED: entries before {first} were trimmed; begin at {first}")]
+    Trimmed {
+        /// The first sequence that can be read.
+        first: synod_wire::Sequence,
+    },
     /// A question to a state machine is longer than a node takes.
     #[error(
         "the question has {bytes} bytes, but {} is the most that a node takes",
@@ -161,6 +167,7 @@ impl ClientError {
             }
             ClientError::NoAnswer(_)
             | ClientError::LeasesOff
+            | ClientError::Trimmed { .. }
             | ClientError::QuestionTooLong { .. }
             | ClientError::AnswerMalformed { .. } => Idempotence::Harmless,
             ClientError::NotAppended { guarantee, .. } => return *guarantee,

@@ -55,6 +55,7 @@ mod socket;
 mod subscribe;
 mod subscription;
 mod train;
+mod trim;
 mod window;
 
 #[cfg(test)]
@@ -88,4 +89,6 @@ pub use synod_wire::guarantee::{self, Guarantee, Recency};
 pub use synod_wire::kv::{MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome};
 pub use synod_wire::mode::{Mode, ModeReason};
 pub use synod_wire::stream::StreamEnd;
+pub use synod_wire::trim::TrimLimit;
 pub use synod_wire::{ClusterId, Configuration, Epoch, GroupId, Member, NodeId, Sequence};
+pub use trim::{TrimCore, Trimmed, trim};

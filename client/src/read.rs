@@ -95,6 +95,8 @@ pub struct ReadCore {
     last_refusal: Option<(SocketAddrV4, Refusal)>,
     /// The leader has said that it never has a lease.
     leases_off: bool,
+    /// What comes next was trimmed: the first sequence that is left.
+    trimmed: Option<Sequence>,
     counters: ReadCounters,
 }
 
@@ -132,6 +134,7 @@ impl ReadCore {
             last_contact_ns: None,
             last_refusal: None,
             leases_off: false,
+            trimmed: None,
             counters: ReadCounters::default(),
             options,
         })
@@ -161,6 +164,7 @@ impl ReadCore {
         self.request = None;
         self.guarantee = None;
         self.leases_off = false;
+        self.trimmed = None;
         self.first_request_id = self.next_request_id;
         self.last_progress_ns = now_ns;
         self.silences = 0;
@@ -215,6 +219,12 @@ impl ReadCore {
     /// Whether the leader was asked to answer by its lease and is configured to have none: asking again is in vain.
     pub fn leases_are_off(&self) -> bool {
         self.leases_off
+    }
+
+    /// What comes next was trimmed, in the whole group: the first sequence that can be read. Nothing more comes of this read when
+    /// what came before is taken.
+    pub fn trimmed(&self) -> Option<Sequence> {
+        self.trimmed
     }
 
     /// How many members the reader was given.
@@ -316,7 +326,7 @@ impl ReadCore {
     fn can_ask(&self) -> bool {
         let covered = self.held.covered();
         let room = self.held.ahead() <= usize::from(self.options.max_datagrams) || covered == self.held.next();
-        self.request.is_none() && covered < self.end && room
+        self.request.is_none() && self.trimmed.is_none() && covered < self.end && room
     }
 
     fn on_silence(&mut self) {
@@ -335,7 +345,8 @@ impl ReadCore {
 
     fn on_reply(&mut self, now_ns: u64, from: SocketAddrV4, body: &ReadReplyBody, entries: ReadEntries<'_>) {
         let id = body.request_id.get();
-        if !(self.first_request_id..self.next_request_id).contains(&id) {
+        // What is late of a read that ended in TRIMMED does not make it go on.
+        if !(self.first_request_id..self.next_request_id).contains(&id) || self.trimmed.is_some() {
             self.counters.foreign += 1;
             return;
         }
@@ -416,6 +427,10 @@ impl ReadCore {
         self.last_refusal = Some((from, rejection.refusal));
         self.request = None;
         match (rejection.refusal, rejection.leader) {
+            (Refusal::Trimmed, _) if rejection.detail > self.held.covered() => {
+                self.trimmed = Some(Sequence(rejection.detail));
+                return;
+            }
             (Refusal::Busy, _) => return self.pause(now_ns, rejection.retry_after_us),
             // It leads, and nobody else can have a lease.
             (Refusal::NoLease, _) => {

@@ -82,6 +82,9 @@ impl Reader {
             if self.core.leases_are_off() {
                 return Err(ClientError::LeasesOff);
             }
+            if let Some(first) = self.core.trimmed() {
+                return Err(ClientError::Trimmed { first });
+            }
             if self.core.is_finished() {
                 return Ok(false);
             }

@@ -9,6 +9,7 @@ use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead};
+use synod_wire::trim::{TrimLimit, TrimReplyBody};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -26,6 +27,7 @@ pub(crate) enum Reply<'a> {
     Query(ReadReplyBody, &'a [u8]),
     Status(StatusBody, &'a [U64], &'a [StageRow]),
     Evidence(EvidenceReplyBody),
+    Trimmed(TrimReplyBody, TrimLimit),
 }
 
 /// What a reply promises. What this version has no name for, it does not rely on.
@@ -119,6 +121,11 @@ impl<'a> Reply<'a> {
                 let (body, rest) = read::<StreamEndBody>(payload)?;
                 nothing_left(rest)?;
                 Ok(Reply::StreamEnd(body, StreamEnd::from_u8(body.reason).ok_or(FrameError::Body)?))
+            }
+            Kind::TrimReply => {
+                let (body, rest) = read::<TrimReplyBody>(payload)?;
+                nothing_left(rest)?;
+                Ok(Reply::Trimmed(body, TrimLimit::from_u8(body.limit).ok_or(FrameError::Body)?))
             }
             Kind::QueryReply => {
                 let (body, answer) = read::<ReadReplyBody>(payload)?;

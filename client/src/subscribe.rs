@@ -86,6 +86,8 @@ pub struct SubscribeCore {
     tail: Option<Sequence>,
     last_contact_ns: Option<u64>,
     last_end: Option<(SocketAddrV4, StreamEnd)>,
+    /// What comes next was trimmed: the first sequence that is left.
+    trimmed: Option<Sequence>,
     counters: SubscribeCounters,
 }
 
@@ -128,6 +130,7 @@ impl SubscribeCore {
             tail: None,
             last_contact_ns: None,
             last_end: None,
+            trimmed: None,
             counters: SubscribeCounters::default(),
             options,
         })
@@ -161,6 +164,12 @@ impl SubscribeCore {
     /// Who ended the stream last, and why. It went on by itself since, or will.
     pub fn last_end(&self) -> Option<(SocketAddrV4, StreamEnd)> {
         self.last_end
+    }
+
+    /// What comes next was trimmed, in the whole group: the first sequence that can be had. The stream is over when what came before
+    /// is taken; another one may begin there.
+    pub fn trimmed(&self) -> Option<Sequence> {
+        self.trimmed
     }
 
     /// Who serves, or is asked to.
@@ -246,7 +255,7 @@ impl SubscribeCore {
             self.waits_for_room = false;
             self.begin_round();
         }
-        if self.waits_for_room && !self.leaving || now_ns < self.pause_until_ns {
+        if (self.waits_for_room || self.trimmed.is_some()) && !self.leaving || now_ns < self.pause_until_ns {
             return None;
         }
         let keeps_alive = now_ns >= self.due_ns && self.asked.is_none();
@@ -282,6 +291,9 @@ impl SubscribeCore {
     /// When to call [`SubscribeCore::poll_transmit`] next even if no datagram comes; may lie in the past. `None`: not before
     /// entries are taken.
     pub fn poll_timeout(&self) -> Option<u64> {
+        if self.trimmed.is_some() {
+            return None;
+        }
         if self.waits_for_room {
             let room = self.room() >= u64::from(self.options.max_datagrams).div_ceil(2);
             return room.then_some(self.pause_until_ns);
@@ -336,7 +348,8 @@ impl SubscribeCore {
         (body, entries): (&ReadReplyBody, ReadEntries<'_>),
     ) {
         let (first, count) = (body.first_sequence.get(), u64::from(body.entries.get()));
-        if body.request_id.get() != self.stream || round > u64::from(self.round) {
+        // What is late of a stream that ended in TRIMMED does not make it go on.
+        if body.request_id.get() != self.stream || round > u64::from(self.round) || self.trimmed.is_some() {
             self.counters.foreign += 1;
             return;
         }
@@ -396,7 +409,10 @@ impl SubscribeCore {
                 self.asked = None;
                 self.waits_for_room = true;
             }
-            StreamEnd::TimedOut | StreamEnd::Closed => self.begin_round(),
+            StreamEnd::Trimmed if body.next.get() > self.held.covered() => {
+                self.trimmed = Some(Sequence(body.next.get()));
+            }
+            StreamEnd::TimedOut | StreamEnd::Closed | StreamEnd::Trimmed => self.begin_round(),
             StreamEnd::TooMany | StreamEnd::Recovering | StreamEnd::Shutdown | StreamEnd::Unreadable => {
                 self.move_on(now_ns);
             }

@@ -83,6 +83,9 @@ impl Subscription {
             if self.core.is_ready() {
                 return Ok(true);
             }
+            if let Some(first) = self.core.trimmed() {
+                return Err(ClientError::Trimmed { first });
+            }
             let now_ns = self.line.socket().now_ns();
             if now_ns >= until_ns {
                 return Ok(false);

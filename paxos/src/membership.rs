@@ -163,7 +163,7 @@ impl Replica {
         if let Change::Promote(node) = change
             && self.config.member(node).is_some_and(|member| !member.voter)
         {
-            let prefix = self.peer_prefix.get(&node).copied().unwrap_or_default();
+            let prefix = self.prefixes.get(&node).map_or(Slot::ZERO, |(prefix, _)| *prefix);
             let behind = self.prefix.0.saturating_sub(prefix.0);
             let horizon_ns = self.now_ns.saturating_sub(self.settings.election_max_ns);
             let answers = self.leading.answered_ns.get(&node).is_some_and(|heard| *heard >= horizon_ns);
@@ -217,15 +217,16 @@ impl Replica {
 
     /// A peer has delivered so much.
     pub(crate) fn hear_prefix(&mut self, from: NodeId, prefix: Slot) {
-        let heard = self.peer_prefix.entry(from).or_default();
-        *heard = prefix.max(*heard);
+        // An answer that comes late, or again, takes nothing back of what a later one named.
+        let known = self.prefixes.get(&from).map_or(Slot::ZERO, |(known, _)| *known);
+        self.prefixes.insert(from, (prefix.max(known), self.now_ns));
         self.leave_when_known();
     }
 
     /// Whether a phase 2 quorum of the members durably knows the configuration chosen. Until then a removed member must not be
     /// taken away: the others may need it to find out.
     pub fn is_settled(&self) -> bool {
-        let knows = |node: NodeId| self.peer_prefix.get(&node).is_some_and(|prefix| *prefix >= self.config_slot);
+        let knows = |node: NodeId| self.prefixes.get(&node).is_some_and(|(prefix, _)| *prefix >= self.config_slot);
         let mine = self.votes() && self.durable >= self.config_lsn;
         let others = self.config.voters().iter().filter(|node| *node != self.settings.me && knows(*node)).count();
         others + usize::from(mine) >= self.config.quorums.phase2
@@ -283,7 +284,7 @@ impl Replica {
         let other = |node: &NodeId| life(before, *node) != life(&config, *node);
         let count = self.counted.len();
         self.counted.retain(|node, _| !other(node));
-        self.peer_prefix.retain(|node, _| !other(node));
+        self.prefixes.retain(|node, _| !other(node));
         self.promises.retain(|node, _| !other(node));
         if self.counted.len() != count || self.marked.keys().any(other) {
             self.marked = self.counted.clone();
@@ -330,7 +331,11 @@ impl Replica {
 
     /// The prefix that a member told last, as far as this node has heard as leader.
     pub fn peer_prefix(&self, node: NodeId) -> Slot {
-        if node == self.settings.me { self.prefix } else { self.peer_prefix.get(&node).copied().unwrap_or_default() }
+        if node == self.settings.me {
+            self.prefix
+        } else {
+            self.prefixes.get(&node).map_or(Slot::ZERO, |(prefix, _)| *prefix)
+        }
     }
 
     /// Which life of this node's log this is.

@@ -24,6 +24,11 @@ impl Replica {
         self.heard_ns.get(&leader).copied()
     }
 
+    /// The highest prefix that an answer of a member to a heartbeat of this node named, and when the last one came.
+    pub fn prefix_of(&self, member: NodeId) -> Option<(Slot, u64)> {
+        self.prefixes.get(&member).copied()
+    }
+
     /// The chosen watermark that the leader of the promised ballot has told.
     pub fn leader_watermark(&self) -> Option<Slot> {
         self.watermark.filter(|(ballot, _)| *ballot == self.promised).map(|(_, chosen)| chosen)

@@ -32,8 +32,6 @@ pub struct Replica {
     pub(crate) config_lsn: Lsn,
     /// A configuration was delivered, and the driver has yet to say what it holds.
     pub(crate) awaited: Option<Slot>,
-    /// The prefix that each peer told last in a heartbeat's answer.
-    pub(crate) peer_prefix: BTreeMap<NodeId, Slot>,
     /// The other members.
     pub(crate) peers: NodeSet,
     pub(crate) rng: Rng,
@@ -76,6 +74,8 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
+    /// By member: the highest prefix that an answer of its to a heartbeat named, and when the last one came.
+    pub(crate) prefixes: BTreeMap<NodeId, (Slot, u64)>,
     /// The chosen watermark that a leader told last, and its ballot.
     pub(crate) watermark: Option<(Ballot, Slot)>,
     pub(crate) tick_at_ns: u64,
@@ -111,7 +111,6 @@ impl Replica {
             config_slot,
             config_lsn: Lsn::ZERO,
             awaited: None,
-            peer_prefix: BTreeMap::new(),
             peers: others(&config, settings.me),
             rng: Rng::new(settings.seed),
             now_ns,
@@ -141,6 +140,7 @@ impl Replica {
             leading: Leading::default(),
             resent: 0,
             heard_ns: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
             watermark: None,
             tick_at_ns: now_ns,
             reads: Reads::new(settings.members.len()),

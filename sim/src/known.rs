@@ -137,6 +137,11 @@ pub const MUTANTS: &[Mutant] = &[
     rule("stream_beyond_applied", "subscribers are sent what is held beyond what is applied"),
     rule("subscriber_never_dropped", "a subscriber keeps its place though it is silent and acknowledges nothing"),
     rule("subscriber_dropped_silently", "a subscriber is dropped without a word"),
+    // Trims.
+    rule("trim_runs_back", "a trim takes back what an earlier one gave up"),
+    rule("trim_ignores_members", "the leader trims what members lack that it hears"),
+    rule("trimmed_entries_read", "entries that were trimmed are read as long as they are on disk"),
+    rule("removal_ignores_snapshots", "segments are removed that the recovery from a kept snapshot begins with"),
     // Modes.
     rule("degraded_serves_appends", "a node that hears no quorum takes appends"),
     rule("stale_read_called_fresh", "a read is called fresh without evidence, in every mode"),

@@ -14,7 +14,7 @@ use synod::machine::StateMachine;
 use synod::machine::kv::{KvMap, Limits};
 use synod::shard::checkpoint::Maker;
 use synod::shard::jobs::{Housekeeper, Job};
-use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, Shard, SnapshotSettings};
+use synod::shard::{self, Fatal, Findings, OUTBOX_BYTES, RetentionSettings, Shard, SnapshotSettings};
 use synod_paxos::{Lease, Role};
 use synod_ring::Arena;
 use synod_wal::{Dir, Expect, Identity};
@@ -315,7 +315,12 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
         max_clock_drift_ppm: MAX_DRIFT_PPM as u32,
         secret: plan.seed ^ u64::from(me.0),
         order: shard::Order::Serve,
-        snapshots: SnapshotSettings { every_entries: plan.snapshot_entries, max_bytes_per_s: 64 << 20 },
+        snapshots: SnapshotSettings {
+            every_entries: plan.snapshot_entries,
+            max_bytes_per_s: 64 << 20,
+            every_bytes: u64::MAX,
+        },
+        retention: RetentionSettings::default(),
     }
 }
 

@@ -114,6 +114,9 @@ pub struct Plan {
     /// A snapshot is made when the tail passes a multiple of this.
     #[serde(default = "no_snapshots")]
     pub snapshot_entries: u64,
+    /// Between an operator's trims, on average, milliseconds; 0: there are none.
+    #[serde(default)]
+    pub trim_mean_ms: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -159,12 +162,17 @@ impl Plan {
             // A stream of its own: the rest of the plan is as it would be without.
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), no_snapshots(), 400]),
+            trim_mean_ms: Rng::new(seed, "trims").pick(&[0, 0, 0, 2_000]),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
             script: Vec::new(),
             faults: BTreeMap::new(),
         };
+        if plan.trim_mean_ms > 0 {
+            // Enough for some segments, and for the snapshots without which none goes.
+            (plan.max_entry_bytes, plan.snapshot_entries) = (1_300, 400);
+        }
         let condition_bytes = if plan.conditional_percent > 0 { CONDITION_BYTES } else { 0 };
         let longest = max_entry_bytes(plan.max_batch_bytes) - condition_bytes;
         plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
@@ -274,6 +282,12 @@ fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
             faults.remove(&fault);
         }
     }
+    if plan.trim_mean_ms > 0 {
+        // Damage may take a member back to where the others' logs do not reach any more: it needs a snapshot of theirs then.
+        for fault in DAMAGE {
+            faults.remove(&fault);
+        }
+    }
     if plan.subscribers == 0 {
         faults.remove(&Fault::DeafSubscriber);
     }
@@ -283,6 +297,10 @@ fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
     }
     faults
 }
+
+/// What makes records of a log unreadable that were durable.
+const DAMAGE: [Fault; 5] =
+    [Fault::CorruptionEverywhere, Fault::Corruption, Fault::Unreadable, Fault::Misdirected, Fault::PhantomWrite];
 
 fn each_rate(fault: Fault, rng: &mut Rng) -> u64 {
     match fault {

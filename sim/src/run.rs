@@ -147,6 +147,9 @@ impl Sim {
         for index in 0..self.plan.script.len() {
             self.at(self.plan.script[index].at_ms * 1_000_000, Happening::Scripted { index });
         }
+        if self.plan.trim_mean_ms > 0 {
+            self.after(5_000_000_000, Happening::Trim);
+        }
         let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);
         self.after(first_ns, Happening::Strike);
         Ok(())

@@ -54,6 +54,7 @@ pub(crate) enum Happening {
     Forget { leader: usize, rival: usize },
     AskByLease,
     Crowd,
+    Trim,
     Scripted { index: usize },
 }
 
@@ -93,6 +94,7 @@ pub(crate) struct Sim {
     pub(crate) chaos: Rng,
     disk_rng: Rng,
     pub(crate) client_rng: Rng,
+    pub(crate) trims_rng: Rng,
     /// Faults strike, and each datagram's own faults are on.
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
@@ -144,6 +146,7 @@ impl Sim {
             chaos: Rng::new(seed, "chaos"),
             disk_rng: Rng::new(seed, "disk"),
             client_rng: Rng::new(seed, "clients"),
+            trims_rng: Rng::new(seed, "operator"),
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
@@ -231,6 +234,7 @@ impl Sim {
                 Ok(())
             }
             Happening::Crowd => self.on_crowd(),
+            Happening::Trim => self.on_operators_trim(),
             Happening::Scripted { index } => self.scripted(index),
         }
     }
@@ -465,6 +469,7 @@ impl Sim {
         };
         let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        self.observe_trims(node)?;
         if exit == Some(Exit::Recover) {
             return self.recover_anew(node);
         }
@@ -537,6 +542,7 @@ impl Sim {
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
                     self.checks.streams.sent(node, shard.machine().tail().0, &bytes)?;
+                    self.checks.trims.sent(node, &bytes, shard.machine().first().0, self.now_ns)?;
                     let this = &self.nodes[node];
                     let local_ns = this.clock.monotonic_ns(self.now_ns) + this.port.borrow().stalled_ns;
                     leaves_within_lease(node, (local_ns, shard.core().lease_until_ns()), &bytes)?;
@@ -722,8 +728,8 @@ impl Sim {
             Job::Stream(ticket, ..) if fails => {
                 ("a read for a subscriber fails", Done::Stream(ticket, Err(unreadable())))
             }
-            Job::CatchUp { to, .. } if fails => {
-                ("a read for a peer fails", Done::CatchUp { to, values: Err(unreadable()) })
+            Job::CatchUp { to, first, .. } if fails => {
+                ("a read for a peer fails", Done::CatchUp { to, first, values: Err(unreadable()) })
             }
             // What it reads was never written, and its own file would be lost with it.
             Job::Checkpoint(_) if fails || this.disk.lying => {
@@ -740,6 +746,8 @@ impl Sim {
                     Job::CatchUp { .. } => "catch-up is served from disk",
                     Job::Evidence { .. } => "evidence is looked up on disk",
                     Job::Checkpoint(_) => "a piece of the log is read for a snapshot",
+                    Job::RemoveFront(_) => "the log's front is removed",
+                    Job::CloseReader => "a reader lets go of removed files",
                 };
                 let Some(done) = self.perform(node, job)? else { return Ok(()) };
                 if let Done::Checkpoint(Ok(Progress::Written(made))) = &done {

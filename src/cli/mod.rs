@@ -16,6 +16,7 @@ mod read;
 mod session;
 mod status;
 mod subscribe;
+mod trim;
 mod verify;
 
 use crate::config::{Config, Loaded, load};
@@ -59,6 +60,8 @@ enum Command {
     Tail(TailArgs),
     /// Print entries as a node pushes them, until interrupted
     Subscribe(SubscribeArgs),
+    /// Give up the entries below a sequence, for good and at every member; prints the first that can be read
+    Trim(TrimArgs),
     /// Print the last committed sequence
     CheckTail(CheckTailArgs),
     /// Read or write the key-value map of a group with machine = "kv"
@@ -335,6 +338,21 @@ struct SubscribeArgs {
 }
 
 #[derive(Debug, Args)]
+struct TrimArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The first sequence that is to be kept.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    before: u64,
+    /// How long to wait for the answer.
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    deadline_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
 struct CheckTailArgs {
     #[command(flatten)]
     target: GroupArgs,
@@ -499,6 +517,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Read(args) => read::read(&args),
         Command::Tail(args) => read::tail(&args),
         Command::Subscribe(args) => subscribe::subscribe(&args),
+        Command::Trim(args) => trim::trim(&args),
         Command::CheckTail(args) => read::check_tail(&args),
         Command::Kv(command) => kv::kv(&command),
         Command::Status(args) => status::status(&args),

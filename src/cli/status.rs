@@ -222,6 +222,16 @@ fn table(rows: &[Row]) -> String {
     }
     let mut text = table.render();
     for row in rows {
+        if let Some(state) = &row.state
+            && let Some(first) = state.counters.get("first_sequence").filter(|first| **first > 1)
+        {
+            let (node, group) = (row.node, row.group);
+            let count = |name: &str| state.counters.get(name).copied().unwrap_or(0);
+            let (bytes, segments) = (count("log_bytes"), count("segments_removed"));
+            text.push_str(&format!(
+                "node {node} group {group}: entries before {first} were trimmed; {segments} segment(s) removed, {bytes} bytes of log left\n"
+            ));
+        }
         // TARGET needs no word: everything else does.
         if let Some(State { mode: Some(mode), mode_reason: Some(reason), mode_seconds, .. }) = &row.state
             && *mode != Mode::Target.name()

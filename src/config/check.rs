@@ -78,6 +78,8 @@ const RANGES: &[Range] = &[
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
     range("snapshot.every_entries", |c| c.snapshot.every_entries.of(Machine::Log), 100, 1_000_000_000, Form::Any),
     range("snapshot.max_bytes_per_s", |c| c.snapshot.max_bytes_per_s, 1 << 20, 10 << 30, Form::Any),
+    range("retention.max_bytes", |c| c.retention.max_bytes, 0, 1 << 50, Form::Any),
+    range("retention.max_age_s", |c| c.retention.max_age_s, 0, 3_153_600_000, Form::Any),
     range("reads.max_clock_drift_ppm", |c| c.reads.max_clock_drift_ppm.into(), 0, 100_000, Form::Any),
     range(
         "reads.lease_clock_drift_ppm",
@@ -114,6 +116,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings.time_outs(config);
     findings.leases(config);
     findings.sizes(config);
+    findings.retention(config);
     findings.quorums(config);
     findings.0
 }
@@ -370,6 +373,19 @@ impl Findings {
             let arena = (window * 2).next_multiple_of(STRIDE_BYTES);
             let mend = format!("write at most {}, or raise wal.arena_bytes to {}", room / frame, grouped(arena));
             self.add("consensus.window_slots", reason, mend);
+        }
+    }
+
+    /// Segments leave the disk whole, and a snapshot must have passed them.
+    fn retention(&mut self, config: &Config) {
+        let (max_bytes, least) = (config.retention.max_bytes, config.wal.segment_bytes.saturating_mul(8));
+        if max_bytes > 0 && max_bytes < least {
+            let reason = format!("{max_bytes} bytes are fewer than 8 segments of {}", config.wal.segment_bytes);
+            let mend = format!(
+                "write at least {}, or 0 to keep everything, or make wal.segment_bytes smaller",
+                grouped(least)
+            );
+            self.add("retention.max_bytes", reason, mend);
         }
     }
 

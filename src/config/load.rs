@@ -17,8 +17,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub const ENVIRONMENT_PREFIX: &str = "SYNOD__";
 
 /// The sections whose keys the environment can override.
-const SECTIONS: [&str; 10] =
-    ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "snapshot", "log"];
+const SECTIONS: [&str; 11] =
+    ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "snapshot", "retention", "log"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,6 +234,7 @@ impl<'t> Reader<'t> {
             catchup: self.section("catchup"),
             reads: self.section("reads"),
             snapshot: self.section("snapshot"),
+            retention: self.section("retention"),
             log: self.section("log"),
         };
         if config.groups.is_empty() {

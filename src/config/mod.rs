@@ -51,6 +51,8 @@ pub struct Config {
     pub reads: Reads,
     /// Snapshots of the state.
     pub snapshot: Snapshot,
+    /// What is kept of the log.
+    pub retention: Retention,
     /// Diagnostics.
     pub log: Log,
 }
@@ -276,6 +278,16 @@ impl Default for Snapshot {
     }
 }
 
+/// `[retention]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// The most that the log's files are to take on each node; 0: no limit.
+    pub max_bytes: u64,
+    /// For how long an entry is kept, seconds; 0: for ever.
+    pub max_age_s: u64,
+}
+
 impl Default for Catchup {
     fn default() -> Catchup {
         Catchup { max_datagrams_in_flight: 256 }
@@ -302,6 +314,7 @@ impl Default for Config {
             quorum: Quorum::default(),
             catchup: Catchup::default(),
             snapshot: Snapshot::default(),
+            retention: Retention::default(),
             reads: Reads::default(),
             log: Log::default(),
         }

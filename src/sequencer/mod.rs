@@ -90,6 +90,11 @@ pub enum Verdict {
     },
     /// The session is not in the table: no effect.
     UnknownSession,
+    /// A trim was asked for, which has had its effect, or another before it had more.
+    Trimmed {
+        /// The first sequence that can be read.
+        first: Sequence,
+    },
 }
 
 impl Verdict {
@@ -134,6 +139,8 @@ pub struct Sequencer {
     fence: u64,
     /// Sessions ever opened: the number of the last one.
     opened: u64,
+    /// Entries below it were trimmed; 0: none was.
+    trimmed: Sequence,
     sessions: BySession<u128, Session>,
     /// No session was used last before this: spares a look at the table while none can be idle for too long. It does not
     /// change what is evicted.
@@ -159,6 +166,11 @@ impl Sequencer {
     /// The highest fencing token seen; 0: none.
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// The first sequence that can be read, or will be given next: those below were trimmed.
+    pub fn first(&self) -> Sequence {
+        self.trimmed.max(Sequence(1))
     }
 
     /// Sessions in the table.
@@ -198,9 +210,21 @@ impl Sequencer {
             }
         }
         for (index, run) in batch.runs().enumerate() {
-            let verdict = if run.opens_session() { self.open(slot, &run) } else { self.append(slot, &run) };
+            let verdict = match run.trims_before() {
+                Some(before) => self.trim(before),
+                None if run.opens_session() => self.open(slot, &run),
+                None => self.append(slot, &run),
+            };
             visit(index, &run, verdict);
         }
+    }
+
+    /// Gives up the entries below a sequence, as far as there are any; what was given up stays so. The entries are not this
+    /// state's to remove: members do that with their logs.
+    fn trim(&mut self, before: Sequence) -> Verdict {
+        let floor = if mutant("trim_runs_back") { Sequence::ZERO } else { self.trimmed };
+        self.trimmed = before.min(self.tail.next()).max(floor);
+        Verdict::Trimmed { first: self.first() }
     }
 
     /// Evicts the sessions that were not used for too long by the log's time.
@@ -355,7 +379,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_wire::batch::{BATCH_HEADER_BYTES, RunBuilder, RunKind, write_batch_header};
+    use synod_wire::batch::{BATCH_HEADER_BYTES, RunBuilder, RunKind, write_batch_header, write_trim};
     use synod_wire::snapshot::{Malformed, Rest};
     use zerocopy::little_endian::U64;
 
@@ -373,6 +397,12 @@ mod tests {
 
         fn open(mut self, client: u128, wanted: u64) -> Builder {
             self.at += RunBuilder::new(&mut self.bytes[self.at..], client, wanted, 0).finish(RunKind::OpenSession).0;
+            self.runs += 1;
+            self
+        }
+
+        fn trim(mut self, before: u64) -> Builder {
+            self.at += write_trim(&mut self.bytes[self.at..], Sequence(before));
             self.runs += 1;
             self
         }
@@ -565,6 +595,25 @@ mod tests {
     }
 
     #[test]
+    fn a_trim_gives_up_what_there_is_and_never_takes_it_back() {
+        let mut machine = Sequencer::new();
+        Builder::new().open(7, open::OR_CREATE).apply(&mut machine, 1, 100);
+        Builder::new().append((7, 1), 1, &[b"a", b"b", b"c"]).apply(&mut machine, 2, 200);
+        assert_eq!(machine.first(), Sequence(1));
+        for (slot, before, first) in [(3, 2, 2), (4, 2, 2), (5, 1, 2), (6, 99, 4), (7, 3, 4)] {
+            let verdicts = Builder::new().trim(before).apply(&mut machine, slot, 300);
+            assert_eq!(verdicts, [Verdict::Trimmed { first: Sequence(first) }], "before {before}");
+            assert_eq!((machine.first(), machine.tail()), (Sequence(first), Sequence(3)));
+        }
+        let mut bytes = Vec::new();
+        machine.snapshot(&mut bytes);
+        assert_eq!(Sequencer::restore(&mut Rest(&bytes)).unwrap().first(), Sequence(4));
+        bytes[32..40].copy_from_slice(&5u64.to_le_bytes());
+        let beyond = Malformed("it has trimmed entries that it does not have");
+        assert_eq!(Sequencer::restore(&mut Rest(&bytes)).unwrap_err(), beyond);
+    }
+
+    #[test]
     fn a_snapshot_that_is_cut_or_senseless_is_refused() {
         let mut machine = Sequencer::new();
         Builder::new().open(7, open::OR_CREATE).open(9, open::OR_CREATE).apply(&mut machine, 1, 100);
@@ -575,13 +624,13 @@ mod tests {
             assert!(Sequencer::restore(&mut Rest(&bytes[..cut])).is_err(), "cut to {cut}");
         }
         let mut many = bytes.clone();
-        many[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
+        many[40..44].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(
             Sequencer::restore(&mut Rest(&many)).unwrap_err(),
             Malformed("it has more sessions than a table may")
         );
         let mut backwards = bytes.clone();
-        backwards[40..56].fill(0xff);
+        backwards[48..64].fill(0xff);
         assert_eq!(Sequencer::restore(&mut Rest(&backwards)).unwrap_err(), Malformed("its sessions are not in order"));
     }
 

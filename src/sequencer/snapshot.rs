@@ -16,6 +16,7 @@ impl Sequencer {
             timestamp_ns: self.timestamp_ns.into(),
             fence: self.fence.into(),
             opened: self.opened.into(),
+            trimmed: self.trimmed.0.into(),
             sessions: (self.sessions.len() as u32).into(),
             reserved: 0.into(),
         };
@@ -46,8 +47,12 @@ impl Sequencer {
             timestamp_ns: state.timestamp_ns.get(),
             fence: state.fence.get(),
             opened: state.opened.get(),
+            trimmed: Sequence(state.trimmed.get()),
             ..Sequencer::new()
         };
+        if sequencer.trimmed.0 > sequencer.tail.0.saturating_add(1) {
+            return Err(Malformed("it has trimmed entries that it does not have"));
+        }
         if state.sessions.get() as usize > MAX_SESSIONS {
             return Err(Malformed("it has more sessions than a table may"));
         }

@@ -95,6 +95,7 @@ pub(super) struct Shadow {
     firsts: BTreeMap<u64, Lsn>,
     /// What could not be read.
     lost: Vec<LsnRun>,
+    segment_bytes: u64,
 }
 
 impl Shadow {
@@ -105,14 +106,22 @@ impl Shadow {
             Start::Beginning => (0, Lsn(1)),
             Start::At { segment, first_lsn } => (segment, first_lsn),
         };
-        Ok(Shadow {
+        let mut shadow = Shadow {
             promised: replay.restart.promised,
             replay,
             pos: reader.first_flush(segment),
             last_lsn: Lsn(first_lsn.0 - 1),
             firsts: [(segment, first_lsn)].into(),
             lost: Vec::new(),
-        })
+            segment_bytes: reader.segment_bytes(),
+        };
+        shadow.drop_front(reader.first_segment());
+        Ok(shadow)
+    }
+
+    /// The log has no segments below this one any more: what lies there leaves the index.
+    pub(super) fn drop_front(&mut self, first_segment: u64) {
+        self.replay.lacks_below(first_segment * self.segment_bytes);
     }
 
     /// Goes on towards a slot, a piece at most.
@@ -247,6 +256,12 @@ impl Shadow {
 }
 
 impl Replay {
+    /// The log has nothing below this position any more.
+    pub(super) fn lacks_below(&mut self, pos: u64) {
+        let kept = self.index.first_slot_from(pos);
+        self.index.drop_front(kept);
+    }
+
     /// What every member has after the last slot applied.
     fn state(&self) -> Vec<u8> {
         let mut configuration = [0; MAX_CONFIGURATION_BYTES];
@@ -273,7 +288,7 @@ impl Replay {
         self.incarnation = Some(snapshot.incarnation);
         self.restore_state(state)?;
         let (facts, rows) = synod_wire::snapshot::facts(facts)?;
-        self.index = Index::restore(rows.blocks, rows.exceptions)?;
+        self.index = Index::restore(self.slots.applied(), rows.blocks, rows.exceptions)?;
         if self.index.last_slot() != self.slots.applied() && !mutant("restored_state_applied_again") {
             return Err(Malformed("its index does not end where it does"));
         }

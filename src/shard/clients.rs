@@ -17,7 +17,10 @@ use crate::shard::membership::parse_change;
 use std::net::SocketAddrV4;
 use synod_paxos::Input;
 use synod_ring::{Io, RxBuf};
-use synod_wire::batch::{BATCH_HEADER_BYTES, Condition, Run, max_entry_bytes, write_batch_header};
+use synod_wire::Sequence;
+use synod_wire::batch::{
+    BATCH_HEADER_BYTES, Condition, RUN_HEADER_BYTES, Run, max_entry_bytes, write_batch_header, write_trim,
+};
 use synod_wire::client::{Counter, Decision, ReadBody, Refusal, RefusalBody, SessionBody};
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
@@ -25,6 +28,7 @@ use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::members::outcome;
 use synod_wire::mutant::mutant;
 use synod_wire::stream::SubscribeBody;
+use synod_wire::trim::TrimBody;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -143,7 +147,7 @@ impl Admission {
                 });
                 Outcome::Answer(answer, receipt)
             }
-            Verdict::Duplicate => return,
+            Verdict::Duplicate | Verdict::Trimmed { .. } => return,
             Verdict::Gap { expected } => {
                 self.expect(key, expected);
                 Outcome::Refused(Refusal::ResendFrom, run.first_seq(), expected)
@@ -180,6 +184,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.client_queue = queue;
         self.begin_reads()?;
+        self.retain()?;
         self.seal()
     }
 
@@ -201,6 +206,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match frame.header.kind {
             Kind::Append | Kind::OpenSession => {
                 let run = match Run::parse(frame.payload) {
+                    // What it takes to trim is a request of its own.
+                    Ok((run, _)) if run.trims_before().is_some() => return Ok(Err(FrameError::Body.into())),
                     Ok((run, [])) => Request {
                         key: key(&run),
                         condition: run.condition(),
@@ -231,6 +238,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Kind::Evidence => match EvidenceBody::parse(frame.payload) {
                 Ok(body) => self.on_evidence(EvidenceRequest { to: from, body }),
                 Err(error) => return Ok(Err(error.into())),
+            },
+            Kind::Trim => match TrimBody::parse(frame.payload) {
+                Some(body) => self.on_trim(from, body)?,
+                None => return Ok(Err(FrameError::Body.into())),
             },
             Kind::Subscribe => match SubscribeBody::parse(frame.payload) {
                 Some(body) => self.on_subscribe(from, &body),
@@ -364,6 +375,22 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0, receipts: 0 });
         true
+    }
+
+    /// Puts a trim into the open batch; false if the window or the log has no room.
+    pub(super) fn log_trim(&mut self, before: Sequence) -> Result<bool, Fatal> {
+        let max_batch_bytes = self.settings.max_batch_bytes;
+        if self.admission.batch.is_some_and(|batch| batch.used + RUN_HEADER_BYTES > max_batch_bytes) {
+            self.seal()?;
+        }
+        if self.admission.batch.is_none() && !self.open_batch() {
+            return Ok(false);
+        }
+        let Some(batch) = &mut self.admission.batch else { return Ok(false) };
+        let area = self.log.batch_payload().expect("the batch is open in the log");
+        batch.used += write_trim(&mut area[batch.used..], before);
+        batch.runs += 1;
+        Ok(true)
     }
 
     /// Seals the open batch and proposes it.

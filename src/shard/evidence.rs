@@ -8,7 +8,7 @@
 use super::Shard;
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, value_records};
-use crate::index::Walker;
+use crate::index::{Lacks, Walker};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::ops::ControlFlow;
@@ -185,6 +185,17 @@ enum Source {
     NotApplied,
     /// Neither in memory nor on disk yet.
     Later,
+    /// Not in the log any more.
+    Trimmed,
+}
+
+impl Source {
+    fn lacking(lacks: Lacks) -> Source {
+        match lacks {
+            Lacks::Trimmed => Source::Trimmed,
+            Lacks::NotYet => Source::Later,
+        }
+    }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
@@ -199,6 +210,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     self.tell_evidence(&request, Told::Busy, Slot::ZERO, None);
                 }
             }
+            Source::Trimmed => self.tell_evidence(&request, Told::Unreadable, Slot::ZERO, None),
             Source::Later => self.tell_evidence(&request, Told::Busy, Slot::ZERO, None),
         }
     }
@@ -213,11 +225,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Slot::ZERO => self.index.block_of_sequence(sequence),
             slot => self.index.block_of_slot(slot),
         };
-        let Some(slot) = recent else { return in_index().map_or(Source::Later, Source::Log) };
+        let Some(slot) = recent else { return in_index().map_or_else(Source::lacking, Source::Log) };
         let applied = slot <= self.slots.applied();
         let Some(place) = self.slots.place(slot) else {
             let nothing_held = Source::Memory(slot, None);
-            return if applied { in_index().map_or(Source::Later, Source::Log) } else { nothing_held };
+            return if applied { in_index().map_or_else(Source::lacking, Source::Log) } else { nothing_held };
         };
         let mut records = SlotRecords::new(slot);
         let held = self.log.frame(place).and_then(|frame| parse_header(frame.bytes()).ok());
@@ -230,7 +242,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         // The log may say more, as far as it is on disk.
         match in_index() {
-            Some(block) if place.end() <= self.log.durable_pos() => Source::Log(block),
+            Ok(block) if place.end() <= self.log.durable_pos() => Source::Log(block),
             _ => Source::Later,
         }
     }

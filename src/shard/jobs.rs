@@ -2,6 +2,7 @@
 
 use super::checkpoint::{CheckpointRequest, Maker, Progress, Shadow};
 use super::evidence::{self, EvidenceRequest, SlotRecords};
+use super::front::{self, FrontRemoved, FrontRequest, Starts};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
 use crate::shard::streams::{StreamRead, Ticket};
@@ -50,6 +51,10 @@ pub enum Job {
     },
     /// Go on towards a snapshot.
     Checkpoint(CheckpointRequest),
+    /// Remove the front of the log: on the thread that makes snapshots.
+    RemoveFront(FrontRequest),
+    /// Let go of the log's files, which were removed in part.
+    CloseReader,
 }
 
 /// A stretch of the log with what is needed to number its entries.
@@ -78,6 +83,8 @@ pub enum Done {
     CatchUp {
         /// The peer.
         to: NodeId,
+        /// The first slot that was asked for.
+        first: Slot,
         /// The values.
         values: Result<Vec<(Header, Vec<u8>)>, LogError>,
     },
@@ -87,6 +94,10 @@ pub enum Done {
     Evidence(EvidenceRequest, Result<Option<SlotRecords>, LogError>),
     /// How far it came.
     Checkpoint(Result<Progress, LogError>),
+    /// What is left.
+    FrontRemoved(Result<FrontRemoved, LogError>),
+    /// They are.
+    ReaderClosed,
 }
 
 /// Who carries out the jobs of one group: the state of its housekeeping thread.
@@ -94,15 +105,16 @@ pub struct Housekeeper {
     maker: Maker,
     /// Begun with the first snapshot that is asked for, and anew after an error.
     shadow: Option<Shadow>,
-    /// Opening a log reads the header of every segment, which is more work than most reads. Segments are only ever added, so
-    /// a reader stays good; after an error it is opened anew.
+    /// Opening a log reads the header of every segment, which is more work than most reads. Segments are added, and a reader stays
+    /// good; after an error, and after some were removed, it is opened anew.
     reader: Option<LogReader>,
+    starts: Starts,
 }
 
 impl Housekeeper {
     /// One that makes snapshots as it is told here.
     pub fn new(maker: Maker) -> Housekeeper {
-        Housekeeper { maker, shadow: None, reader: None }
+        Housekeeper { maker, shadow: None, reader: None, starts: Starts::default() }
     }
 
     /// Does one job. Blocking; never on a pipeline's core.
@@ -123,14 +135,28 @@ impl Housekeeper {
                     let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
                     wanted.map(|(_, record)| record).collect()
                 });
-                Done::CatchUp { to, values }
+                Done::CatchUp { to, first, values }
             }
             Job::Evidence { request, range, upto_pos } => {
                 let look = |reader: &mut LogReader| evidence::look_up(reader, &request, &range, upto_pos);
                 Done::Evidence(request, self.with_reader(&range.dir, look))
             }
             Job::Checkpoint(request) => Done::Checkpoint(self.checkpoint(&request)),
+            Job::RemoveFront(request) => Done::FrontRemoved(self.remove_front(&request)),
+            Job::CloseReader => {
+                self.reader = None;
+                Done::ReaderClosed
+            }
         }
+    }
+
+    fn remove_front(&mut self, request: &FrontRequest) -> Result<FrontRemoved, LogError> {
+        self.reader = None;
+        let left = front::remove(request, &mut self.starts, &self.maker.expect)?;
+        if let Some(shadow) = &mut self.shadow {
+            shadow.drop_front(left.first_segment);
+        }
+        Ok(left)
     }
 
     fn checkpoint(&mut self, request: &CheckpointRequest) -> Result<Progress, LogError> {

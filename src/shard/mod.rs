@@ -22,6 +22,8 @@
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
 //! | `jobs.rs` | what housekeeping does for a shard |
+//! | `front.rs` | the log's front: when it is removed |
+//! | `retention.rs` | trims: an operator's, and by bytes and age |
 //! | `snapshots.rs`, `checkpoint.rs` | snapshots: when, and on the housekeeping thread how |
 //! | `recovery.rs`, `replay.rs` | from a directory to a shard; what a log's records say |
 
@@ -31,6 +33,7 @@ mod codec;
 mod drain;
 mod durability;
 mod evidence;
+pub mod front;
 mod histogram;
 pub mod jobs;
 mod membership;
@@ -42,6 +45,7 @@ mod reads;
 mod recovery;
 mod replay;
 mod reply;
+mod retention;
 mod slots;
 mod snapshots;
 mod stages;
@@ -54,6 +58,7 @@ pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
 pub use recovery::{Findings, Recovered, recover};
 pub use replay::MAX_KEPT_PAYLOADS;
 pub use reply::ReadRequest;
+pub use retention::{LIVE_NS, RetentionSettings};
 pub use slots::RECENT_SLOTS;
 pub use snapshots::SnapshotSettings;
 pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};
@@ -72,9 +77,11 @@ use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
 use durability::Word;
 use evidence::RecentChosen;
+use front::Front;
 use jobs::{Done, Job};
 use membership::Membership;
 use mode::{Facts, Modes};
+use retention::Retention;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -114,6 +121,8 @@ pub struct Settings {
     pub order: Order,
     /// When snapshots are made.
     pub snapshots: SnapshotSettings,
+    /// What is kept of the log.
+    pub retention: RetentionSettings,
 }
 
 /// What an operator wants of a node.
@@ -233,6 +242,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     machine: Sequencer,
     embedded: Option<Box<dyn StateMachine>>,
     index: Index,
+    front: Front,
     slots: Slots,
     outbox: Outbox,
     parked: VecDeque<Parked>,
@@ -255,6 +265,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     last_commit_record: Option<synod_wal::Place>,
     recent_chosen: RecentChosen,
     snapshots: Snapshots,
+    retention: Retention,
     recover_again: bool,
     /// Something waits for a record that no flush covers yet. Evidence of what is chosen is awaited by no one: it rides
     /// with the next record that is, or goes to disk when the log has been idle for a while.
@@ -268,7 +279,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, embedded, index, slots, findings: _ } = found;
+        let Recovered { mut log, core, machine, embedded, index, slots, first_segment, segment_bytes, findings: _ } =
+            found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
@@ -291,6 +303,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             turn_before_ns: now_ns,
             last_commit_record: None,
             recent_chosen: RecentChosen::new(),
+            retention: Retention::new(settings.retention),
             snapshots: Snapshots::new(settings.snapshots, machine.tail()),
             recover_again: false,
             log_awaited: false,
@@ -304,6 +317,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             machine,
             embedded,
             index,
+            front: Front::new(first_segment, segment_bytes),
             slots,
         };
         let configuration = *shard.core.configuration();
@@ -347,10 +361,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.take_clients()?;
         self.vouch()?;
         self.answer_clients();
+        self.answer_trims();
         self.answer_fresh();
         self.wake_waiters();
         self.serve_streams();
         self.make_snapshots();
+        self.remove_front();
         self.hand_on();
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
         let settled = self.recover_again && self.is_settled()?;
@@ -505,6 +521,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         if role == Role::Leader && self.core.role() != Role::Leader {
             self.admission.clear();
+            self.retention.clear();
             self.stages.clear();
         }
         Ok(())
@@ -583,7 +600,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let mode_ns = self.modes.due_ns(self.core.role());
         let clients_ns = self.waiters.next_ns().min(self.fresh.next_ns()).min(self.streams.next_ns());
-        let disk_ns = self.idle_mark_at_ns.min(self.snapshots.next_ns());
+        let disk_ns = self.idle_mark_at_ns.min(self.snapshots.next_ns()).min(self.retention.next_ns(self.core.leads()));
         core_ns.min(clients_ns).min(disk_ns).min(mode_ns)
     }
 

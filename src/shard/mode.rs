@@ -341,7 +341,9 @@ pub fn retry_after_us(refusal: Refusal) -> u32 {
         }
         Refusal::QuorumUnavailable => NO_QUORUM_RETRY_US,
         Refusal::ManualIntervention => OPERATOR_RETRY_US,
-        Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion => 0,
+        Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion | Refusal::Trimmed => {
+            0
+        }
     }
 }
 

@@ -256,8 +256,10 @@ fn the_floor_is_left_by_no_fact() {
 fn refusals_say_when_to_try_again_and_what_a_retry_does() {
     for refusal in Refusal::ALL {
         let again = retry_after_us(refusal) > 0;
-        let for_good =
-            matches!(refusal, Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion);
+        let for_good = matches!(
+            refusal,
+            Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion | Refusal::Trimmed
+        );
         assert_eq!(again, !for_good, "{}", refusal.name());
         let evicted = refusal == Refusal::SessionEvicted;
         let expected = if evicted { Idempotence::None } else { Idempotence::Session };

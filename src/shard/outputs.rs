@@ -277,6 +277,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         let (index, admission, counters) = (&mut self.index, &mut self.admission, &mut self.counters);
         let embedded = &mut self.embedded;
+        let first = self.machine.first();
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {
             index.outcome(slot, at, run.len(), verdict);
             counters.add(Counter::EntriesApplied, verdict.taken());
@@ -287,7 +288,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 admission.outcome(run, verdict, timeline.filter(|timeline| timeline.asked(at)));
             }
         });
-        self.snapshots.applied(slot, self.machine.tail());
+        if self.machine.first() != first {
+            self.on_trimmed();
+        }
+        self.snapshots.applied(slot, self.machine.tail(), place.end());
         if let Some(configuration) = configuration {
             // What it says now is carried out behind what this delivery is part of.
             self.core.step(self.io.now_ns(), Input::Configured(configuration.into()));

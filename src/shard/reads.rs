@@ -16,6 +16,7 @@ use crate::index::{Block, Walker};
 use std::collections::VecDeque;
 use synod_paxos::{Input, Role};
 use synod_ring::Io;
+use synod_wal::LogError;
 use synod_wire::batch::Batch;
 use synod_wire::client::{Consistency, Counter, Refusal};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
@@ -329,8 +330,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             // It was held meanwhile, and the mode has changed.
             Err(refusal) => return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0),
         };
+        let first = self.machine.first();
+        if request.from() < first && !mutant("trimmed_entries_read") {
+            return self.refuse(request.to, 0, request.body.request_id.get(), Refusal::Trimmed, first.0);
+        }
         if !self.serve_from_memory(&request, label, None) && !self.serve_from_log(request) {
-            // Housekeeping is busy: the reader asks again.
+            // Housekeeping is busy, or this node began behind it with another's snapshot: the reader asks again, and elsewhere.
             self.answer_empty(&request);
         }
     }
@@ -418,7 +423,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn serve_from_log(&mut self, request: ReadRequest) -> bool {
-        let Some(block) = self.index.block_of_sequence(request.from()) else { return false };
+        let Ok(block) = self.index.block_of_sequence(request.from()) else { return false };
         self.ask(Job::Read(request, self.range(block, MAX_JOB_BLOCKS)))
     }
 
@@ -436,9 +441,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if slot > last {
             return;
         }
+        if slot < self.index.first_slot() {
+            return self.below_the_log(to, slot);
+        }
         // All that was asked for, as what is left out looks lost; and no more of the log, as reading it is most of the work.
         while slot <= last
-            && let Some(at) = self.index.block_of_slot(slot)
+            && let Ok(at) = self.index.block_of_slot(slot)
         {
             let blocks = self.index.blocks(at, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last);
             let (count, end) = blocks.fold((0, slot), |(count, _), block| (count + 1, block.last_slot.min(last)));
@@ -486,16 +494,25 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     self.reply(request.to, Kind::ReadReply, |out| put(&body, out));
                 }
             }
+            // What it asked for was removed meanwhile; it says so itself if it comes again.
+            Done::Read(request, Err(LogError::Trimmed { .. })) => {
+                self.jobs_out -= 1;
+                self.answer_empty(&request);
+            }
             Done::Read(_, Err(error)) => {
                 self.jobs_out -= 1;
                 tracing::error!(group, %error, "a read of the log failed");
             }
-            Done::CatchUp { to, values: Ok(values) } => {
+            Done::CatchUp { to, values: Ok(values), .. } => {
                 self.jobs_out -= 1;
                 let to: NodeSet = [to].into_iter().collect();
                 for (held, payload) in values {
                     self.send_read(to, Kind::Learnt, &held, &payload);
                 }
+            }
+            Done::CatchUp { to, first, values: Err(LogError::Trimmed { .. }) } => {
+                self.jobs_out -= 1;
+                self.below_the_log(to, first);
             }
             Done::CatchUp { values: Err(error), .. } => {
                 self.jobs_out -= 1;
@@ -510,6 +527,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.jobs_out -= 1;
                 self.on_checkpoint(result)?;
             }
+            Done::FrontRemoved(result) => {
+                self.jobs_out -= 1;
+                self.on_front_removed(result);
+            }
+            Done::ReaderClosed => self.jobs_out -= 1,
         }
         Ok(())
     }

@@ -30,6 +30,10 @@ pub struct Recovered {
     /// Where old entries lie.
     pub index: Index,
     pub(crate) slots: Slots,
+    /// The first segment of the log.
+    pub first_segment: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
     /// In which state the log was.
     pub findings: Findings,
 }
@@ -90,6 +94,7 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         tracing::info!(dir = %dir.path().display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
     }
     replay.unknown(&found.damage);
+    replay.lacks_below(found.first_segment * found.segment_bytes);
     let restart = replay.finish();
     if mutant("fence_lost_at_restart") {
         replay.machine.forget_fence();
@@ -105,6 +110,8 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         embedded: replay.embedded,
         index: replay.index,
         slots: replay.slots,
+        first_segment: found.first_segment,
+        segment_bytes: found.segment_bytes,
         findings: Findings { snapshot, records: found.records, torn: found.torn, damage: found.damage },
     })
 }

@@ -17,6 +17,8 @@ pub struct SnapshotSettings {
     pub every_entries: u64,
     /// How fast the log is read for it.
     pub max_bytes_per_s: u64,
+    /// One is due when the log has grown by so much since the last was, too; `u64::MAX`: however much.
+    pub every_bytes: u64,
 }
 
 impl SnapshotSettings {
@@ -40,12 +42,24 @@ pub(super) struct Snapshots {
     making: Option<Slot>,
     job_out: bool,
     next_ns: u64,
+    /// The next slot makes one due.
+    wanted: bool,
+    /// The log's end when one was due last.
+    due_pos: u64,
 }
 
 impl Snapshots {
     pub(super) fn new(settings: SnapshotSettings, tail: Sequence) -> Snapshots {
-        let mut snapshots =
-            Snapshots { settings, next_tail: tail, due: None, making: None, job_out: false, next_ns: 0 };
+        let mut snapshots = Snapshots {
+            settings,
+            next_tail: tail,
+            due: None,
+            making: None,
+            job_out: false,
+            next_ns: 0,
+            wanted: false,
+            due_pos: 0,
+        };
         snapshots.expect_after(tail);
         snapshots
     }
@@ -55,12 +69,20 @@ impl Snapshots {
         self.next_tail = Sequence((tail.0 / every + 1).saturating_mul(every));
     }
 
-    /// `slot` was applied, and the tail is this now.
-    pub(super) fn applied(&mut self, slot: Slot, tail: Sequence) {
-        if tail >= self.next_tail {
+    /// `slot` was applied, the tail is this now, and its record ends here.
+    pub(super) fn applied(&mut self, slot: Slot, tail: Sequence, end_pos: u64) {
+        let grown = end_pos.saturating_sub(self.due_pos) >= self.settings.every_bytes;
+        if tail >= self.next_tail || self.wanted || grown {
             self.due = Some(slot);
+            self.wanted = false;
+            self.due_pos = self.due_pos.max(end_pos);
             self.expect_after(tail);
         }
+    }
+
+    /// The log's front waits for one: the slot that is applied next makes it due, as other slots do too.
+    pub(super) fn want(&mut self) {
+        self.wanted = self.making.is_none() && self.due.is_none();
     }
 
     /// The slot to go on with.
@@ -94,15 +116,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     pub(super) fn on_checkpoint(&mut self, result: Result<Progress, LogError>) -> Result<(), Fatal> {
         let (now_ns, group) = (self.io.now_ns(), self.settings.group.0);
+        let presses = self.retention.presses(self.front.bytes_upto(self.log.durable_pos()));
         let snapshots = &mut self.snapshots;
         snapshots.job_out = false;
         snapshots.next_ns = now_ns + snapshots.settings.pause_ns();
         match result {
+            // The disk fills up while it is made.
+            Ok(Progress::Read) if presses => snapshots.next_ns = now_ns,
             Ok(Progress::Read) => {}
             // What shows the rest chosen goes to disk with the next idle mark at the latest.
             Ok(Progress::Waits) => snapshots.next_ns = now_ns + 2 * IDLE_MARK_NS,
             Ok(Progress::Written(made)) => {
                 snapshots.making = None;
+                self.front.changed();
                 self.counters.add(Counter::SnapshotsWritten, 1);
                 tracing::info!(
                     group,
@@ -134,18 +160,29 @@ mod tests {
 
     #[test]
     fn the_last_slot_that_passed_a_multiple_is_taken_when_the_one_before_is_done() {
-        let settings = SnapshotSettings { every_entries: 10, max_bytes_per_s: PIECE_BYTES };
+        let settings = SnapshotSettings { every_entries: 10, max_bytes_per_s: PIECE_BYTES, every_bytes: 1_000 };
         let mut snapshots = Snapshots::new(settings, Sequence(7));
-        snapshots.applied(Slot(1), Sequence(9));
+        snapshots.applied(Slot(1), Sequence(9), 0);
         assert_eq!((snapshots.next_ns(), snapshots.wants(5)), (u64::MAX, None));
-        snapshots.applied(Slot(2), Sequence(10));
+        snapshots.applied(Slot(2), Sequence(10), 0);
         assert_eq!(snapshots.wants(5), Some(Slot(2)));
         snapshots.job_out = true;
-        snapshots.applied(Slot(3), Sequence(25));
-        snapshots.applied(Slot(4), Sequence(29));
-        snapshots.applied(Slot(5), Sequence(61));
+        snapshots.applied(Slot(3), Sequence(25), 0);
+        snapshots.applied(Slot(4), Sequence(29), 0);
+        snapshots.applied(Slot(5), Sequence(61), 0);
         assert_eq!((snapshots.next_ns(), snapshots.wants(5)), (u64::MAX, None));
         (snapshots.job_out, snapshots.making) = (false, None);
         assert_eq!(snapshots.wants(5), Some(Slot(5)));
+        (snapshots.job_out, snapshots.making) = (false, None);
+        snapshots.applied(Slot(6), Sequence(62), 999);
+        assert_eq!(snapshots.next_ns(), u64::MAX);
+        snapshots.applied(Slot(7), Sequence(63), 1_000);
+        assert_eq!(snapshots.wants(5), Some(Slot(7)), "the log has grown by so much");
+        (snapshots.job_out, snapshots.making) = (false, None);
+        snapshots.applied(Slot(8), Sequence(64), 1_999);
+        snapshots.want();
+        assert_eq!(snapshots.next_ns(), u64::MAX);
+        snapshots.applied(Slot(9), Sequence(64), 1_999);
+        assert_eq!(snapshots.wants(5), Some(Slot(9)), "the log's front waits for one");
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn refused(refusal: Refusal) -> Counter {
         | Refusal::ManualIntervention => Counter::RefusedNotLeader,
         Refusal::TooLarge => Counter::RefusedTooLarge,
         Refusal::BadQuestion => Counter::RefusedBadQuestion,
+        Refusal::Trimmed => Counter::RefusedTrimmed,
         Refusal::QuorumUnavailable => Counter::RefusedQuorum,
         Refusal::SessionEvicted | Refusal::ResendFrom => Counter::RefusedSession,
     }
@@ -97,6 +98,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::Subscribers, self.streams.count() as u64);
         self.counters.set(Counter::OutboxFull, self.outbox.full);
         self.counters.set(Counter::Retransmitted, self.core.resent());
+        self.counters.set(Counter::FirstSequence, self.machine.first().0);
+        self.counters.set(Counter::LogBytes, self.front.bytes_upto(self.log.durable_pos()));
         let reactor = self.io.stats();
         self.counters.set(Counter::Trains, reactor.trains);
         self.counters.set(Counter::TrainsReceived, reactor.trains_received);

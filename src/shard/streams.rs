@@ -11,6 +11,7 @@
 use super::jobs::{Done, Job, MAX_JOB_BLOCKS};
 use super::reply::{Label, ReadRequest};
 use super::{Fatal, Shard, clients::put};
+use crate::index::Lacks;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddrV4;
@@ -34,6 +35,9 @@ const STARVED_NS: u64 = 2_000_000_000;
 /// Bytes of entries that a turn sends to all subscribers; past it the last datagram is still whole. Some twenty datagrams of an
 /// Ethernet frame: less time than a write to the log takes.
 const TURN_BYTES: usize = 32 << 10;
+/// A subscriber that was served when what it has not had yet was trimmed goes on for so long; only then is it removed from this
+/// node's disk.
+const TRIMMED_GRACE_NS: u64 = 10_000_000_000;
 /// Datagrams that a subscriber may be owed, whatever credit it names.
 const MAX_CREDIT: u64 = 1_024;
 /// Jobs for subscribers that are out at once: the others are for readers and members that lag behind.
@@ -70,6 +74,8 @@ struct Subscriber {
     heard_ns: u64,
     /// Since when entries wait for credit.
     starved_ns: Option<u64>,
+    /// Since when what comes next is trimmed.
+    trimmed_ns: Option<u64>,
     /// It has said something, and is owed a word.
     owed: bool,
     reading: bool,
@@ -129,6 +135,11 @@ impl Streams {
         self.all.is_empty()
     }
 
+    /// What can be read has changed.
+    pub(super) fn wake(&mut self) {
+        self.woken = !self.all.is_empty();
+    }
+
     /// When the next turn is due for their sake.
     pub(super) fn next_ns(&self) -> u64 {
         match () {
@@ -169,6 +180,7 @@ impl Subscriber {
             credit: 0,
             heard_ns: 0,
             starved_ns: None,
+            trimmed_ns: None,
             owed: false,
             reading: false,
             read: VecDeque::new(),
@@ -213,7 +225,7 @@ impl Subscriber {
     }
 
     /// Why it is dropped now, if it is.
-    fn is_over(&mut self, now_ns: u64, tail: Sequence) -> Option<StreamEnd> {
+    fn is_over(&mut self, now_ns: u64, tail: Sequence, first: Sequence) -> Option<StreamEnd> {
         if mutant("subscriber_never_dropped") {
             return None;
         }
@@ -221,7 +233,11 @@ impl Subscriber {
             return Some(StreamEnd::TimedOut);
         }
         if self.in_vain >= MAX_READS_IN_VAIN {
-            return Some(StreamEnd::Unreadable);
+            return Some(if self.next < first { StreamEnd::Trimmed } else { StreamEnd::Unreadable });
+        }
+        self.trimmed_ns = (self.next < first).then(|| self.trimmed_ns.unwrap_or(now_ns));
+        if self.trimmed_ns.is_some_and(|since_ns| now_ns >= since_ns + TRIMMED_GRACE_NS) {
+            return Some(StreamEnd::Trimmed);
         }
         if self.next > tail || self.sent < self.credit {
             self.starved_ns = None;
@@ -297,6 +313,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.send_end(ticket, ended.next, ended.reason);
         } else if self.read_label(Recency::StalePossible).is_err() {
             self.send_end(ticket, next, StreamEnd::Recovering);
+        } else if next < self.machine.first() {
+            self.send_end(ticket, self.machine.first(), StreamEnd::Trimmed);
         } else if self.streams.all.len() == MAX_SUBSCRIBERS {
             self.counters.add(Counter::RefusedBusy, 1);
             self.send_end(ticket, next, StreamEnd::TooMany);
@@ -323,6 +341,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let Ok(label) = self.read_label(Recency::StalePossible) else {
             return self.end_streams(StreamEnd::Recovering);
         };
+        let first = self.machine.first();
         let mut left = TURN_BYTES;
         let mut at = self.streams.first;
         for _ in 0..self.streams.all.len() {
@@ -331,7 +350,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.streams.woken = true;
                 break;
             }
-            match self.streams.all[at].is_over(now_ns, tail) {
+            match self.streams.all[at].is_over(now_ns, tail, first) {
                 // Its place is another's now.
                 Some(reason) if self.end_stream(at, reason) => {}
                 Some(_) => self.streams.woken = true,
@@ -389,7 +408,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let one = &mut self.streams.all[at];
         let due_ns = one.starved_ns.map_or(u64::MAX, |since_ns| since_ns + STARVED_NS);
         let retry_ns = if one.retry_ns > now_ns { one.retry_ns } else { u64::MAX };
-        let due_ns = due_ns.min(one.heard_ns + SILENCE_NS).min(retry_ns);
+        let trimmed_ns = one.trimmed_ns.map_or(u64::MAX, |since_ns| since_ns + TRIMMED_GRACE_NS);
+        if one.trimmed_ns.is_some() && one.next >= self.machine.first() {
+            self.front.changed();
+        }
+        let due_ns = due_ns.min(trimmed_ns).min(one.heard_ns + SILENCE_NS).min(retry_ns);
         let (owed, next, sent) = (std::mem::take(&mut one.owed), one.next, one.sent);
         if owed && before == sent {
             self.send_word(ticket, sent, next, label);
@@ -430,8 +453,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let one = &self.streams.all[at];
         let ticket = one.ticket();
         let request = request(one, JOB_DATAGRAMS.min(u16::try_from(one.credit - one.sent).unwrap_or(u16::MAX)));
+        // Not on this node any more, or never: no read brings it.
+        let lacks = self.index.block_of_sequence(request.from()) == Err(Lacks::Trimmed);
         let asked = self.streams.jobs < MAX_STREAM_JOBS
-            && self.index.block_of_sequence(request.from()).is_some_and(|block| {
+            && self.index.block_of_sequence(request.from()).is_ok_and(|block| {
                 let mut range = self.range(block, MAX_JOB_BLOCKS);
                 range.max_datagram_bytes -= HEAD_BYTES;
                 self.ask(Job::Stream(ticket, request, range))
@@ -439,7 +464,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.streams.jobs += usize::from(asked);
         let one = &mut self.streams.all[at];
         one.reading = asked;
-        if !asked {
+        if lacks {
+            one.in_vain = MAX_READS_IN_VAIN;
+            self.streams.due(now_ns);
+        } else if !asked {
             one.retry_ns = now_ns + RETRY_NS;
         }
     }
@@ -493,7 +521,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Drops a subscriber with the reason; false if there is no room to say it in this turn: then it stays.
     fn end_stream(&mut self, at: usize, reason: StreamEnd) -> bool {
         let one = &self.streams.all[at];
-        let (ticket, next) = (one.ticket(), one.next);
+        let (ticket, next) = (one.ticket(), if reason == StreamEnd::Trimmed { self.machine.first() } else { one.next });
+        self.front.changed();
         if !mutant("subscriber_dropped_silently") && !self.send_end(ticket, next, reason) {
             return false;
         }
@@ -504,6 +533,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             | StreamEnd::Recovering
             | StreamEnd::Shutdown
             | StreamEnd::Closed
+            | StreamEnd::Trimmed
             | StreamEnd::Unreadable => {}
         }
         self.streams.all.swap_remove(at);
@@ -512,6 +542,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.streams.ended.push_back(Ended { ticket, next, reason });
         true
+    }
+
+    /// The first sequence that a subscriber is still to be sent, if there is one.
+    pub(super) fn first_streamed(&self) -> Option<Sequence> {
+        self.streams.all.iter().map(|one| one.next).min()
     }
 
     /// Drops all of them.

@@ -58,7 +58,7 @@ impl Replay {
                 // A refused condition.
                 None => idle += 1,
             },
-            Verdict::Opened { .. } => {}
+            Verdict::Opened { .. } | Verdict::Trimmed { .. } => {}
             Verdict::Duplicate | Verdict::Gap { .. } | Verdict::UnknownSession => idle += 1,
         });
         self.runs_without_effect += idle;

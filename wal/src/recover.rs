@@ -29,6 +29,10 @@ pub struct Recovered {
     pub log: Log,
     /// Whose log it is.
     pub identity: Identity,
+    /// The first segment that is there: above 0 if the log's front was removed.
+    pub first_segment: u64,
+    /// Bytes of a segment: segment `k` holds the positions from `k` times this.
+    pub segment_bytes: u64,
     /// The Lsn of the last record; all up to it is durable.
     pub last_lsn: Lsn,
     /// The highest promise in any whole record or trailer.
@@ -115,6 +119,8 @@ pub fn recover(
     Ok(Recovered {
         log: Log::start(start),
         identity: segments.identity,
+        first_segment: segments.first,
+        segment_bytes: segments.geometry.segment_bytes,
         last_lsn: end.last_lsn,
         promised: end.promised,
         damage: found.damage,

@@ -2,8 +2,9 @@
 //!
 //! `BatchHeader, (RunHeader, Condition?, (length u16, bytes)*)*`. A run's entries carry consecutive client sequences from
 //! `first_seq`. A batch without runs is a no-op. A [`Condition`] stands in runs of kind [`RunKind::ConditionalAppend`]
-//! alone, so that others pay nothing for it.
+//! alone, so that others pay nothing for it. A run of kind [`RunKind::Trim`] is a header alone, of no client.
 
+use crate::Sequence;
 use crate::frame::FrameError;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -93,6 +94,8 @@ pub enum RunKind {
     OpenSession = 1,
     /// Sequence the entries if a [`Condition`], which stands before them, holds.
     ConditionalAppend = 2,
+    /// Give up the entries below the sequence in [`RunHeader::first_seq`]; no client, no session, no entries.
+    Trim = 3,
     /// Who votes from the next slot on: a [`crate::Configuration`], of no session, alone in its batch.
     Configuration = 4,
 }
@@ -147,7 +150,8 @@ impl<'a> Run<'a> {
         }
         let open = header.kind == RunKind::OpenSession as u8;
         let conditional = header.kind == RunKind::ConditionalAppend as u8;
-        if !open && !conditional && header.kind != RunKind::Append as u8 {
+        let trim = header.kind == RunKind::Trim as u8;
+        if !open && !conditional && !trim && header.kind != RunKind::Append as u8 {
             return Err(FrameError::Body);
         }
         let (condition, entries) = split_condition(header.kind, body).ok_or(FrameError::Truncated)?;
@@ -163,11 +167,14 @@ impl<'a> Run<'a> {
             count += 1;
         }
         let none_expected = open && (count != 0 || header.first_seq.get() != 0);
-        let bad_seq = !open && (count == 0 || header.first_seq.get() == 0 || header.session.get() == 0);
+        let of_nobody = header.client_id.get() == 0 && header.session.get() == 0;
+        let bad_trim = trim && (count != 0 || header.first_seq.get() == 0 || !of_nobody);
+        let bad_seq = !open && !trim && (count == 0 || header.first_seq.get() == 0 || header.session.get() == 0);
         // Of several entries the second would ask for a tail that the first has moved.
         let bad_condition = conditional && (condition.is_none() || condition.matches().is_some() && count != 1);
         let past_end = header.first_seq.get().checked_add(u64::from(count)).is_none();
-        if count != u32::from(header.entries.get()) || none_expected || bad_seq || bad_condition || past_end {
+        if count != u32::from(header.entries.get()) || none_expected || bad_seq || bad_trim || bad_condition || past_end
+        {
             return Err(FrameError::Body);
         }
         Ok((run, rest))
@@ -213,7 +220,7 @@ impl<'a> Run<'a> {
         u64::from(self.header.entries.get())
     }
 
-    /// Whether the run opens a session, and so has no entries.
+    /// Whether the run opens a session or trims, and so has no entries.
     pub fn is_empty(&self) -> bool {
         self.header.entries.get() == 0
     }
@@ -221,6 +228,11 @@ impl<'a> Run<'a> {
     /// Whether the run opens a session.
     pub fn opens_session(&self) -> bool {
         self.header.kind == RunKind::OpenSession as u8
+    }
+
+    /// The first sequence that is to be kept, if the run trims.
+    pub fn trims_before(&self) -> Option<Sequence> {
+        (self.header.kind == RunKind::Trim as u8).then(|| Sequence(self.first_seq()))
     }
 
     /// The entries in order.
@@ -404,6 +416,11 @@ impl<'a> RunBuilder<'a> {
     }
 }
 
+/// Writes a run that trims, which is a header alone, into the first bytes of `out`; returns its bytes.
+pub fn write_trim(out: &mut [u8], before: Sequence) -> usize {
+    RunBuilder::new(out, 0, 0, before.0).finish(RunKind::Trim).0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,6 +483,27 @@ mod tests {
         assert_eq!(conditional(Condition::ANY_TAIL, 0, 1), Err(FrameError::Body), "no condition at all");
         assert_eq!(conditional(9, 1, 2), Err(FrameError::Body), "two entries behind one tail");
         assert_eq!(conditional(9, 1, 0), Err(FrameError::Body), "no entry");
+    }
+
+    #[test]
+    fn a_trim_is_of_nobody_and_holds_nothing() {
+        let mut bytes = vec![0; 128];
+        let used = write_trim(&mut bytes, Sequence(9));
+        let (run, rest) = Run::parse(&bytes[..used]).unwrap();
+        assert_eq!((run.trims_before(), run.len(), run.opens_session()), (Some(Sequence(9)), 0, false));
+        assert!(rest.is_empty() && run.is_empty());
+        for (client, session, first_seq, entry) in
+            [(1, 0, 9, false), (0, 1, 9, false), (0, 0, 0, false), (0, 0, 9, true)]
+        {
+            let mut run = RunBuilder::new(&mut bytes, client, session, first_seq);
+            assert!(!entry || run.push(b"x"));
+            let used = run.finish(RunKind::Trim).0;
+            assert_eq!(Run::parse(&bytes[..used]).unwrap_err(), FrameError::Body);
+        }
+        let mut run = RunBuilder::new(&mut bytes, 7, 1, 1);
+        assert!(run.push(b"x"));
+        let used = run.finish(RunKind::Append).0;
+        assert_eq!(Run::parse(&bytes[..used]).unwrap().0.trims_before(), None);
     }
 
     #[test]

@@ -332,6 +332,8 @@ pub enum Refusal {
     NoLease = 10,
     /// The group's state machine does not take this question; a group that keeps the log alone takes none.
     BadQuestion = 13,
+    /// The entries asked for were trimmed, in the whole group; `detail` is the first sequence that can be read.
+    Trimmed = 14,
 }
 
 /// The longest question to a state machine: the node keeps it while it waits until it may be answered.
@@ -339,7 +341,7 @@ pub const MAX_QUESTION_BYTES: usize = 384;
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Refusal; 11] = [
+    pub const ALL: [Refusal; 12] = [
         Refusal::Busy,
         Refusal::NotLeader,
         Refusal::NoLeader,
@@ -351,6 +353,7 @@ impl Refusal {
         Refusal::ManualIntervention,
         Refusal::NoLease,
         Refusal::BadQuestion,
+        Refusal::Trimmed,
     ];
 
     /// The refusal with this number.
@@ -372,6 +375,7 @@ impl Refusal {
             Refusal::ManualIntervention => "MANUAL_INTERVENTION",
             Refusal::NoLease => "NO_LEASE",
             Refusal::BadQuestion => "BAD_QUESTION",
+            Refusal::Trimmed => "TRIMMED",
         }
     }
 }
@@ -603,6 +607,16 @@ counters! {
     StreamsTimedOut = "streams_timed_out",
     /// Configurations that came to govern.
     Configurations = "configurations",
+    /// The first sequence that can be read: entries below it were trimmed.
+    FirstSequence = "first_sequence",
+    /// Bytes of the log's files that are on disk.
+    LogBytes = "log_bytes",
+    /// Segments removed from the log's front.
+    SegmentsRemoved = "segments_removed",
+    /// Members that asked for slots below what is left of the log.
+    CatchUpTrimmed = "catch_up_below_the_log",
+    /// Refused: TRIMMED.
+    RefusedTrimmed = "refused_trimmed",
 }
 
 #[cfg(test)]

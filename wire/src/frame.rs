@@ -117,6 +117,8 @@ pub enum Kind {
     /// Asks the group's state machine. Payload: [`crate::client::ReadBody`], whose `from_sequence` is how far at least must have
     /// been applied, and the question.
     Query = 72,
+    /// Asks for the entries below a sequence to be given up. Payload: [`crate::trim::TrimBody`].
+    Trim = 74,
     /// Begins a stream, or goes on with it. Payload: [`crate::stream::SubscribeBody`].
     Subscribe = 76,
     /// Who are the members? No payload.
@@ -137,6 +139,8 @@ pub enum Kind {
     EvidenceReply = 90,
     /// A state machine's answer. Payload: [`crate::client::ReadReplyBody`] without entries, and the answer.
     QueryReply = 92,
+    /// Entries are given up. Payload: [`crate::trim::TrimReplyBody`].
+    TrimReply = 94,
     /// Entries of a stream. Payload: [`crate::stream::StreamHead`], [`crate::client::ReadReplyBody`] and entries.
     StreamData = 96,
     /// A stream is over. Payload: [`crate::stream::StreamEndBody`].
@@ -158,7 +162,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 51] = [
+    pub const ALL: [Kind; 53] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -197,6 +201,7 @@ impl Kind {
         Kind::Status,
         Kind::Evidence,
         Kind::Query,
+        Kind::Trim,
         Kind::Subscribe,
         Kind::Members,
         Kind::ChangeMembers,
@@ -207,6 +212,7 @@ impl Kind {
         Kind::StatusReply,
         Kind::EvidenceReply,
         Kind::QueryReply,
+        Kind::TrimReply,
         Kind::StreamData,
         Kind::StreamEnd,
         Kind::MembersReply,

@@ -25,6 +25,7 @@ pub mod peer;
 pub mod record;
 pub mod snapshot;
 pub mod stream;
+pub mod trim;
 
 pub use configuration::{Configuration, Member};
 pub use ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};

@@ -51,6 +51,8 @@ pub struct SequencerRow {
     pub fence: U64,
     /// Sessions ever opened.
     pub opened: U64,
+    /// Entries below this sequence were trimmed; 0: none was.
+    pub trimmed: U64,
     /// [`SessionRow`]s that follow, each with its answers, in the order of their clients.
     pub sessions: U32,
     /// Zero.

@@ -70,7 +70,7 @@ const _: () = assert!(
 pub struct StreamEndBody {
     /// The stream.
     pub stream: U64,
-    /// What would have been sent next.
+    /// What would have been sent next; the first sequence that is left, if what would have been was trimmed.
     pub next: U64,
     /// The round that is ended.
     pub round: U32,
@@ -83,7 +83,7 @@ pub struct StreamEndBody {
 }
 
 numbered! {
-    /// Why a node ends a stream. The numbers are part of the format; 4 is kept for a log that was trimmed.
+    /// Why a node ends a stream. The numbers are part of the format.
     StreamEnd {
         /// Entries waited, and the client gave no credit for them.
         Slow = 1, "SLOW";
@@ -91,6 +91,8 @@ numbered! {
         TimedOut = 2, "TIMED_OUT";
         /// The node has as many subscribers as it may have.
         TooMany = 3, "TOO_MANY";
+        /// What comes next was trimmed, in the whole group: [`StreamEndBody::next`] is the first sequence that can be read.
+        Trimmed = 4, "TRIMMED";
         /// The node catches up, and shows nothing meanwhile.
         Recovering = 5, "RECOVERING";
         /// The node is being stopped.

@@ -144,9 +144,9 @@ fn kinds_keep_their_numbers() {
         .chain(32..=45)
         .chain(50..=50)
         .chain(64..=67)
-        .chain([70, 72, 76])
+        .chain([70, 72, 74, 76])
         .chain(80..=84)
-        .chain([90, 92, 96, 97])
+        .chain([90, 92, 94, 96, 97])
         .collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {
@@ -252,7 +252,7 @@ fn the_frames_of_a_datagram_come_in_order_and_end_at_the_first_error() {
 
 #[test]
 fn bodies_have_the_sizes_of_format_1() {
-    use synod_wire::{client, peer, record};
+    use synod_wire::{client, peer, record, trim};
     assert_eq!((size_of::<RawHeader>(), HEADER_BYTES, ALIGN, align_of::<RawHeader>()), (64, 64, 64, 1));
     assert_eq!((BATCH_HEADER_BYTES, RUN_HEADER_BYTES, ENTRY_PREFIX_BYTES), (16, 40, 2));
     assert_eq!(CONDITION_BYTES, 16);
@@ -273,6 +273,12 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!(size_of::<record::DurabilityMark>(), 8);
     let stream = (size_of::<SubscribeBody>(), size_of::<StreamHead>(), size_of::<StreamEndBody>());
     assert_eq!(stream, (48, 16, 24));
+    assert_eq!((size_of::<trim::TrimBody>(), size_of::<trim::TrimReplyBody>()), (16, 32));
+    let mut body = [0; 16];
+    assert_eq!(trim::TrimBody::parse(&body), None, "before no sequence");
+    body[8] = 9;
+    assert_eq!(trim::TrimBody::parse(&body).map(|body| body.before.get()), Some(9));
+    assert_eq!(trim::TrimLimit::ALL.iter().map(|limit| *limit as u8).collect::<Vec<_>>(), [1, 2, 3, 4]);
 }
 
 /// What a stream's first answer has more than its question would be an amplifier's gain.
@@ -289,7 +295,7 @@ fn a_node_says_no_more_to_an_unknown_address_than_it_was_sent() {
     for wrong in [SubscribeBody { stream: U64::ZERO, ..body }, SubscribeBody { next: U64::ZERO, ..body }] {
         assert_eq!(SubscribeBody::parse(wrong.as_bytes()), None);
     }
-    assert_eq!(StreamEnd::ALL.iter().map(|end| *end as u8).collect::<Vec<_>>(), [1, 2, 3, 5, 6, 7, 8]);
+    assert_eq!(StreamEnd::ALL.iter().map(|end| *end as u8).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
 /// What came to the bodies of format 1 after they were first written: taken from zeroed fields, so that older bytes mean what

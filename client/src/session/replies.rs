@@ -46,6 +46,7 @@ impl Core {
                     | Reply::Query(..)
                     | Reply::Status(..)
                     | Reply::Evidence(_)
+                    | Reply::Trimmed(..)
                     | Reply::Stream(..)
                     | Reply::StreamEnd(..),
                 )
@@ -281,8 +282,8 @@ impl Core {
                 self.route.rotate();
                 self.ask_anew(now_ns, rejection.retry_after_us);
             }
-            // It answers no append.
-            (Refusal::BadQuestion, _) => self.counters.foreign += 1,
+            // They answer no append.
+            (Refusal::BadQuestion | Refusal::Trimmed, _) => self.counters.foreign += 1,
             (Refusal::ResendFrom, _) => unreachable!("on_rejected handles it"),
         }
     }

@@ -167,12 +167,17 @@ fn may_refuse(mode: Mode, refusal: Refusal) -> bool {
         Mode::Recovery => refusal == Refusal::Recovering,
         Mode::Floor => refusal == Refusal::ManualIntervention,
     };
-    always || of_mode
+    // What was trimmed is no mode's affair, where reads are answered at all.
+    let trimmed = refusal == Refusal::Trimmed;
+    always || trimmed && may_read(mode) || of_mode && !trimmed
 }
 
 /// Whether the same request may succeed later.
 fn again(refusal: Refusal) -> bool {
-    !matches!(refusal, Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion)
+    !matches!(
+        refusal,
+        Refusal::TooLarge | Refusal::SessionEvicted | Refusal::ResendFrom | Refusal::BadQuestion | Refusal::Trimmed
+    )
 }
 
 /// Whether reads are answered. How recent they say they are takes evidence in every mode, which `fresh.rs` holds them to.
@@ -195,7 +200,9 @@ mod tests {
         ];
         for (mode, refusal) in named {
             let allowed: HashSet<Refusal> = Refusal::ALL.into_iter().filter(|r| may_refuse(mode, *r)).collect();
-            assert_eq!(allowed, HashSet::from([Refusal::TooLarge, Refusal::BadQuestion, refusal]));
+            let trimmed = Some(Refusal::Trimmed).filter(|_| may_read(mode));
+            let named = [Refusal::TooLarge, Refusal::BadQuestion, refusal];
+            assert_eq!(allowed, named.into_iter().chain(trimmed).collect());
         }
         assert!(!may_refuse(Mode::Target, Refusal::Recovering) && may_refuse(Mode::Target, Refusal::Busy));
     }
