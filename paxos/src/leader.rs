@@ -64,10 +64,10 @@ impl Replica {
         }
     }
 
-    /// Whether a batch may be proposed now: this node leads, serves, and its window has room.
+    /// Whether a batch may be proposed now: this node leads, serves, does not hand over, and its window has room.
     pub fn can_propose(&self) -> bool {
         let open = self.leading.next_slot.0 <= self.prefix.0 + self.settings.window_slots;
-        self.role == Role::Leader && (open || mutant("window_unbounded"))
+        self.role == Role::Leader && (open || mutant("window_unbounded")) && !self.is_handing_over()
     }
 
     /// Proposes the batch of this step in the next slot.
@@ -142,6 +142,7 @@ impl Replica {
             return;
         }
         self.leading.answered_ns.insert(from, self.now_ns);
+        self.note_held(from, upto);
         let last = upto.min(self.window.last());
         for slot in self.prefix.0 + 1..=last.0 {
             self.vote(Slot(slot), from);

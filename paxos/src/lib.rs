@@ -20,6 +20,7 @@
 //! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
 //! | `states.rs` | members compare their states |
+//! | `transfer.rs` | a leader hands over to another member |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ mod reads;
 mod replica;
 mod rng;
 mod states;
+mod transfer;
 mod types;
 mod window;
 

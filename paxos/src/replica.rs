@@ -7,6 +7,7 @@ use crate::leases::Leases;
 use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::states::States;
+use crate::transfer::Transfer;
 use crate::types::*;
 use crate::window::{Accepted, SlotState, Window};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -64,12 +65,15 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
+    /// The prefix that each member has told in its answers to heartbeats.
+    pub(crate) peer_prefix: BTreeMap<NodeId, Slot>,
     /// The chosen watermark that a leader told last, and its ballot.
     pub(crate) watermark: Option<(Ballot, Slot)>,
     pub(crate) tick_at_ns: u64,
     pub(crate) reads: Reads,
     pub(crate) states: States,
     pub(crate) leases: Leases,
+    pub(crate) transfer: Option<Transfer>,
 
     // Who may vote.
     pub(crate) founded: Option<Vec<(NodeId, u64)>>,
@@ -124,11 +128,13 @@ impl Replica {
             leading: Leading::default(),
             resent: 0,
             heard_ns: BTreeMap::new(),
+            peer_prefix: BTreeMap::new(),
             watermark: None,
             tick_at_ns: now_ns,
             reads: Reads::new(settings.members.len()),
             states: States::default(),
             leases: Leases::new(&settings, &restart, now_ns),
+            transfer: None,
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
             confirmed: BTreeMap::new(),
@@ -180,12 +186,14 @@ impl Replica {
             Input::Propose => self.propose(),
             Input::Read => self.on_read(),
             Input::Checkpoint(mark) => self.on_checkpoint(mark),
+            Input::Transfer { to } => self.transfer(to),
             Input::Persisted { upto } => self.on_persisted(upto),
             Input::Timeout => self.on_timeout(),
         }
         if self.role != Role::Halted {
             self.deliver();
             self.settle_reads();
+            self.settle_transfer();
         }
     }
 
@@ -199,7 +207,7 @@ impl Replica {
         if self.role == Role::Halted {
             return u64::MAX;
         }
-        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX));
+        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX)).min(self.transfer_due_ns());
         if self.leads() {
             due = due.min(self.leading.heartbeat_at_ns);
         }
@@ -251,17 +259,27 @@ impl Replica {
                     self.on_accepted(from, ballot, upto, bits);
                 }
             }
-            Message::HeartbeatAck { ballot, probe, lease_ns, .. } => {
+            Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
                 if self.count_lsn(from, lsn) {
+                    self.note_prefix(from, prefix);
                     self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }
+            Message::Release { ballot, probe } => self.on_release(from, ballot, probe),
+            Message::TakeOver { ballot, upto } => self.on_take_over(from, ballot, upto),
             Message::StateMarks { marks } => self.on_state_marks(from, marks),
             Message::ReadIndex { start, round } => self.on_read_index(from, start, round),
             Message::ReadIndexAck { start, round, index } => self.on_read_index_ack(start, round, index),
             Message::Missing { ballot, first, last } => self.on_missing(from, ballot, first, last),
             Message::Value { slot, ballot } => self.on_value(slot, ballot),
         }
+    }
+
+    /// A member says how far it has delivered.
+    fn note_prefix(&mut self, from: NodeId, prefix: Slot) {
+        let told = self.peer_prefix.entry(from).or_default();
+        *told = prefix.max(*told);
+        self.note_held(from, prefix);
     }
 
     /// Remembers a peer's durable Lsn. False: it is behind what was counted before, so its word must not count (it

@@ -50,6 +50,7 @@ mod sim;
 mod storage;
 mod subscriber;
 mod trace;
+mod transfers;
 
 pub use checks::{SIMULATOR, Violation};
 pub use coverage::{Coverage, Missed};

@@ -43,6 +43,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
             }
             Output::ReadsReady { round } => self.fresh.ready(round),
+            Output::Transferred(outcome) => self.on_transferred(outcome),
             Output::Repaired => {
                 tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
             }

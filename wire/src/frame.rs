@@ -99,6 +99,10 @@ pub enum Kind {
     ReadIndex = 44,
     /// The answer, with the round. `slot`: the watermark.
     ReadIndexAck = 45,
+    /// The leader of `ballot` holds no lease any more that rests on a heartbeat up to this one. Payload: [`crate::peer::ReleaseBody`].
+    Release = 46,
+    /// The leader of `ballot` hands over to the receiver, if that holds all slots up to `slot`. No payload.
+    TakeOver = 47,
     /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
     StateMarks = 50,
 
@@ -115,6 +119,8 @@ pub enum Kind {
     /// Asks the group's state machine. Payload: [`crate::client::ReadBody`], whose `from_sequence` is how far at least must have
     /// been applied, and the question.
     Query = 72,
+    /// Asks the leader to hand over to another member. Payload: [`crate::transfer::TransferBody`].
+    TransferLeader = 73,
     /// Begins a stream, or goes on with it. Payload: [`crate::stream::SubscribeBody`].
     Subscribe = 76,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
@@ -131,6 +137,8 @@ pub enum Kind {
     EvidenceReply = 90,
     /// A state machine's answer. Payload: [`crate::client::ReadReplyBody`] without entries, and the answer.
     QueryReply = 92,
+    /// What became of a hand-over. Payload: [`crate::transfer::TransferReplyBody`].
+    TransferReply = 93,
     /// Entries of a stream. Payload: [`crate::stream::StreamHead`], [`crate::client::ReadReplyBody`] and entries.
     StreamData = 96,
     /// A stream is over. Payload: [`crate::stream::StreamEndBody`].
@@ -150,7 +158,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 47] = [
+    pub const ALL: [Kind; 51] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -181,6 +189,8 @@ impl Kind {
         Kind::HelloAck,
         Kind::ReadIndex,
         Kind::ReadIndexAck,
+        Kind::Release,
+        Kind::TakeOver,
         Kind::StateMarks,
         Kind::Append,
         Kind::OpenSession,
@@ -188,6 +198,7 @@ impl Kind {
         Kind::Status,
         Kind::Evidence,
         Kind::Query,
+        Kind::TransferLeader,
         Kind::Subscribe,
         Kind::Appended,
         Kind::Rejected,
@@ -196,6 +207,7 @@ impl Kind {
         Kind::StatusReply,
         Kind::EvidenceReply,
         Kind::QueryReply,
+        Kind::TransferReply,
         Kind::StreamData,
         Kind::StreamEnd,
     ];

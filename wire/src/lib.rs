@@ -23,5 +23,6 @@ pub mod peer;
 pub mod record;
 pub mod snapshot;
 pub mod stream;
+pub mod transfer;
 
 pub use ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};

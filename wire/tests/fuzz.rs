@@ -141,12 +141,12 @@ fn kinds_keep_their_numbers() {
     let numbers: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
     let expected: Vec<u8> = (1..=15)
         .chain([18])
-        .chain(32..=45)
+        .chain(32..=47)
         .chain(50..=50)
         .chain(64..=67)
-        .chain([70, 72, 76])
+        .chain([70, 72, 73, 76])
         .chain(80..=84)
-        .chain([90, 92, 96, 97])
+        .chain([90, 92, 93, 96, 97])
         .collect();
     assert_eq!(numbers, expected);
     for byte in 0..=u8::MAX {

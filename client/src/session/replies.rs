@@ -46,6 +46,7 @@ impl Core {
                     | Reply::Query(..)
                     | Reply::Status(..)
                     | Reply::Evidence(_)
+                    | Reply::Transfer(_)
                     | Reply::Stream(..)
                     | Reply::StreamEnd(..),
                 )

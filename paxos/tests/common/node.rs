@@ -4,7 +4,9 @@ use super::checks::Checks;
 use super::disk::{Copy, Disk, Logged};
 use super::{NOOP, Value};
 use std::collections::BTreeMap;
-use synod_paxos::{Halt, Input, Message, Output, Reason, Record, Replica, Role, Settings, Source, invariants};
+use synod_paxos::{
+    Halt, Input, Message, Output, Reason, Record, Replica, Role, Settings, Source, Transferred, invariants,
+};
 use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
 
 /// Parts in a million.
@@ -44,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) roles: Vec<(Role, Reason)>,
     /// The last round of reads that it answered, since it was started.
     pub(crate) answered: Option<u64>,
+    /// How its last hand-over ended, since its start.
+    pub(crate) transferred: Option<Transferred>,
     /// By how much its clock is fast; below 0: slow. The same for the whole run, so that one moment has one reading.
     pub(crate) drift_ppm: i64,
     copies: BTreeMap<Slot, Copy>,
@@ -61,6 +65,7 @@ impl Node {
             applied: Vec::new(),
             roles: Vec::new(),
             answered: None,
+            transferred: None,
             drift_ppm: 0,
             copies: BTreeMap::new(),
             parked: Vec::new(),
@@ -122,6 +127,7 @@ impl Node {
         self.copies = recovered.copies;
         self.roles.clear();
         self.answered = None;
+        self.transferred = None;
         let replica = Replica::new(self.settings.clone(), recovered.restart, self.local_ns(now_ns));
         invariants::check_state(&replica);
         self.replica = Some(replica);
@@ -222,6 +228,7 @@ impl Node {
                 checks.on_current(me, self.moment_ns(current_at_ns.expect("a round was answered")), delivered);
             }
             Output::Repaired => {}
+            Output::Transferred(outcome) => self.transferred = Some(outcome),
             Output::Halt(halt) => assert_eq!(self.core().halted(), Some(halt)),
         }
     }
