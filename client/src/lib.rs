@@ -8,7 +8,7 @@
 //! * **Drivers.** [`Client`], [`Reader`] and [`Subscription`] put a UDP socket and a monotonic clock around a core. They have one thread:
 //!   the caller's.
 //! * **A blocking façade.** [`Appender`] waits for acknowledgements and turns events into results; [`status`] and
-//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot. [`Questions`] asks a group's state
+//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot, [`transfer_leader`] a leader to hand over. [`Questions`] asks a group's state
 //!   machine, [`Kv`] reads and writes the one that is a key-value map.
 //!
 //! # What a caller may rely on
@@ -55,6 +55,7 @@ mod socket;
 mod subscribe;
 mod subscription;
 mod train;
+mod transfer;
 mod trim;
 mod window;
 
@@ -91,4 +92,5 @@ pub use synod_wire::mode::{Mode, ModeReason};
 pub use synod_wire::stream::StreamEnd;
 pub use synod_wire::trim::TrimLimit;
 pub use synod_wire::{ClusterId, Configuration, Epoch, GroupId, Member, NodeId, Sequence};
+pub use transfer::{Transfer, TransferOutcome, TransferStep, transfer_leader};
 pub use trim::{TrimCore, Trimmed, trim};

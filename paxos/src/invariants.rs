@@ -4,7 +4,10 @@ use crate::leases::Bound;
 use crate::replica::Replica;
 use crate::types::Role;
 use crate::window::{SlotState, Window};
-use synod_wire::{Ballot, Epoch, Lsn, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
+
+/// The lowest ballot in which anybody can lead.
+const ONE: Ballot = Ballot { round: 1, node: NodeId(0) };
 
 /// Panics if the state breaks a rule.
 pub fn check_state(replica: &Replica) {
@@ -29,6 +32,7 @@ pub fn check_state(replica: &Replica) {
             assert!(is_taken_over(replica, slot), "{slot}: neither planned nor proposed by the new leader");
         }
     }
+    assert!(!replica.leases.is_given_up() || replica.lease_until_ns() == 0, "a lease that was given up");
     if replica.role == Role::Leader {
         assert!(replica.prefix >= replica.leading.barrier, "serves before its barrier is delivered");
     }
@@ -92,7 +96,8 @@ impl Before {
         assert!(new.promised >= self.promised, "a promise regressed");
         let rose = new.promised > self.promised;
         assert!(
-            !rose || !self.bound.binds(new.now_ns, new.promised.node),
+            // Its holder may have given it up meanwhile.
+            !rose || !self.bound.binds(new.now_ns, new.promised.node) || new.leases.freed >= self.promised.max(ONE),
             "a promise rose within a lease that was granted"
         );
         assert!(new.prefix >= self.prefix, "the delivered prefix shrank");

@@ -76,10 +76,11 @@ impl Replica {
         }
     }
 
-    /// Whether a batch may be proposed now: this node leads, serves, and its window has room.
+    /// Whether a batch may be proposed now: this node leads, serves, does not hand over, and its window has room.
     pub fn can_propose(&self) -> bool {
         let open = self.leading.next_slot.0 <= self.prefix.0 + self.settings.window_slots;
-        self.role == Role::Leader && !self.leading.changing && self.votes() && (open || mutant("window_unbounded"))
+        let free = !self.leading.changing && !self.is_handing_over() && self.votes();
+        self.role == Role::Leader && free && (open || mutant("window_unbounded"))
     }
 
     /// Proposes the batch of this step in the next slot.
@@ -159,6 +160,7 @@ impl Replica {
             return;
         }
         self.leading.answered_ns.insert(from, self.now_ns);
+        self.note_held(from, upto);
         let last = upto.min(self.window.last());
         for slot in self.prefix.0 + 1..=last.0 {
             self.vote(Slot(slot), from);

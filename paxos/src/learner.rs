@@ -101,8 +101,6 @@ impl Replica {
             return;
         }
         let lease_ns = self.grant(ballot, probe, asked_ns);
-        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe, lease_ns };
-        self.send_to(from, ack, self.promise_lsn.max(self.grant_lsn()).max(self.config_lsn));
         self.hear_watermark(ballot, chosen);
         // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
         self.take_as_chosen(Evidence {
@@ -114,6 +112,9 @@ impl Replica {
         });
         self.emit_chosen();
         self.deliver();
+        // Behind the delivery: its prefix says how far this heartbeat got the node.
+        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe, lease_ns };
+        self.send_to(from, ack, self.promise_lsn.max(self.grant_lsn()).max(self.config_lsn));
         self.fetch_missing();
         self.mark_peers();
         self.date_state();
@@ -129,6 +130,9 @@ impl Replica {
             self.out.push_back(Output::Deliver { slot });
             self.prefix_lsn = self.prefix_lsn.max(state.accepted.map_or(Lsn::ZERO, |held| held.lsn));
             let barrier = state.accepted.filter(|held| held.mark == Mark::Barrier);
+            if let Some(held) = barrier.filter(|_| self.transfer.is_some()) {
+                self.note_successor(held.ballot);
+            }
             if barrier.is_some_and(|held| held.ballot > self.recovered_promise) {
                 // Phase 1 of that ballot found all that could be chosen without what damage hides here, and this node
                 // knows the outcome: above the barrier no older ballot matters.

@@ -21,6 +21,7 @@
 //! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
 //! | `membership.rs` | who votes: changes, and what follows from one |
 //! | `states.rs` | members compare their states |
+//! | `transfer.rs` | a leader hands over to another member |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ mod reads;
 mod replica;
 mod rng;
 mod states;
+mod transfer;
 mod types;
 mod window;
 

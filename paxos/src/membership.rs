@@ -153,7 +153,8 @@ impl Replica {
         if self.role != Role::Leader {
             return Err(ChangeError::NotLeader);
         }
-        let pending = self.leading.changing || self.leading.proposed.is_some() || !self.is_settled();
+        let pending =
+            self.leading.changing || self.leading.proposed.is_some() || self.transfer.is_some() || !self.is_settled();
         if pending && !mutant("overlapping_changes") {
             return Err(ChangeError::Pending);
         }
@@ -220,6 +221,7 @@ impl Replica {
         // An answer that comes late, or again, takes nothing back of what a later one named.
         let known = self.prefixes.get(&from).map_or(Slot::ZERO, |(known, _)| *known);
         self.prefixes.insert(from, (prefix.max(known), self.now_ns));
+        self.note_held(from, prefix);
         self.leave_when_known();
     }
 

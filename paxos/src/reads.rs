@@ -234,6 +234,11 @@ impl Replica {
         self.conclude_confirmation();
     }
 
+    /// The number of the last heartbeat in this ballot.
+    pub(crate) fn last_probe(&self) -> u64 {
+        self.reads.probe
+    }
+
     /// A heartbeat to all, with the next number. It does not put off the next regular one, in which a leader that nobody
     /// answers steps down.
     pub(crate) fn probe(&mut self) {

@@ -8,6 +8,7 @@ use crate::membership::others;
 use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::states::States;
+use crate::transfer::Transfer;
 use crate::types::*;
 use crate::window::{Accepted, SlotState, Window};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -82,6 +83,7 @@ pub struct Replica {
     pub(crate) reads: Reads,
     pub(crate) states: States,
     pub(crate) leases: Leases,
+    pub(crate) transfer: Option<Transfer>,
 
     // Who may vote.
     pub(crate) founded: Option<Vec<(NodeId, u64)>>,
@@ -146,6 +148,7 @@ impl Replica {
             reads: Reads::new(settings.members.len()),
             states: States::default(),
             leases: Leases::new(&settings, &restart, now_ns),
+            transfer: None,
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
             confirmed: BTreeMap::new(),
@@ -201,12 +204,14 @@ impl Replica {
             Input::Configured(configuration) => self.on_configured(*configuration),
             Input::Read => self.on_read(),
             Input::Checkpoint(mark) => self.on_checkpoint(mark),
+            Input::Transfer { to } => self.transfer(to),
             Input::Persisted { upto } => self.on_persisted(upto),
             Input::Timeout => self.on_timeout(),
         }
         if self.role != Role::Halted {
             self.deliver();
             self.settle_reads();
+            self.settle_transfer();
         }
     }
 
@@ -220,7 +225,7 @@ impl Replica {
         if self.role == Role::Halted {
             return u64::MAX;
         }
-        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX));
+        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX)).min(self.transfer_due_ns());
         if self.leads() {
             due = due.min(self.leading.heartbeat_at_ns);
         }
@@ -280,6 +285,8 @@ impl Replica {
                     self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }
+            Message::Release { ballot, probe } => self.on_release(from, ballot, probe),
+            Message::TakeOver { ballot, upto } => self.on_take_over(from, ballot, upto),
             Message::StateMarks { marks } => self.on_state_marks(from, marks),
             Message::ReadIndex { start, round } => self.on_read_index(from, start, round),
             Message::ReadIndexAck { start, round, index } => self.on_read_index_ack(start, round, index),

@@ -332,6 +332,20 @@ pub enum Message {
         /// The lease that the sender granted when this heartbeat came; 0: none.
         lease_ns: u64,
     },
+    /// The leader holds no lease in this ballot any more.
+    Release {
+        /// Its ballot.
+        ballot: Ballot,
+        /// The last heartbeat that asked for one.
+        probe: u64,
+    },
+    /// The leader asks the receiver to stand for election in its place.
+    TakeOver {
+        /// Its ballot.
+        ballot: Ballot,
+        /// What the receiver must hold.
+        upto: Slot,
+    },
     /// Asks the leader for the chosen watermark.
     ReadIndex {
         /// The asker's start: [`Settings::seed`].
@@ -444,6 +458,12 @@ pub enum Input {
     Read,
     /// This node's state after a slot, which it has delivered, has this checksum.
     Checkpoint(StateMark),
+    /// This leader is to hand over: to this member, or else to the one that is furthest. [`Output::Transferred`] says what became of
+    /// it.
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
+    },
     /// Every record up to this one is on stable storage. (Or in memory, where the group is to rest on that: then this log must
     /// never be started from again unless all of it reached the disk.)
     Persisted {
@@ -581,6 +601,8 @@ pub enum Reason {
     Joined,
     /// No word of a leader in time.
     ElectionTimeout,
+    /// The leader handed over to this node.
+    HandedOver,
     /// A higher ballot appeared.
     HigherBallot,
     /// A quorum promised.
@@ -593,6 +615,27 @@ pub enum Reason {
     Reconfigured,
     /// See [`Output::Halt`].
     Halted,
+}
+
+/// What became of a hand-over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transferred {
+    /// The target leads, and serves.
+    Done,
+    /// Another member does.
+    Elsewhere,
+    /// This node does not lead.
+    NotThatLeader,
+    /// The target is no other member.
+    NoTarget,
+    /// The target was not heard of late; without one: nobody was.
+    Silent,
+    /// The target does not catch up in time.
+    Lags,
+    /// The target did not take over in time.
+    NotTaken,
+    /// This node gave way, and nobody leads.
+    NoLeader,
 }
 
 /// What is to be done, in order.
@@ -645,6 +688,8 @@ pub enum Output {
     },
     /// A configuration governs from here on.
     Configured(Box<Configuration>),
+    /// A hand-over has ended so.
+    Transferred(Transferred),
     /// Damage hides nothing any more.
     Repaired,
     /// This node must not go on.

@@ -130,6 +130,9 @@ pub const MUTANTS: &[Mutant] = &[
     rule("bounded_from_answer", "a bounded read counts from the leader's answer, not from the question"),
     rule("lease_from_answer", "a lease counts from the answer to its heartbeat"),
     rule("promises_within_lease", "an acceptor promises within a lease that it granted"),
+    rule("handover_keeps_lease", "a leader that hands over keeps its lease"),
+    rule("old_release_frees", "a lease that was given up in an older ballot frees who granted one in this"),
+    rule("take_over_within_lease", "a member takes over within the lease that it granted"),
     rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
     // Streams.

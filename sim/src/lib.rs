@@ -51,6 +51,7 @@ mod sim;
 mod storage;
 mod subscriber;
 mod trace;
+mod transfers;
 mod trims;
 
 pub use checks::{SIMULATOR, Violation};

@@ -117,6 +117,9 @@ pub struct Plan {
     /// Between an operator's trims, on average, milliseconds; 0: there are none.
     #[serde(default)]
     pub trim_mean_ms: u64,
+    /// Between requests to hand over, on average; 0: there are none.
+    #[serde(default)]
+    pub transfer_ns: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -163,6 +166,7 @@ impl Plan {
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), no_snapshots(), 400]),
             trim_mean_ms: Rng::new(seed, "trims").pick(&[0, 0, 0, 2_000]),
+            transfer_ns: transfer_ns(profile, &mut Rng::new(seed, "hand-over")),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -240,6 +244,11 @@ fn no_snapshots() -> u64 {
 fn lease_ns(timing: &Timing, rng: &mut Rng) -> u64 {
     let min_ns = timing.election_min_ns;
     rng.pick(&[0, 0, 0, min_ns / 2, min_ns, timing.election_max_ns])
+}
+
+/// Half of the runs have leaders hand over, some of them often.
+fn transfer_ns(profile: Profile, rng: &mut Rng) -> u64 {
+    if profile == Profile::Calm { 0 } else { rng.pick(&[0, 0, 1_500_000_000, 6_000_000_000]) }
 }
 
 fn victims(plan: &Plan, rng: &mut Rng) -> Vec<usize> {

@@ -152,6 +152,10 @@ impl Sim {
         }
         let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);
         self.after(first_ns, Happening::Strike);
+        if self.plan.transfer_ns > 0 {
+            let first_ns = self.transfers.exponential(self.plan.transfer_ns);
+            self.after(first_ns, Happening::Transfer);
+        }
         Ok(())
     }
 

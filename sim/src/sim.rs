@@ -7,6 +7,7 @@ use crate::coverage::{self, Coverage, FramesSent};
 use crate::crowd::Crowd;
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
+use crate::history::KIND_OFFSET;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::load::Client;
 use crate::net::{Fate, Network};
@@ -26,7 +27,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
+use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -53,6 +54,7 @@ pub(crate) enum Happening {
     Strike,
     Forget { leader: usize, rival: usize },
     AskByLease,
+    Transfer,
     Crowd,
     Trim,
     Scripted { index: usize },
@@ -95,6 +97,10 @@ pub(crate) struct Sim {
     disk_rng: Rng,
     pub(crate) client_rng: Rng,
     pub(crate) trims_rng: Rng,
+    /// For hand-overs.
+    pub(crate) transfers: Rng,
+    /// Requests for them so far.
+    pub(crate) transfer_id: u64,
     /// Faults strike, and each datagram's own faults are on.
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
@@ -147,6 +153,8 @@ impl Sim {
             disk_rng: Rng::new(seed, "disk"),
             client_rng: Rng::new(seed, "clients"),
             trims_rng: Rng::new(seed, "operator"),
+            transfers: Rng::new(seed, "hand-overs"),
+            transfer_id: 0,
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
@@ -231,6 +239,10 @@ impl Sim {
             Happening::Forget { leader, rival } => self.on_forget(leader, rival),
             Happening::AskByLease => {
                 self.on_ask_by_lease();
+                Ok(())
+            }
+            Happening::Transfer => {
+                self.on_transfer();
                 Ok(())
             }
             Happening::Crowd => self.on_crowd(),
@@ -474,6 +486,9 @@ impl Sim {
             return self.recover_anew(node);
         }
         if self.nodes[node].role != role {
+            if self.nodes[node].role == Role::Preparing {
+                self.nobody_else_holds_a_lease(node)?;
+            }
             self.role_changed(node);
         }
         if self.nodes[node].role == Role::Halted && role != Role::Halted {
@@ -538,6 +553,9 @@ impl Sim {
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
+                    if bytes.get(KIND_OFFSET) == Some(&(Kind::TransferReply as u8)) {
+                        self.transfer_told(&bytes);
+                    }
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;

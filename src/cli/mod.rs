@@ -16,6 +16,7 @@ mod read;
 mod session;
 mod status;
 mod subscribe;
+mod transfer;
 mod trim;
 mod verify;
 
@@ -74,6 +75,8 @@ enum Command {
     Member(MemberCommand),
     /// Bring back a node that lost its log: formats its directory anew, and has it join the groups as a learner
     Recover(RecoverArgs),
+    /// Have a group's leader hand over to another member, without an election time-out in between
+    TransferLeader(TransferArgs),
     /// Show who chose a slot, as each node's log has it, and whether they agree
     Evidence(EvidenceArgs),
     /// Look into a log, offline
@@ -430,6 +433,21 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+struct TransferArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The node that is to lead; the one that has most of the log of those that answer, when left out.
+    #[arg(long, value_name = "N")]
+    to: Option<u8>,
+    /// How long to look for the leader, and then to wait for what becomes of it.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
 struct EvidenceArgs {
     /// The configuration file: asks the running nodes.
     #[arg(long, value_name = "F", required_unless_present = "dirs", conflicts_with = "dirs")]
@@ -523,6 +541,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Status(args) => status::status(&args),
         Command::Member(command) => member::member(&command),
         Command::Recover(args) => member::recover(&args),
+        Command::TransferLeader(args) => transfer::transfer(&args),
         Command::Evidence(args) => evidence::evidence(&args),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),
         Command::Verify(args) => verify::verify(&args),

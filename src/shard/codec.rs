@@ -4,8 +4,8 @@ use synod_paxos::{Evidence, LsnRun, Mark, Message, PART_SLOTS, Ranges, Report, R
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
-    AcceptedBody, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange,
-    StateRow, report_state,
+    AcceptedBody, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody, PromiseReport, ReadRound, ReleaseBody,
+    SlotRange, StateRow, report_state,
 };
 use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
@@ -56,6 +56,11 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
             let probe: Probe = whole(frame.payload)?;
             Message::HeartbeatAck { ballot, prefix: slot, probe: probe.number.get(), lease_ns: probe.lease_ns.get() }
         }
+        Kind::Release => {
+            let body: ReleaseBody = whole(frame.payload)?;
+            Message::Release { ballot, probe: body.probe.get() }
+        }
+        Kind::TakeOver => Message::TakeOver { ballot, upto: slot },
         Kind::StateMarks => decode_state_marks(frame)?,
         Kind::FetchChosen => {
             let range: SlotRange = whole(frame.payload)?;
@@ -232,6 +237,13 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
         Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
             let bytes = put(probe_body(*probe, *lease_ns).as_bytes(), body);
             (Kind::HeartbeatAck, Head { slot: *prefix, ballot: *ballot, promised: None }, bytes)
+        }
+        Message::Release { ballot, probe } => {
+            let bytes = put(ReleaseBody { probe: U64::new(*probe) }.as_bytes(), body);
+            (Kind::Release, Head { ballot: *ballot, ..Head::default() }, bytes)
+        }
+        Message::TakeOver { ballot, upto } => {
+            (Kind::TakeOver, Head { slot: *upto, ballot: *ballot, promised: None }, 0)
         }
         Message::StateMarks { marks } => {
             let mut bytes = 0;
@@ -417,6 +429,8 @@ mod tests {
             state_marks(1),
             state_marks(4),
             Message::FetchValue { slot: Slot(6), ballot },
+            Message::Release { ballot, probe: 12 },
+            Message::TakeOver { ballot, upto: Slot(7) },
             Message::Hello { incarnation: 5, fresh: true, start: 6 },
             Message::HelloAck {
                 incarnation: 1,

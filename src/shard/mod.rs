@@ -16,6 +16,7 @@
 //! | `streams.rs` | subscribers: credit, turns, why one is dropped |
 //! | `queries.rs` | questions to the state machine |
 //! | `membership.rs` | who the members are; changes |
+//! | `transfers.rs` | who asked this leader to hand over, and what they are told |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
@@ -51,6 +52,7 @@ mod snapshots;
 mod stages;
 mod status;
 mod streams;
+mod transfers;
 
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use outbox::OUTBOX_BYTES;
@@ -93,6 +95,7 @@ use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, GroupId, Lsn, NodeId, NodeSet};
+use transfers::Transfers;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -250,6 +253,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     waiters: Waiters,
     fresh: Fresh,
     streams: Streams,
+    transfers: Transfers,
     word: Word,
     stages: Stages,
     modes: Modes,
@@ -291,6 +295,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             waiters: Waiters::new(settings.max_datagram_bytes()),
             fresh: Fresh::new(),
             streams: Streams::new(settings.secret),
+            transfers: Transfers::default(),
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
@@ -487,6 +492,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Message::Accept { .. } => self.has_room_for_value(),
             // Its answer takes heartbeats, and a leader that cannot log shows no sign of life.
             Message::ReadIndex { .. } if self.is_full() => false,
+            // It does not stand, either.
+            Message::TakeOver { .. } if self.is_full() => false,
             _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
         }
     }

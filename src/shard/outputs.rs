@@ -46,6 +46,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Output::ReadsReady { round } => self.fresh.ready(round),
             Output::Configured(configuration) => self.configured(&configuration)?,
+            Output::Transferred(outcome) => self.on_transferred(outcome),
             Output::Repaired => {
                 tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
             }

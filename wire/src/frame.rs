@@ -99,6 +99,10 @@ pub enum Kind {
     ReadIndex = 44,
     /// The answer, with the round. `slot`: the watermark.
     ReadIndexAck = 45,
+    /// The leader of `ballot` holds no lease any more that rests on a heartbeat up to this one. Payload: [`crate::peer::ReleaseBody`].
+    Release = 46,
+    /// The leader of `ballot` hands over to the receiver, if that holds all slots up to `slot`. No payload.
+    TakeOver = 47,
     /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
     StateMarks = 50,
     /// The one who is told is no member, going by the sender's epoch. No payload.
@@ -119,6 +123,8 @@ pub enum Kind {
     Query = 72,
     /// Asks for the entries below a sequence to be given up. Payload: [`crate::trim::TrimBody`].
     Trim = 74,
+    /// Asks the leader to hand over to another member. Payload: [`crate::transfer::TransferBody`].
+    TransferLeader = 73,
     /// Begins a stream, or goes on with it. Payload: [`crate::stream::SubscribeBody`].
     Subscribe = 76,
     /// Who are the members? No payload.
@@ -141,6 +147,8 @@ pub enum Kind {
     QueryReply = 92,
     /// Entries are given up. Payload: [`crate::trim::TrimReplyBody`].
     TrimReply = 94,
+    /// What became of a hand-over. Payload: [`crate::transfer::TransferReplyBody`].
+    TransferReply = 93,
     /// Entries of a stream. Payload: [`crate::stream::StreamHead`], [`crate::client::ReadReplyBody`] and entries.
     StreamData = 96,
     /// A stream is over. Payload: [`crate::stream::StreamEndBody`].
@@ -162,7 +170,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 53] = [
+    pub const ALL: [Kind; 57] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -193,6 +201,8 @@ impl Kind {
         Kind::HelloAck,
         Kind::ReadIndex,
         Kind::ReadIndexAck,
+        Kind::Release,
+        Kind::TakeOver,
         Kind::StateMarks,
         Kind::NotMember,
         Kind::Append,
@@ -201,9 +211,10 @@ impl Kind {
         Kind::Status,
         Kind::Evidence,
         Kind::Query,
+        Kind::TransferLeader,
         Kind::Trim,
-        Kind::Subscribe,
         Kind::Members,
+        Kind::Subscribe,
         Kind::ChangeMembers,
         Kind::Appended,
         Kind::Rejected,
@@ -212,6 +223,7 @@ impl Kind {
         Kind::StatusReply,
         Kind::EvidenceReply,
         Kind::QueryReply,
+        Kind::TransferReply,
         Kind::TrimReply,
         Kind::StreamData,
         Kind::StreamEnd,

@@ -25,6 +25,7 @@ pub mod peer;
 pub mod record;
 pub mod snapshot;
 pub mod stream;
+pub mod transfer;
 pub mod trim;
 
 pub use configuration::{Configuration, Member};

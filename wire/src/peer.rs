@@ -79,6 +79,14 @@ pub struct Probe {
     pub lease_ns: U64,
 }
 
+/// The lease that a leader gave up.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReleaseBody {
+    /// The last heartbeat that asked for a lease in this ballot.
+    pub probe: U64,
+}
+
 /// Which reads a [`crate::frame::Kind::ReadIndex`] is for, given back in the answer.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]

@@ -4,7 +4,9 @@ use super::checks::Checks;
 use super::disk::{Copy, Disk, Logged};
 use super::{NOOP, Value, configuration_of};
 use std::collections::BTreeMap;
-use synod_paxos::{Halt, Input, Mark, Message, Output, Reason, Record, Replica, Role, Settings, Source, invariants};
+use synod_paxos::{
+    Halt, Input, Mark, Message, Output, Reason, Record, Replica, Role, Settings, Source, Transferred, invariants,
+};
 use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
 
 /// Parts in a million.
@@ -46,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) roles: Vec<(Role, Reason)>,
     /// The last round of reads that it answered, since it was started.
     pub(crate) answered: Option<u64>,
+    /// How its last hand-over ended, since its start.
+    pub(crate) transferred: Option<Transferred>,
     /// By how much its clock is fast; below 0: slow. The same for the whole run, so that one moment has one reading.
     pub(crate) drift_ppm: i64,
     copies: BTreeMap<Slot, Copy>,
@@ -64,6 +68,7 @@ impl Node {
             applied: Vec::new(),
             roles: Vec::new(),
             answered: None,
+            transferred: None,
             drift_ppm: 0,
             copies: BTreeMap::new(),
             parked: Vec::new(),
@@ -126,6 +131,7 @@ impl Node {
         self.copies = recovered.copies;
         self.roles.clear();
         self.answered = None;
+        self.transferred = None;
         let replica = Replica::new(self.settings.clone(), recovered.restart, self.local_ns(now_ns));
         invariants::check_state(&replica);
         self.replica = Some(replica);
@@ -238,6 +244,7 @@ impl Node {
             }
             Output::Repaired => {}
             Output::Configured(configuration) => assert_eq!(*configuration, *self.core().configuration()),
+            Output::Transferred(outcome) => self.transferred = Some(outcome),
             Output::Halt(halt) => assert_eq!(self.core().halted(), Some(halt)),
         }
     }

@@ -63,9 +63,9 @@ fn a_heartbeat_is_answered_and_its_watermark_taken() {
     bench.hear(TWO, accept(B, 2));
     let lsn = bench.lsn().0;
     let wanted = [
-        send(&[TWO], ack(B, 1, 77), PROMISE_LSN),
         persist(lsn + 1, B, chosen(2, 2, B, &[])),
         deliver(2),
+        send(&[TWO], ack(B, 2, 77), PROMISE_LSN),
         send(&[TWO], fetch(3, 4), Lsn::ZERO),
     ];
     assert_eq!(bench.hear(TWO, heartbeat(B, 4, 77)), wanted);
