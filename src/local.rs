@@ -34,7 +34,7 @@ impl Local {
         }
         let mut local = Local { config, make, nodes: Vec::new() };
         for node in local.config.members() {
-            node::format(&local.config, node)?;
+            node::format(&local.config, node, false)?;
             local.nodes.push(None);
             local.start_node(node)?;
         }
@@ -85,7 +85,7 @@ pub(crate) fn free_addresses(dir: &Path, nodes: u8) -> anyhow::Result<Vec<config
     (0..nodes)
         .map(|id| {
             let dir = dir.join(format!("node-{id}"));
-            Ok(config::Node { id, peer_listen: free()?, client_listen: free()?, dir })
+            Ok(config::Node { id, peer_listen: free()?, client_listen: free()?, dir, joins: false })
         })
         .collect()
 }

@@ -5,8 +5,8 @@ use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::shard::checkpoint::Maker;
-use crate::shard::jobs::{self, Done, Job};
 use crate::shard::install::TransferJob;
+use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{self, CatchUpSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
@@ -27,31 +27,41 @@ use zerocopy::little_endian::{U32, U64};
 /// Submissions of one turn that fit before the reactor must submit early.
 pub const SQ_ENTRIES: u32 = 1_024;
 
-/// Prepares the directory of every group of a node. Refuses a directory that is in use or formatted.
-pub fn format(config: &Config, node: NodeId) -> anyhow::Result<()> {
+/// Prepares the directory of every group of a node. Refuses a directory that is in use or formatted. A log that `joins` is of a
+/// group that others founded, and waits to be added to it. Gives the incarnation of each group's log.
+pub fn format(config: &Config, node: NodeId, joins: bool) -> anyhow::Result<Vec<(GroupId, u64)>> {
+    let mut incarnations = Vec::new();
     for group in group_ids(config) {
         let incarnation = random_u64()?;
+        incarnations.push((group, incarnation));
         let dir = config.log_dir(node, group);
         let identity = synod_wal::Identity { cluster: config.cluster_id(), group, node, incarnation };
-        let (header, body) = founding_configuration(config, node, group, incarnation);
+        let (header, body) = founding_configuration(config, node, group, incarnation, joins);
         synod_wal::format(&dir, &identity, (&header, &body), &wal_settings(config))
             .with_context(|| format!("cannot format {} for node {node}, group {group}", dir.display()))?;
     }
-    Ok(())
+    Ok(incarnations)
 }
 
-fn founding_configuration(config: &Config, node: NodeId, group: GroupId, incarnation: u64) -> (Header, Vec<u8>) {
-    let (members, quorums) = (config.members(), config.quorums());
+fn founding_configuration(
+    config: &Config,
+    node: NodeId,
+    group: GroupId,
+    incarnation: u64,
+    joins: bool,
+) -> (Header, Vec<u8>) {
+    let (members, quorums) = (config.founders(), config.quorums());
     let body = Configuration {
         parent_epoch: U32::ZERO,
         phase1: quorums.phase1 as u8,
         phase2: quorums.phase2 as u8,
         members: members.len() as u8,
-        learners: 0,
+        learners: joins.into(),
         incarnation: U64::new(incarnation),
     };
     let mut payload = body.as_bytes().to_vec();
     payload.extend(members.iter().map(|member| member.0));
+    payload.extend(joins.then_some(node.0));
     let header = Header {
         kind: Kind::Configuration,
         flags: 0,
@@ -254,7 +264,10 @@ impl Pipeline {
             match result {
                 Ok(Exit::Stopped) => return Ok(()),
                 Ok(Exit::Recover) => {
-                    tracing::info!(group = self.group.0, "the log is read again: what damage hid was repaired, or a snapshot came from a member");
+                    tracing::info!(
+                        group = self.group.0,
+                        "the log is read again: what damage hid was repaired, or a snapshot came from a member"
+                    );
                 }
                 Err(error) => {
                     tracing::error!(group = self.group.0, error = format!("{error:#}"), "the group cannot go on");
@@ -380,7 +393,8 @@ impl Pipeline {
         let consensus = &self.config.consensus;
         Ok(synod_paxos::Settings {
             me: self.node,
-            members: self.config.members(),
+            members: self.config.founders(),
+            joins: false,
             quorums: self.config.quorums(),
             incarnation: 0,
             window_slots: consensus.window_slots,

@@ -8,7 +8,7 @@
 //! * **Drivers.** [`Client`], [`Reader`] and [`Subscription`] put a UDP socket and a monotonic clock around a core. They have one thread:
 //!   the caller's.
 //! * **A blocking façade.** [`Appender`] waits for acknowledgements and turns events into results; [`status`] and
-//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot. [`Questions`] asks a group's state
+//!   [`check_tail`] are single questions, [`evidence()`] asks all members who chose a slot, [`transfer_leader`] a leader to hand over. [`Questions`] asks a group's state
 //!   machine, [`Kv`] reads and writes the one that is a key-value map.
 //!
 //! # What a caller may rely on
@@ -40,6 +40,7 @@ mod evidence;
 mod held;
 mod kv;
 mod line;
+mod members;
 mod options;
 mod query;
 mod question;
@@ -54,6 +55,7 @@ mod socket;
 mod subscribe;
 mod subscription;
 mod train;
+mod transfer;
 mod trim;
 mod window;
 
@@ -72,6 +74,7 @@ pub use evidence::{
 };
 pub use held::EntryRef;
 pub use kv::{Kv, KvRead, KvReader, KvValue, KvWritten};
+pub use members::{ChangeOutcome, MemberChange, Members, Progress, change_members, members};
 pub use options::{Options, OptionsError, ReadOptions, Resume};
 pub use query::{StageTimes, Status, Tail, check_tail, status};
 pub use question::{Answer, QuestionCore, QuestionCounters, Questions, Standing};
@@ -88,5 +91,6 @@ pub use synod_wire::kv::{MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome};
 pub use synod_wire::mode::{Mode, ModeReason};
 pub use synod_wire::stream::StreamEnd;
 pub use synod_wire::trim::TrimLimit;
-pub use synod_wire::{ClusterId, GroupId, NodeId, Sequence};
+pub use synod_wire::{ClusterId, Configuration, Epoch, GroupId, Member, NodeId, Sequence};
+pub use transfer::{Transfer, TransferOutcome, TransferStep, transfer_leader};
 pub use trim::{TrimCore, Trimmed, trim};

@@ -19,6 +19,8 @@ use zerocopy::little_endian::{U16, U32, U64};
 const REPEAT_NS: u64 = 50_000_000;
 /// Sockets are not shared between calls, so one number tells our answers.
 const REQUEST_ID: u64 = 1;
+/// Who does not say by then whether it leads is not waited for.
+const LEADER_LOOK: Duration = Duration::from_millis(200);
 
 /// A node's state of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +192,32 @@ pub fn status(
         (Some(status), _) => Ok(status),
         (None, Some((refusal, detail))) => Err(ClientError::Refused { refusal, detail }),
         (None, None) => Err(ClientError::NoAnswer(round.unavailable(timeout))),
+    }
+}
+
+/// Asks all members until one says that it leads, or until `timeout`: what that one says, in the highest ballot.
+pub(crate) fn leader_status(
+    members: Vec<SocketAddrV4>,
+    cluster: ClusterId,
+    group: GroupId,
+    timeout: Duration,
+) -> Result<Status, ClientError> {
+    let mut round = Round::new(members, cluster, group, None)?;
+    let leader = |answers: &[Answer]| {
+        let statuses = answers.iter().filter_map(|answer| answer.status.as_ref());
+        statuses.filter(|status| status.role == role::LEADER).max_by_key(|status| status.promised).cloned()
+    };
+    let until_ns = round.socket.now_ns().saturating_add(nanos(timeout));
+    loop {
+        // One that was deposed may not know it: all are heard, or given the time.
+        round.run(LEADER_LOOK.min(timeout), |answers| answers.iter().all(|answer| answer.status.is_some()))?;
+        if let Some(status) = leader(&round.answers) {
+            return Ok(status);
+        }
+        if round.socket.now_ns() >= until_ns {
+            return Err(ClientError::NoLeader(round.unavailable(timeout)));
+        }
+        round.answers.iter_mut().for_each(|answer| answer.status = None);
     }
 }
 

@@ -345,7 +345,8 @@ impl ReadCore {
 
     fn on_reply(&mut self, now_ns: u64, from: SocketAddrV4, body: &ReadReplyBody, entries: ReadEntries<'_>) {
         let id = body.request_id.get();
-        if !(self.first_request_id..self.next_request_id).contains(&id) {
+        // What is late of a read that ended in TRIMMED does not make it go on.
+        if !(self.first_request_id..self.next_request_id).contains(&id) || self.trimmed.is_some() {
             self.counters.foreign += 1;
             return;
         }

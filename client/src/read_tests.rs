@@ -205,6 +205,26 @@ fn refusals_lead_to_the_next_member_or_the_leader_and_then_to_a_pause() {
 }
 
 #[test]
+fn a_read_ends_where_its_entries_were_trimmed_after_those_that_came() {
+    let mut core = reader_with(ReadOptions::default());
+    core.read(Sequence(1), 9, 0);
+    asked(&mut core, 0).unwrap();
+    core.handle(MS, address(1), &reply(1, 1, 2, 50, true));
+    assert_eq!(range(asked(&mut core, MS)).1, 3);
+    let refuse = |id, detail| Refuse { reference: id, detail, ..Refuse::with(Refusal::Trimmed) }.datagram();
+    core.handle(MS, address(1), &refuse(2, 3));
+    assert_eq!(core.trimmed(), None, "the next one is there");
+    let (port, body) = asked(&mut core, MS).expect("it asks again");
+    core.handle(MS, address(port), &refuse(body.request_id.get(), 7));
+    assert_eq!((core.trimmed(), asked(&mut core, u64::MAX), core.poll_timeout()), (Some(Sequence(7)), None, None));
+    core.handle(2 * MS, address(1), &reply(2, 3, 9, 50, true));
+    assert_eq!(taken(&mut core), [1, 2], "what is late does not make it go on");
+    core.read(Sequence(7), 1, 3 * MS);
+    assert_eq!(core.trimmed(), None);
+    assert_eq!(range(asked(&mut core, 3 * MS)).1, 7);
+}
+
+#[test]
 fn a_follower_waits_at_the_tail_and_asks_again() {
     let mut core = reader_with(ReadOptions::default());
     core.follow(Sequence(3), 1_000, 0);

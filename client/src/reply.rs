@@ -9,6 +9,7 @@ use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
 use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead};
+use synod_wire::transfer::TransferReplyBody;
 use synod_wire::trim::{TrimLimit, TrimReplyBody};
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::little_endian::U64;
@@ -28,6 +29,7 @@ pub(crate) enum Reply<'a> {
     Status(StatusBody, &'a [U64], &'a [StageRow]),
     Evidence(EvidenceReplyBody),
     Trimmed(TrimReplyBody, TrimLimit),
+    Transfer(TransferReplyBody),
 }
 
 /// What a reply promises. What this version has no name for, it does not rely on.
@@ -140,6 +142,7 @@ impl<'a> Reply<'a> {
                 Ok(Reply::Status(body, counters, stages))
             }
             Kind::EvidenceReply => Ok(Reply::Evidence(EvidenceReplyBody::parse(payload)?)),
+            Kind::TransferReply => Ok(Reply::Transfer(TransferReplyBody::parse(payload)?)),
             other => Err(FrameError::Kind(other as u8)),
         }
     }

@@ -348,7 +348,8 @@ impl SubscribeCore {
         (body, entries): (&ReadReplyBody, ReadEntries<'_>),
     ) {
         let (first, count) = (body.first_sequence.get(), u64::from(body.entries.get()));
-        if body.request_id.get() != self.stream || round > u64::from(self.round) {
+        // What is late of a stream that ended in TRIMMED does not make it go on.
+        if body.request_id.get() != self.stream || round > u64::from(self.round) || self.trimmed.is_some() {
             self.counters.foreign += 1;
             return;
         }

@@ -160,6 +160,34 @@ fn a_reason_is_told_and_decides_what_comes_next() {
     assert_eq!(said(&mut core, 9_002 * MS).unwrap().1.leaves, 1);
 }
 
+#[test]
+fn a_stream_whose_next_entries_were_trimmed_ends_after_those_that_came() {
+    let mut core = core(2);
+    said(&mut core, 0);
+    core.handle(MS, address(1), &data(9, 1, 1, 1, 2));
+    let trimmed = |round, next| {
+        let body = StreamEndBody {
+            stream: U64::new(STREAM),
+            round: U32::new(round),
+            next: U64::new(next),
+            reason: StreamEnd::Trimmed as u8,
+            mode: 0,
+            reserved: [0; 2],
+        };
+        datagram(&header(Kind::StreamEnd), body.as_bytes())
+    };
+    core.handle(2 * MS, address(1), &trimmed(1, 3));
+    assert_eq!(core.trimmed(), None, "what comes next is there");
+    assert_eq!(said(&mut core, 2 * MS).unwrap().1.round.get(), 2, "it begins another round");
+    core.handle(3 * MS, address(1), &trimmed(2, 9));
+    assert_eq!((core.trimmed(), core.poll_timeout()), (Some(Sequence(9)), None));
+    assert_eq!(said(&mut core, u64::MAX), None);
+    core.handle(4 * MS, address(1), &data(9, 2, 2, 3, 1));
+    assert_eq!(taken(&mut core), [1, 2], "what is late does not make it go on");
+    core.leave();
+    assert_eq!(said(&mut core, 5 * MS).unwrap().1.leaves, 1);
+}
+
 /// A node that pushes: the rule of `streams.rs` in a few lines.
 #[derive(Default)]
 struct Pusher {

@@ -66,6 +66,7 @@ impl Replica {
     /// What a promise says of a slot.
     pub(crate) fn report(&self, slot: Slot) -> Option<Report> {
         let state = self.window.get(slot)?;
+        let configures = state.accepted.is_some_and(|held| held.mark == Mark::Configuration);
         let state = match state.accepted {
             Some(accepted) if state.chosen => ReportState::Chosen(accepted.ballot),
             _ if state.unknown => ReportState::Unknown,
@@ -73,10 +74,10 @@ impl Replica {
             Some(accepted) => ReportState::Accepted(accepted.ballot),
             None => return None,
         };
-        Some(Report { slot, state })
+        Some(Report { slot, state, configures })
     }
 
-    pub(crate) fn on_accept(&mut self, from: NodeId, ballot: Ballot, slot: Slot, barrier: bool) {
+    pub(crate) fn on_accept(&mut self, from: NodeId, ballot: Ballot, slot: Slot, mark: Mark) {
         if ballot.node != from {
             return;
         }
@@ -90,7 +91,7 @@ impl Replica {
             // Too far behind to take it; the heartbeats say how far, and catch-up closes the distance.
             return;
         }
-        if slot <= self.prefix || !self.accept(slot, ballot, barrier) {
+        if slot <= self.prefix || !self.accept(slot, ballot, mark) {
             // Known chosen, or a duplicate: the leader missed the answer.
             return self.send_accepted();
         }
@@ -101,16 +102,16 @@ impl Replica {
     }
 
     /// Logs the value; false if nothing is to be logged.
-    fn accept(&mut self, slot: Slot, ballot: Ballot, barrier: bool) -> bool {
+    fn accept(&mut self, slot: Slot, ballot: Ballot, mark: Mark) -> bool {
         let state = self.window.entry(slot);
         let any = mutant("higher_ballot_taken_for_duplicate");
         if state.chosen || state.accepted.is_some_and(|held| any || held.ballot == ballot) {
             return false;
         }
         assert!(state.accepted.is_none_or(|held| held.ballot < ballot), "an accepted ballot never regresses");
-        let lsn = self.persist(Record::Accepted { slot, ballot, barrier, source: Source::Message });
+        let lsn = self.persist(Record::Accepted { slot, ballot, mark, source: Source::Message });
         let state = self.window.entry(slot);
-        state.accepted = Some(Accepted { ballot, lsn, barrier });
+        state.accepted = Some(Accepted { ballot, lsn, mark });
         state.unknown = false;
         self.undurable.push_back((lsn, slot));
         true
@@ -184,7 +185,7 @@ impl Replica {
     pub(crate) fn on_fetch_value(&mut self, from: NodeId, slot: Slot, ballot: Ballot) {
         let held = self.window.get(slot).and_then(|state| state.accepted);
         if let Some(held) = held.filter(|held| held.ballot == ballot) {
-            self.send_to(from, Message::Value { slot, ballot }, held.lsn);
+            self.send_to(from, Message::Value { slot, ballot, mark: held.mark }, held.lsn);
         } else if slot <= self.prefix {
             // Chosen and delivered since it was reported.
             self.out.push_back(Output::ServeCatchUp { to: from, first: slot, last: slot });

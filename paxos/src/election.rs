@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
 
 /// After so many elections in a row in which all members promised, and damage hid what to propose, an operator must decide.
 const HOPELESS_ELECTIONS: u32 = 3;
@@ -23,7 +23,9 @@ pub(crate) struct PromiseSet {
     prefix: Slot,
     got: Vec<bool>,
     unknown_all: bool,
-    reports: BTreeMap<Slot, ReportState>,
+    /// The configuration that governed the member.
+    epoch: Epoch,
+    reports: BTreeMap<Slot, Report>,
 }
 
 impl PromiseSet {
@@ -31,13 +33,20 @@ impl PromiseSet {
         self.got.iter().all(|got| *got) || mutant("partial_promise_counts")
     }
 
-    /// What the member says of `slot`: `None` = it accepted nothing there.
-    fn report(&self, slot: Slot) -> Option<ReportState> {
-        match self.reports.get(&slot) {
-            Some(report) => Some(*report),
-            None if self.unknown_all && slot > self.prefix => Some(ReportState::Unknown),
-            None => None,
-        }
+    /// What the member says of `slot`, to a candidate of this epoch: `None` = it accepted nothing there. What was chosen by votes
+    /// of an earlier configuration than governs the slot is merely accepted.
+    fn report(&self, slot: Slot, epoch: Epoch) -> Option<Report> {
+        let unknown = || Report { slot, state: ReportState::Unknown, configures: false };
+        let Some(report) = self.reports.get(&slot) else {
+            return (self.unknown_all && slot > self.prefix).then(unknown);
+        };
+        let state = match report.state {
+            ReportState::Chosen(ballot) if self.epoch < epoch && !mutant("chosen_above_configuration_is_final") => {
+                ReportState::Accepted(ballot)
+            }
+            state => state,
+        };
+        Some(Report { state, ..*report })
     }
 }
 
@@ -93,14 +102,14 @@ impl Replica {
     /// than once all the same, as a member may learn from another what it has lost.
     fn nobody_can_tell(&self) -> bool {
         let promises = self.counted_promises();
-        let all = promises.len() == self.settings.members.len();
+        let all = promises.len() == self.config.voters().len();
         all && promises.iter().all(|(_, set)| set.prefix <= self.prefix) && self.plan(&promises).is_none()
     }
 
     pub(crate) fn send_prepare(&mut self) {
         let complete = self.promises.iter().filter(|(_, promise)| promise.complete()).map(|(node, _)| *node);
         let heard: NodeSet = complete.collect();
-        let silent = NodeSet(self.peers.0 & !heard.0);
+        let silent = NodeSet(self.peers.0 & self.config.voters().0 & !heard.0);
         let prepare = Message::Prepare { ballot: self.promised, prefix: self.prefix };
         let after = if mutant("prepare_before_sync") { Lsn::ZERO } else { self.promise_lsn };
         self.send(silent, prepare, after);
@@ -123,12 +132,14 @@ impl Replica {
         (part, parts): (u16, u16),
         unknown_all: bool,
         reports: &[Report],
+        epoch: Epoch,
     ) {
         let of_this_ballot = ballot == self.promised || mutant("old_promise_counted");
         if self.role != Role::Candidate || !of_this_ballot || part >= parts {
             return;
         }
-        let fresh = || PromiseSet { prefix, got: vec![false; parts.into()], unknown_all, reports: BTreeMap::new() };
+        let fresh =
+            || PromiseSet { prefix, got: vec![false; parts.into()], unknown_all, epoch, reports: BTreeMap::new() };
         let set = self.promises.entry(from).or_insert_with(fresh);
         if set.prefix < prefix {
             *set = fresh();
@@ -140,7 +151,9 @@ impl Replica {
         }
         set.got[usize::from(part)] = true;
         set.unknown_all |= unknown_all;
-        set.reports.extend(reports.iter().map(|report| (report.slot, report.state)));
+        // The least of what its parts may be taken for.
+        set.epoch = set.epoch.min(epoch);
+        set.reports.extend(reports.iter().map(|report| (report.slot, *report)));
         self.conclude_phase1();
     }
 
@@ -151,13 +164,16 @@ impl Replica {
             prefix: self.prefix,
             got: Vec::new(),
             unknown_all: self.unknown_all,
-            reports: slots.map(|report| (report.slot, report.state)).collect(),
+            epoch: self.config.epoch,
+            reports: slots.map(|report| (report.slot, report)).collect(),
         }
     }
 
     /// The promises that are whole, and this node's own.
     fn counted_promises(&self) -> Vec<(NodeId, PromiseSet)> {
-        let whole = self.promises.iter().filter(|(_, set)| set.complete());
+        let voters = self.config.voters();
+        let voted = |node: &NodeId| voters.contains(*node) || mutant("non_voter_counted");
+        let whole = self.promises.iter().filter(|(node, set)| voted(node) && set.complete());
         let own = core::iter::once((self.settings.me, self.own_promise()));
         whole.map(|(node, set)| (*node, set.clone())).chain(own).collect()
     }
@@ -182,7 +198,7 @@ impl Replica {
     }
 
     fn phase1_quorum(&self) -> usize {
-        let quorums = &self.settings.quorums;
+        let quorums = &self.config.quorums;
         if mutant("phase1_with_phase2_quorum") { quorums.phase2 } else { quorums.phase1 }
     }
 
@@ -196,23 +212,32 @@ impl Replica {
         let highest = reported.max().unwrap_or_default().max(self.prefix);
         let mut plan = BTreeMap::new();
         for slot in (self.prefix.0 + 1..=highest.0).map(Slot) {
-            if self.window.get(slot).is_some_and(|state| state.chosen) {
+            if let Some(state) = self.window.get(slot).filter(|state| state.chosen) {
+                if state.accepted.is_some_and(|held| held.mark == Mark::Configuration) {
+                    return Some(plan);
+                }
                 continue;
             }
-            let found = self.plan_slot(slot, promises)?;
+            let (found, configures) = self.plan_slot(slot, promises)?;
             if found != Plan::Noop || !mutant("holes_left_open") {
                 plan.insert(slot, found);
+            }
+            if configures {
+                // Others may vote above it: phase 1 again, once it is chosen.
+                return Some(plan);
             }
         }
         plan.insert(highest.next(), Plan::Barrier);
         Some(plan)
     }
 
-    fn plan_slot(&self, slot: Slot, promises: &[(NodeId, PromiseSet)]) -> Option<Plan> {
+    /// What becomes of a slot, and whether it is a configuration.
+    fn plan_slot(&self, slot: Slot, promises: &[(NodeId, PromiseSet)]) -> Option<(Plan, bool)> {
         let mut known = 0;
-        let mut best: Option<(bool, Ballot, NodeId)> = None;
+        let mut best: Option<(bool, Ballot, NodeId, bool)> = None;
         for (node, set) in promises {
-            let (chosen, ballot) = match set.report(slot) {
+            let report = set.report(slot, self.config.epoch);
+            let (chosen, ballot) = match report.map(|report| report.state) {
                 Some(ReportState::Unknown) if mutant("unknown_read_as_nothing") => {
                     known += 1;
                     continue;
@@ -226,7 +251,7 @@ impl Replica {
                 }
             };
             known += 1;
-            let found = Some((chosen, ballot, *node));
+            let found = Some((chosen, ballot, *node, report.is_some_and(|report| report.configures)));
             best = if mutant("lowest_ballot_adopted") && best.is_some() { best.min(found) } else { best.max(found) };
         }
         let chosen = best.is_some_and(|(chosen, ..)| chosen);
@@ -234,14 +259,14 @@ impl Replica {
             return None;
         }
         Some(match best {
-            None => Plan::Noop,
-            Some((_, ballot, _)) if self.held(slot) == Some(ballot) => Plan::Held,
-            Some((_, ballot, node)) => Plan::Fetch(ballot, node),
+            None => (Plan::Noop, false),
+            Some((_, ballot, _, configures)) if self.held(slot) == Some(ballot) => (Plan::Held, configures),
+            Some((_, ballot, node, configures)) => (Plan::Fetch(ballot, node), configures),
         })
     }
 
     /// A value that the plan waits for.
-    pub(crate) fn on_value(&mut self, slot: Slot, ballot: Ballot) {
+    pub(crate) fn on_value(&mut self, slot: Slot, ballot: Ballot, mark: Mark) {
         if !self.leads() {
             return;
         }
@@ -249,7 +274,8 @@ impl Replica {
         if matches!(wanted, Some(Plan::Fetch(planned, _)) if planned == ballot) {
             self.leading.plan.remove(&slot);
             self.leading.plan_moved_ns = self.now_ns;
-            self.offer(slot, false, Source::Message);
+            let mark = if mark == Mark::Configuration { mark } else { Mark::Batch };
+            self.offer(slot, mark, Source::Message);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::replica::Replica;
 use crate::types::*;
 use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
-use synod_wire::{Lsn, NodeId};
+use synod_wire::{Epoch, Lsn, NodeId, Slot};
 
 /// Peers' Lsns are noted in the log when one has grown by this many records, so that an idle group does not write.
 const MARK_EVERY_RECORDS: u64 = 256;
@@ -21,9 +21,23 @@ impl Replica {
         self.finish_joining();
     }
 
+    /// A member speaks that this node, which waits to be known, did not know of.
+    pub(crate) fn greet(&mut self, from: NodeId) {
+        if !self.peers.contains(from) {
+            let Settings { incarnation, seed: start, .. } = self.settings;
+            self.send_to(from, Message::Hello { incarnation, fresh: self.founded.is_none(), start }, Lsn::ZERO);
+        }
+    }
+
     pub(crate) fn on_hello(&mut self, from: NodeId, incarnation: u64, start: u64) {
-        let founded_with = self.founding_incarnation(from);
-        let counted = self.counted.get(&from).copied().unwrap_or_default();
+        if self.joins() && self.config.epoch == Epoch(1) {
+            // It has yet to learn who the members are.
+            return;
+        }
+        let founded_with = self.standing_of(from);
+        // What was counted from an earlier life of its log says nothing of this one's.
+        let same_life = founded_with == incarnation || self.founded.is_none();
+        let counted = self.counted.get(&from).copied().filter(|_| same_life).unwrap_or_default();
         let counted = if mutant("counted_lsn_not_told") { Lsn::ZERO } else { counted };
         let ack = Message::HelloAck {
             incarnation: self.settings.incarnation,
@@ -31,33 +45,37 @@ impl Replica {
             to_start: start,
             founded_with,
             counted,
+            prefix: self.prefix,
         };
         // A founding record that is not durable yet must not confirm anything.
         self.send_to(from, ack, self.founded_lsn);
     }
 
-    /// The incarnation with which `node` took part in the founding; 0 while this node is fresh.
-    fn founding_incarnation(&self, node: NodeId) -> u64 {
-        let founded = self.founded.iter().flatten();
-        founded.clone().find(|(member, _)| *member == node).map_or(0, |(_, incarnation)| *incarnation)
-    }
-
     pub(crate) fn on_hello_ack(
         &mut self,
-        from: NodeId,
+        (from, epoch): (NodeId, Epoch),
         incarnation: u64,
         (to, to_start): (u64, u64),
         founded_with: u64,
         counted: Lsn,
+        prefix: Slot,
     ) {
         if to != self.settings.incarnation {
             return;
         }
-        if founded_with != 0 && founded_with != self.settings.incarnation && !mutant("amnesiac_votes") {
-            return self.halt(Halt::FormattedAnew { peer: from });
+        let known = founded_with == self.settings.incarnation;
+        if founded_with != 0 && !known && !mutant("amnesiac_votes") {
+            return self.reproach(from, epoch, founded_with);
         }
         if counted > self.durable && !mutant("amnesiac_votes") && !mutant("rolled_back_votes") {
             return self.halt(Halt::Behind { peer: from, counted, durable: self.durable });
+        }
+        if self.founded.is_none() && self.joins() {
+            if !known && !mutant("amnesiac_votes") {
+                return;
+            }
+            self.founded = Some([(self.settings.me, self.settings.incarnation)].into());
+            self.founded_lsn = self.persist(Record::Founded([(self.settings.me, self.settings.incarnation)].into()));
         }
         // Reproach holds however late it comes. Confirmation is for the start that asked: what was said to an earlier one may
         // be older than the votes that are missing now.
@@ -66,10 +84,42 @@ impl Replica {
             self.confirmed.insert(from, incarnation);
             self.finish_joining();
         }
+        if self.role == Role::Joining && epoch > self.config.epoch {
+            // Those who have to confirm may be others by now.
+            self.known_chosen = self.known_chosen.max(prefix);
+            self.fetch_from(from, self.known_chosen);
+        }
+    }
+
+    /// A member knows this node under another life of its log, or not at all.
+    fn reproach(&mut self, peer: NodeId, epoch: Epoch, founded_with: u64) {
+        let fresh = self.founded.is_none();
+        if fresh && self.joins() {
+            // Its addition is still to come, or to be heard of by that member.
+            return;
+        }
+        if fresh {
+            return self.halt(Halt::FormattedAnew { peer });
+        }
+        // Who is behind in the log may not have heard of this node, or only of an earlier life of it; and who joined and is behind
+        // itself has not come to where it was added.
+        if self.joins() && !self.is_member() {
+            return;
+        }
+        let agree = epoch == self.config.epoch && !self.is_member();
+        if epoch > self.config.epoch || agree {
+            self.halt(Halt::Removed { epoch });
+        } else if epoch == self.config.epoch && founded_with != NOT_A_MEMBER {
+            self.halt(Halt::FormattedAnew { peer });
+        }
     }
 
     /// Begins to vote once enough peers have answered.
     pub(crate) fn finish_joining(&mut self) {
+        if self.founded.is_none() && self.joins() && !mutant("amnesiac_votes") {
+            // A member that knows it says so first.
+            return;
+        }
         if self.founded.is_none() {
             let some_suffice = mutant("amnesiac_votes") || mutant("founded_by_some");
             if self.confirmed.len() < self.peers.len() && !some_suffice {
@@ -81,7 +131,9 @@ impl Replica {
             self.founded = Some(members.clone());
             self.founded_lsn = self.persist(Record::Founded(members));
         }
-        let others = self.settings.quorums.phase1.max(self.settings.quorums.phase2) - 1;
+        let others = self.config.quorums.phase1.max(self.config.quorums.phase2) - 1;
+        // Who does not know itself a member yet knows no more of the members than that one of them knows it.
+        let others = if self.joins() && !self.is_member() { 1 } else { others };
         if self.durable >= self.founded_lsn && self.confirmed.len() >= others && self.role == Role::Joining {
             self.become_role(Role::Follower, Reason::Joined);
         }

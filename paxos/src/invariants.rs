@@ -4,7 +4,10 @@ use crate::leases::Bound;
 use crate::replica::Replica;
 use crate::types::Role;
 use crate::window::{SlotState, Window};
-use synod_wire::{Ballot, Lsn, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
+
+/// The lowest ballot in which anybody can lead.
+const ONE: Ballot = Ballot { round: 1, node: NodeId(0) };
 
 /// Panics if the state breaks a rule.
 pub fn check_state(replica: &Replica) {
@@ -24,10 +27,12 @@ pub fn check_state(replica: &Replica) {
         assert_eq!(replica.promised.node, replica.settings.me, "leads in another's ballot");
         assert!(replica.leading.barrier < replica.leading.next_slot, "proposes at or below its barrier");
         assert!(replica.durable >= replica.promise_lsn, "leads on a promise that is not durable");
+        assert!(replica.config.is_sound(), "a configuration whose quorums do not meet");
         for slot in (replica.prefix.0 + 1..=replica.leading.barrier.0).map(Slot) {
             assert!(is_taken_over(replica, slot), "{slot}: neither planned nor proposed by the new leader");
         }
     }
+    assert!(!replica.leases.is_given_up() || replica.lease_until_ns() == 0, "a lease that was given up");
     if replica.role == Role::Leader {
         assert!(replica.prefix >= replica.leading.barrier, "serves before its barrier is delivered");
     }
@@ -56,6 +61,7 @@ pub struct Before {
     role: Role,
     window: Window,
     bound: Bound,
+    epoch: Epoch,
 }
 
 impl Before {
@@ -69,6 +75,7 @@ impl Before {
             role: replica.role,
             window: replica.window.clone(),
             bound: replica.leases.bound,
+            epoch: replica.config.epoch,
         }
     }
 
@@ -81,6 +88,7 @@ impl Before {
         self.role = replica.role;
         self.window.copy_from(&replica.window);
         self.bound = replica.leases.bound;
+        self.epoch = replica.config.epoch;
     }
 
     /// Panics if `new` cannot follow.
@@ -88,15 +96,18 @@ impl Before {
         assert!(new.promised >= self.promised, "a promise regressed");
         let rose = new.promised > self.promised;
         assert!(
-            !rose || !self.bound.binds(new.now_ns, new.promised.node),
+            // Its holder may have given it up meanwhile.
+            !rose || !self.bound.binds(new.now_ns, new.promised.node) || new.leases.freed >= self.promised.max(ONE),
             "a promise rose within a lease that was granted"
         );
         assert!(new.prefix >= self.prefix, "the delivered prefix shrank");
+        assert!(new.config.epoch >= self.epoch, "an earlier configuration governs again");
         assert!(new.durable >= self.durable && new.last_lsn >= self.last_lsn, "the log shrank");
         assert!(self.role != Role::Halted || new.role == Role::Halted, "a halted replica went on");
         for (slot, before) in self.window.iter() {
             let Some(after) = new.window.get(slot) else { continue };
-            assert!(!before.chosen || after.chosen, "{slot}: chosen no longer");
+            let final_still = before.epoch >= new.config.epoch;
+            assert!(!before.chosen || after.chosen || !final_still, "{slot}: chosen no longer");
             if let (Some(was), Some(is)) = (before.accepted, after.accepted) {
                 assert!(after.chosen || is.ballot >= was.ballot, "{slot}: an accepted ballot regressed");
             }

@@ -25,6 +25,10 @@ pub(crate) struct Leading {
     /// When a value that the plan waited for came last.
     pub(crate) plan_moved_ns: u64,
     pub(crate) heartbeat_at_ns: u64,
+    /// The members are to change: batches wait.
+    pub(crate) changing: bool,
+    /// The slot of a configuration that this leader has proposed.
+    pub(crate) proposed: Option<Slot>,
     /// When each peer last answered in this ballot.
     pub(crate) answered_ns: BTreeMap<NodeId, u64>,
 }
@@ -45,6 +49,8 @@ impl Replica {
             plan,
             plan_moved_ns: self.now_ns,
             heartbeat_at_ns: self.now_ns,
+            changing: false,
+            proposed: None,
             answered_ns: self.peers.iter().map(|peer| (peer, self.now_ns)).collect(),
         };
         self.become_role(Role::Preparing, Reason::Elected);
@@ -59,15 +65,22 @@ impl Replica {
         let ready: alloc::vec::Vec<(Slot, Plan)> = ready.map(|(slot, plan)| (*slot, *plan)).take(BURST_SLOTS).collect();
         for (slot, plan) in ready {
             self.leading.plan.remove(&slot);
-            let source = if plan == Plan::Held { Source::Held } else { Source::Noop };
-            self.offer(slot, plan == Plan::Barrier, source);
+            let held = self.window.get(slot).and_then(|state| state.accepted).map(|held| held.mark);
+            let (mark, source) = match plan {
+                Plan::Held if held == Some(Mark::Configuration) => (Mark::Configuration, Source::Held),
+                Plan::Held => (Mark::Batch, Source::Held),
+                Plan::Barrier => (Mark::Barrier, Source::Noop),
+                _ => (Mark::Batch, Source::Noop),
+            };
+            self.offer(slot, mark, source);
         }
     }
 
-    /// Whether a batch may be proposed now: this node leads, serves, and its window has room.
+    /// Whether a batch may be proposed now: this node leads, serves, does not hand over, and its window has room.
     pub fn can_propose(&self) -> bool {
         let open = self.leading.next_slot.0 <= self.prefix.0 + self.settings.window_slots;
-        self.role == Role::Leader && (open || mutant("window_unbounded"))
+        let free = !self.leading.changing && !self.is_handing_over() && self.votes();
+        self.role == Role::Leader && free && (open || mutant("window_unbounded"))
     }
 
     /// Proposes the batch of this step in the next slot.
@@ -76,23 +89,23 @@ impl Replica {
         let slot = self.leading.next_slot;
         assert!(slot > self.prefix && self.window.get(slot).is_none(), "another leader's value in the next free slot");
         self.leading.next_slot = slot.next();
-        self.offer(slot, false, Source::Proposal);
+        self.offer(slot, Mark::Batch, Source::Proposal);
         if !self.chosen_pending.is_empty() {
             self.emit_chosen();
         }
     }
 
     /// Logs a value of this ballot and asks all to accept it; the request does not wait for the log, the own vote does.
-    pub(crate) fn offer(&mut self, slot: Slot, barrier: bool, source: Source) {
+    pub(crate) fn offer(&mut self, slot: Slot, mark: Mark, source: Source) {
         if slot <= self.prefix || self.window.get(slot).is_some_and(|state| state.chosen) {
             // Learnt as chosen meanwhile.
             return;
         }
         let ballot = self.promised;
-        let lsn = self.persist(Record::Accepted { slot, ballot, barrier, source });
+        let lsn = self.persist(Record::Accepted { slot, ballot, mark, source });
         let resend_at_ns = self.now_ns + self.settings.retransmit_ns;
         let state = self.window.entry(slot);
-        state.accepted = Some(Accepted { ballot, lsn, barrier });
+        state.accepted = Some(Accepted { ballot, lsn, mark });
         state.unknown = false;
         if !mutant("votes_survive_reelection") {
             state.votes = NodeSet::EMPTY;
@@ -104,15 +117,19 @@ impl Replica {
             self.vote(slot, self.settings.me);
         }
         if mutant("chosen_recorded_when_proposed") {
-            self.note_chosen(Evidence { first: slot, last: slot, ballot, acceptors: NodeSet::EMPTY });
+            let epoch = self.config.epoch;
+            self.note_chosen(Evidence { first: slot, last: slot, ballot, acceptors: NodeSet::EMPTY, epoch });
         }
         self.tick_at_ns = self.tick_at_ns.min(resend_at_ns).max(self.now_ns);
-        self.send(self.peers, Message::Accept { ballot, slot, barrier }, Lsn::ZERO);
+        self.send(self.peers, Message::Accept { ballot, slot, mark }, Lsn::ZERO);
     }
 
     /// Counts a durable vote for what this leader proposed at `slot`.
     pub(crate) fn vote(&mut self, slot: Slot, node: NodeId) {
-        let (ballot, quorum) = (self.promised, self.settings.quorums.phase2);
+        let (ballot, quorum, epoch) = (self.promised, self.config.quorums.phase2, self.config.epoch);
+        if !self.config.is_voter(node) && !mutant("non_voter_counted") {
+            return;
+        }
         let Some(state) = self.window.get_mut(slot) else { return };
         if state.chosen || state.accepted.is_none_or(|held| held.ballot != ballot) {
             return;
@@ -122,8 +139,9 @@ impl Replica {
             return;
         }
         state.chosen = true;
+        state.epoch = epoch;
         let acceptors = state.votes;
-        self.note_chosen(Evidence { first: slot, last: slot, ballot, acceptors });
+        self.note_chosen(Evidence { first: slot, last: slot, ballot, acceptors, epoch });
     }
 
     /// Keeps evidence until it can travel with an accept request, or its linger ends.
@@ -142,6 +160,7 @@ impl Replica {
             return;
         }
         self.leading.answered_ns.insert(from, self.now_ns);
+        self.note_held(from, upto);
         let last = upto.min(self.window.last());
         for slot in self.prefix.0 + 1..=last.0 {
             self.vote(Slot(slot), from);
@@ -179,7 +198,7 @@ impl Replica {
         state.resends = (state.resends + 1).min(MAX_BACKOFF_SHIFT);
         self.resent += 1;
         state.resend_at_ns = now_ns + (retransmit_ns << state.resends);
-        self.send(to, Message::Accept { ballot, slot, barrier: held.barrier }, Lsn::ZERO);
+        self.send(to, Message::Accept { ballot, slot, mark: held.mark }, Lsn::ZERO);
     }
 
     /// The timed retransmission: the oldest open slots, to those that have not voted.
@@ -213,8 +232,10 @@ impl Replica {
     /// A heartbeat to all; steps down if too few have answered for the longest election time-out.
     pub(crate) fn beat(&mut self) {
         let horizon = self.settings.election_max_ns;
-        let near = self.leading.answered_ns.values().filter(|heard| *heard + horizon >= self.now_ns).count() + 1;
-        if near < self.settings.quorums.phase2 && !mutant("deaf_leader_goes_on") {
+        let voters = self.config.voters();
+        let near = |(node, heard): &(&NodeId, &u64)| voters.contains(**node) && **heard + horizon >= self.now_ns;
+        let near = self.leading.answered_ns.iter().filter(near).count() + usize::from(self.votes());
+        if near < self.config.quorums.phase2 && !mutant("deaf_leader_goes_on") {
             self.leader = None;
             return self.become_role(Role::Follower, Reason::QuorumLost);
         }

@@ -4,7 +4,7 @@ use crate::replica::Replica;
 use crate::types::*;
 use crate::window::Accepted;
 use synod_wire::mutant::mutant;
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
 
 /// A request for chosen values that is under way.
 #[derive(Clone, Debug)]
@@ -34,6 +34,10 @@ impl Replica {
 
     /// Marks the slots of a range chosen that are held in its ballot.
     fn take_as_chosen(&mut self, range: Evidence) {
+        if range.epoch < self.config.epoch && !mutant("chosen_above_configuration_is_final") {
+            // Counted among the members of an earlier configuration, which does not govern these slots.
+            return;
+        }
         let first = range.first.max(self.prefix.next());
         let last = range.last.min(self.window.last());
         for slot in (first.0..=last.0).map(Slot) {
@@ -44,6 +48,7 @@ impl Replica {
                 continue;
             }
             state.chosen = true;
+            state.epoch = range.epoch;
             state.unknown = false;
             let evidence = Evidence { first: slot, last: slot, ..range };
             if !self.chosen_pending.push(evidence) {
@@ -83,6 +88,7 @@ impl Replica {
         ballot: Ballot,
         chosen: Slot,
         (probe, asked_ns): (u64, u64),
+        epoch: Epoch,
     ) {
         if ballot.node != from {
             return;
@@ -90,18 +96,25 @@ impl Replica {
         if ballot < self.promised {
             return self.send_to(from, Message::Refused { promised: self.promised }, self.promise_lsn);
         }
-        self.count_lsn(from, lsn);
+        self.count_lsn(from, epoch, lsn);
         if !self.follow(from, ballot) {
             return;
         }
         let lease_ns = self.grant(ballot, probe, asked_ns);
-        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe, lease_ns };
-        self.send_to(from, ack, self.promise_lsn.max(self.grant_lsn()));
         self.hear_watermark(ballot, chosen);
         // The watermark is good for what was accepted in this leader's ballot; its evidence stands in the leader's log.
-        self.take_as_chosen(Evidence { first: self.prefix.next(), last: chosen, ballot, acceptors: NodeSet::EMPTY });
+        self.take_as_chosen(Evidence {
+            first: self.prefix.next(),
+            last: chosen,
+            ballot,
+            acceptors: NodeSet::EMPTY,
+            epoch,
+        });
         self.emit_chosen();
         self.deliver();
+        // Behind the delivery: its prefix says how far this heartbeat got the node.
+        let ack = Message::HeartbeatAck { ballot, prefix: self.prefix, probe, lease_ns };
+        self.send_to(from, ack, self.promise_lsn.max(self.grant_lsn()).max(self.config_lsn));
         self.fetch_missing();
         self.mark_peers();
         self.date_state();
@@ -110,20 +123,34 @@ impl Replica {
     /// Delivers what is chosen, in order, and takes what follows from it.
     pub(crate) fn deliver(&mut self) {
         let before = self.prefix;
-        while let Some((slot, state)) = self.window.pop_chosen() {
+        while self.awaited.is_none()
+            && let Some((slot, state)) = self.window.pop_chosen()
+        {
             self.prefix = slot;
             self.out.push_back(Output::Deliver { slot });
             self.prefix_lsn = self.prefix_lsn.max(state.accepted.map_or(Lsn::ZERO, |held| held.lsn));
-            let barrier = state.accepted.filter(|held| held.barrier);
+            let barrier = state.accepted.filter(|held| held.mark == Mark::Barrier);
+            if let Some(held) = barrier.filter(|_| self.transfer.is_some()) {
+                self.note_successor(held.ballot);
+            }
             if barrier.is_some_and(|held| held.ballot > self.recovered_promise) {
                 // Phase 1 of that ballot found all that could be chosen without what damage hides here, and this node
                 // knows the outcome: above the barrier no older ballot matters.
                 self.unknown_all = false;
             }
+            if state.accepted.is_some_and(|held| held.mark == Mark::Configuration) {
+                // Who governs the next slot, only the driver can read.
+                self.awaited = Some(slot);
+            }
         }
-        if self.prefix == before {
+        if self.prefix == before || self.awaited.is_some() {
             return;
         }
+        self.delivered();
+    }
+
+    /// What follows from a longer prefix.
+    pub(crate) fn delivered(&mut self) {
         self.note_repair();
         if let Some(fetch) = self.fetch.clone() {
             if self.prefix >= fetch.last {
@@ -169,7 +196,10 @@ impl Replica {
     /// An unanswered request goes to the next peer: any that holds the chosen slots can serve.
     pub(crate) fn retry_fetch(&mut self) {
         let Some(fetch) = self.fetch.clone().filter(|fetch| fetch.retry_at_ns <= self.now_ns) else { return };
-        let next = self.peers.iter().find(|peer| *peer > fetch.peer).or(self.peers.iter().next());
+        // A leader may be one that joined later than what is known here.
+        let leader = self.leader.filter(|leader| *leader != self.settings.me);
+        let known: NodeSet = self.peers.iter().chain(leader).collect();
+        let next = known.iter().find(|peer| *peer > fetch.peer).or(known.iter().next());
         self.fetch = None;
         self.fetch_from(next.unwrap_or(fetch.peer), self.known_chosen);
     }
@@ -183,8 +213,9 @@ impl Replica {
     }
 
     /// A chosen value: logged as learnt, unless it is here already.
-    pub(crate) fn on_learn(&mut self, slot: Slot, ballot: Ballot, barrier: bool) {
-        if slot <= self.prefix || slot > self.limit() {
+    pub(crate) fn on_learn(&mut self, slot: Slot, ballot: Ballot, mark: Mark, epoch: Epoch) {
+        // Who had delivered it had delivered the configuration that governs it.
+        if slot <= self.prefix || slot > self.limit() || epoch < self.config.epoch {
             return;
         }
         self.highest_seen = self.highest_seen.max(ballot);
@@ -201,10 +232,11 @@ impl Replica {
         if state.chosen {
             return;
         }
-        let lsn = self.persist(Record::Learnt { slot, ballot, barrier });
+        let lsn = self.persist(Record::Learnt { slot, ballot, mark, epoch });
         let state = self.window.entry(slot);
-        state.accepted = Some(Accepted { ballot, lsn, barrier });
+        state.accepted = Some(Accepted { ballot, lsn, mark });
         state.chosen = true;
+        state.epoch = epoch;
         state.unknown = false;
         if let Some(fetch) = &mut self.fetch {
             // It is being answered.

@@ -15,7 +15,8 @@
 //! | members that are configured differently | the shorter length counts, and the answer says what was granted: nothing, where leases are off |
 //! | a leader that was paused | the driver reads its clock after it reaped the request ([`Replica::lease_until_ns`]) |
 //!
-//! A leader that steps down, or promises to another, has given up its lease at once: it is the same process.
+//! A leader that steps down, or promises to another, has given up its lease at once: it is the same process. One that hands over
+//! gives it up before (`transfer.rs`), and frees those who granted it.
 
 use crate::replica::Replica;
 use crate::types::*;
@@ -36,6 +37,8 @@ pub(crate) struct Bound {
     holder: Option<NodeId>,
     /// Its promise does not rise for others before this, on its own clock.
     until_ns: u64,
+    /// The part of it that an earlier start may have granted, of which nobody can be sure what it was.
+    unsure_until_ns: u64,
 }
 
 impl Bound {
@@ -52,6 +55,8 @@ pub(crate) struct Leases {
     pub(crate) bound: Bound,
     /// The last heartbeat that was granted.
     granted: (Ballot, u64),
+    /// The last ballot in which the holder gave up what this node had granted.
+    pub(crate) freed: Ballot,
     /// The longest lease that was ever granted from this log, and the record that says so.
     longest_ns: u64,
     longest_lsn: Lsn,
@@ -61,6 +66,8 @@ pub(crate) struct Leases {
     // As leader, in the ballot that it leads in.
     /// When the last heartbeats left: number n at n modulo the length.
     left: [(u64, u64); REMEMBERED],
+    /// Given up, until it is taken up again.
+    released: bool,
     /// Until when each member's grant counts.
     counted: Vec<(NodeId, u64)>,
     until_ns: u64,
@@ -75,13 +82,16 @@ impl Leases {
         let longest_ns = if damaged { configured_ns.max(restart.longest_lease_ns) } else { restart.longest_lease_ns };
         let waits_ns = if mutant("restart_forgets_lease") { 0 } else { longest_ns };
         let holder = (!damaged).then_some(restart.promised.node);
+        let until_ns = if waits_ns == 0 { 0 } else { now_ns + waits_ns };
         Leases {
-            bound: Bound { holder, until_ns: if waits_ns == 0 { 0 } else { now_ns + waits_ns } },
+            bound: Bound { holder, until_ns, unsure_until_ns: until_ns },
             granted: (Ballot::ZERO, 0),
+            freed: Ballot::ZERO,
             longest_ns: restart.longest_lease_ns,
             longest_lsn: Lsn::ZERO,
             waited_ns: longest_ns,
             left: [(0, 0); REMEMBERED],
+            released: false,
             counted: Vec::with_capacity(settings.members.len()),
             until_ns: 0,
         }
@@ -90,8 +100,40 @@ impl Leases {
     /// A leadership begins or ends, and with it the lease.
     pub(crate) fn reset_leading(&mut self) {
         self.left = [(0, 0); REMEMBERED];
+        self.released = false;
         self.counted.clear();
         self.until_ns = 0;
+    }
+
+    /// The leader gives up its lease: grants that are still under way count for nothing, and no more are asked for.
+    pub(crate) fn give_up(&mut self) {
+        self.released = true;
+        self.counted.clear();
+        self.until_ns = 0;
+    }
+
+    /// It goes on after all. Only later heartbeats ask, whose numbers no release has named.
+    pub(crate) fn take_up(&mut self) {
+        self.released = false;
+        self.left = [(0, 0); REMEMBERED];
+    }
+
+    /// Whether this leader gave it up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.released
+    }
+
+    /// The holder gave up what it was granted in this ballot, up to this heartbeat. What was granted to a later one stays, and what
+    /// another was granted, and what an earlier start may have granted.
+    pub(crate) fn free(&mut self, ballot: Ballot, probe: u64) {
+        if self.granted > (ballot, probe) && !mutant("old_release_frees") {
+            return;
+        }
+        self.granted = self.granted.max((ballot, probe));
+        if self.bound.holder == Some(ballot.node) {
+            self.freed = self.freed.max(ballot);
+            self.bound.until_ns = self.bound.unsure_until_ns;
+        }
     }
 
     /// A heartbeat leaves.
@@ -132,14 +174,19 @@ impl Replica {
         self.leases.bound.until_ns
     }
 
+    /// What is configured.
+    fn configured_lease_ns(&self) -> u64 {
+        self.settings.lease.map_or(0, |lease| lease.length_ns)
+    }
+
     /// What a heartbeat asks for.
     pub(crate) fn lease_asked_ns(&self) -> u64 {
-        self.settings.lease.map_or(0, |lease| lease.length_ns)
+        if self.leases.released { 0 } else { self.configured_lease_ns() }
     }
 
     /// A heartbeat of the promised ballot asks for a lease: how long a one is granted, from now on; 0: none.
     pub(crate) fn grant(&mut self, ballot: Ballot, probe: u64, asked_ns: u64) -> u64 {
-        let length_ns = asked_ns.min(self.lease_asked_ns());
+        let length_ns = asked_ns.min(self.configured_lease_ns());
         if length_ns == 0 {
             return 0;
         }
@@ -147,6 +194,9 @@ impl Replica {
             return if mutant("replayed_heartbeat_grants") { length_ns } else { 0 };
         }
         self.leases.granted = (ballot, probe);
+        if self.leases.freed == ballot {
+            self.leases.freed = Ballot::ZERO;
+        }
         if length_ns > self.leases.longest_ns {
             self.leases.longest_ns = length_ns;
             self.leases.longest_lsn = self.persist(Record::Lease { longest_ns: length_ns });
@@ -178,7 +228,7 @@ impl Replica {
 
     /// A member answered a heartbeat of this ballot, and granted so much.
     pub(crate) fn count_grant(&mut self, from: NodeId, probe: u64, granted_ns: u64) {
-        let Some(lease) = self.settings.lease.filter(|_| granted_ns > 0) else { return };
+        let Some(lease) = self.settings.lease.filter(|_| granted_ns > 0 && !self.leases.released) else { return };
         let Some(mut since_ns) = self.leases.left_at(probe) else { return };
         if mutant("lease_from_answer") || mutant("replayed_heartbeat_grants") {
             since_ns = self.now_ns;
@@ -191,6 +241,13 @@ impl Replica {
     /// after the request was reaped, shows less. 0: it has none.
     pub fn lease_until_ns(&self) -> u64 {
         match self.settings.lease {
+            // A configuration that is proposed voids it, and one that leaves has none.
+            _ if !self.votes()
+                || self.leading.proposed.is_some() && !mutant("lease_survives_proposed_configuration") =>
+            {
+                0
+            }
+            Some(_) if self.leases.released => 0,
             Some(_) if self.role == Role::Leader && self.confirmation_quorum() == 1 => u64::MAX,
             Some(_) if self.role == Role::Leader => self.leases.until_ns,
             _ => 0,

@@ -19,7 +19,9 @@
 //! | `reach.rs` | who is heard and how lately, for the shard's mode |
 //! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
+//! | `membership.rs` | who votes: changes, and what follows from one |
 //! | `states.rs` | members compare their states |
+//! | `transfer.rs` | a leader hands over to another member |
 //! | `invariants.rs` | what holds of every state and every step |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -33,14 +35,17 @@ pub mod invariants;
 mod leader;
 mod learner;
 mod leases;
+mod membership;
 mod reach;
 mod reads;
 mod replica;
 mod rng;
 mod states;
+mod transfer;
 mod types;
 mod window;
 
 pub use leader::BURST_SLOTS;
+pub use membership::{Change, ChangeError};
 pub use replica::Replica;
 pub use types::*;

@@ -24,7 +24,7 @@ impl Replica {
         self.heard_ns.get(&leader).copied()
     }
 
-    /// The prefix that a member's last answer to a heartbeat of this node named, and when that came.
+    /// The highest prefix that an answer of a member to a heartbeat of this node named, and when the last one came.
     pub fn prefix_of(&self, member: NodeId) -> Option<(Slot, u64)> {
         self.prefixes.get(&member).copied()
     }
@@ -37,13 +37,14 @@ impl Replica {
     /// Since when a quorum of either phase has been heard, this node included: when the last member needed for one was.
     /// Zero: too few ever were.
     pub fn quorum_heard_ns(&self) -> u64 {
-        let others = self.settings.quorums.phase1.max(self.settings.quorums.phase2) - 1;
+        let others = self.config.quorums.phase1.max(self.config.quorums.phase2) - usize::from(self.votes());
         if others == 0 {
             return self.now_ns;
         }
         let mut heard_ns = [0; MOST_OTHERS];
-        let count = self.heard_ns.len().min(MOST_OTHERS);
-        heard_ns.iter_mut().zip(self.heard_ns.values()).for_each(|(place, heard)| *place = *heard);
+        let voters = self.config.voters();
+        let heard = self.heard_ns.iter().filter(|(node, _)| voters.contains(**node)).take(MOST_OTHERS);
+        let count = heard_ns.iter_mut().zip(heard).map(|(place, (_, heard))| *place = *heard).count();
         let heard_ns = &mut heard_ns[..count];
         heard_ns.sort_unstable_by(|a, b| b.cmp(a));
         heard_ns.get(others - 1).copied().unwrap_or(0)

@@ -218,7 +218,7 @@ impl Replica {
 
     /// Begins to confirm that this node leads, for all who wait; not before it serves.
     pub(crate) fn begin_confirmation(&mut self) {
-        let serves = self.role == Role::Leader || mutant("read_before_barrier") && self.leads();
+        let serves = self.role == Role::Leader && self.votes() || mutant("read_before_barrier") && self.leads();
         if !serves || self.reads.confirmation.is_some() || self.reads.waiting.is_empty() {
             return;
         }
@@ -232,6 +232,11 @@ impl Replica {
         self.reads.confirmation = Some(Confirmation { probe, index: self.prefix, probe_again_ns });
         self.tick_at_ns = self.tick_at_ns.min(probe_again_ns).max(self.now_ns);
         self.conclude_confirmation();
+    }
+
+    /// The number of the last heartbeat in this ballot.
+    pub(crate) fn last_probe(&self) -> u64 {
+        self.reads.probe
     }
 
     /// A heartbeat to all, with the next number. It does not put off the next regular one, in which a leader that nobody
@@ -249,8 +254,10 @@ impl Replica {
     pub(crate) fn on_heartbeat_ack(&mut self, from: NodeId, ballot: Ballot, probe: u64, granted_ns: u64) {
         if self.leads() && ballot == self.promised {
             self.leading.answered_ns.insert(from, self.now_ns);
-            self.count_grant(from, probe, granted_ns);
-            self.reads.note(from, probe);
+            if self.config.is_voter(from) || mutant("non_voter_counted") {
+                self.count_grant(from, probe, granted_ns);
+                self.reads.note(from, probe);
+            }
             self.date_by_heartbeat();
             self.conclude_confirmation();
         }
@@ -258,7 +265,7 @@ impl Replica {
 
     /// Members of which one at least is in every phase 1 quorum.
     pub(crate) fn confirmation_quorum(&self) -> usize {
-        self.settings.members.len() - self.settings.quorums.phase1 + 1
+        self.config.voters().len() - self.config.quorums.phase1 + 1
     }
 
     /// Dates a leader's state by the newest heartbeat that enough members have answered.

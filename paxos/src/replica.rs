@@ -4,15 +4,17 @@ use crate::election::PromiseSet;
 use crate::leader::Leading;
 use crate::learner::Fetch;
 use crate::leases::Leases;
+use crate::membership::others;
 use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::states::States;
+use crate::transfer::Transfer;
 use crate::types::*;
 use crate::window::{Accepted, SlotState, Window};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use synod_wire::mutant::mutant;
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
+use synod_wire::{Ballot, Configuration, Epoch, Lsn, NodeId, NodeSet, Quorums, Slot};
 
 /// How often an election time-out is doubled at most.
 const MOST_BACK_OFF: u32 = 3;
@@ -23,6 +25,15 @@ const DAMAGED_BACK_OFF: u32 = 1;
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub(crate) settings: Settings,
+    /// Who governs the slots above the prefix.
+    pub(crate) config: Configuration,
+    /// The slot that it stands in.
+    pub(crate) config_slot: Slot,
+    /// Its record: who says that it knows of it waits for this.
+    pub(crate) config_lsn: Lsn,
+    /// A configuration was delivered, and the driver has yet to say what it holds.
+    pub(crate) awaited: Option<Slot>,
+    /// The other members.
     pub(crate) peers: NodeSet,
     pub(crate) rng: Rng,
     pub(crate) now_ns: u64,
@@ -64,7 +75,7 @@ pub struct Replica {
     pub(crate) resent: u64,
     /// When each member was last heard, by node number.
     pub(crate) heard_ns: BTreeMap<NodeId, u64>,
-    /// By member: the prefix that its last answer to a heartbeat named, and when that came.
+    /// By member: the highest prefix that an answer of its to a heartbeat named, and when the last one came.
     pub(crate) prefixes: BTreeMap<NodeId, (Slot, u64)>,
     /// The chosen watermark that a leader told last, and its ballot.
     pub(crate) watermark: Option<(Ballot, Slot)>,
@@ -72,6 +83,7 @@ pub struct Replica {
     pub(crate) reads: Reads,
     pub(crate) states: States,
     pub(crate) leases: Leases,
+    pub(crate) transfer: Option<Transfer>,
 
     // Who may vote.
     pub(crate) founded: Option<Vec<(NodeId, u64)>>,
@@ -91,13 +103,17 @@ impl Replica {
     /// A replica as recovery found it. It presents itself to its peers before it votes.
     ///
     /// # Panics
-    /// If the quorums do not intersect or this node is no member: the configuration was not checked.
+    /// If the quorums do not intersect: the configuration was not checked.
     pub fn new(settings: Settings, restart: Restart, now_ns: u64) -> Replica {
         assert!(settings.quorums.intersect(settings.members.len()), "quorums that do not intersect");
-        assert!(settings.members.contains(&settings.me), "not a member");
-        let peers = settings.members.iter().copied().filter(|node| *node != settings.me).collect();
+        let founding = (Slot::ZERO, Configuration::founding(&settings.members, settings.quorums));
+        let (config_slot, config) = restart.configuration.unwrap_or(founding);
         let mut replica = Replica {
-            peers,
+            config,
+            config_slot,
+            config_lsn: Lsn::ZERO,
+            awaited: None,
+            peers: others(&config, settings.me),
             rng: Rng::new(settings.seed),
             now_ns,
             role: Role::Joining,
@@ -132,6 +148,7 @@ impl Replica {
             reads: Reads::new(settings.members.len()),
             states: States::default(),
             leases: Leases::new(&settings, &restart, now_ns),
+            transfer: None,
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
             confirmed: BTreeMap::new(),
@@ -151,9 +168,10 @@ impl Replica {
     fn take_over(&mut self, held: &[Held], unknown: Unknown, damaged: Vec<LsnRun>) {
         for value in held.iter().filter(|value| value.slot > self.prefix) {
             let state = self.window.entry(value.slot);
-            state.accepted = Some(Accepted { ballot: value.ballot, lsn: self.durable, barrier: value.barrier });
-            state.chosen = value.chosen;
-            state.unknown = value.unknown && !value.chosen;
+            state.accepted = Some(Accepted { ballot: value.ballot, lsn: self.durable, mark: value.mark });
+            state.chosen = value.chosen.is_some();
+            state.epoch = value.chosen.unwrap_or_default();
+            state.unknown = value.unknown && !state.chosen;
         }
         if unknown != Unknown::Nothing {
             self.damaged = damaged;
@@ -179,16 +197,21 @@ impl Replica {
             return;
         }
         match input {
-            Input::Message { from, lsn, message } => self.on_message(from, lsn, message),
+            Input::Message { from, epoch, lsn, message } => self.on_message(from, epoch, lsn, message),
             Input::Propose => self.propose(),
+            Input::BeginChange => self.begin_change(),
+            Input::ProposeConfiguration => self.propose_configuration(),
+            Input::Configured(configuration) => self.on_configured(*configuration),
             Input::Read => self.on_read(),
             Input::Checkpoint(mark) => self.on_checkpoint(mark),
+            Input::Transfer { to } => self.transfer(to),
             Input::Persisted { upto } => self.on_persisted(upto),
             Input::Timeout => self.on_timeout(),
         }
         if self.role != Role::Halted {
             self.deliver();
             self.settle_reads();
+            self.settle_transfer();
         }
     }
 
@@ -202,7 +225,7 @@ impl Replica {
         if self.role == Role::Halted {
             return u64::MAX;
         }
-        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX));
+        let mut due = self.election_at_ns.min(self.chosen_due_ns.unwrap_or(u64::MAX)).min(self.transfer_due_ns());
         if self.leads() {
             due = due.min(self.leading.heartbeat_at_ns);
         }
@@ -223,54 +246,61 @@ impl Replica {
         }
     }
 
-    fn on_message(&mut self, from: NodeId, lsn: Lsn, message: Message) {
-        if !self.peers.contains(from) {
+    fn on_message(&mut self, from: NodeId, epoch: Epoch, lsn: Lsn, message: Message) {
+        if !self.peers.contains(from) && !self.hear_stranger(from, epoch, &message) {
             return;
         }
         self.heard_ns.insert(from, self.now_ns);
         match message {
             Message::Hello { incarnation, fresh: _, start } => self.on_hello(from, incarnation, start),
-            Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted } => {
-                self.on_hello_ack(from, incarnation, (to_incarnation, to_start), founded_with, counted);
+            Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted, prefix } => {
+                let to = (to_incarnation, to_start);
+                self.on_hello_ack((from, epoch), incarnation, to, founded_with, counted, prefix);
             }
+            Message::NotMember => self.on_not_member(epoch),
             Message::FetchChosen { first, last } => self.on_fetch_chosen(from, first, last),
-            Message::Learn { slot, ballot, barrier } => self.on_learn(slot, ballot, barrier),
+            Message::Learn { slot, ballot, mark } => self.on_learn(slot, ballot, mark, epoch),
             Message::FetchValue { slot, ballot } => self.on_fetch_value(from, slot, ballot),
-            _ if self.role == Role::Joining => {}
+            _ if self.role == Role::Joining => self.greet(from),
             Message::Prepare { ballot, prefix } => self.on_prepare(from, ballot, prefix),
-            Message::Accept { ballot, slot, barrier } => self.on_accept(from, ballot, slot, barrier),
+            Message::Accept { ballot, slot, mark } => self.on_accept(from, ballot, slot, mark),
             Message::Heartbeat { ballot, chosen, probe, lease_ns } => {
-                self.on_heartbeat(from, lsn, ballot, chosen, (probe, lease_ns));
+                self.on_heartbeat(from, lsn, ballot, chosen, (probe, lease_ns), epoch);
             }
             Message::Commit { ballot, ranges } => self.on_commit(from, ballot, &ranges),
             Message::Refused { promised } => self.on_refused(promised),
             Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
-                if self.count_lsn(from, lsn) {
-                    self.on_promise(from, ballot, prefix, (part, parts), unknown_all, &reports);
+                if self.count_lsn(from, epoch, lsn) {
+                    self.on_promise(from, ballot, prefix, (part, parts), unknown_all, &reports, epoch);
                 }
             }
             Message::Accepted { ballot, upto, bits } => {
-                if self.count_lsn(from, lsn) {
+                if self.count_lsn(from, epoch, lsn) {
                     self.on_accepted(from, ballot, upto, bits);
                 }
             }
             Message::HeartbeatAck { ballot, prefix, probe, lease_ns } => {
-                if self.count_lsn(from, lsn) {
-                    self.prefixes.insert(from, (prefix, self.now_ns));
+                if self.count_lsn(from, epoch, lsn) {
+                    self.hear_prefix(from, prefix);
                     self.on_heartbeat_ack(from, ballot, probe, lease_ns);
                 }
             }
+            Message::Release { ballot, probe } => self.on_release(from, ballot, probe),
+            Message::TakeOver { ballot, upto } => self.on_take_over(from, ballot, upto),
             Message::StateMarks { marks } => self.on_state_marks(from, marks),
             Message::ReadIndex { start, round } => self.on_read_index(from, start, round),
             Message::ReadIndexAck { start, round, index } => self.on_read_index_ack(start, round, index),
             Message::Missing { ballot, first, last } => self.on_missing(from, ballot, first, last),
-            Message::Value { slot, ballot } => self.on_value(slot, ballot),
+            Message::Value { slot, ballot, mark } => self.on_value(slot, ballot, mark),
         }
     }
 
     /// Remembers a peer's durable Lsn. False: it is behind what was counted before, so its word must not count (it
     /// lost state, or the datagram is an old one).
-    pub(crate) fn count_lsn(&mut self, from: NodeId, lsn: Lsn) -> bool {
+    pub(crate) fn count_lsn(&mut self, from: NodeId, epoch: Epoch, lsn: Lsn) -> bool {
+        if !self.is_of_this_life(from, epoch) {
+            return false;
+        }
         let counted = self.counted.entry(from).or_default();
         let unguarded = mutant("old_reply_counted") || mutant("old_promise_counted");
         if lsn < *counted && !unguarded {
@@ -333,7 +363,9 @@ impl Replica {
     /// that those who granted the same lease do not stand together, and by so much that a leader who was elected meanwhile
     /// is heard before. Less than the shortest election time-out goes by, and what is between it and the longest.
     fn stand_if_free(&mut self) {
-        if self.is_bound(self.settings.me) {
+        if !self.votes() {
+            self.election_at_ns = u64::MAX;
+        } else if self.is_bound(self.settings.me) {
             let Settings { election_min_ns, election_max_ns, heartbeat_ns, .. } = self.settings;
             let spread_ns = self.rng.between(0, election_max_ns - election_min_ns);
             self.election_at_ns = self.bound_until_ns() + 2 * heartbeat_ns + spread_ns;
@@ -393,6 +425,10 @@ impl Replica {
 
     /// Starts the time-out after which this node stands for election.
     pub(crate) fn expect_leader(&mut self) {
+        if !self.votes() {
+            self.election_at_ns = u64::MAX;
+            return;
+        }
         let settings = &self.settings;
         let spread = self.rng.between(settings.election_min_ns, settings.election_max_ns);
         self.election_at_ns = self.now_ns + (spread << self.back_off());
@@ -407,8 +443,10 @@ impl Replica {
 
     /// Whether a phase-1 quorum, this node included, was heard of since then.
     pub(crate) fn heard_quorum_since(&self, then_ns: u64) -> bool {
-        let near = self.heard_ns.values().filter(|heard| **heard >= then_ns).count() + 1;
-        near >= self.settings.quorums.phase1
+        let voters = self.config.voters();
+        let near =
+            self.heard_ns.iter().filter(|(node, heard)| voters.contains(**node) && **heard >= then_ns).count() + 1;
+        near >= self.config.quorums.phase1
     }
 
     /// Logs a record under the current promise.
@@ -443,14 +481,14 @@ impl Replica {
         self.halted
     }
 
-    /// The voting members.
-    pub fn members(&self) -> &[NodeId] {
-        &self.settings.members
+    /// Who governs the slots above the delivered ones.
+    pub fn configuration(&self) -> &Configuration {
+        &self.config
     }
 
     /// How many must answer.
     pub fn quorums(&self) -> Quorums {
-        self.settings.quorums
+        self.config.quorums
     }
 
     /// Slots that a leader may have open.

@@ -32,7 +32,7 @@ impl Replica {
     }
 
     fn compare_states(&mut self) {
-        let majority = self.settings.members.len() / 2 + 1;
+        let majority = self.config.voters().len() / 2 + 1;
         for mine in self.states.mine.iter() {
             let others = self.states.theirs.iter().filter_map(|(node, marks)| Some((*node, marks.at(mine.slot)?)));
             let others: BTreeMap<NodeId, u32> = others.filter(|(_, crc)| *crc != mine.crc).collect();

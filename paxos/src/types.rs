@@ -1,17 +1,20 @@
 //! What goes into the core and what comes out of it. No payload byte appears here: values stay where the shard put them.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use synod_wire::record::MAX_CHOSEN_RANGES;
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
+use synod_wire::{Ballot, Configuration, Epoch, Lsn, NodeId, NodeSet, Quorums, Slot};
 
 /// The fixed part of a group, and the protocol's times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.
     pub me: NodeId,
-    /// All voting members, this node included.
+    /// The voters of the founding configuration.
     pub members: Vec<NodeId>,
-    /// How many must answer.
+    /// This life of this node's log joins a group that exists, as a learner, whoever founded it.
+    pub joins: bool,
+    /// How many of them must answer.
     pub quorums: Quorums,
     /// Which life of this node's log this is.
     pub incarnation: u64,
@@ -55,12 +58,24 @@ pub struct Held {
     pub slot: Slot,
     /// The ballot it was accepted (or learnt) in.
     pub ballot: Ballot,
-    /// Whether it is known chosen.
-    pub chosen: bool,
-    /// See [`synod_wire::frame::flags::BARRIER`].
-    pub barrier: bool,
+    /// If it is known chosen: the epoch in which its votes were counted.
+    pub chosen: Option<Epoch>,
+    /// What it is besides a value.
+    pub mark: Mark,
     /// Damage after it in the log may hide a later accept.
     pub unknown: bool,
+}
+
+/// What a value is for the protocol, which reads no more of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// A batch of clients' entries, or a no-op.
+    #[default]
+    Batch,
+    /// See [`synod_wire::frame::flags::BARRIER`].
+    Barrier,
+    /// A configuration, which governs the slots above its own. See [`synod_wire::frame::flags::CONFIGURATION`].
+    Configuration,
 }
 
 /// What damage hides (DESIGN, "Damage").
@@ -102,6 +117,8 @@ pub struct Restart {
     pub founded: Option<Vec<(NodeId, u64)>>,
     /// The prefix that is held, known chosen and applied.
     pub applied: Slot,
+    /// The configuration that governs the slots above it, and the slot that it stands in; `None`: the founding one.
+    pub configuration: Option<(Slot, Configuration)>,
     /// What is held above it, in any order, one entry a slot.
     pub held: Vec<Held>,
     /// The highest slot that a chosen record covers.
@@ -127,9 +144,12 @@ pub struct Evidence {
     pub ballot: Ballot,
     /// Whose durable votes chose them.
     pub acceptors: NodeSet,
+    /// The configuration in which the votes were counted: they are final for slots that it governs, and for none that a
+    /// later one does.
+    pub epoch: Epoch,
 }
 
-/// A few [`Evidence`]s, kept in place.
+/// A few [`Evidence`]s of one epoch, kept in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
     len: usize,
@@ -147,8 +167,16 @@ impl Ranges {
         self.len == 0
     }
 
-    /// Adds a range, merged with the last if it continues it; false if there is no room.
+    /// The epoch of all of them.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.as_slice().first().map(|range| range.epoch)
+    }
+
+    /// Adds a range, merged with the last if it continues it; false if there is no room, or the others are of another epoch.
     pub fn push(&mut self, range: Evidence) -> bool {
+        if self.epoch().is_some_and(|epoch| epoch != range.epoch) {
+            return false;
+        }
         if let Some(last) = self.all[..self.len].last_mut() {
             let same = last.ballot == range.ballot && last.acceptors == range.acceptors;
             if same && last.last.next() == range.first {
@@ -183,6 +211,8 @@ pub struct Report {
     pub slot: Slot,
     /// What is known of it.
     pub state: ReportState,
+    /// Whether the value is a configuration.
+    pub configures: bool,
 }
 
 /// See [`Report`].
@@ -252,8 +282,8 @@ pub enum Message {
         ballot: Ballot,
         /// The slot.
         slot: Slot,
-        /// Whether it is the leader's barrier.
-        barrier: bool,
+        /// What it is besides a value.
+        mark: Mark,
     },
     /// Phase 2b.
     Accepted {
@@ -302,6 +332,20 @@ pub enum Message {
         /// The lease that the sender granted when this heartbeat came; 0: none.
         lease_ns: u64,
     },
+    /// The leader holds no lease in this ballot any more.
+    Release {
+        /// Its ballot.
+        ballot: Ballot,
+        /// The last heartbeat that asked for one.
+        probe: u64,
+    },
+    /// The leader asks the receiver to stand for election in its place.
+    TakeOver {
+        /// Its ballot.
+        ballot: Ballot,
+        /// What the receiver must hold.
+        upto: Slot,
+    },
     /// Asks the leader for the chosen watermark.
     ReadIndex {
         /// The asker's start: [`Settings::seed`].
@@ -336,8 +380,8 @@ pub enum Message {
         slot: Slot,
         /// The ballot that the sender holds it in.
         ballot: Ballot,
-        /// See [`Held::barrier`].
-        barrier: bool,
+        /// See [`Held::mark`].
+        mark: Mark,
     },
     /// Asks for an accepted value.
     FetchValue {
@@ -352,6 +396,8 @@ pub enum Message {
         slot: Slot,
         /// Its ballot.
         ballot: Ballot,
+        /// See [`Held::mark`].
+        mark: Mark,
     },
     /// The sender has started.
     Hello {
@@ -370,20 +416,30 @@ pub enum Message {
         to_incarnation: u64,
         /// The start that it answers.
         to_start: u64,
-        /// The asker's incarnation in the sender's founding record; 0 if the sender is fresh.
+        /// The asker's incarnation in the sender's configuration; 0 if the sender is fresh, [`NOT_A_MEMBER`] if the asker is not
+        /// part of it.
         founded_with: u64,
         /// The highest Lsn that the sender counted from the asker.
         counted: Lsn,
+        /// The sender's prefix.
+        prefix: Slot,
     },
+    /// The one who is told is no member (any more), going by the configuration of the sender.
+    NotMember,
 }
+
+/// What [`Message::HelloAck`] says to one who is no member.
+pub const NOT_A_MEMBER: u64 = u64::MAX;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A message of a member. Its sender's durable Lsn comes with it.
+    /// A message of a member. Its sender's durable Lsn and epoch come with it.
     Message {
         /// The sender.
         from: NodeId,
+        /// The configuration that governs the sender.
+        epoch: Epoch,
         /// Its durable Lsn.
         lsn: Lsn,
         /// The message.
@@ -391,10 +447,23 @@ pub enum Input {
     },
     /// A batch of client entries is ready. Only when [`crate::Replica::can_propose`].
     Propose,
+    /// The members are to change: no batch is proposed any more, so that the slots below the new configuration get chosen. Only
+    /// after [`crate::Replica::plan_change`].
+    BeginChange,
+    /// The new configuration is ready to be proposed. Only when [`crate::Replica::can_propose_configuration`].
+    ProposeConfiguration,
+    /// What the slot that was delivered last holds, which was marked [`Mark::Configuration`]: the next input after that delivery.
+    Configured(Box<Configuration>),
     /// Reads have joined the round [`crate::Replica::read_round`].
     Read,
     /// This node's state after a slot, which it has delivered, has this checksum.
     Checkpoint(StateMark),
+    /// This leader is to hand over: to this member, or else to the one that is furthest. [`Output::Transferred`] says what became of
+    /// it.
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
+    },
     /// Every record up to this one is on stable storage. (Or in memory, where the group is to rest on that: then this log must
     /// never be started from again unless all of it reached the disk.)
     Persisted {
@@ -416,6 +485,8 @@ pub enum Source {
     Held,
     /// A batch without runs.
     Noop,
+    /// The configuration of this step.
+    Configuration,
 }
 
 /// What is to be logged.
@@ -427,8 +498,8 @@ pub enum Record {
         slot: Slot,
         /// The ballot.
         ballot: Ballot,
-        /// See [`Held::barrier`].
-        barrier: bool,
+        /// See [`Held::mark`].
+        mark: Mark,
         /// Its bytes.
         source: Source,
     },
@@ -438,8 +509,10 @@ pub enum Record {
         slot: Slot,
         /// The ballot that the sender held it in.
         ballot: Ballot,
-        /// See [`Held::barrier`].
-        barrier: bool,
+        /// See [`Held::mark`].
+        mark: Mark,
+        /// The epoch of the member that had delivered it.
+        epoch: Epoch,
     },
     /// Slots known chosen.
     Chosen(Ranges),
@@ -497,6 +570,11 @@ pub enum Halt {
     },
     /// An operator said so when the node was started.
     Ordered,
+    /// It is no member any more, since this configuration at the latest.
+    Removed {
+        /// The configuration.
+        epoch: Epoch,
+    },
 }
 
 /// What a replica does now.
@@ -523,6 +601,8 @@ pub enum Reason {
     Joined,
     /// No word of a leader in time.
     ElectionTimeout,
+    /// The leader handed over to this node.
+    HandedOver,
     /// A higher ballot appeared.
     HigherBallot,
     /// A quorum promised.
@@ -531,8 +611,31 @@ pub enum Reason {
     BarrierChosen,
     /// Too few members answer.
     QuorumLost,
+    /// A new configuration governs, and phase 1 has to be run under it.
+    Reconfigured,
     /// See [`Output::Halt`].
     Halted,
+}
+
+/// What became of a hand-over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transferred {
+    /// The target leads, and serves.
+    Done,
+    /// Another member does.
+    Elsewhere,
+    /// This node does not lead.
+    NotThatLeader,
+    /// The target is no other member.
+    NoTarget,
+    /// The target was not heard of late; without one: nobody was.
+    Silent,
+    /// The target does not catch up in time.
+    Lags,
+    /// The target did not take over in time.
+    NotTaken,
+    /// This node gave way, and nobody leads.
+    NoLeader,
 }
 
 /// What is to be done, in order.
@@ -583,6 +686,10 @@ pub enum Output {
         /// Why.
         reason: Reason,
     },
+    /// A configuration governs from here on.
+    Configured(Box<Configuration>),
+    /// A hand-over has ended so.
+    Transferred(Transferred),
     /// Damage hides nothing any more.
     Repaired,
     /// This node must not go on.

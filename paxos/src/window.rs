@@ -1,15 +1,16 @@
 //! The slots above the delivered prefix.
 
+use crate::types::Mark;
 use alloc::collections::VecDeque;
 use synod_wire::mutant::mutant;
-use synod_wire::{Ballot, Lsn, NodeSet, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeSet, Slot};
 
 /// What this node holds at a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Accepted {
     pub(crate) ballot: Ballot,
     pub(crate) lsn: Lsn,
-    pub(crate) barrier: bool,
+    pub(crate) mark: Mark,
 }
 
 /// One slot, as acceptor, learner and proposer see it.
@@ -19,6 +20,8 @@ pub(crate) struct SlotState {
     pub(crate) accepted: Option<Accepted>,
     /// What is held is known chosen.
     pub(crate) chosen: bool,
+    /// If it is: the epoch in which its votes were counted, or of the member that had delivered it.
+    pub(crate) epoch: Epoch,
     /// Damage hides what was accepted here.
     pub(crate) unknown: bool,
     /// Leader: who has durably accepted in the leader's ballot.
@@ -73,6 +76,11 @@ impl Window {
             self.slots.push_back(SlotState::default());
         }
         &mut self.slots[at]
+    }
+
+    /// A configuration of this epoch stands below all slots: what was chosen by votes of earlier ones is merely accepted.
+    pub(crate) fn void_chosen_before(&mut self, epoch: Epoch) {
+        self.slots.iter_mut().filter(|state| state.epoch < epoch).for_each(|state| state.chosen = false);
     }
 
     /// Removes the first slot if it is chosen.

@@ -19,12 +19,14 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("lowest_ballot_adopted", "highest_ballot_wins"),
     ("founded_by_some", "founding"),
     ("heartbeat_over_holes", "watermark_stops_at_a_hole"),
+    ("handover_keeps_lease", "transfer_frees_the_lease"),
     ("higher_ballot_taken_for_duplicate", "new_leader_adopts"),
     ("holes_left_open", "hole_filled_with_noop"),
     ("leader_counts_unsynced_vote", "unsynced_leader_vote"),
     ("lease_from_answer", "lease_after_a_pause"),
     ("old_hello_ack_confirms", "old_hello_ack"),
     ("old_promise_counted", "ballot_not_reused"),
+    ("old_release_frees", "transfer_old_release"),
     ("old_reply_counted", "old_reply_not_counted"),
     ("one_ballot_variable", "two_ballots"),
     ("own_vote_counted_twice", "duplicates"),
@@ -44,6 +46,7 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("serves_too_early", "serves_after_all_it_adopted"),
     ("stands_again_each_tick", "lost_promise"),
     ("step_down_clears_promise", "same_ballot_step_down"),
+    ("take_over_within_lease", "transfer_overtakes_its_release"),
     ("unchosen_served_as_learnt", "holder_dies"),
     ("unknown_read_as_nothing", "damage_makes_the_candidate_wait"),
     ("votes_survive_reelection", "reelected_leader_counts_anew"),
@@ -69,4 +72,30 @@ fn each_bug_fails_the_script_of_its_rule() {
     }
     synod_wire::mutant::switch_on("");
     assert!(survived.is_empty(), "these scripts hold though their rule is broken: {survived:#?}");
+}
+
+/// Bugs of the membership, which random runs find.
+const KILLED_BY_CHAOS: &[&str] = &[
+    "chosen_above_configuration_is_final",
+    "configuration_overtakes",
+    "earlier_life_counted",
+    "lagging_learner_promoted",
+    "non_voter_counted",
+    "non_voter_stands",
+    "overlapping_changes",
+    "strangers_are_heard",
+];
+
+#[test]
+fn chaos_finds_each_bug_of_the_membership() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut survived: Vec<&str> = Vec::new();
+    for bug in KILLED_BY_CHAOS {
+        synod_wire::mutant::switch_on(bug);
+        let killer = (0..3_000).find(|seed| catch_unwind(|| common::chaos::Chaos::new(*seed).run()).is_err());
+        println!("{bug}: {killer:?}");
+        survived.extend(killer.is_none().then_some(*bug));
+    }
+    synod_wire::mutant::switch_on("");
+    assert!(survived.is_empty(), "random runs do not find: {survived:?}");
 }

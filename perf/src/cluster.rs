@@ -170,6 +170,13 @@ impl Cluster {
         synod_client::status(*address, self.id, self.group, wait).ok()
     }
 
+    /// Has the leader hand over: to this node, or to whichever is furthest.
+    pub(crate) fn transfer(&self, to: Option<NodeId>, wait: Duration) -> anyhow::Result<()> {
+        let told = synod_client::transfer_leader(&self.members, self.id, self.group, to, wait, &mut |_| {})?;
+        ensure!(told.is_done(), "the hand-over to {to:?} ended so: {}", told.outcome.name());
+        Ok(())
+    }
+
     /// The members of `group`, where its clients reach them.
     pub(crate) fn members_of(&self, group: u8) -> Vec<(NodeId, SocketAddrV4)> {
         let shifted = |address: SocketAddrV4| {

@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::time::{Duration, Instant};
-use synod_client::{ReadOptions, Reader, Subscription};
+use synod_client::{Counter, ReadOptions, Reader, Subscription};
 use synod_wire::Sequence;
 
 /// Before this nothing counts.
@@ -24,6 +24,9 @@ const READ_ENTRIES: u32 = 64;
 const READ_PAUSE: Duration = Duration::from_millis(5);
 /// The smallest segment that the product takes.
 const SMALL_SEGMENT_BYTES: u64 = 4 << 20;
+/// Entries that a trim leaves, and the pause to the next.
+const KEPT_ENTRIES: u64 = 10_000;
+const TRIM_PAUSE: Duration = Duration::from_millis(100);
 /// A snapshot each so many entries: some a second at any rate that is measured here.
 const FREQUENT_SNAPSHOT_ENTRIES: u64 = 20_000;
 
@@ -38,7 +41,7 @@ pub(crate) struct DisturbArgs {
         value_enum,
         value_name = "WHAT,…",
         value_delimiter = ',',
-        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,catch-up,loss"
+        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,trim,catch-up,loss"
     )]
     what: Vec<What>,
     /// Entries in flight.
@@ -77,6 +80,8 @@ enum What {
     Segments,
     /// Snapshots of all nodes several times a second instead of each million of entries.
     Snapshots,
+    /// All but the last entries are trimmed ten times a second, and segments of 4 MiB leave the disk.
+    Trim,
     /// A follower that was down comes back and catches up.
     CatchUp,
     /// Datagrams get lost.
@@ -143,16 +148,20 @@ pub(crate) fn run(args: &DisturbArgs) -> anyhow::Result<()> {
 }
 
 fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, what: What) -> anyhow::Result<Chapter> {
-    let spec = args.scenario.spec();
-    let mut cluster = stage.cluster(&spec)?;
-    let setting = match what {
-        What::Segments => Some(("wal", "segment_bytes", SMALL_SEGMENT_BYTES)),
-        What::Snapshots => Some(("snapshot", "every_entries", FREQUENT_SNAPSHOT_ENTRIES)),
-        _ => None,
+    let mut spec = args.scenario.spec();
+    let small_segments = ("wal", "segment_bytes", SMALL_SEGMENT_BYTES);
+    let snapshots = ("snapshot", "every_entries", FREQUENT_SNAPSHOT_ENTRIES);
+    // Trims are compared with the same changes of segments and the same snapshots, which have chapters of their own.
+    let (both, with) = match what {
+        What::Segments => (vec![], Some(small_segments)),
+        What::Snapshots => (vec![], Some(snapshots)),
+        What::Trim => (vec![small_segments, snapshots], None),
+        _ => (vec![], None),
     };
-    let mut other = match setting {
+    spec.settings.extend(both);
+    let mut cluster = stage.cluster(&spec)?;
+    let mut other = match with {
         Some(setting) => {
-            let mut spec = spec;
             spec.settings.push(setting);
             Some(stage.cluster(&spec)?)
         }
@@ -205,6 +214,7 @@ fn disturbed(
         What::SlowReader => measure(args, cluster, |cluster| slow_reader(args, cluster)),
         What::Subscriber => measure(args, cluster, |cluster| slow_subscriber(args, cluster)),
         What::Segments | What::Snapshots => measure(args, cluster, |_| wait(args)),
+        What::Trim => measure(args, cluster, |cluster| trims(args, cluster)),
         What::CatchUp => {
             let (node, _) = scenario::leave_behind(cluster, &args.scenario, args.lag_mib)?;
             let summary = measure(args, cluster, |cluster| {
@@ -275,6 +285,24 @@ fn slow_reader(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> 
         scenario::wait(READ_PAUSE)?;
     }
     ensure!(read > 0, "the slow reader has read nothing");
+    Ok(())
+}
+
+/// Each trim leaves the last entries, and a second snapshot lets the segments go that it has emptied.
+fn trims(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let until = Instant::now() + length(args);
+    let addresses: Vec<_> = cluster.members.iter().map(|(_, address)| *address).collect();
+    let removed = |cluster: &Cluster| -> u64 {
+        cluster.status().iter().filter_map(|status| status.counter(Counter::SegmentsRemoved)).sum()
+    };
+    let before = removed(cluster);
+    while Instant::now() < until {
+        let tail = cluster.status().iter().map(|status| status.tail.0).max().unwrap_or(0);
+        let keep_from = Sequence(tail.saturating_sub(KEPT_ENTRIES).max(1));
+        synod_client::trim(cluster.id, cluster.group, addresses.clone(), keep_from, PATIENCE)?;
+        scenario::wait(TRIM_PAUSE)?;
+    }
+    ensure!(args.seconds < 3 || removed(cluster) > before, "no segment left the disk");
     Ok(())
 }
 

@@ -23,7 +23,14 @@ pub(crate) struct FailoverArgs {
     #[command(flatten)]
     scenario: ScenarioArgs,
     /// What befalls the leader.
-    #[arg(long, value_enum, value_name = "FAULT,…", value_delimiter = ',', default_value = "kill,pause,cut")]
+    #[arg(
+        long,
+        alias = "what",
+        value_enum,
+        value_name = "FAULT,…",
+        value_delimiter = ',',
+        default_value = "kill,pause,cut"
+    )]
     fault: Vec<Fault>,
     /// How often each does.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -49,6 +56,8 @@ enum Fault {
     Pause,
     /// All its datagrams are dropped, its clients' too; later they pass again.
     Cut,
+    /// Nothing bad: it is asked to hand over (`synod transfer-leader`); later its successor hands back.
+    Transfer,
 }
 
 impl Fault {
@@ -57,6 +66,7 @@ impl Fault {
             Fault::Kill => cluster.kill(node),
             Fault::Pause => cluster.pause(node),
             Fault::Cut => network.context("a cut needs a network of its own")?.cut(&cluster.ports(node)),
+            Fault::Transfer => cluster.transfer(None, PATIENCE),
         }
     }
 
@@ -65,6 +75,7 @@ impl Fault {
             Fault::Kill => cluster.restart(node),
             Fault::Pause => cluster.resume(node),
             Fault::Cut => network.context("a cut needs a network of its own")?.heal(),
+            Fault::Transfer => cluster.transfer(Some(node), PATIENCE),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | `bench` | the command `bench`: the product against that, interleaved |
 //! | `wait` | the command `wait`: the automatic wait mode against the fixed ones |
 //! | `against` | the command `against`: our skeleton against an independent one |
-//! | `failover`, `recovery`, `catchup`, `disturb`, `reads`, `scale`, `soak` | the commands of these names: what happens when something fails, grows or goes on for long |
+//! | `failover`, `recovery`, `catchup`, `disturb`, `reads`, `retention`, `scale`, `soak` | the commands of these names: what happens when something fails, grows or goes on for long |
 //! | `scenario`, `audit`, `network` | what these share: cluster and load, the log held against the acknowledgements, dropped datagrams |
 //! | `preset` | `bench --preset`: rates that others publish |
 //! | `compare/` | the command `compare`: the product beside other replicated logs (their harnesses: `perf/peers/`) |
@@ -48,6 +48,7 @@ mod profile;
 mod reads;
 mod recovery;
 mod report;
+mod retention;
 mod scale;
 mod scenario;
 mod skeleton;
@@ -93,6 +94,8 @@ enum Command {
     Disturb(disturb::DisturbArgs),
     /// What commits cost while the followers answer reads that must not be stale
     Reads(reads::ReadsArgs),
+    /// So many entries under `retention.max_bytes`: the disk that they take, and a restart after them
+    Retention(retention::RetentionArgs),
     /// Commits and memory against the length of the log, the members, and the groups
     Scale(scale::ScaleArgs),
     /// A constant rate for a long time: memory, latency, and the log at the end
@@ -139,6 +142,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Catchup(args) => catchup::run(&args),
         Command::Disturb(args) => disturb::run(&args),
         Command::Reads(args) => reads::run(&args),
+        Command::Retention(args) => retention::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Baseline(args) => baseline::run(&args),

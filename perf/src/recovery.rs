@@ -32,13 +32,13 @@ pub(crate) struct RecoveryArgs {
 
 /// One restart, in seconds since its exec.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Restart {
+pub(crate) struct Restart {
     /// The first answer, whatever it says.
     answer_s: f64,
     /// The first answer as a follower (or the leader).
-    follower_s: f64,
+    pub(crate) follower_s: f64,
     /// It has applied what the leader knew chosen.
-    in_step_s: f64,
+    pub(crate) in_step_s: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,7 +101,8 @@ fn step(args: &RecoveryArgs, cluster: &mut Cluster, log_mib: u64) -> anyhow::Res
     })
 }
 
-fn restart(cluster: &mut Cluster) -> anyhow::Result<Restart> {
+/// Kills a follower, and starts it again.
+pub(crate) fn restart(cluster: &mut Cluster) -> anyhow::Result<Restart> {
     let node = cluster.await_follower(PATIENCE)?;
     cluster.kill(node)?;
     scenario::forget_pages(&cluster.directory(node)?)?;

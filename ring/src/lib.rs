@@ -136,6 +136,10 @@ pub trait Io {
     /// Gives a receive buffer back.
     fn release(&mut self, buf: RxBuf);
 
+    /// Puts a member at this index of the peers' table: the next free one, or one that is taken.
+    fn set_peer(&mut self, peer: usize, address: SocketAddrV4) -> Result<(), IoError> {
+        unreachable!("the peers' table of this reactor is fixed: {peer} is to be {address}")
+    }
     /// Queues a datagram to the member with this index in the peers' table.
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>);
 

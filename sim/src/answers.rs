@@ -245,6 +245,11 @@ impl Sim {
         self.checks.fresh.known(answer.tail, self.now_ns);
         self.note_recency(node, answer.recency);
         let (_, asked_ns) = asked;
+        if answer.recency.is_fresh()
+            && let Some((sequence, _)) = answer.labels().next()
+        {
+            self.checks.trims.shown(node, sequence, asked_ns)?;
+        }
         self.checks.reads.told(client, answer.request_id, answer.tail);
         let last = answer.labels().last().map_or(0, |(sequence, _)| sequence);
         self.checks.acked.order.shown(answer.tail.max(last), self.now_ns);

@@ -3,7 +3,7 @@
 
 use crate::checks::Checked;
 
-use crate::disk::{Flush, SECTOR_BYTES, place, segment_name};
+use crate::disk::{Flush, SECTOR_BYTES, is_there, place, segment_name};
 use crate::fault::{Fault, Style};
 use crate::history::Old;
 use crate::load::Client;
@@ -353,6 +353,9 @@ impl Sim {
                 !self.nodes[node].disk.flushes[*at].records.iter().any(|(kind, ..)| *kind == Kind::Founded)
             });
         }
+        // What retention removed can rot no more.
+        let this = &self.nodes[node];
+        able.retain(|at| is_there(&this.dir, SEGMENT_BYTES, this.disk.flushes[*at].start));
         if able.is_empty() {
             return Ok(());
         }

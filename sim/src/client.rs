@@ -317,6 +317,11 @@ impl Reader {
         self.core.next_entry()
     }
 
+    /// What it wanted was trimmed: the first sequence that is left, once it has all that came before.
+    pub(crate) fn trimmed(&self) -> Option<u64> {
+        self.core.trimmed().map(|first| first.0).filter(|_| !self.core.is_ready())
+    }
+
     pub(crate) fn next_ns(&self) -> Option<u64> {
         self.core.poll_timeout()
     }

@@ -63,7 +63,9 @@ pub struct Missed {
 }
 
 const ON_DISK: &str = "a record of the log, never a message";
-const STEP_5: &str = "comes with snapshots, retention and membership (step 5)";
+const TRIMS: &str =
+    "never written: a trim is a run of a batch, and its removals leave no record. The number stays taken";
+const SNAPSHOTS: &str = "never written: what a snapshot has lies in a file of its own. The number stays taken";
 
 /// Kinds of frames that are not sent.
 const UNSENT: &[(Kind, &str)] = &[
@@ -76,10 +78,10 @@ const UNSENT: &[(Kind, &str)] = &[
     (Kind::Segment, ON_DISK),
     (Kind::Durability, ON_DISK),
     (Kind::Lease, ON_DISK),
-    (Kind::Truncated, STEP_5),
-    (Kind::Retention, STEP_5),
-    (Kind::SnapshotMark, STEP_5),
-    (Kind::Session, STEP_5),
+    (Kind::Truncated, TRIMS),
+    (Kind::Retention, TRIMS),
+    (Kind::SnapshotMark, SNAPSHOTS),
+    (Kind::Session, SNAPSHOTS),
 ];
 
 const LATE_WORD: &str = "a node that lost state hears first who remembers it, by placement; the core's script rolled_back.txt has the late answer";
@@ -147,7 +149,10 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a healed core was asked to commit", None),
     ("a leader answered a fresh read", None),
     ("a leader answered by its lease", None),
+    ("a leader handed over as it was asked", None),
     ("a leader that held a lease was cut off", None),
+    ("a leader went on, as its successor did not take over", None),
+    ("a leader went on, as its successor lagged", None),
     ("a process stood still between reading the clock and using it", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
     ("a look for evidence fails", None),
@@ -171,6 +176,11 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a segment is prepared", None),
     ("a shard asked to be recovered anew", None),
     ("a snapshot was made", None),
+    ("entries were trimmed", None),
+    ("the log's front is removed", None),
+    ("a reader lets go of removed files", None),
+    ("a reader was told that its entries were trimmed", None),
+    ("a subscriber was told that its entries were trimmed", None),
     ("a subscriber is served from disk", None),
     ("a subscriber was dropped: SLOW", None),
     ("a subscriber was dropped: TIMED_OUT", None),

@@ -286,6 +286,11 @@ pub(crate) fn segment_name(segment_bytes: u64, pos: u64) -> String {
     format!("{:016x}.seg", pos / segment_bytes)
 }
 
+/// Whether the segment that holds a position of the log is there.
+pub(crate) fn is_there(dir: &Dir, segment_bytes: u64, pos: u64) -> bool {
+    dir.open(&segment_name(segment_bytes, pos), Opening::Direct).is_ok()
+}
+
 /// The file that holds a position of the log, and where in it.
 pub(crate) fn place(dir: &Dir, segment_bytes: u64, pos: u64) -> (Arc<dyn BlockFile>, u64) {
     let file = dir.open(&segment_name(segment_bytes, pos), Opening::Direct).expect("a segment that the log wrote to");

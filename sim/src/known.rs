@@ -130,6 +130,9 @@ pub const MUTANTS: &[Mutant] = &[
     rule("bounded_from_answer", "a bounded read counts from the leader's answer, not from the question"),
     rule("lease_from_answer", "a lease counts from the answer to its heartbeat"),
     rule("promises_within_lease", "an acceptor promises within a lease that it granted"),
+    rule("handover_keeps_lease", "a leader that hands over keeps its lease"),
+    rule("old_release_frees", "a lease that was given up in an older ballot frees who granted one in this"),
+    rule("take_over_within_lease", "a member takes over within the lease that it granted"),
     rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
     // Streams.
@@ -137,6 +140,11 @@ pub const MUTANTS: &[Mutant] = &[
     rule("stream_beyond_applied", "subscribers are sent what is held beyond what is applied"),
     rule("subscriber_never_dropped", "a subscriber keeps its place though it is silent and acknowledges nothing"),
     rule("subscriber_dropped_silently", "a subscriber is dropped without a word"),
+    // Trims.
+    rule("trim_runs_back", "a trim takes back what an earlier one gave up"),
+    rule("trim_ignores_members", "the leader trims what members lack that it hears"),
+    rule("trimmed_entries_read", "entries that were trimmed are read as long as they are on disk"),
+    rule("removal_ignores_snapshots", "segments are removed that the recovery from a kept snapshot begins with"),
     // Modes.
     rule("degraded_serves_appends", "a node that hears no quorum takes appends"),
     rule("stale_read_called_fresh", "a read is called fresh without evidence, in every mode"),

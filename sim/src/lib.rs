@@ -15,6 +15,7 @@
 //! | `history.rs` | old datagrams, to be sent again |
 //! | `load.rs` | what the clients of a run offer, read and learn |
 //! | `client.rs`, `subscriber.rs`, `payload.rs` | clients around the production client cores |
+//! | `trims.rs` | an operator who trims |
 //! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
 //! | `linear/` | linearizability of small histories, and the log as a sequential object |
@@ -50,6 +51,8 @@ mod sim;
 mod storage;
 mod subscriber;
 mod trace;
+mod transfers;
+mod trims;
 
 pub use checks::{SIMULATOR, Violation};
 pub use coverage::{Coverage, Missed};

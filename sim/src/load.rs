@@ -75,6 +75,8 @@ impl Sim {
                     read += 1;
                 }
                 self.operations += u64::from(read > 0);
+                self.go_on_behind_trim(client)?;
+                let Client::Reader(reader) = &mut self.clients[client] else { return Ok(()) };
                 if reader.is_finished() && self.checks.reads.finished(client)? {
                     self.coverage.mark("a read ended");
                 }

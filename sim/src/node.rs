@@ -332,6 +332,7 @@ pub(crate) fn paxos_settings(plan: &Plan, me: NodeId, seed: u64) -> synod_paxos:
     let timing = &plan.timing;
     synod_paxos::Settings {
         me,
+        joins: false,
         members: (0..plan.nodes).map(|node| NodeId(node as u8)).collect(),
         quorums: Quorums { phase1: plan.phase1, phase2: plan.phase2 },
         incarnation: 0,

@@ -125,6 +125,12 @@ pub struct Plan {
     /// Bytes of the log that retention keeps; 0: all.
     #[serde(default)]
     pub retention_bytes: u64,
+    /// Between an operator's trims, on average, milliseconds; 0: there are none.
+    #[serde(default)]
+    pub trim_mean_ms: u64,
+    /// Between requests to hand over, on average; 0: there are none.
+    #[serde(default)]
+    pub transfer_ns: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -173,12 +179,18 @@ impl Plan {
             catch_up_bytes_per_s: catch_up_bytes_per_s(),
             snapshot_after_bytes: no_snapshots(),
             retention_bytes: 0,
+            trim_mean_ms: Rng::new(seed, "trims").pick(&[0, 0, 0, 2_000]),
+            transfer_ns: transfer_ns(profile, &mut Rng::new(seed, "hand-over")),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
             script: Vec::new(),
             faults: BTreeMap::new(),
         };
+        if plan.trim_mean_ms > 0 {
+            // Enough for some segments, and for the snapshots without which none goes.
+            (plan.max_entry_bytes, plan.snapshot_entries) = (1_300, 400);
+        }
         let condition_bytes = if plan.conditional_percent > 0 { CONDITION_BYTES } else { 0 };
         let longest = max_entry_bytes(plan.max_batch_bytes) - condition_bytes;
         plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
@@ -187,7 +199,7 @@ impl Plan {
         }
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
-        plan.transfers(&mut Rng::new(seed, "transfers"));
+        plan.snapshot_transfers(&mut Rng::new(seed, "transfers"));
         plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));
         // Beyond what the nodes are told, leases promise nothing, nor do bounds; a round of reads uses no clock.
         if plan.lease_ns == 0 && Rng::new(seed, "drift").percent(30) {
@@ -197,7 +209,7 @@ impl Plan {
     }
 
     /// In some runs with snapshots who lags is sent one: by its log's length, or because others have removed theirs.
-    fn transfers(&mut self, rng: &mut Rng) {
+    fn snapshot_transfers(&mut self, rng: &mut Rng) {
         if !rng.percent(TRANSFER_PERCENT) {
             return;
         }
@@ -262,6 +274,11 @@ fn no_snapshots() -> u64 {
 fn lease_ns(timing: &Timing, rng: &mut Rng) -> u64 {
     let min_ns = timing.election_min_ns;
     rng.pick(&[0, 0, 0, min_ns / 2, min_ns, timing.election_max_ns])
+}
+
+/// Half of the runs have leaders hand over, some of them often.
+fn transfer_ns(profile: Profile, rng: &mut Rng) -> u64 {
+    if profile == Profile::Calm { 0 } else { rng.pick(&[0, 0, 1_500_000_000, 6_000_000_000]) }
 }
 
 fn victims(plan: &Plan, rng: &mut Rng) -> Vec<usize> {

@@ -147,8 +147,15 @@ impl Sim {
         for index in 0..self.plan.script.len() {
             self.at(self.plan.script[index].at_ms * 1_000_000, Happening::Scripted { index });
         }
+        if self.plan.trim_mean_ms > 0 {
+            self.after(5_000_000_000, Happening::Trim);
+        }
         let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);
         self.after(first_ns, Happening::Strike);
+        if self.plan.transfer_ns > 0 {
+            let first_ns = self.transfers.exponential(self.plan.transfer_ns);
+            self.after(first_ns, Happening::Transfer);
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@
 //! at 2000 lose Accept leader * 500 frames of this kind are lost on their way there
 //! at 2000 chain 3000               each node reaches its neighbours only
 //! at 2000 pause leader 900         whoever leads is frozen (a number names a node)
+//! at 2000 transfer leader 2        whoever leads is asked to hand over to n2; without a name: to whoever is furthest
 //! at 2000 stall leader 900         its disk is
 //! at 2000 fail leader              its next log write fails
 //! at 2000 wall leader -3600        its wall clock jumps by so many seconds
@@ -149,6 +150,11 @@ impl Sim {
             Some("pause") => {
                 let node = self.named(&words[1]);
                 self.nodes[node].paused_until_ns = self.now_ns + arg(2) * 1_000_000;
+            }
+            Some("transfer") => {
+                let leader = self.named(&words[1]);
+                let target = words.get(2).map(|word| self.named(word));
+                self.ask_to_hand_over(leader, target);
             }
             Some("stall") => {
                 let node = self.named(&words[1]);

@@ -7,6 +7,7 @@ use crate::coverage::{self, Coverage, FramesSent};
 use crate::crowd::Crowd;
 use crate::disk::{Crash, InFlight};
 use crate::fault::Fault;
+use crate::history::KIND_OFFSET;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::load::Client;
 use crate::net::{Fate, Network};
@@ -27,7 +28,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
-use synod_wire::frame::{HEADER_BYTES, frame_bytes, parse_header};
+use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
 const TURN_NS: u64 = 2_000;
@@ -54,7 +55,9 @@ pub(crate) enum Happening {
     Strike,
     Forget { leader: usize, rival: usize },
     AskByLease,
+    Transfer,
     Crowd,
+    Trim,
     Scripted { index: usize },
 }
 
@@ -94,6 +97,11 @@ pub(crate) struct Sim {
     pub(crate) chaos: Rng,
     disk_rng: Rng,
     pub(crate) client_rng: Rng,
+    pub(crate) trims_rng: Rng,
+    /// For hand-overs.
+    pub(crate) transfers: Rng,
+    /// Requests for them so far.
+    pub(crate) transfer_id: u64,
     /// Faults strike, and each datagram's own faults are on.
     pub(crate) chaos_on: bool,
     pub(crate) load_on: bool,
@@ -145,6 +153,9 @@ impl Sim {
             chaos: Rng::new(seed, "chaos"),
             disk_rng: Rng::new(seed, "disk"),
             client_rng: Rng::new(seed, "clients"),
+            trims_rng: Rng::new(seed, "operator"),
+            transfers: Rng::new(seed, "hand-overs"),
+            transfer_id: 0,
             chaos_on: true,
             load_on: true,
             overload_until_ns: 0,
@@ -231,7 +242,12 @@ impl Sim {
                 self.on_ask_by_lease();
                 Ok(())
             }
+            Happening::Transfer => {
+                self.on_transfer();
+                Ok(())
+            }
             Happening::Crowd => self.on_crowd(),
+            Happening::Trim => self.on_operators_trim(),
             Happening::Scripted { index } => self.scripted(index),
         }
     }
@@ -466,10 +482,14 @@ impl Sim {
         };
         let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        self.observe_trims(node)?;
         if exit == Some(Exit::Recover) {
             return self.recover_anew(node);
         }
         if self.nodes[node].role != role {
+            if self.nodes[node].role == Role::Preparing {
+                self.nobody_else_holds_a_lease(node)?;
+            }
             self.role_changed(node);
         }
         if self.nodes[node].role == Role::Halted && role != Role::Halted {
@@ -534,10 +554,14 @@ impl Sim {
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
+                    if bytes.get(KIND_OFFSET) == Some(&(Kind::TransferReply as u8)) {
+                        self.transfer_told(&bytes);
+                    }
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
                     self.checks.streams.sent(node, shard.machine().tail().0, &bytes)?;
+                    self.checks.trims.sent(node, &bytes, shard.machine().first().0, self.now_ns)?;
                     let this = &self.nodes[node];
                     let local_ns = this.clock.monotonic_ns(self.now_ns) + this.port.borrow().stalled_ns;
                     leaves_within_lease(node, (local_ns, shard.core().lease_until_ns()), &bytes)?;
@@ -730,15 +754,13 @@ impl Sim {
             Job::Checkpoint(_) if fails || this.disk.lying => {
                 ("a read for a snapshot fails", Done::Checkpoint(Err(unreadable())))
             }
-            Job::Transfer(TransferJob::Read(_, chunks)) if fails => (
-                "a read of chunks fails",
-                Done::Transfer(TransferDone::Read(chunks, Err(unreadable()))),
-            ),
+            Job::Transfer(TransferJob::Read(_, chunks)) if fails => {
+                ("a read of chunks fails", Done::Transfer(TransferDone::Read(chunks, Err(unreadable()))))
+            }
             // What it rests on was never written, and its own file would be lost with it.
-            Job::Transfer(TransferJob::Install(_, whole)) if this.disk.lying => (
-                "a snapshot cannot be installed",
-                Done::Transfer(TransferDone::Installed(whole, Err(unreadable()))),
-            ),
+            Job::Transfer(TransferJob::Install(_, whole)) if this.disk.lying => {
+                ("a snapshot cannot be installed", Done::Transfer(TransferDone::Installed(whole, Err(unreadable()))))
+            }
             Job::Evidence { request, .. } if fails => {
                 ("a look for evidence fails", Done::Evidence(request, Err(unreadable())))
             }

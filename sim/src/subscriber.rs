@@ -86,6 +86,21 @@ impl Subscriber {
         }
     }
 
+    /// What it waits for was trimmed: the first sequence that is left, once it has all that came before.
+    pub(crate) fn trimmed(&self) -> Option<u64> {
+        self.core.trimmed().map(|first| first.0).filter(|_| !self.core.is_ready())
+    }
+
+    /// Subscribes anew, from this sequence on.
+    pub(crate) fn begin_at(&mut self, first: u64, nodes: usize, seed: u64) {
+        let options = self.core.options().clone();
+        let members = members(nodes, self.index).into_iter().map(|(_, address)| address).collect();
+        let stream = self.core.stream().wrapping_add(seed | 1).max(1);
+        let core = SubscribeCore::new((CLUSTER, GROUP), members, options, stream, Sequence(first));
+        self.core = core.expect("the options are valid");
+        (self.ends, self.moves) = (0, 0);
+    }
+
     /// The sequence that it waits for.
     pub(crate) fn next(&self) -> u64 {
         self.core.next_sequence().0
@@ -113,6 +128,8 @@ impl Sim {
             self.checks.streams.delivered(&self.checks.sessions, client, &entry)?;
         }
         let (ended, moved) = subscriber.news();
+        self.go_on_behind_trim(client)?;
+        let Client::Subscriber(subscriber) = &mut self.clients[client] else { return Ok(None) };
         subscriber.transmit(now_ns, out);
         let next_ns = subscriber.next_ns(now_ns);
         match ended {

@@ -10,11 +10,13 @@ mod demo;
 mod evidence;
 mod inspect;
 mod kv;
+mod member;
 mod node;
 mod read;
 mod session;
 mod status;
 mod subscribe;
+mod transfer;
 mod trim;
 mod verify;
 
@@ -46,7 +48,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Prepare a node's directory; refuses one that is in use
-    Format(NodeArgs),
+    Format(FormatArgs),
     /// Run a node in the foreground; SIGTERM ends it cleanly
     Start(StartArgs),
     /// Append entries; prints "sequence<TAB>timestamp_ns" for each
@@ -68,6 +70,13 @@ enum Command {
     Kv(KvCommand),
     /// Show every node and group
     Status(StatusArgs),
+    /// Show or change who votes in the groups
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Bring back a node that lost its log: formats its directory anew, and has it join the groups as a learner
+    Recover(RecoverArgs),
+    /// Have a group's leader hand over to another member, without an election time-out in between
+    TransferLeader(TransferArgs),
     /// Show who chose a slot, as each node's log has it, and whether they agree
     Evidence(EvidenceArgs),
     /// Look into a log, offline
@@ -127,6 +136,78 @@ struct NodeArgs {
     /// The node.
     #[arg(long, value_name = "N")]
     node: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum MemberCommand {
+    /// Show who votes and who learns, and how far each is
+    List(MemberListArgs),
+    /// Add a node that runs and waits (`synod format --join`, `synod start`): it learns, and does not vote
+    Add(MemberArgs),
+    /// Let a learner vote, once it has caught up
+    Promote(MemberArgs),
+    /// Take a node out; done when a quorum of the others durably knows it
+    Remove(MemberArgs),
+    /// Put a node that runs and waits in another's place: add it, let it catch up and vote, remove the other
+    Replace(ReplaceArgs),
+}
+
+/// Which groups.
+#[derive(Debug, Args)]
+struct GroupsArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The group; all groups, one after the other, if left out.
+    #[arg(long, value_name = "G")]
+    group: Option<u8>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct MemberListArgs {
+    #[command(flatten)]
+    groups: GroupsArgs,
+    /// How long to wait for answers, milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 1_000)]
+    timeout_ms: u64,
+}
+
+#[derive(Debug, Args)]
+struct MemberArgs {
+    #[command(flatten)]
+    groups: GroupsArgs,
+    /// The node.
+    #[arg(long, value_name = "N")]
+    node: u8,
+    /// How long a change of one group may take, milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    timeout_ms: u64,
+}
+
+#[derive(Debug, Args)]
+struct ReplaceArgs {
+    #[command(flatten)]
+    member: MemberArgs,
+    /// The node that takes its place.
+    #[arg(long, value_name = "M")]
+    with: u8,
+}
+
+#[derive(Debug, Args)]
+struct RecoverArgs {
+    #[command(flatten)]
+    member: MemberArgs,
+}
+
+#[derive(Debug, Args)]
+struct FormatArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Join groups that exist, as a learner (`synod member add`): for a node that is added, or one that comes back without its log.
+    #[arg(long)]
+    join: bool,
 }
 
 #[derive(Debug, Args)]
@@ -352,6 +433,21 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+struct TransferArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The node that is to lead; the one that has most of the log of those that answer, when left out.
+    #[arg(long, value_name = "N")]
+    to: Option<u8>,
+    /// How long to look for the leader, and then to wait for what becomes of it.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
 struct EvidenceArgs {
     /// The configuration file: asks the running nodes.
     #[arg(long, value_name = "F", required_unless_present = "dirs", conflicts_with = "dirs")]
@@ -443,6 +539,9 @@ fn run(cli: Cli) -> Outcome {
         Command::CheckTail(args) => read::check_tail(&args),
         Command::Kv(command) => kv::kv(&command),
         Command::Status(args) => status::status(&args),
+        Command::Member(command) => member::member(&command),
+        Command::Recover(args) => member::recover(&args),
+        Command::TransferLeader(args) => transfer::transfer(&args),
         Command::Evidence(args) => evidence::evidence(&args),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),
         Command::Verify(args) => verify::verify(&args),

@@ -142,8 +142,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
                 .into(),
         );
     }
-    if config.nodes.len().is_multiple_of(2) {
-        let members = config.nodes.len();
+    if config.founders().len().is_multiple_of(2) {
+        let members = config.founders().len();
         warnings.push(format!("{members} members tolerate no more failures than {} do", members - 1));
     }
     warnings
@@ -191,6 +191,18 @@ impl Findings {
                 "node",
                 "no [[node]] is given",
                 "write one [[node]] for each member (`synod config default` shows three)",
+            );
+        }
+        if !config.nodes.is_empty() && config.nodes.iter().all(|node| node.joins) {
+            let mend = "leave it out for the nodes that the groups begin with";
+            self.add("node[0].joins", "no node founds the groups", mend);
+        }
+        let voters = synod_wire::configuration::MAX_VOTERS;
+        if config.founders().len() > voters {
+            self.add(
+                "node",
+                format!("{} nodes found the groups", config.founders().len()),
+                format!("write {voters} at most"),
             );
         }
         let mut seen = BTreeMap::new();
@@ -379,7 +391,7 @@ impl Findings {
     }
 
     fn quorums(&mut self, config: &Config) {
-        let members = config.nodes.len();
+        let members = config.founders().len();
         let quorums = config.quorums();
         for (key, size) in [("quorum.phase1", quorums.phase1), ("quorum.phase2", quorums.phase2)] {
             if members > 0 && (size == 0 || size > members) {

@@ -79,6 +79,9 @@ pub struct Node {
     pub client_listen: SocketAddrV4,
     /// Its directory.
     pub dir: PathBuf,
+    /// It is none of those who found the groups: it was added to them later, or is to be.
+    #[serde(default)]
+    pub joins: bool,
 }
 
 /// One `[[group]]`.
@@ -345,6 +348,12 @@ impl Config {
         (0..self.groups.len() as u8).map(GroupId)
     }
 
+    /// Those who found the groups, in ascending order.
+    pub fn founders(&self) -> Vec<NodeId> {
+        let founder = |id: &NodeId| self.node(*id).is_some_and(|node| !node.joins);
+        self.members().into_iter().filter(founder).collect()
+    }
+
     /// The node with this number, if the file has it.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.iter().find(|node| node.id == id.0)
@@ -385,7 +394,7 @@ impl Config {
 
     /// The quorum sizes in numbers.
     pub fn quorums(&self) -> Quorums {
-        let members = self.nodes.len();
+        let members = self.founders().len();
         Quorums { phase1: self.quorum.phase1.of(members), phase2: self.quorum.phase2.of(members) }
     }
 
@@ -430,6 +439,7 @@ mod tests {
             peer_listen: format!("127.0.0.1:{}", 7400 + u16::from(id) * 10).parse().unwrap(),
             client_listen: format!("127.0.0.1:{}", 7500 + u16::from(id) * 10).parse().unwrap(),
             dir: format!("/var/lib/synod/{id}").into(),
+            joins: false,
         };
         let expected = Config { nodes: (0..3).map(node).collect(), ..Config::default() };
         assert_eq!(documented(), expected);

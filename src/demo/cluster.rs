@@ -52,7 +52,7 @@ impl Cluster {
         let text = toml::to_string(&config).context("cannot write the configuration as TOML")?;
         std::fs::write(&config_file, text).with_context(|| format!("cannot write {}", config_file.display()))?;
         for node in config.members() {
-            crate::node::format(&config, node)?;
+            crate::node::format(&config, node, false)?;
         }
         let children = (0..nodes).map(|_| None).collect();
         Ok(Cluster { config, config_file, dir: dir.into(), children })

@@ -21,11 +21,12 @@ use synod_paxos::LsnRun;
 use synod_wal::partial;
 use synod_wal::snapshot::{self, Snapshot};
 use synod_wal::{Dir, Expect, Item, LogError, LogReader, Start};
+use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
 use synod_wire::frame::checksum;
 use synod_wire::mutant::mutant;
 use synod_wire::record::PeerMark;
 use synod_wire::snapshot::{Facts, Head, Malformed, Rest, State};
-use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
+use synod_wire::{Ballot, Configuration, Epoch, Lsn, NodeId, Slot};
 use zerocopy::IntoBytes;
 
 /// Bytes of the log that one job reads.
@@ -215,7 +216,13 @@ impl Shadow {
         remove_older(dir, request.held)?;
         partial::remove_upto(dir, slot)?;
         self.firsts = self.firsts.split_off(&from_segment);
-        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes: body.len() as u64, state_bytes: state.len() as u64, from_segment }))
+        Ok(Progress::Written(Checkpoint {
+            slot,
+            state_crc,
+            bytes: body.len() as u64,
+            state_bytes: state.len() as u64,
+            from_segment,
+        }))
     }
 
     /// The highest segment from whose start on the log has every value above the slot, and at least one record.
@@ -258,7 +265,8 @@ impl Replay {
             durability_lsn: durability_lsn.0.into(),
             durability_synced: synced.into(),
             founded: restart.founded.is_some().into(),
-            reserved: [0; 2],
+            joins: self.joins.into(),
+            reserved: 0,
             incarnations: (founded.len() as u32).into(),
             marks: (restart.counted.len() as u32).into(),
             reserved2: 0.into(),
@@ -277,17 +285,17 @@ impl Replay {
 
     /// What every member has after the last slot applied.
     fn state(&self) -> Vec<u8> {
+        let mut configuration = [0; MAX_CONFIGURATION_BYTES];
+        let bytes = self.configuration.encode(&mut configuration);
         let state = State {
             slot: self.slots.applied().0.into(),
-            epoch: self.epoch.0.into(),
-            members: self.members.len() as u8,
-            phase1: self.quorums.phase1 as u8,
-            phase2: self.quorums.phase2 as u8,
+            configured_at: self.configured_at.0.into(),
+            configuration_bytes: (bytes as u32).into(),
             embedded: self.embedded.is_some().into(),
-            reserved: 0.into(),
+            reserved: [0; 3],
         };
         let mut out = state.as_bytes().to_vec();
-        out.extend_from_slice(&self.members);
+        out.extend_from_slice(&configuration[..bytes]);
         self.machine.snapshot(&mut out);
         if let Some(embedded) = &self.embedded {
             embedded.snapshot(&mut out);
@@ -306,6 +314,7 @@ impl Replay {
             return Err(Malformed("its index does not end where it does"));
         }
         let incarnations = rows.incarnations.iter().map(|row| (NodeId(row.node.get() as u8), row.incarnation.get()));
+        self.joins = facts.joins == 1;
         self.restart.founded = (facts.founded == 1).then(|| incarnations.collect());
         self.restart.counted =
             rows.marks.iter().map(|row| (NodeId(row.node.get() as u8), Lsn(row.lsn.get()))).collect();
@@ -320,10 +329,12 @@ impl Replay {
     pub(super) fn restore_state(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let mut rest = Rest(bytes);
         let state: &State = rest.take()?;
-        let members = rest.bytes(state.members.into())?;
-        let quorums = (state.phase1.into(), state.phase2.into());
-        self.configured(members, quorums);
-        self.epoch = Epoch(state.epoch.get());
+        let configuration = Configuration::parse(rest.bytes(state.configuration_bytes.get().into())?)
+            .map_err(|_| Malformed("its configuration cannot be read"))?;
+        if configuration.epoch == Epoch(1) {
+            self.founded_by(configuration);
+        }
+        (self.configuration, self.configured_at) = (configuration, Slot(state.configured_at.get()));
         self.machine = crate::sequencer::Sequencer::restore(&mut rest)?;
         if mutant("sessions_missing_from_snapshot") {
             self.machine.forget_sessions();

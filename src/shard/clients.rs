@@ -13,6 +13,7 @@ use super::stages::{MAX_RECEIPT_RUNS, Timeline};
 use super::status::{self, Bad};
 use super::{Fatal, Shard, mode};
 use crate::sequencer::{Answer, BySession, MAX_SESSIONS, SESSION_CREDIT, Verdict, by_session};
+use crate::shard::membership::parse_change;
 use std::net::SocketAddrV4;
 use synod_paxos::Input;
 use synod_ring::{Io, RxBuf};
@@ -24,8 +25,10 @@ use synod_wire::client::{Counter, Decision, ReadBody, Refusal, RefusalBody, Sess
 use synod_wire::evidence::EvidenceBody;
 use synod_wire::frame::{FrameError, HEADER_BYTES, Header, Kind, checksum, flags, parse, write_header};
 use synod_wire::guarantee::{Guarantee, Recency};
+use synod_wire::members::outcome;
 use synod_wire::mutant::mutant;
 use synod_wire::stream::SubscribeBody;
+use synod_wire::transfer::TransferBody;
 use synod_wire::trim::TrimBody;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, IntoBytes};
@@ -241,11 +244,20 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 Some(body) => self.on_trim(from, body)?,
                 None => return Ok(Err(FrameError::Body.into())),
             },
+            Kind::TransferLeader => match TransferBody::parse(frame.payload) {
+                Ok(body) => self.on_transfer(from, body)?,
+                Err(error) => return Ok(Err(error.into())),
+            },
             Kind::Subscribe => match SubscribeBody::parse(frame.payload) {
                 Some(body) => self.on_subscribe(from, &body),
                 None => return Ok(Err(FrameError::Body.into())),
             },
             Kind::Status => self.send_status(from, request_id),
+            Kind::Members => self.send_members(from, request_id, outcome::TOLD, 0),
+            Kind::ChangeMembers => match parse_change(frame.payload) {
+                Ok((id, of, change)) => self.on_change(from, id, of, change),
+                Err(error) => return Ok(Err(error.into())),
+            },
             other => return Ok(Err(FrameError::Kind(other as u8).into())),
         }
         Ok(Ok(()))
@@ -387,7 +399,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     /// Seals the open batch and proposes it.
-    fn seal(&mut self) -> Result<(), Fatal> {
+    pub(super) fn seal(&mut self) -> Result<(), Fatal> {
         let Some(batch) = self.admission.batch else { return Ok(()) };
         let wall_ns = self.io.wall_ns();
         let area = self.log.batch_payload().expect("the batch is open in the log");
@@ -467,6 +479,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             // Leases are off: they will be when it is asked again.
             Refusal::NoLease if detail == 0 => 0,
+            Refusal::NoLeader => self.modes.no_leader_retry_us(self.io.now_ns()),
             other => mode::retry_after_us(other),
         };
         let guarantee = mode::guarantee_of_refusal(refusal, client_id == 0);

@@ -1,16 +1,16 @@
 //! Between the core's messages and frames. Parsing checks everything that the core relies on; values stay in the frame.
 
 use super::install::Chunks;
-use synod_paxos::{Evidence, LsnRun, Message, PART_SLOTS, Ranges, Report, ReportState, StateMark, StateMarks};
+use synod_paxos::{Evidence, LsnRun, Mark, Message, PART_SLOTS, Ranges, Report, ReportState, StateMark, StateMarks};
 use synod_wal::partial::Whole;
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
-    AcceptedBody, CHUNK_BYTES, ChunkHead, FetchChunks, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody, PromiseReport, ReadRound, SlotRange, SnapshotId,
-    StateRow, report_state,
+    AcceptedBody, CHUNK_BYTES, ChunkHead, FetchChunks, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody,
+    PromiseReport, ReadRound, ReleaseBody, SlotRange, SnapshotId, StateRow, report_state,
 };
 use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -25,21 +25,21 @@ const _: () = assert!(size_of::<PromiseBody>() + PART_SLOTS as usize * size_of::
 /// Parses a frame that came in on the peers' socket.
 pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
     let Header { ballot, slot, promised, .. } = frame.header;
-    let barrier = frame.header.flags & flags::BARRIER != 0;
+    let mark = mark(frame.header.flags);
     Ok(match frame.header.kind {
         Kind::Accept => {
             check_value(frame)?;
-            Message::Accept { ballot, slot, barrier }
+            Message::Accept { ballot, slot, mark }
         }
         Kind::Learnt => {
             check_value(frame)?;
-            Message::Learn { slot, ballot, barrier }
+            Message::Learn { slot, ballot, mark }
         }
         Kind::Value => {
             check_value(frame)?;
-            Message::Value { slot, ballot }
+            Message::Value { slot, ballot, mark }
         }
-        Kind::Chosen => Message::Commit { ballot: promised, ranges: decode_ranges(frame.payload)? },
+        Kind::Chosen => Message::Commit { ballot: promised, ranges: decode_ranges(frame.payload, frame.header.epoch)? },
         Kind::Prepare => Message::Prepare { ballot, prefix: slot },
         Kind::Promise => decode_promise(frame)?,
         Kind::Refused => Message::Refused { promised },
@@ -59,6 +59,11 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
             let probe: Probe = whole(frame.payload)?;
             Message::HeartbeatAck { ballot, prefix: slot, probe: probe.number.get(), lease_ns: probe.lease_ns.get() }
         }
+        Kind::Release => {
+            let body: ReleaseBody = whole(frame.payload)?;
+            Message::Release { ballot, probe: body.probe.get() }
+        }
+        Kind::TakeOver => Message::TakeOver { ballot, upto: slot },
         Kind::StateMarks => decode_state_marks(frame)?,
         Kind::FetchChosen => {
             let range: SlotRange = whole(frame.payload)?;
@@ -85,8 +90,10 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
                 to_start: body.to_start.get(),
                 founded_with: body.founded_with.get(),
                 counted: Lsn(body.counted.get()),
+                prefix: slot,
             }
         }
+        Kind::NotMember => Message::NotMember,
         other => return Err(FrameError::Kind(other as u8)),
     })
 }
@@ -138,7 +145,29 @@ fn check_value(frame: &Frame<'_>) -> Result<(), FrameError> {
     if frame.header.slot == Slot::ZERO || frame.header.ballot == Ballot::ZERO || frame.header.slot.0 > 1 << 62 {
         return Err(FrameError::Body);
     }
-    Batch::parse(frame.payload).map(drop)
+    let configures = Batch::parse(frame.payload)?.configuration().is_some();
+    if configures != (mark(frame.header.flags) == Mark::Configuration) {
+        return Err(FrameError::Body);
+    }
+    Ok(())
+}
+
+/// What a value's flags say that it is.
+pub(crate) fn mark(bits: u8) -> Mark {
+    match bits {
+        bits if bits & flags::CONFIGURATION != 0 => Mark::Configuration,
+        bits if bits & flags::BARRIER != 0 => Mark::Barrier,
+        _ => Mark::Batch,
+    }
+}
+
+/// The flags of a value.
+pub(crate) fn mark_flags(mark: Mark) -> u8 {
+    match mark {
+        Mark::Batch => 0,
+        Mark::Barrier => flags::BARRIER,
+        Mark::Configuration => flags::CONFIGURATION,
+    }
 }
 
 fn whole<T: FromBytes + KnownLayout + Immutable + Unaligned>(payload: &[u8]) -> Result<T, FrameError> {
@@ -150,12 +179,12 @@ fn rows<T: FromBytes + KnownLayout + Immutable + Unaligned>(payload: &[u8]) -> R
 }
 
 /// The ranges of a chosen record or commit message.
-pub(crate) fn decode_ranges(payload: &[u8]) -> Result<Ranges, FrameError> {
+pub(crate) fn decode_ranges(payload: &[u8], epoch: Epoch) -> Result<Ranges, FrameError> {
     let mut ranges = Ranges::default();
     for row in rows::<ChosenRange>(payload)? {
         let (first, last) = (Slot(row.first.get()), Slot(row.last.get()));
-        let range =
-            Evidence { first, last, ballot: Ballot::unpack(row.ballot.get()), acceptors: NodeSet(row.acceptors.get()) };
+        let (ballot, acceptors) = (Ballot::unpack(row.ballot.get()), NodeSet(row.acceptors.get()));
+        let range = Evidence { first, last, ballot, acceptors, epoch };
         if first == Slot::ZERO || first > last || last.0 > 1 << 62 || !ranges.push(range) {
             return Err(FrameError::Body);
         }
@@ -205,7 +234,7 @@ fn decode_promise(frame: &Frame<'_>) -> Result<Message, FrameError> {
         if row.slot.get() < first || row.slot.get() - first >= PART_SLOTS {
             return Err(FrameError::Body);
         }
-        reports.push(Report { slot: Slot(row.slot.get()), state });
+        reports.push(Report { slot: Slot(row.slot.get()), state, configures: row.configures == 1 });
     }
     let unknown_all = body.unknown == 1;
     Ok(Message::Promise { ballot: frame.header.ballot, prefix: frame.header.slot, part, parts, unknown_all, reports })
@@ -254,6 +283,13 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             let bytes = put(probe_body(*probe, *lease_ns).as_bytes(), body);
             (Kind::HeartbeatAck, Head { slot: *prefix, ballot: *ballot, promised: None }, bytes)
         }
+        Message::Release { ballot, probe } => {
+            let bytes = put(ReleaseBody { probe: U64::new(*probe) }.as_bytes(), body);
+            (Kind::Release, Head { ballot: *ballot, ..Head::default() }, bytes)
+        }
+        Message::TakeOver { ballot, upto } => {
+            (Kind::TakeOver, Head { slot: *upto, ballot: *ballot, promised: None }, 0)
+        }
         Message::StateMarks { marks } => {
             let mut bytes = 0;
             for mark in marks.iter() {
@@ -284,7 +320,8 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             };
             (Kind::Hello, Head::default(), put(hello.as_bytes(), body))
         }
-        Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted } => {
+        Message::NotMember => (Kind::NotMember, Head::default(), 0),
+        Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted, prefix } => {
             let ack = HelloAckBody {
                 incarnation: U64::new(*incarnation),
                 to_incarnation: U64::new(*to_incarnation),
@@ -292,7 +329,7 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
                 founded_with: U64::new(*founded_with),
                 counted: U64::new(counted.0),
             };
-            (Kind::HelloAck, Head::default(), put(ack.as_bytes(), body))
+            (Kind::HelloAck, Head { slot: *prefix, ..Head::default() }, put(ack.as_bytes(), body))
         }
         Message::Accept { .. } | Message::Learn { .. } | Message::Value { .. } | Message::Commit { .. } => {
             unreachable!("values and records are sent from the log")
@@ -324,8 +361,13 @@ fn encode_promise(body: &mut [u8], (part, parts): (u16, u16), unknown_all: bool,
             ReportState::Chosen(ballot) => (report_state::CHOSEN, ballot),
             ReportState::Unknown => (report_state::UNKNOWN, Ballot::ZERO),
         };
-        let row =
-            PromiseReport { slot: U64::new(report.slot.0), ballot: U64::new(ballot.pack()), state, reserved: [0; 7] };
+        let row = PromiseReport {
+            slot: U64::new(report.slot.0),
+            ballot: U64::new(ballot.pack()),
+            state,
+            configures: report.configures.into(),
+            reserved: [0; 6],
+        };
         let end = used + size_of::<PromiseReport>();
         body[used..end].copy_from_slice(row.as_bytes());
         used = end;
@@ -416,9 +458,9 @@ mod tests {
                 parts: 3,
                 unknown_all: true,
                 reports: vec![
-                    Report { slot: Slot(122), state: ReportState::Accepted(ballot) },
-                    Report { slot: Slot(123), state: ReportState::Chosen(Ballot::ZERO) },
-                    Report { slot: Slot(140), state: ReportState::Unknown },
+                    Report { slot: Slot(122), state: ReportState::Accepted(ballot), configures: false },
+                    Report { slot: Slot(123), state: ReportState::Chosen(Ballot::ZERO), configures: false },
+                    Report { slot: Slot(140), state: ReportState::Unknown, configures: false },
                 ],
             },
             Message::Refused { promised: ballot },
@@ -432,8 +474,18 @@ mod tests {
             state_marks(1),
             state_marks(4),
             Message::FetchValue { slot: Slot(6), ballot },
+            Message::Release { ballot, probe: 12 },
+            Message::TakeOver { ballot, upto: Slot(7) },
             Message::Hello { incarnation: 5, fresh: true, start: 6 },
-            Message::HelloAck { incarnation: 1, to_incarnation: 2, to_start: 7, founded_with: 3, counted: Lsn(4) },
+            Message::HelloAck {
+                incarnation: 1,
+                to_incarnation: 2,
+                to_start: 7,
+                founded_with: 3,
+                counted: Lsn(4),
+                prefix: Slot(9),
+            },
+            Message::NotMember,
         ];
         for message in messages {
             let mut out = vec![0; 2048];

@@ -264,13 +264,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn tell_evidence(&mut self, request: &EvidenceRequest, told: Told, slot: Slot, records: Option<SlotRecords>) {
-        let (members, quorums) = (self.core.members(), self.core.quorums());
+        let configuration = *self.core.configuration();
+        let quorums = configuration.quorums;
         let mut body = EvidenceReplyBody {
             request_id: request.body.request_id,
             slot: U64::new(slot.0),
             tail: U64::new(self.machine.tail().0),
-            members: U64::new(members.iter().copied().collect::<NodeSet>().0),
-            epoch: U32::new(self.epoch.0),
+            members: U64::new(configuration.voters().0),
+            epoch: U32::new(configuration.epoch.0),
             phase1: quorums.phase1 as u8,
             phase2: quorums.phase2 as u8,
             told: told as u8,
@@ -444,7 +445,13 @@ mod tests {
         for slot in 1..=RECENT_RANGES as u64 + 5 {
             let mut ranges = Ranges::default();
             let (first, last) = (Slot(slot), Slot(slot));
-            assert!(ranges.push(Evidence { first, last, ballot: ballot(1), acceptors: NodeSet(slot) }));
+            assert!(ranges.push(Evidence {
+                first,
+                last,
+                ballot: ballot(1),
+                acceptors: NodeSet(slot),
+                epoch: Epoch(1)
+            }));
             recent.push(&ranges);
         }
         assert_eq!(recent.0.len(), RECENT_RANGES);

@@ -142,8 +142,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             // A lagging member may need slots that hold no entry.
             return 0;
         }
-        let held = self.first_streamed().filter(|_| !mutant("removal_ignores_subscribers"));
-        let first = held.map_or(first, |next| next.min(first));
+        let first = self.first_streamed().map_or(first, |next| next.min(first));
         // What holds the first sequence is kept, and all behind it; where all is trimmed, the last block.
         let kept = self.index.block_of_sequence(first).unwrap_or(0);
         let lies_in = |pos: u64| pos / self.front.segment_bytes;

@@ -1,4 +1,4 @@
-//! What housekeeping does for a snapshot that goes to another member or comes from one (`offers.rs`, `transfer.rs`). Only the state
+//! What housekeeping does for a snapshot that goes to another member or comes from one (`offers.rs`, `pull.rs`). Only the state
 //! travels, which members have alike; the snapshot that is installed has that state and *this* node's facts.
 //!
 //! | of an installed snapshot | is |

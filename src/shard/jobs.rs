@@ -2,8 +2,8 @@
 
 use super::checkpoint::{CheckpointRequest, Maker, Progress, Shadow};
 use super::evidence::{self, EvidenceRequest, SlotRecords};
-use super::install::{self, TransferDone, TransferJob};
 use super::front::{self, FrontRemoved, FrontRequest, Starts};
+use super::install::{self, TransferDone, TransferJob};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
 use crate::shard::streams::{StreamRead, Ticket};

@@ -15,6 +15,8 @@
 //! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
 //! | `streams.rs` | subscribers: credit, turns, why one is dropped |
 //! | `queries.rs` | questions to the state machine |
+//! | `membership.rs` | who the members are; changes |
+//! | `transfers.rs` | who asked this leader to hand over, and what they are told |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
@@ -24,7 +26,7 @@
 //! | `front.rs` | the log's front: when it is removed |
 //! | `retention.rs` | trims: an operator's, and by bytes and age |
 //! | `snapshots.rs`, `checkpoint.rs` | snapshots: when, and on the housekeeping thread how |
-//! | `offers.rs`, `transfer.rs`, `install.rs` | a snapshot for a member that lags: the sender, the receiver, their housekeeping |
+//! | `offers.rs`, `pull.rs`, `install.rs` | a snapshot for a member that lags: the sender, the receiver, their housekeeping |
 //! | `recovery.rs`, `replay.rs` | from a directory to a shard; what a log's records say |
 
 pub mod checkpoint;
@@ -37,10 +39,12 @@ pub mod front;
 mod histogram;
 pub mod install;
 pub mod jobs;
+mod membership;
 pub mod mode;
 mod offers;
 mod outbox;
 mod outputs;
+mod pull;
 mod queries;
 mod reads;
 mod recovery;
@@ -52,11 +56,12 @@ mod snapshots;
 mod stages;
 mod status;
 mod streams;
-mod transfer;
+mod transfers;
 
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
+pub use pull::GROUP_BYTES as TRANSFER_GROUP_BYTES;
 pub use reads::{FRESH_READ_BYTES, MAX_FRESH as FRESH_READS};
 pub use recovery::{Findings, Recovered, recover};
 pub use replay::MAX_KEPT_PAYLOADS;
@@ -65,26 +70,26 @@ pub use retention::{LIVE_NS, RetentionSettings};
 pub use slots::RECENT_SLOTS;
 pub use snapshots::SnapshotSettings;
 pub use stages::{HISTOGRAM_BYTES, TIMELINE_BYTES};
-pub use transfer::GROUP_BYTES as TRANSFER_GROUP_BYTES;
 pub use streams::{JOB_DATAGRAMS, MAX_SUBSCRIBERS, SILENCE_NS, SUBSCRIBER_BYTES, StreamRead, Ticket};
 
 use crate::index::Index;
 use crate::machine::StateMachine;
 use crate::sequencer::Sequencer;
 use crate::shard::clients::Admission;
+use crate::shard::offers::Offers;
 use crate::shard::outbox::Outbox;
+use crate::shard::pull::{Heard, Pulling};
 use crate::shard::reads::{Fresh, Waiters};
 use crate::shard::slots::Slots;
 use crate::shard::snapshots::Snapshots;
 use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
-use crate::shard::offers::Offers;
-use crate::shard::transfer::{Heard, Transfer};
 use durability::Word;
 use evidence::RecentChosen;
 use front::Front;
 use jobs::{Done, Job};
+use membership::Membership;
 use mode::{Facts, Modes};
 use retention::Retention;
 use std::collections::VecDeque;
@@ -97,7 +102,8 @@ use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
-use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
+use synod_wire::{ClusterId, GroupId, Lsn, NodeId, NodeSet};
+use transfers::Transfers;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -190,6 +196,11 @@ fn halt_text(halt: &Halt) -> String {
             "this directory was formatted after the group was founded (node {peer} knows this node under another \
              incarnation): its earlier votes are lost. It must not vote. Put the old directory back, or replace the node"
         ),
+        Halt::Removed { epoch } => format!(
+            "this node is no member of the group any more, since epoch {} at the latest. Stop it; to bring it back, format an \
+             empty directory with `synod format --join` and add it with `synod member add`",
+            epoch.0
+        ),
         Halt::Ordered => {
             "its operator started it with --floor: it does not vote, and serves what its log shows committed. Start it without --floor to \
              take part again"
@@ -252,6 +263,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     waiters: Waiters,
     fresh: Fresh,
     streams: Streams,
+    transfers: Transfers,
     word: Word,
     stages: Stages,
     modes: Modes,
@@ -259,13 +271,15 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
     segment_retry_ns: u64,
-    epoch: Epoch,
+    membership: Membership,
     started_ns: u64,
     started_wall_ns: u64,
     /// The clock of the turn before.
     turn_before_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
     recent_chosen: RecentChosen,
+    offers: Offers,
+    pulling: Pulling,
     snapshots: Snapshots,
     retention: Retention,
     recover_again: bool,
@@ -281,18 +295,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered {
-            mut log,
-            core,
-            machine,
-            embedded,
-            index,
-            slots,
-            epoch,
-            first_segment,
-            segment_bytes,
-            findings: _,
-        } = found;
+        let Recovered { mut log, core, machine, embedded, index, slots, first_segment, segment_bytes, findings: _ } =
+            found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
@@ -303,13 +307,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             waiters: Waiters::new(settings.max_datagram_bytes()),
             fresh: Fresh::new(),
             streams: Streams::new(settings.secret),
+            transfers: Transfers::default(),
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
             counters: Counters::default(),
             jobs_out: 0,
             segment_retry_ns: 0,
-            epoch,
+            membership: Membership::default(),
             started_ns: now_ns,
             started_wall_ns: io.wall_ns(),
             turn_before_ns: now_ns,
@@ -318,7 +323,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             retention: Retention::new(settings.retention),
             snapshots: Snapshots::new(settings.snapshots, machine.tail()),
             offers: Offers::new(settings.catch_up),
-            transfer: Transfer::new(settings.catch_up.max_bytes_per_s),
+            pulling: Pulling::new(settings.catch_up.max_bytes_per_s),
             recover_again: false,
             log_awaited: false,
             idle_mark_at_ns: u64::MAX,
@@ -334,6 +339,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             front: Front::new(first_segment, segment_bytes),
             slots,
         };
+        let configuration = *shard.core.configuration();
+        shard.learn_addresses(&configuration)?;
         if shard.settings.order == Order::Floor {
             shard.core.halt_by_order();
             shard.carry_out_all(None)?;
@@ -369,6 +376,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.step(Input::Timeout, None)?;
         }
         self.update_mode();
+        self.propose_change()?;
         self.take_clients()?;
         self.vouch()?;
         self.answer_clients();
@@ -460,7 +468,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     let (from, start, bytes) = (frame.header.from, offset + HEADER_BYTES, frame.payload.len());
                     offset += frame_bytes(bytes);
                     if let Some(heard) = heard {
-                        self.on_transfer_frame(from, heard, buf, (start, bytes));
+                        self.on_pull_frame(from, heard, buf, (start, bytes));
                     }
                     continue;
                 }
@@ -481,7 +489,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             if matches!(message, Message::Learn { .. }) {
                 self.counters.add(Counter::CatchUpLearnt, 1);
             }
-            self.step(Input::Message { from: header.from, lsn: header.lsn, message }, Some(&value))?;
+            let Header { from, epoch, lsn, .. } = header;
+            self.step(Input::Message { from, epoch, lsn, message }, Some(&value))?;
         }
     }
 
@@ -508,13 +517,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Message::Accept { .. } => self.has_room_for_value(),
             // Its answer takes heartbeats, and a leader that cannot log shows no sign of life.
             Message::ReadIndex { .. } if self.is_full() => false,
+            // It does not stand, either.
+            Message::TakeOver { .. } if self.is_full() => false,
             _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
         }
     }
 
     fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
         let header = &frame.header;
-        let member = self.settings.members.iter().any(|(node, _)| *node == header.from);
+        // One that is not known here may be a member by a later configuration than the one that is.
+        let known = self.settings.members.iter().any(|(node, _)| *node == header.from);
+        let member = known || header.epoch > self.core.configuration().epoch;
         if header.cluster != self.settings.cluster && !mutant("foreign_cluster_heard") {
             return Err(Bad::ForeignCluster);
         }
@@ -592,7 +605,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             from: self.settings.me,
             group: self.settings.group,
             cluster: self.settings.cluster,
-            epoch: self.epoch,
+            epoch: self.core.configuration().epoch,
             slot: synod_wire::Slot::ZERO,
             ballot: synod_wire::Ballot::ZERO,
             promised: self.core.promised(),
@@ -619,7 +632,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let mode_ns = self.modes.due_ns(self.core.role());
         let clients_ns = self.waiters.next_ns().min(self.fresh.next_ns()).min(self.streams.next_ns());
-        let disk_ns = self.idle_mark_at_ns.min(self.snapshots.next_ns()).min(self.transfer.next_ns()).min(self.retention.next_ns(self.core.leads()));
+        let disk_ns = self
+            .idle_mark_at_ns
+            .min(self.snapshots.next_ns())
+            .min(self.pulling.next_ns())
+            .min(self.retention.next_ns(self.core.leads()));
         core_ns.min(clients_ns).min(disk_ns).min(mode_ns)
     }
 

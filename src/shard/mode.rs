@@ -289,6 +289,13 @@ impl Modes {
         }
     }
 
+    /// What a client is told to wait that was refused for want of a leader: little, if one was lost just now and another is likely
+    /// to be elected.
+    pub fn no_leader_retry_us(&self, now_ns: u64) -> u32 {
+        let young = self.mode == Mode::Election && now_ns.saturating_sub(self.since_ns) < YOUNG_ELECTION_NS;
+        if young { YOUNG_ELECTION_RETRY_US } else { NO_LEADER_RETRY_US }
+    }
+
     /// Whether reads that want evidence of how recent they are may ask for it.
     pub fn rounds(&self) -> Result<(), Refusal> {
         match self.mode {
@@ -321,10 +328,15 @@ pub fn cause(halt: Halt) -> ModeReason {
         Halt::FormattedAnew { .. } => ModeReason::FormattedAnew,
         Halt::BeyondRepair => ModeReason::BeyondRepair,
         Halt::Diverged { .. } => ModeReason::StateDiverged,
+        Halt::Removed { .. } => ModeReason::Removed,
         Halt::Ordered => ModeReason::Ordered,
     }
 }
 
+/// An election that nothing hinders takes less than this.
+const YOUNG_ELECTION_NS: u64 = 5_000_000;
+/// What a client is told to wait while one is under way: a round trip and a sync.
+const YOUNG_ELECTION_RETRY_US: u32 = 500;
 /// What a client is told to wait while there is no leader, or this node catches up.
 const NO_LEADER_RETRY_US: u32 = 10_000;
 /// While no quorum is heard: members are started by people, and links mended.

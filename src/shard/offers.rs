@@ -9,7 +9,7 @@
 //! (A group without a state machine has its entries and nothing else: what a member did not get of them would be on fewer disks, so
 //! values go on for as long as there are any.) Who does not take an offer within [`UNANSWERED_NS`] gets values, if there are any.
 //!
-//! The receiver asks for each chunk (`transfer.rs`), so loss, pace and restarts are its affair; nothing is kept here but the last time that
+//! The receiver asks for each chunk (`pull.rs`), so loss, pace and restarts are its affair; nothing is kept here but the last time that
 //! a chunk was asked for. A snapshot stays for [`HELD_NS`] from then on, though newer ones were made. Values and chunks together leave no
 //! faster than `catchup.max_bytes_per_s`; past it, and past [`MAX_READS`] reads at once, requests are dropped and counted: they come again.
 

@@ -84,6 +84,11 @@ impl Outbox {
         }
     }
 
+    /// A member that the table did not have is at this place of it.
+    pub(crate) fn add_peer(&mut self, node: NodeId, at: usize) {
+        self.index[usize::from(node.0)] = Some(at as u8);
+    }
+
     /// A new turn: the last one's bytes are no longer needed.
     pub(crate) fn reset(&mut self) {
         assert!(self.queued.is_empty() && self.replies.is_empty(), "datagrams left unsent");

@@ -3,12 +3,14 @@
 use super::jobs::{Done, Job};
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
 use crate::machine::apply_run;
-use synod_paxos::{Message, Output, Record, Role, Source};
+use synod_paxos::{Input, Message, Output, Record, Role, Source};
 use synod_ring::Io;
 use synod_wal::{LogReader, Place};
-use synod_wire::batch::{BATCH_HEADER_BYTES, Batch, write_batch_header};
+use synod_wire::batch::{
+    BATCH_HEADER_BYTES, Batch, MAX_CONFIGURATION_BATCH_BYTES, write_batch_header, write_configuration,
+};
 use synod_wire::client::{Counter, Durability};
-use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, flags, write_header};
+use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
 use synod_wire::mutant::mutant;
 use synod_wire::record::{ChosenRange, DurabilityMark, LeaseMark, MAX_CHOSEN_RANGES};
 use synod_wire::{Lsn, NodeSet, Slot};
@@ -31,7 +33,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 }
                 self.parked.push_back(Parked { after, to, message });
             }
-            Output::Deliver { slot } => self.deliver(slot),
+            Output::Deliver { slot } => self.deliver(slot)?,
             Output::ServeCatchUp { to, first, last } => self.serve_catch_up(to, first, last),
             Output::Became { role, reason } => {
                 match (role, reason) {
@@ -43,6 +45,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
             }
             Output::ReadsReady { round } => self.fresh.ready(round),
+            Output::Configured(configuration) => self.configured(&configuration)?,
+            Output::Transferred(outcome) => self.on_transferred(outcome),
             Output::Repaired => {
                 tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
             }
@@ -65,22 +69,23 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.await_log();
         }
         match record {
-            Record::Accepted { slot, ballot, barrier, source } => {
-                let flags = if barrier { flags::BARRIER } else { 0 };
+            Record::Accepted { slot, ballot, mark, source } => {
+                let flags = codec::mark_flags(mark);
                 let header = Header { kind: Kind::Accept, flags, slot, ballot, ..header };
                 let place = self.persist_value(&header, source, value);
                 self.slots.put(slot, place);
             }
-            Record::Learnt { slot, ballot, barrier } => {
-                let flags = if barrier { flags::BARRIER } else { 0 };
-                let header = Header { kind: Kind::Learnt, flags, slot, ballot, ..header };
+            Record::Learnt { slot, ballot, mark, epoch } => {
+                let flags = codec::mark_flags(mark);
+                let header = Header { kind: Kind::Learnt, flags, epoch, slot, ballot, ..header };
                 let place = self.persist_value(&header, Source::Message, value);
                 self.slots.put(slot, place);
             }
             Record::Chosen(ranges) => {
                 let mut payload = [0; MAX_CHOSEN_RANGES * size_of::<ChosenRange>()];
                 let bytes = codec::encode_ranges(&ranges, &mut payload);
-                let place = self.append(&Header { kind: Kind::Chosen, ..header }, &payload[..bytes]);
+                let epoch = ranges.epoch().unwrap_or(header.epoch);
+                let place = self.append(&Header { kind: Kind::Chosen, epoch, ..header }, &payload[..bytes]);
                 self.last_commit_record = Some(place);
                 self.recent_chosen.push(&ranges);
             }
@@ -136,6 +141,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 }
                 let place = self.slots.place(header.slot).expect("the core holds a value at the slot");
                 self.log.reappend(header, place).expect("open values stay in the arena, and there is room for a step")
+            }
+            Source::Configuration => {
+                let mut batch = [0; MAX_CONFIGURATION_BATCH_BYTES];
+                let configuration = self.membership.proposed();
+                let bytes = write_configuration(&mut batch, self.io.wall_ns(), &configuration);
+                self.append(header, &batch[..bytes])
             }
             Source::Noop => {
                 let mut noop = [0; BATCH_HEADER_BYTES];
@@ -217,7 +228,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let Some(out) = self.outbox.room() else { return true };
         let bytes = kept.payload.len();
         out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(&kept.payload);
-        let flags = if kept.barrier { flags::BARRIER } else { 0 };
+        let flags = codec::mark_flags(kept.mark);
         let header = Header { slot, ballot: kept.ballot, flags, ..base };
         write_header(out, &header, bytes, checksum(&kept.payload));
         self.outbox.push(to, HEADER_BYTES + bytes);
@@ -245,17 +256,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     /// Applies the next slot, from the bytes where they lie.
-    fn deliver(&mut self, slot: Slot) {
+    fn deliver(&mut self, slot: Slot) -> Result<(), Fatal> {
         if self.recover_again {
-            return;
+            return Ok(());
         }
         let place = self.slots.place(slot);
         let Some((place, payload)) = place.and_then(|place| self.log.payload(place).map(|bytes| (place, bytes))) else {
             // Only the disk holds it: recovery applies it from there.
             self.recover_again = true;
-            return;
+            return Ok(());
         };
         let batch = Batch::parse(payload).expect("values are checked before they are logged");
+        let configuration = batch.configuration();
         let (tail, timestamp_ns) = (self.machine.tail(), self.machine.last_timestamp_ns());
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
         self.slots.apply(slot, tail, timestamp_ns);
@@ -281,5 +293,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.on_trimmed();
         }
         self.snapshots.applied(slot, self.machine.tail(), place.end());
+        if let Some(configuration) = configuration {
+            // What it says now is carried out behind what this delivery is part of.
+            self.core.step(self.io.now_ns(), Input::Configured(configuration.into()));
+        }
+        Ok(())
     }
 }

@@ -543,7 +543,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Done::Transfer(done) => {
                 self.jobs_out -= 1;
-                self.on_transfer(done)?;
+                self.on_pull_done(done)?;
             }
             Done::ReaderClosed => self.jobs_out -= 1,
         }

@@ -15,7 +15,7 @@ use synod_wal::{Damage, Dir, Log, LogError, Start, TornTail, snapshot};
 use synod_wire::frame::Kind;
 use synod_wire::mutant::mutant;
 use synod_wire::record::MAX_REPAIRED_RUNS;
-use synod_wire::{Epoch, Lsn, Slot};
+use synod_wire::{Lsn, Slot};
 
 /// A shard's state, as its log tells it.
 pub struct Recovered {
@@ -34,8 +34,6 @@ pub struct Recovered {
     pub first_segment: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// The configuration's epoch.
-    pub epoch: Epoch,
     /// In which state the log was.
     pub findings: Findings,
 }
@@ -102,7 +100,8 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         replay.machine.forget_fence();
     }
     replay.keep_old_votes(dir, &found.log)?;
-    let paxos = synod_paxos::Settings { incarnation: found.identity.incarnation, ..maker.paxos.clone() };
+    let paxos =
+        synod_paxos::Settings { incarnation: found.identity.incarnation, joins: replay.joins, ..maker.paxos.clone() };
     let core = Replica::new(paxos, restart, now_ns);
     Ok(Recovered {
         log: found.log,
@@ -113,7 +112,6 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         slots: replay.slots,
         first_segment: found.first_segment,
         segment_bytes: found.segment_bytes,
-        epoch: replay.epoch,
         findings: Findings { snapshot, records: found.records, torn: found.torn, damage: found.damage },
     })
 }
@@ -180,8 +178,8 @@ impl Replay {
             slot: *slot,
             ballot: value.ballot,
             chosen: value.chosen,
-            barrier: value.barrier,
-            unknown: !value.chosen && unknown.binary_search(slot).is_ok(),
+            mark: value.mark,
+            unknown: value.chosen.is_none() && unknown.binary_search(slot).is_ok(),
         });
         held.collect()
     }
@@ -193,19 +191,20 @@ impl Replay {
             return Ok(());
         }
         let mut reader = None;
-        for (slot, value) in self.pending.iter_mut().filter(|(_, value)| !value.chosen) {
+        for (slot, value) in self.pending.iter_mut().filter(|(_, value)| value.chosen.is_none()) {
             let payload = payload(value.payload.take(), value.place, &mut reader, dir)?;
-            self.slots.keep(*slot, Kept { ballot: value.ballot, barrier: value.barrier, payload });
+            self.slots.keep(*slot, Kept { ballot: value.ballot, mark: value.mark, payload });
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Restart {
         if mutant("restart_discards_accepted") {
-            self.pending.retain(|_, value| value.chosen);
-            self.restart.held.retain(|held| held.chosen);
+            self.pending.retain(|_, value| value.chosen.is_some());
+            self.restart.held.retain(|held| held.chosen.is_some());
         }
         self.restart.applied = self.slots.applied();
+        self.restart.configuration = Some((self.configured_at, self.configuration));
         for (slot, value) in &self.pending {
             self.slots.put(*slot, value.place);
         }

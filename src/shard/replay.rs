@@ -5,17 +5,17 @@
 use crate::index::{Index, SPARE_BLOCKS};
 use crate::machine::{StateMachine, apply_run};
 use crate::sequencer::Sequencer;
-use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired};
+use crate::shard::codec::{decode_founded, decode_marks, decode_ranges, decode_repaired, mark};
 use crate::shard::slots::Slots;
 use std::collections::BTreeMap;
-use synod_paxos::{LsnRun, MAX_LEASE_NS, Restart};
+use synod_paxos::{Evidence, LsnRun, MAX_LEASE_NS, Mark, Restart};
 use synod_wal::{Dir, LogError, LogReader, Place};
 use synod_wire::batch::Batch;
 use synod_wire::client::Durability;
-use synod_wire::frame::{Frame, Kind, flags};
+use synod_wire::frame::{Frame, Kind};
 use synod_wire::mutant::mutant;
-use synod_wire::record::{Configuration, DurabilityMark, LeaseMark};
-use synod_wire::{Ballot, Epoch, Lsn, Quorums, Slot};
+use synod_wire::record::{self, DurabilityMark, LeaseMark};
+use synod_wire::{Ballot, Configuration, Epoch, Lsn, NodeId, Quorums, Slot};
 use zerocopy::FromBytes;
 
 /// Payloads of slots not yet applied that are kept in memory while the log is read; more are read again when needed.
@@ -26,9 +26,17 @@ pub(super) struct Pending {
     pub(super) place: Place,
     pub(super) ballot: Ballot,
     pub(super) lsn: Lsn,
-    pub(super) chosen: bool,
-    pub(super) barrier: bool,
+    /// If it is known chosen: the epoch in which it was.
+    pub(super) chosen: Option<Epoch>,
+    pub(super) mark: Mark,
     pub(super) payload: Option<Vec<u8>>,
+}
+
+impl Pending {
+    /// Whether it is chosen for good, where a configuration of this epoch governs.
+    fn is_final(&self, epoch: Epoch) -> bool {
+        self.chosen.is_some_and(|chosen| chosen >= epoch)
+    }
 }
 
 /// See the module.
@@ -42,9 +50,11 @@ pub(super) struct Replay {
     kept: usize,
     pub(super) restart: Restart,
     pub(super) repaired: Vec<LsnRun>,
-    pub(super) epoch: Epoch,
-    pub(super) members: Vec<u8>,
-    pub(super) quorums: Quorums,
+    /// Who governs the slots above what is applied, and the slot that it stands in.
+    pub(super) configuration: Configuration,
+    pub(super) configured_at: Slot,
+    /// This life of the log joined a group that others founded.
+    pub(super) joins: bool,
     /// What makes the log one that this node cannot start from.
     pub(super) bad: Option<String>,
     /// The last mark of what the node's word rested on: where, and whether that was the disk.
@@ -67,9 +77,9 @@ impl Replay {
             kept: 0,
             restart: Restart::default(),
             repaired: Vec::new(),
-            epoch: Epoch(1),
-            members: paxos.members.iter().map(|node| node.0).collect(),
-            quorums: paxos.quorums,
+            configuration: Configuration::founding(&paxos.members, paxos.quorums),
+            configured_at: Slot::ZERO,
+            joins: false,
             bad: None,
             durability: None,
             limit: Slot(u64::MAX),
@@ -81,20 +91,17 @@ impl Replay {
     pub(super) fn record(&mut self, place: Place, frame: &Frame<'_>) {
         match frame.header.kind {
             Kind::Accept | Kind::Learnt => self.value(place, frame),
-            Kind::Chosen => match decode_ranges(frame.payload) {
+            Kind::Chosen => match decode_ranges(frame.payload, frame.header.epoch) {
                 Ok(ranges) => {
                     for range in ranges.as_slice() {
-                        self.chosen(range.first, range.last, range.ballot);
+                        self.chosen(range);
                     }
                 }
                 Err(_) => {
                     self.bad = Some(format!("the chosen record with Lsn {} has a body of no use", frame.header.lsn))
                 }
             },
-            Kind::Configuration => {
-                self.epoch = frame.header.epoch;
-                self.check_configuration(frame.payload);
-            }
+            Kind::Configuration => self.check_founding(frame.payload),
             Kind::Founded => self.restart.founded = decode_founded(frame.payload).ok(),
             Kind::PeerMarks => self.restart.counted = decode_marks(frame.payload).unwrap_or_default(),
             Kind::Durability => {
@@ -116,24 +123,34 @@ impl Replay {
         self.apply_ready();
     }
 
-    fn check_configuration(&mut self, payload: &[u8]) {
-        let Ok((body, rest)) = Configuration::read_from_prefix(payload) else {
+    /// What `format` wrote: who founded the group, and whether this log joined it.
+    fn check_founding(&mut self, payload: &[u8]) {
+        let Ok((body, rest)) = record::Configuration::read_from_prefix(payload) else {
             self.bad = Some("its configuration record has a body of no use".to_owned());
             return;
         };
-        let members: Vec<u8> = rest.iter().take(body.members.into()).copied().collect();
-        self.configured(&members, (body.phase1.into(), body.phase2.into()));
+        let members: Vec<NodeId> = rest.iter().take(body.members.into()).map(|node| NodeId(*node)).collect();
+        self.joins = body.learners > 0;
+        let quorums = Quorums { phase1: body.phase1.into(), phase2: body.phase2.into() };
+        self.founded_by(Configuration::founding(&members, quorums));
     }
 
-    /// Members and quorums are the log's; a configuration file that says otherwise would make quorums that do not meet.
-    pub(super) fn configured(&mut self, members: &[u8], quorums: (usize, usize)) {
-        let (wanted, wanted_quorums) = (&self.members, (self.quorums.phase1, self.quorums.phase2));
-        if members != wanted || quorums != wanted_quorums {
-            self.bad = Some(format!(
-                "it was formatted for the members {members:?} with quorums {quorums:?}, but the configuration file names \
-                 {wanted:?} with {wanted_quorums:?}; give the file the members and quorums of the log"
-            ));
+    /// Founders and quorums are the log's; a configuration file that says otherwise would make quorums that do not meet.
+    pub(super) fn founded_by(&mut self, founding: Configuration) {
+        if self.configuration.epoch != Epoch(1) || founding == self.configuration {
+            return;
         }
+        let say = |configuration: &Configuration| {
+            let Quorums { phase1, phase2 } = configuration.quorums;
+            let members: Vec<u8> = configuration.voters().iter().map(|node| node.0).collect();
+            format!("{members:?} with quorums {:?}", (phase1, phase2))
+        };
+        self.bad = Some(format!(
+            "it was formatted for the members {}, but the configuration file names {}; give the file the members and quorums of the \
+             log (nodes that were added since have joins = true in it)",
+            say(&founding),
+            say(&self.configuration)
+        ));
     }
 
     fn value(&mut self, place: Place, frame: &Frame<'_>) {
@@ -151,24 +168,29 @@ impl Replay {
             place,
             ballot: header.ballot,
             lsn: header.lsn,
-            chosen: header.kind == Kind::Learnt || before.is_some_and(|before| before.chosen),
-            barrier: header.flags & flags::BARRIER != 0,
+            chosen: if header.kind == Kind::Learnt {
+                Some(header.epoch)
+            } else {
+                before.and_then(|before| before.chosen)
+            },
+            mark: mark(header.flags),
             payload: keep.then(|| frame.payload.to_vec()),
         };
         self.pending.insert(header.slot, value);
     }
 
     /// What is held in the ballot that chose it is chosen.
-    fn chosen(&mut self, first: Slot, last: Slot, ballot: Ballot) {
-        self.restart.chosen_upto = self.restart.chosen_upto.max(last);
-        for (_, value) in self.pending.range_mut(first..=last) {
-            value.chosen |= value.ballot == ballot;
+    fn chosen(&mut self, range: &Evidence) {
+        self.restart.chosen_upto = self.restart.chosen_upto.max(range.last);
+        let held = self.pending.range_mut(range.first..=range.last);
+        for (_, value) in held.filter(|(_, value)| value.ballot == range.ballot) {
+            value.chosen = value.chosen.max(Some(range.epoch));
         }
     }
 
     pub(super) fn apply_ready(&mut self) {
         while let Some(entry) = self.pending.first_entry() {
-            let chosen = entry.get().chosen || mutant("restart_applies_unchosen");
+            let chosen = entry.get().is_final(self.configuration.epoch) || mutant("restart_applies_unchosen");
             let ready = *entry.key() == self.slots.applied().next() && chosen && *entry.key() <= self.limit;
             if !ready || entry.get().payload.is_none() {
                 return;
@@ -185,7 +207,7 @@ impl Replay {
         let mut reader = None;
         while let Some(entry) = self.pending.first_entry() {
             let next = *entry.key() == self.slots.applied().next() && *entry.key() <= self.limit;
-            if !next || !entry.get().chosen {
+            if !next || !entry.get().is_final(self.configuration.epoch) {
                 break;
             }
             let (slot, value) = entry.remove_entry();
@@ -204,6 +226,12 @@ impl Replay {
         self.slots.put(slot, place);
         self.slots.apply(slot, tail, timestamp_ns);
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
+        if let Some(configuration) = batch.configuration() {
+            (self.configuration, self.configured_at) = (configuration, slot);
+            // What members of an earlier configuration chose above it is merely accepted.
+            let before = |value: &&mut Pending| value.chosen.is_some_and(|epoch| epoch < configuration.epoch);
+            self.pending.values_mut().filter(before).for_each(|value| value.chosen = None);
+        }
         let (index, embedded) = (&mut self.index, &mut self.embedded);
         self.machine.apply(slot, &batch, &mut |at, run, verdict| {
             index.outcome(slot, at, run.len(), verdict);

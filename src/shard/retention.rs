@@ -8,8 +8,8 @@
 //! | the prefix of every member heard within [`LIVE_NS`] | it would need a snapshot for what it can still be sent |
 //! | what its own subscribers have been sent | they were promised the rest |
 //!
-//! A member that is silent for longer is sent a snapshot when it comes back. One whose prefix lies below the log already cannot be
-//! helped by waiting: what lies behind the oldest kept snapshot stays in any case. A new leader, which has not heard all of them, waits
+//! A member that is silent for longer is sent a snapshot when it comes back, and holds all trims back until it has caught up.
+//! A new leader, which has not heard all of them, waits
 //! that long before it trims. A follower's subscribers are not asked: their node goes on to serve them for a while after the trim
 //! (`streams.rs`), and keeps its log so long.
 //!
@@ -237,16 +237,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
         };
         hold(self.machine.tail().next(), (TrimLimit::Tail, me));
-        let members = self.core.members().iter().filter(|member| **member != me && !mutant("trim_ignores_members"));
+        let members =
+            self.core.configuration().nodes().iter().filter(|member| *member != me && !mutant("trim_ignores_members"));
         for member in members {
-            let prefix = match self.core.prefix_of(*member) {
+            let prefix = match self.core.prefix_of(member) {
                 Some((prefix, heard_ns)) if now_ns.saturating_sub(heard_ns) < LIVE_NS => prefix,
                 None if now_ns.saturating_sub(leads_since_ns) < LIVE_NS => Slot::ZERO,
                 _ => continue,
             };
-            if let Some(first) = self.first_sequence_from(prefix.next()) {
-                hold(first, (TrimLimit::Member, *member));
-            }
+            // Below the log: until it has caught up with a snapshot, nothing more is taken from it.
+            let first = self.first_sequence_from(prefix.next()).unwrap_or(self.machine.first());
+            hold(first, (TrimLimit::Member, member));
         }
         if let Some(next) = self.first_streamed() {
             hold(next, (TrimLimit::Subscriber, me));

@@ -21,7 +21,7 @@ pub(crate) struct Value {
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) ballot: Ballot,
-    pub(crate) barrier: bool,
+    pub(crate) mark: synod_paxos::Mark,
     pub(crate) payload: Vec<u8>,
 }
 

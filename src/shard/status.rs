@@ -85,7 +85,7 @@ impl Counters {
         self.0[counter as usize] += count;
     }
 
-    fn set(&mut self, counter: Counter, value: u64) {
+    pub(super) fn set(&mut self, counter: Counter, value: u64) {
         self.0[counter as usize] = value;
     }
 }

@@ -49,7 +49,9 @@ pub(super) fn whole_logs(logs: &[LogFacts], problems: &mut Problems) {
 }
 
 fn same_group(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
-    for (epoch, membership) in &log.configurations {
+    // What was proposed and never chosen may differ.
+    let both = log.governed.min(other.governed);
+    for (epoch, membership) in log.configurations.range(..=both) {
         if let Some(theirs) = other.configurations.get(epoch).filter(|theirs| *theirs != membership) {
             let what = format!("epoch {epoch} is {membership:?}, but {theirs:?} in {}", other.dir.display());
             problems.add(log.problem(Fault::Configuration, what));
@@ -57,6 +59,8 @@ fn same_group(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
     }
     if let (Some(mine), Some(theirs)) = (&log.founded, &other.founded)
         && mine != theirs
+        && !log.joined
+        && !other.joined
     {
         let what = format!("was founded with other incarnations than {}", other.dir.display());
         problems.add(log.problem(Fault::Configuration, what));
@@ -75,7 +79,7 @@ fn counted(log: &LogFacts, other: &LogFacts, problems: &mut Problems) {
         problems.add(log.problem(Fault::RolledBack, what));
     }
     let founded = other.founded.as_ref().and_then(|founded| founded.get(&node));
-    if founded.is_some_and(|incarnation| *incarnation != log.identity.incarnation) {
+    if !log.joined && founded.is_some_and(|incarnation| *incarnation != log.identity.incarnation) {
         let what = format!("has another incarnation than {} was founded with", other.dir.display());
         problems.add(log.problem(Fault::Configuration, what));
     }

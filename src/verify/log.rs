@@ -11,7 +11,7 @@ use synod_wire::batch::Batch;
 use synod_wire::client::Durability;
 use synod_wire::frame::{Frame, Kind};
 use synod_wire::record::{ChosenRange, Configuration, DurabilityMark, Incarnation, LeaseMark, PeerMark, RepairedRun};
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
 use zerocopy::FromBytes;
 
 /// A configuration as a log has it.
@@ -55,6 +55,10 @@ pub(super) struct LogFacts {
     /// The highest slot that any record names.
     pub(super) last_slot: Slot,
     pub(super) configurations: BTreeMap<u32, Membership>,
+    /// The highest epoch that governed this node: a later one was proposed to it, at most.
+    pub(super) governed: u32,
+    /// It joined a group that others founded: its founding record names itself alone.
+    pub(super) joined: bool,
     pub(super) founded: Option<BTreeMap<u8, u64>>,
     /// The highest Lsn that this node counted from each peer.
     pub(super) counted: BTreeMap<u8, u64>,
@@ -78,6 +82,8 @@ impl LogFacts {
             last_lsn: front.and_then(|front| front.lsn).map_or(Lsn::ZERO, |first| Lsn(first.0 - 1)),
             last_slot: Slot::ZERO,
             configurations: BTreeMap::new(),
+            governed: 0,
+            joined: false,
             founded: None,
             counted: BTreeMap::new(),
             damage: Vec::new(),
@@ -199,16 +205,15 @@ impl<'a> Pass<'a> {
     /// Records that speak of the log or the group as a whole.
     fn whole(&mut self, place: Place, frame: &Frame<'_>) {
         let lsn = frame.header.lsn;
+        self.log.governed = self.log.governed.max(frame.header.epoch.0);
         let read = match frame.header.kind {
             Kind::Configuration => self.configuration(frame),
             Kind::Founded => read_all::<Incarnation>(frame.payload).map(|all| {
                 self.log.founded = Some(all.iter().map(|i| (i.node.get() as u8, i.incarnation.get())).collect());
             }),
             Kind::PeerMarks => read_all::<PeerMark>(frame.payload).map(|all| {
-                for mark in all {
-                    let highest = self.log.counted.entry(mark.node.get() as u8).or_default();
-                    *highest = (*highest).max(mark.lsn.get());
-                }
+                // Each says all of it; one that says less forgot an earlier life of a member's log.
+                self.log.counted = all.iter().map(|mark| (mark.node.get() as u8, mark.lsn.get())).collect();
             }),
             Kind::Repaired => read_all::<RepairedRun>(frame.payload).map(|all| {
                 self.log.repaired.extend(all.iter().map(|run| (run.first.get(), run.last.get())));
@@ -230,6 +235,7 @@ impl<'a> Pass<'a> {
         let members = members.get(..usize::from(body.members))?.to_vec();
         let membership = Membership { phase1: body.phase1, phase2: body.phase2, members };
         self.log.configurations.insert(frame.header.epoch.0, membership);
+        self.log.joined = body.learners > 0;
         Some(())
     }
 
@@ -244,9 +250,18 @@ impl<'a> Pass<'a> {
         if self.facts.entry(header.slot).is_none() {
             return;
         }
-        if let Err(error) = Batch::parse(frame.payload) {
-            let what = format!("the value is no batch: {error:?}");
-            self.add(Fault::Malformed, place, Some(header.lsn), Some(header.slot), what);
+        match Batch::parse(frame.payload).map(|batch| batch.configuration()) {
+            Ok(Some(configuration)) => {
+                let Quorums { phase1, phase2 } = configuration.quorums;
+                let members = configuration.voters().iter().map(|node| node.0).collect();
+                let membership = Membership { phase1: phase1 as u8, phase2: phase2 as u8, members };
+                self.log.configurations.insert(configuration.epoch.0, membership);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let what = format!("the value is no batch: {error:?}");
+                self.add(Fault::Malformed, place, Some(header.lsn), Some(header.slot), what);
+            }
         }
         let (value, learnt) = (Fingerprint::of(frame.payload), header.kind == Kind::Learnt);
         let before = self.facts.get(header.slot);
@@ -301,7 +316,9 @@ impl<'a> Pass<'a> {
     /// Evidence that names acceptors names enough of them, all members.
     fn quorum(&mut self, place: Place, frame: &Frame<'_>, first: Slot, acceptors: NodeSet) {
         let Some(membership) = self.log.configurations.get(&frame.header.epoch.0) else {
-            if self.log.front.is_some() {
+            // Who is behind may learn what later members chose before it comes to their configuration.
+            let ahead = self.log.configurations.keys().next_back().is_some_and(|last| frame.header.epoch.0 > *last);
+            if self.log.front.is_some() || ahead {
                 return;
             }
             let what = format!("epoch {} has no configuration record before it", frame.header.epoch.0);

@@ -68,7 +68,7 @@ fn add(log: &LogFacts, slot: Slot, what: String, problems: &mut Problems) {
     problems.add(problem);
 }
 
-/// What follows the members in the state of a snapshot's body.
+/// What follows the configuration in the state of a snapshot's body.
 fn state_of(body: &[u8], slot: Slot) -> Result<StateBytes, Malformed> {
     let (state, facts) = parts(body)?;
     synod_wire::snapshot::facts(facts)?;
@@ -77,6 +77,6 @@ fn state_of(body: &[u8], slot: Slot) -> Result<StateBytes, Malformed> {
     if head.slot.get() != slot.0 {
         return Err(Malformed("it is of another slot than its name says"));
     }
-    rest.bytes(head.members.into())?;
+    rest.bytes(head.configuration_bytes.get().into())?;
     Ok(StateBytes { bytes: rest.0.to_vec(), embedded: head.embedded != 0 })
 }

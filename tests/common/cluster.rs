@@ -61,6 +61,7 @@ impl Cluster {
                 peer_listen: SocketAddrV4::new(*first.peer_listen.ip(), 7400 + u16::from(id) * 10),
                 client_listen: SocketAddrV4::new(*first.client_listen.ip(), 7500 + u16::from(id) * 10),
                 dir: place.join(format!("node-{id}")),
+                joins: false,
             })
             .collect();
     }
@@ -75,6 +76,7 @@ impl Cluster {
             peer_listen: SocketAddrV4::new(ip, 7400 + u16::from(id) * 10),
             client_listen: SocketAddrV4::new(ip, 7500 + u16::from(id) * 10),
             dir: dir.path().join(format!("node-{id}")),
+            joins: false,
         };
         let mut config = Config { nodes: (0..3).map(node).collect(), ..Config::default() };
         // Small enough that preparing them is quick and that a test crosses their borders.
@@ -94,6 +96,22 @@ impl Cluster {
         };
         cluster.write_config();
         cluster
+    }
+
+    /// One more node, which is not formatted and is to join the groups; those that run have another file.
+    pub fn add_node(&mut self) -> NodeId {
+        let (id, like) = (self.config.nodes.len() as u8, self.config.nodes[0].clone());
+        self.config.nodes.push(Node {
+            id,
+            peer_listen: SocketAddrV4::new(*like.peer_listen.ip(), 7400 + u16::from(id) * 10),
+            client_listen: SocketAddrV4::new(*like.client_listen.ip(), 7500 + u16::from(id) * 10),
+            dir: self.dir().join(format!("node-{id}")),
+            joins: true,
+        });
+        self.nodes.push(None);
+        self.namespaces.push(None);
+        self.write_config();
+        NodeId(id)
     }
 
     /// Writes the configuration again, after a change; nodes read it when they start.

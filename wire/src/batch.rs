@@ -7,7 +7,7 @@
 use crate::Sequence;
 use crate::frame::FrameError;
 use zerocopy::little_endian::{U16, U32, U64, U128};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Starts every batch: 16 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
@@ -96,6 +96,8 @@ pub enum RunKind {
     ConditionalAppend = 2,
     /// Give up the entries below the sequence in [`RunHeader::first_seq`]; no client, no session, no entries.
     Trim = 3,
+    /// Who votes from the next slot on: a [`crate::Configuration`], of no session, alone in its batch.
+    Configuration = 4,
 }
 
 /// Bytes of a [`BatchHeader`].
@@ -123,6 +125,7 @@ pub struct Run<'a> {
     pub header: RunHeader,
     condition: Condition,
     entries: &'a [u8],
+    configuration: &'a [u8],
 }
 
 /// The condition and the entries behind the header of a run.
@@ -142,6 +145,9 @@ impl<'a> Run<'a> {
             return Err(FrameError::Truncated);
         }
         let (body, rest) = rest.split_at(length);
+        if header.kind == RunKind::Configuration as u8 {
+            return Run::parse_configuration(header, body).map(|run| (run, rest));
+        }
         let open = header.kind == RunKind::OpenSession as u8;
         let conditional = header.kind == RunKind::ConditionalAppend as u8;
         let trim = header.kind == RunKind::Trim as u8;
@@ -149,7 +155,7 @@ impl<'a> Run<'a> {
             return Err(FrameError::Body);
         }
         let (condition, entries) = split_condition(header.kind, body).ok_or(FrameError::Truncated)?;
-        let run = Run { header, condition, entries };
+        let run = Run { header, condition, entries, configuration: &[] };
         let mut left = entries;
         let mut count = 0u32;
         while !left.is_empty() {
@@ -172,6 +178,21 @@ impl<'a> Run<'a> {
             return Err(FrameError::Body);
         }
         Ok((run, rest))
+    }
+
+    fn parse_configuration(header: RunHeader, configuration: &'a [u8]) -> Result<Run<'a>, FrameError> {
+        let bare = RunHeader { kind: header.kind, bytes: header.bytes, ..RunHeader::new_zeroed() };
+        if header != bare {
+            return Err(FrameError::Body);
+        }
+        crate::Configuration::parse(configuration)?;
+        Ok(Run { header, condition: Condition::NONE, entries: &[], configuration })
+    }
+
+    /// The configuration that it brings, if that is what it is.
+    pub fn configuration(&self) -> Option<Result<crate::Configuration, FrameError>> {
+        let is_one = self.header.kind == RunKind::Configuration as u8;
+        is_one.then(|| crate::Configuration::parse(self.configuration))
     }
 
     /// The client whose session the run belongs to.
@@ -254,10 +275,13 @@ impl<'a> Batch<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Batch<'a>, FrameError> {
         let (header, runs) = BatchHeader::read_from_prefix(bytes).map_err(|_| FrameError::Truncated)?;
         let mut rest = runs;
+        let mut configures = false;
         for _ in 0..header.runs.get() {
-            rest = Run::parse(rest)?.1;
+            let (run, after) = Run::parse(rest)?;
+            configures |= run.header.kind == RunKind::Configuration as u8;
+            rest = after;
         }
-        if !rest.is_empty() {
+        if !rest.is_empty() || configures && header.runs.get() != 1 {
             return Err(FrameError::Body);
         }
         Ok(Batch { header, runs })
@@ -266,6 +290,11 @@ impl<'a> Batch<'a> {
     /// The runs in order.
     pub fn runs(&self) -> Runs<'a> {
         Runs { rest: self.runs }
+    }
+
+    /// The configuration that it holds; `None`: it holds none, or one that cannot be read.
+    pub fn configuration(&self) -> Option<crate::Configuration> {
+        self.runs().next()?.configuration()?.ok()
     }
 
     /// Whether the batch holds nothing.
@@ -289,9 +318,12 @@ impl<'a> Iterator for Runs<'a> {
         }
         let (header, rest) = RunHeader::read_from_prefix(self.rest).ok()?;
         let (body, rest) = rest.split_at_checked(header.bytes.get() as usize)?;
-        let (condition, entries) = split_condition(header.kind, body)?;
         self.rest = rest;
-        Some(Run { header, condition, entries })
+        if header.kind == RunKind::Configuration as u8 {
+            return Some(Run { header, condition: Condition::NONE, entries: &[], configuration: body });
+        }
+        let (condition, entries) = split_condition(header.kind, body)?;
+        Some(Run { header, condition, entries, configuration: &[] })
     }
 }
 
@@ -299,6 +331,24 @@ impl<'a> Iterator for Runs<'a> {
 pub fn write_batch_header(out: &mut [u8], timestamp_ns: u64, runs: u16) {
     let header = BatchHeader { timestamp_ns: U64::new(timestamp_ns), runs: U16::new(runs), reserved: [0; 6] };
     out[..BATCH_HEADER_BYTES].copy_from_slice(header.as_bytes());
+}
+
+/// Bytes of the longest batch that holds a configuration.
+pub const MAX_CONFIGURATION_BATCH_BYTES: usize =
+    BATCH_HEADER_BYTES + RUN_HEADER_BYTES + crate::configuration::MAX_CONFIGURATION_BYTES;
+
+/// Writes the batch that holds a configuration; gives its bytes.
+///
+/// # Panics
+/// If `out` is shorter than [`MAX_CONFIGURATION_BATCH_BYTES`].
+pub fn write_configuration(out: &mut [u8], timestamp_ns: u64, configuration: &crate::Configuration) -> usize {
+    write_batch_header(out, timestamp_ns, 1);
+    let body = BATCH_HEADER_BYTES + RUN_HEADER_BYTES;
+    let bytes = configuration.encode(&mut out[body..]);
+    let kind = RunKind::Configuration as u8;
+    let header = RunHeader { kind, bytes: U32::new(bytes as u32), ..RunHeader::new_zeroed() };
+    out[BATCH_HEADER_BYTES..body].copy_from_slice(header.as_bytes());
+    body + bytes
 }
 
 /// Builds one run in a buffer: what a client sends as the payload of [`crate::frame::Kind::Append`].
@@ -399,6 +449,21 @@ mod tests {
         for cut in 0..at {
             assert!(Batch::parse(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_configuration_stands_alone_in_its_batch() {
+        use crate::{Configuration, NodeId, Quorums};
+        let founding = Configuration::founding(&[NodeId(1), NodeId(2)], Quorums::majority(2));
+        let mut bytes = [0; MAX_CONFIGURATION_BATCH_BYTES + RUN_HEADER_BYTES];
+        let used = write_configuration(&mut bytes, 9, &founding);
+        assert_eq!(Batch::parse(&bytes[..used]).unwrap().configuration(), Some(founding));
+        let longer = used + RunBuilder::new(&mut bytes[used..], 9, open::OR_CREATE, 0).finish(RunKind::OpenSession).0;
+        write_batch_header(&mut bytes, 9, 2);
+        assert_eq!(Batch::parse(&bytes[..longer]).unwrap_err(), FrameError::Body, "with another run");
+        write_batch_header(&mut bytes, 9, 1);
+        bytes[BATCH_HEADER_BYTES] = 1;
+        assert_eq!(Batch::parse(&bytes[..used]).unwrap_err(), FrameError::Body, "of a client");
     }
 
     /// The verdict on a run of `entries` entries with a condition.

@@ -605,6 +605,8 @@ counters! {
     StreamsSlow = "streams_slow",
     /// Subscribers dropped: TIMED_OUT.
     StreamsTimedOut = "streams_timed_out",
+    /// Configurations that came to govern.
+    Configurations = "configurations",
     /// The first sequence that can be read: entries below it were trimmed.
     FirstSequence = "first_sequence",
     /// Bytes of the log's files that are on disk.

@@ -99,6 +99,10 @@ pub enum Kind {
     ReadIndex = 44,
     /// The answer, with the round. `slot`: the watermark.
     ReadIndexAck = 45,
+    /// The leader of `ballot` holds no lease any more that rests on a heartbeat up to this one. Payload: [`crate::peer::ReleaseBody`].
+    Release = 46,
+    /// The leader of `ballot` hands over to the receiver, if that holds all slots up to `slot`. No payload.
+    TakeOver = 47,
     /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
     StateMarks = 50,
     /// A snapshot that whoever lags behind may have. Payload: [`crate::peer::SnapshotId`].
@@ -107,6 +111,8 @@ pub enum Kind {
     FetchChunks = 52,
     /// One of them. Payload: [`crate::peer::ChunkHead`] and its bytes.
     Chunk = 53,
+    /// The one who is told is no member, going by the sender's epoch. No payload.
+    NotMember = 55,
 
     /// A run of entries. Payload: [`crate::batch::RunHeader`] and entries.
     Append = 64,
@@ -123,8 +129,14 @@ pub enum Kind {
     Query = 72,
     /// Asks for the entries below a sequence to be given up. Payload: [`crate::trim::TrimBody`].
     Trim = 74,
+    /// Asks the leader to hand over to another member. Payload: [`crate::transfer::TransferBody`].
+    TransferLeader = 73,
     /// Begins a stream, or goes on with it. Payload: [`crate::stream::SubscribeBody`].
     Subscribe = 76,
+    /// Who are the members? No payload.
+    Members = 75,
+    /// A change of the members. Payload: [`crate::members::ChangeBody`].
+    ChangeMembers = 77,
     /// Entries were sequenced. Payload: [`crate::client::AckHeader`], [`crate::client::AckRun`]s and receipts.
     Appended = 80,
     /// A request was refused. Payload: [`crate::client::RefusalBody`].
@@ -141,10 +153,14 @@ pub enum Kind {
     QueryReply = 92,
     /// Entries are given up. Payload: [`crate::trim::TrimReplyBody`].
     TrimReply = 94,
+    /// What became of a hand-over. Payload: [`crate::transfer::TransferReplyBody`].
+    TransferReply = 93,
     /// Entries of a stream. Payload: [`crate::stream::StreamHead`], [`crate::client::ReadReplyBody`] and entries.
     StreamData = 96,
     /// A stream is over. Payload: [`crate::stream::StreamEndBody`].
     StreamEnd = 97,
+    /// The members. Payload: [`crate::members::MembersReplyBody`] and what it says.
+    MembersReply = 98,
 }
 
 /// The kinds by number: parsing looks one up for every frame.
@@ -160,7 +176,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 49] = [
+    pub const ALL: [Kind; 60] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -191,18 +207,24 @@ impl Kind {
         Kind::HelloAck,
         Kind::ReadIndex,
         Kind::ReadIndexAck,
+        Kind::Release,
+        Kind::TakeOver,
         Kind::StateMarks,
         Kind::SnapshotOffer,
         Kind::FetchChunks,
         Kind::Chunk,
+        Kind::NotMember,
         Kind::Append,
         Kind::OpenSession,
         Kind::Read,
         Kind::Status,
         Kind::Evidence,
         Kind::Query,
+        Kind::TransferLeader,
         Kind::Trim,
+        Kind::Members,
         Kind::Subscribe,
+        Kind::ChangeMembers,
         Kind::Appended,
         Kind::Rejected,
         Kind::SessionOpened,
@@ -210,9 +232,11 @@ impl Kind {
         Kind::StatusReply,
         Kind::EvidenceReply,
         Kind::QueryReply,
+        Kind::TransferReply,
         Kind::TrimReply,
         Kind::StreamData,
         Kind::StreamEnd,
+        Kind::MembersReply,
     ];
 
     /// The kind with this number.
@@ -229,6 +253,8 @@ pub mod flags {
     pub const MEMORY: u8 = 2;
     /// A client's Append: the acknowledgement is to carry a [`crate::client::Receipt`].
     pub const RECEIPT: u8 = 4;
+    /// A value: it is a configuration ([`crate::batch::RunKind::Configuration`]).
+    pub const CONFIGURATION: u8 = 8;
 }
 
 /// The header as it lies in memory; see the module's table.

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod client;
+pub mod configuration;
 #[cfg(feature = "checksum")]
 mod crc;
 pub mod evidence;
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod guarantee;
 pub mod ids;
 pub mod kv;
+pub mod members;
 pub mod mode;
 pub mod mutant;
 mod numbered;
@@ -23,6 +25,8 @@ pub mod peer;
 pub mod record;
 pub mod snapshot;
 pub mod stream;
+pub mod transfer;
 pub mod trim;
 
+pub use configuration::{Configuration, Member};
 pub use ids::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};

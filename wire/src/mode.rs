@@ -59,6 +59,8 @@ numbered! {
         Ordered = 14, "ordered by the operator";
         /// A majority of the members has another state after the same slot.
         StateDiverged = 15, "state differs from the others'";
+        /// It is no member of the group any more.
+        Removed = 16, "removed from the group";
     }
 }
 
@@ -76,6 +78,6 @@ mod tests {
             assert_eq!((*reason as usize, ModeReason::from_u8(at as u8 + 1)), (at + 1, Some(*reason)));
         }
         assert_eq!((Mode::from_u8(0), Mode::from_u8(6)), (None, None));
-        assert_eq!((ModeReason::from_u8(0), ModeReason::from_u8(16)), (None, None));
+        assert_eq!((ModeReason::from_u8(0), ModeReason::from_u8(17)), (None, None));
     }
 }

@@ -30,8 +30,10 @@ pub struct PromiseReport {
     pub ballot: U64,
     /// [`report_state`].
     pub state: u8,
+    /// 1: the value is a configuration.
+    pub configures: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }
 
 /// What a [`PromiseReport`] says.
@@ -75,6 +77,14 @@ pub struct Probe {
     pub number: U64,
     /// In a heartbeat the lease that it asks for, in its answer what was granted when it came; nanoseconds, 0: none.
     pub lease_ns: U64,
+}
+
+/// The lease that a leader gave up.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReleaseBody {
+    /// The last heartbeat that asked for a lease in this ballot.
+    pub probe: U64,
 }
 
 /// Which reads a [`crate::frame::Kind::ReadIndex`] is for, given back in the answer.

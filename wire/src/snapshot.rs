@@ -3,7 +3,7 @@
 //! | part | what | who has the same |
 //! |---|---|---|
 //! | [`Head`] | the lengths of what follows | |
-//! | state | [`State`], the members' ids, a byte each, [`SequencerRow`], the sessions ([`SessionRow`], each with its [`AnswerRow`]s) by client, the embedded machine's bytes | every member at that slot, byte for byte |
+//! | state | [`State`], the configuration ([`crate::configuration`]), [`SequencerRow`], the sessions ([`SessionRow`], each with its [`AnswerRow`]s) by client, the embedded machine's bytes | every member at that slot, byte for byte |
 //! | facts | [`Facts`], the members' incarnations ([`Incarnation`]), the Lsns counted ([`PeerMark`]), the index ([`BlockRow`], [`ExceptionRow`]) | this node alone |
 //!
 //! Members are compared, and brought up to date, by the state; the facts are what recovery would know from the part of
@@ -29,18 +29,14 @@ pub struct Head {
 pub struct State {
     /// The last slot applied.
     pub slot: U64,
-    /// The configuration's epoch.
-    pub epoch: U32,
-    /// Its members, whose ids follow.
-    pub members: u8,
-    /// How many must promise.
-    pub phase1: u8,
-    /// How many must accept.
-    pub phase2: u8,
+    /// The slot of the configuration; 0: the founding one.
+    pub configured_at: U64,
+    /// Bytes of the configuration, which follows.
+    pub configuration_bytes: U32,
     /// 1: the bytes of an embedded machine end the state.
     pub embedded: u8,
     /// Zero.
-    pub reserved: U32,
+    pub reserved: [u8; 3],
 }
 
 /// The sequencer.
@@ -121,8 +117,10 @@ pub struct Facts {
     pub durability_synced: u8,
     /// 1: the group is founded.
     pub founded: u8,
+    /// 1: this life of the log joined a group that others founded.
+    pub joins: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// [`Incarnation`]s that follow.
     pub incarnations: U32,
     /// [`PeerMark`]s that follow them.

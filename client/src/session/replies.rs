@@ -47,6 +47,7 @@ impl Core {
                     | Reply::Status(..)
                     | Reply::Evidence(_)
                     | Reply::Trimmed(..)
+                    | Reply::Transfer(_)
                     | Reply::Stream(..)
                     | Reply::StreamEnd(..),
                 )

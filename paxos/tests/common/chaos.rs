@@ -8,10 +8,10 @@ use super::checks::Checks;
 use super::disk::{Damage, Disk};
 use super::node::{Node, Packet};
 use super::random::Random;
-use super::{MS, settings};
+use super::{MS, configuration_value, founding, settings};
 use std::collections::{BTreeMap, BTreeSet};
-use synod_paxos::{Input, Replica, Role};
-use synod_wire::{Lsn, NodeId, Quorums, Slot};
+use synod_paxos::{Change, Input, Replica, Role, Settings};
+use synod_wire::{Configuration, Epoch, Lsn, Member, NodeId, Quorums, Slot};
 
 /// How long the faults last.
 const CHAOS_NS: u64 = 3_000 * MS;
@@ -41,6 +41,8 @@ struct Faults {
     damage_percent: u64,
     propose_every_ns: u64,
     burst: u64,
+    /// About how often an operator changes the members; never: [`u64::MAX`].
+    change_every_ns: u64,
 }
 
 impl Faults {
@@ -58,6 +60,7 @@ impl Faults {
             damage_percent: random.pick(&[0, 0, 20, 60]),
             propose_every_ns: random.pick(&[MS, 5 * MS, 30 * MS]),
             burst: random.pick(&[1, 1, 4, 20]),
+            change_every_ns: random.pick(&[u64::MAX, u64::MAX, 20 * MS, 100 * MS]),
         }
     }
 }
@@ -73,6 +76,7 @@ enum Event {
     Freeze,
     Propose,
     Read,
+    Change,
 }
 
 /// One run.
@@ -102,6 +106,20 @@ pub(crate) struct Chaos {
     /// The first slot that may be chosen after the last fault.
     fresh_slot: Slot,
     steps: u64,
+    founders: u8,
+    /// A change that an operator asked a leader for.
+    wanted: Option<(NodeId, Configuration)>,
+    /// A voter that lost its disk, until it votes again.
+    lost: Option<NodeId>,
+}
+
+/// A node that may join a group, as `format` leaves it.
+fn joining(me: u8, founders: u8, like: &Settings) -> Node {
+    let mut settings = settings(me, founders);
+    (settings.joins, settings.quorums) = (true, like.quorums);
+    (settings.window_slots, settings.fetch_slots) = (like.window_slots, like.fetch_slots);
+    settings.seed = like.seed.rotate_left(me.into());
+    Node::new(settings, Disk::default())
 }
 
 /// What a run did.
@@ -125,7 +143,12 @@ impl Chaos {
         let window_slots = random.pick(&[2, 8, 64]);
         let fetch_slots = random.pick(&[4, 16]);
         let fresh = random.chance(20);
-        let mut checks = Checks::new(quorums.phase2);
+        let faults = Faults::draw(&mut random);
+        let changes = faults.change_every_ns != u64::MAX;
+        // A disk that is lost takes a vote with it: as many members must have had it as there are majorities.
+        let (quorums, fresh) = if changes { (majority, false) } else { (quorums, fresh) };
+        let faults = Faults { damage_percent: if changes { 0 } else { faults.damage_percent }, ..faults };
+        let mut checks = Checks::new(founding(size, quorums));
         let nodes = (1..=size).map(|me| {
             let mut settings = settings(me, size);
             settings.quorums = quorums;
@@ -137,11 +160,14 @@ impl Chaos {
             node.start(0, &mut checks);
             node
         });
-        let nodes: Vec<Node> = nodes.collect();
+        let mut nodes: Vec<Node> = nodes.collect();
+        if changes {
+            let joins = (size + 1..=size + 2).map(|me| joining(me, size, &nodes[0].settings));
+            nodes.extend(joins.collect::<Vec<_>>());
+        }
         let spare = usize::from(size) - quorums.phase1.max(quorums.phase2);
         let fragile = Some(NodeId(random.between(1, size.into()) as u8)).filter(|_| spare > 0);
-        let faults = Faults::draw(&mut random);
-        let quorum_suffices = !fresh && faults.damage_percent == 0;
+        let quorum_suffices = !fresh && !changes && faults.damage_percent == 0;
         let drawn =
             format!("{size} nodes, {quorums:?}, window {window_slots}, fetch {fetch_slots}, fresh {fresh}, {faults:?}");
         let mut chaos = Chaos {
@@ -164,12 +190,16 @@ impl Chaos {
             proposed: 0,
             fresh_slot: Slot(u64::MAX),
             steps: 0,
+            founders: size,
+            wanted: None,
+            lost: None,
         };
         chaos.schedule(MS, Event::Propose);
         chaos.schedule(MS, Event::Read);
         chaos.again(chaos.faults.crash_every_ns, Event::Crash);
         chaos.again(chaos.faults.cut_every_ns, Event::Cut);
         chaos.again(chaos.faults.freeze_every_ns, Event::Freeze);
+        chaos.again(chaos.faults.change_every_ns, Event::Change);
         chaos
     }
 
@@ -192,7 +222,7 @@ impl Chaos {
         let nodes = self.nodes.iter().filter(|node| node.replica.is_some()).map(|node| {
             let core = node.core();
             format!(
-                "node {}: {:?} in {}, leader {:?}, prefix {}, known chosen {}, held up to {}, unknown {:?} {:?}, {:?}\n",
+                "node {}: {:?} in {}, leader {:?}, prefix {}, known chosen {}, held up to {}, unknown {:?} {:?}, {:?}, epoch {} of {:?} learners {:?}, inc {}\n",
                 node.settings.me,
                 core.role(),
                 core.promised(),
@@ -203,6 +233,10 @@ impl Chaos {
                 core.unknown_slots(),
                 core.unknown(),
                 core.halted(),
+                core.configuration().epoch.0,
+                core.configuration().voters().iter().map(|n| n.0).collect::<Vec<_>>(),
+                core.configuration().members().iter().filter(|m| !m.voter).map(|m| (m.node.0, m.incarnation)).collect::<Vec<_>>(),
+                node.settings.incarnation,
             )
         });
         nodes.collect()
@@ -281,6 +315,10 @@ impl Chaos {
             }
             Event::Propose => self.propose(),
             Event::Read => self.read(),
+            Event::Change => {
+                self.change();
+                self.again(self.faults.change_every_ns, Event::Change);
+            }
         }
     }
 
@@ -289,8 +327,8 @@ impl Chaos {
         if until > self.now_ns {
             return self.schedule(until - self.now_ns, Event::Arrive(packet));
         }
-        let Packet { from, to, lsn, message, value } = packet;
-        self.step(to, Input::Message { from, lsn, message }, value);
+        let Packet { from, to, epoch, lsn, message, value } = packet;
+        self.step(to, Input::Message { from, epoch, lsn, message }, value);
     }
 
     fn step(&mut self, id: NodeId, input: Input, value: Option<super::Value>) {
@@ -402,8 +440,94 @@ impl Chaos {
         self.schedule(after, Event::Heal);
     }
 
+    /// An operator formats a node that is none of the members, lets a voter lose its disk, or asks the leader for a change.
+    fn change(&mut self) {
+        let leads = |node: &Node| node.replica.as_ref().is_some_and(|replica| replica.role() == Role::Leader);
+        let Some(leader) = self.nodes.iter().find(|node| leads(node)).map(|node| node.settings.me) else { return };
+        let config = *self.node(leader).core().configuration();
+        let latest = *self.checks.configuration();
+        if self.lost.is_some_and(|node| latest.is_voter(node) && self.is_known(&latest, node)) {
+            self.lost = None;
+        }
+        let node = self.any_node();
+        let voters = latest.voters().len();
+        let may_change = self.node(leader).core().plan_change(config.epoch, Change::Remove(leader)).is_ok();
+        let calm = may_change && config == latest;
+        match latest.member(node) {
+            None if calm => {
+                let waits = self.node(node).replica.as_ref().is_some_and(Replica::waits_to_be_added);
+                if !waits {
+                    return self.format(node);
+                }
+                let member = Member { incarnation: self.node(node).settings.incarnation, ..Member::founding(node) };
+                self.ask(leader, config.epoch, Change::Add(member));
+            }
+            None => {}
+            Some(_) if !self.is_known(&latest, node) => {
+                let member = Member { incarnation: self.node(node).settings.incarnation, ..Member::founding(node) };
+                self.ask(leader, config.epoch, Change::Add(member));
+            }
+            Some(member) if !member.voter => self.ask(leader, config.epoch, Change::Promote(node)),
+            Some(_) if self.lost.is_none() && voters > 2 && node != leader && calm && self.random.chance(30) => {
+                self.lost = Some(node);
+                self.format(node);
+            }
+            Some(_) if self.lost.is_none() => self.ask(leader, config.epoch, Change::Remove(node)),
+            Some(_) => {}
+        }
+    }
+
+    /// Whether the configuration means this life of the node's log.
+    fn is_known(&self, config: &Configuration, node: NodeId) -> bool {
+        let settings = &self.nodes[usize::from(node.0) - 1].settings;
+        let founder = !settings.joins;
+        config.member(node).is_some_and(|member| match member.incarnation {
+            0 => founder,
+            incarnation => incarnation == settings.incarnation,
+        })
+    }
+
+    fn ask(&mut self, leader: NodeId, of: Epoch, change: Change) {
+        if let Ok(configuration) = self.node(leader).core().plan_change(of, change) {
+            self.wanted = Some((leader, configuration));
+            self.step(leader, Input::BeginChange, None);
+        }
+    }
+
+    /// An empty disk under the same number, to join the group with.
+    fn format(&mut self, id: NodeId) {
+        self.stop(id);
+        let founders = self.founders;
+        let node = &mut self.nodes[usize::from(id.0) - 1];
+        let incarnation = node.settings.incarnation + 1_000;
+        let (seed, life) = (node.settings.seed, node.life);
+        *node = joining(id.0, founders, &node.settings);
+        (node.settings.incarnation, node.settings.seed, node.life) = (incarnation, seed, life);
+        self.checks.on_lost(id);
+        self.start(id);
+    }
+
+    /// A leader that was asked for a change proposes it when the slots below are chosen.
+    fn propose_change(&mut self) {
+        let Some((leader, configuration)) = self.wanted else { return };
+        let core = self.nodes[usize::from(leader.0) - 1].replica.as_ref();
+        let frozen = self.frozen_until_ns.get(&leader).is_some_and(|until| *until > self.now_ns);
+        match core {
+            Some(core) if core.can_propose_configuration() && !frozen => {
+                let value = configuration_value(&configuration);
+                if configuration.parent == core.configuration().epoch {
+                    self.step(leader, Input::ProposeConfiguration, Some(value));
+                }
+                self.wanted = None;
+            }
+            Some(core) if core.role() == Role::Leader => {}
+            _ => self.wanted = None,
+        }
+    }
+
     /// Every node that may proposes a few values.
     fn propose(&mut self) {
+        self.propose_change();
         let burst = if self.calm { 1 } else { self.faults.burst };
         for id in (1..=self.nodes.len() as u8).map(NodeId) {
             for _ in 0..burst {
@@ -454,12 +578,17 @@ impl Chaos {
         self.absent = absent;
     }
 
+    /// Whether it is down, or no member.
+    fn is_away(&self, node: &Node) -> bool {
+        node.replica.is_none() || !self.is_known(self.checks.configuration(), node.settings.me)
+    }
+
     /// Something new was chosen since the last fault, one node leads, and all that was chosen is delivered everywhere.
     fn converged(&self) -> bool {
         let last = self.checks.last_chosen();
         let leads = |node: &&Node| node.replica.as_ref().is_some_and(|replica| replica.role() == Role::Leader);
         last >= self.fresh_slot
-            && self.nodes.iter().all(|node| node.replica.is_none() || node.applied.len() as u64 >= last.0)
+            && self.nodes.iter().all(|node| self.is_away(node) || node.applied.len() as u64 >= last.0)
             && self.nodes.iter().filter(leads).count() == 1
     }
 }

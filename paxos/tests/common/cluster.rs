@@ -3,7 +3,7 @@
 use super::checks::Checks;
 use super::disk::Disk;
 use super::node::{Node, Packet};
-use super::{MS, Value, settings};
+use super::{MS, Value, founding, settings};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{Input, Lease, Role};
 use synod_wire::{Lsn, NodeId, Quorums};
@@ -56,7 +56,7 @@ impl Cluster {
             cuts: BTreeSet::new(),
             slow: BTreeSet::new(),
             images: BTreeMap::new(),
-            checks: Checks::new(shape.quorums.phase2),
+            checks: Checks::new(founding(shape.nodes, shape.quorums)),
         };
         for id in cluster.ids() {
             cluster.start(id);
@@ -117,8 +117,8 @@ impl Cluster {
 
     /// Delivers a datagram. One to a node that is down is lost.
     pub(crate) fn deliver(&mut self, packet: Packet) {
-        let Packet { from, to, lsn, message, value } = packet;
-        self.step(to, Input::Message { from, lsn, message }, value);
+        let Packet { from, to, epoch, lsn, message, value } = packet;
+        self.step(to, Input::Message { from, epoch, lsn, message }, value);
     }
 
     /// Delivers until nothing is under way.

@@ -1,9 +1,9 @@
 //! A simulated log: what a node has logged, how much of it is synced, what a crash leaves, and what recovery makes of it.
 
-use super::Value;
+use super::{Value, configuration_of};
 use std::collections::{BTreeMap, BTreeSet};
-use synod_paxos::{Held, LsnRun, Record, Restart, Unknown};
-use synod_wire::{Ballot, Lsn, NodeId, Slot};
+use synod_paxos::{Held, LsnRun, Mark, Record, Restart, Unknown};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, Slot};
 
 /// The record that `format` writes has Lsn 1; what the core logs follows.
 const FORMATTED: Lsn = Lsn(1);
@@ -33,7 +33,7 @@ pub(crate) struct Logged {
 pub(crate) struct Copy {
     pub(crate) value: Value,
     pub(crate) ballot: Ballot,
-    pub(crate) barrier: bool,
+    pub(crate) mark: Mark,
 }
 
 /// A node's log. Cloned, it is a disk image to roll back to.
@@ -133,13 +133,13 @@ impl Disk {
 
 /// The value that a record holds.
 fn copy_of(logged: &Logged) -> Option<(Slot, Copy)> {
-    let (slot, ballot, barrier) = match logged.record {
-        Record::Accepted { slot, ballot, barrier, .. } => (slot, ballot, barrier),
-        Record::Learnt { slot, ballot, barrier } => (slot, ballot, barrier),
+    let (slot, ballot, mark) = match logged.record {
+        Record::Accepted { slot, ballot, mark, .. } => (slot, ballot, mark),
+        Record::Learnt { slot, ballot, mark, .. } => (slot, ballot, mark),
         _ => return None,
     };
     let value = logged.value.clone().expect("a value's record has its bytes");
-    Some((slot, Copy { value, ballot, barrier }))
+    Some((slot, Copy { value, ballot, mark }))
 }
 
 /// A recovery scan under way.
@@ -147,7 +147,8 @@ fn copy_of(logged: &Logged) -> Option<(Slot, Copy)> {
 struct Scan {
     promised: Ballot,
     copies: BTreeMap<Slot, (Lsn, Copy)>,
-    chosen: BTreeSet<Slot>,
+    /// And the epoch in which each was.
+    chosen: BTreeMap<Slot, Epoch>,
     chosen_upto: Slot,
     founded: Option<Vec<(NodeId, u64)>>,
     counted: Vec<(NodeId, Lsn)>,
@@ -176,15 +177,18 @@ impl Scan {
             self.copies.insert(slot, (lsn, copy));
         }
         match &logged.record {
-            Record::Learnt { slot, .. } => {
-                self.chosen.insert(*slot);
+            Record::Learnt { slot, epoch, .. } => {
+                self.chosen.insert(*slot, *epoch);
                 self.chosen_upto = self.chosen_upto.max(*slot);
             }
             Record::Chosen(ranges) => {
                 for range in ranges.as_slice() {
                     let held = self.copies.range(range.first..=range.last);
                     let same = held.filter(|(_, (_, copy))| copy.ballot == range.ballot).map(|(slot, _)| *slot);
-                    self.chosen.extend(same);
+                    for slot in same {
+                        let epoch = self.chosen.entry(slot).or_insert(range.epoch);
+                        *epoch = range.epoch.max(*epoch);
+                    }
                     self.chosen_upto = self.chosen_upto.max(range.last);
                 }
             }
@@ -198,9 +202,13 @@ impl Scan {
     }
 
     fn finish(self, last_lsn: Lsn) -> Recovered {
-        let mut applied = Slot::ZERO;
-        while self.chosen.contains(&applied.next()) {
+        let (mut applied, mut configuration, mut governs) = (Slot::ZERO, None, Epoch(1));
+        while self.chosen.get(&applied.next()).is_some_and(|epoch| *epoch >= governs) {
             applied = applied.next();
+            if let Some(configured) = configuration_of(&self.copies[&applied].1.value) {
+                governs = configured.epoch;
+                configuration = Some((applied, configured));
+            }
         }
         let fresh = |lsn: Lsn| !self.repaired.iter().any(|run| run.covers(&LsnRun { first: lsn, last: lsn }));
         let named: Vec<_> = self.named.iter().filter(|(lsn, _)| fresh(*lsn)).collect();
@@ -213,8 +221,8 @@ impl Scan {
         let held = above.map(|(slot, (lsn, copy))| Held {
             slot: *slot,
             ballot: copy.ballot,
-            chosen: self.chosen.contains(slot),
-            barrier: copy.barrier,
+            chosen: self.chosen.get(slot).copied().filter(|epoch| *epoch >= governs),
+            mark: copy.mark,
             unknown: !after_damage(*slot, *lsn),
         });
         let lost: BTreeSet<Slot> = named.iter().map(|(_, slot)| *slot).collect();
@@ -229,6 +237,7 @@ impl Scan {
             last_lsn,
             founded: self.founded,
             applied,
+            configuration,
             held: held.collect(),
             chosen_upto: self.chosen_upto,
             unknown,

@@ -14,10 +14,29 @@ pub(crate) mod script;
 
 use std::rc::Rc;
 use synod_paxos::Settings;
-use synod_wire::{Ballot, NodeId, Quorums};
+use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
+use synod_wire::{Ballot, Configuration, NodeId, Quorums};
 
 /// A slot's value. The core never sees it.
 pub(crate) type Value = Rc<str>;
+
+/// The value that brings a configuration.
+pub(crate) fn configuration_value(configuration: &Configuration) -> Value {
+    let mut bytes = [0; MAX_CONFIGURATION_BYTES];
+    let used = configuration.encode(&mut bytes);
+    let hex: String = bytes[..used].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{CONFIGURES}{hex}").into()
+}
+
+/// The configuration that a value brings.
+pub(crate) fn configuration_of(value: &Value) -> Option<Configuration> {
+    let hex = value.strip_prefix(CONFIGURES)?;
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+    Some(Configuration::parse(&bytes).expect("a configuration"))
+}
+
+const CONFIGURES: &str = "configuration ";
 
 /// The value of a no-op.
 pub(crate) const NOOP: &str = "-";
@@ -30,6 +49,7 @@ pub(crate) fn settings(me: u8, nodes: u8) -> Settings {
     Settings {
         me: NodeId(me),
         members: (1..=nodes).map(NodeId).collect(),
+        joins: false,
         quorums: Quorums::majority(nodes.into()),
         incarnation: founding_incarnation(me),
         window_slots: 64,
@@ -42,6 +62,12 @@ pub(crate) fn settings(me: u8, nodes: u8) -> Settings {
         seed: me.into(),
         lease: None,
     }
+}
+
+/// The configuration that a group of the nodes 1..=`nodes` begins with.
+pub(crate) fn founding(nodes: u8, quorums: Quorums) -> Configuration {
+    let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+    Configuration::founding(&members, quorums)
 }
 
 /// The incarnation that a node founds the group with.

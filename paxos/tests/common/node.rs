@@ -2,10 +2,12 @@
 
 use super::checks::Checks;
 use super::disk::{Copy, Disk, Logged};
-use super::{NOOP, Value};
+use super::{NOOP, Value, configuration_of};
 use std::collections::BTreeMap;
-use synod_paxos::{Halt, Input, Message, Output, Reason, Record, Replica, Role, Settings, Source, invariants};
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Slot};
+use synod_paxos::{
+    Halt, Input, Mark, Message, Output, Reason, Record, Replica, Role, Settings, Source, Transferred, invariants,
+};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
 
 /// Parts in a million.
 const PPM: u128 = 1_000_000;
@@ -15,6 +17,8 @@ const PPM: u128 = 1_000_000;
 pub(crate) struct Packet {
     pub(crate) from: NodeId,
     pub(crate) to: NodeId,
+    /// The sender's epoch when it left.
+    pub(crate) epoch: Epoch,
     /// The sender's durable Lsn when it left.
     pub(crate) lsn: Lsn,
     pub(crate) message: Message,
@@ -44,10 +48,13 @@ pub(crate) struct Node {
     pub(crate) roles: Vec<(Role, Reason)>,
     /// The last round of reads that it answered, since it was started.
     pub(crate) answered: Option<u64>,
+    /// How its last hand-over ended, since its start.
+    pub(crate) transferred: Option<Transferred>,
     /// By how much its clock is fast; below 0: slow. The same for the whole run, so that one moment has one reading.
     pub(crate) drift_ppm: i64,
     copies: BTreeMap<Slot, Copy>,
     parked: Vec<Parked>,
+    last_ns: u64,
 }
 
 impl Node {
@@ -61,9 +68,11 @@ impl Node {
             applied: Vec::new(),
             roles: Vec::new(),
             answered: None,
+            transferred: None,
             drift_ppm: 0,
             copies: BTreeMap::new(),
             parked: Vec::new(),
+            last_ns: 0,
         }
     }
 
@@ -122,6 +131,7 @@ impl Node {
         self.copies = recovered.copies;
         self.roles.clear();
         self.answered = None;
+        self.transferred = None;
         let replica = Replica::new(self.settings.clone(), recovered.restart, self.local_ns(now_ns));
         invariants::check_state(&replica);
         self.replica = Some(replica);
@@ -132,7 +142,7 @@ impl Node {
         self.replica = None;
         self.parked.clear();
         for logged in self.disk.sync(survive) {
-            checks.on_durable(self.settings.me, &logged);
+            checks.on_durable(self.settings.me, self.settings.incarnation, &logged);
         }
         self.disk.lose_unsynced();
     }
@@ -141,6 +151,7 @@ impl Node {
     pub(crate) fn step(&mut self, now_ns: u64, input: Input, value: Option<Value>, checks: &mut Checks) -> Vec<Packet> {
         let mut sent = Vec::new();
         let local_ns = self.local_ns(now_ns);
+        self.last_ns = local_ns;
         let Some(replica) = &mut self.replica else { return sent };
         let before = replica.clone();
         checks.at(now_ns);
@@ -159,7 +170,7 @@ impl Node {
     /// The log is synced up to `upto`: the replica is told, and what waited goes out first.
     pub(crate) fn synced(&mut self, now_ns: u64, upto: Lsn, checks: &mut Checks) -> Vec<Packet> {
         for logged in self.disk.sync(upto) {
-            checks.on_durable(self.settings.me, &logged);
+            checks.on_durable(self.settings.me, self.settings.incarnation, &logged);
         }
         let mut sent = Vec::new();
         let (ready, parked) = std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.after <= upto);
@@ -203,12 +214,22 @@ impl Node {
                 assert_eq!(slot.0, self.applied.len() as u64 + 1, "delivered in order, without gaps");
                 let copy = self.copies[&slot].clone();
                 checks.on_deliver(self.settings.me, slot, &copy.value);
+                let configuration = configuration_of(&copy.value);
+                assert_eq!(configuration.is_some(), copy.mark == Mark::Configuration, "the mark says what it is");
                 self.applied.push(copy);
+                if let Some(configuration) = configuration {
+                    let now_ns = self.last_ns;
+                    let replica = self.replica.as_mut().expect("the node is up");
+                    let before = replica.clone();
+                    replica.step(now_ns, Input::Configured(configuration.into()));
+                    invariants::check_step(&before, replica);
+                    invariants::check_state(replica);
+                }
             }
             Output::ServeCatchUp { to, first, last } => {
                 for slot in (first.0..=last.0).map(Slot) {
-                    let Copy { value, ballot, barrier } = self.applied[slot.0 as usize - 1].clone();
-                    let message = Message::Learn { slot, ballot, barrier };
+                    let Copy { value, ballot, mark } = self.applied[slot.0 as usize - 1].clone();
+                    let message = Message::Learn { slot, ballot, mark };
                     let to = [to].into_iter().collect();
                     self.release(Parked { to, after: Lsn::ZERO, message, value: Some(value) }, checks, sent);
                 }
@@ -222,25 +243,29 @@ impl Node {
                 checks.on_current(me, self.moment_ns(current_at_ns.expect("a round was answered")), delivered);
             }
             Output::Repaired => {}
+            Output::Configured(configuration) => assert_eq!(*configuration, *self.core().configuration()),
+            Output::Transferred(outcome) => self.transferred = Some(outcome),
             Output::Halt(halt) => assert_eq!(self.core().halted(), Some(halt)),
         }
     }
 
     /// The bytes that a record holds, which are then what the node holds at the slot.
     fn bytes_of(&mut self, record: &Record, value: Option<&Value>) -> Option<Value> {
-        let (slot, ballot, barrier, bytes) = match *record {
-            Record::Accepted { slot, ballot, barrier, source } => {
+        let (slot, ballot, mark, bytes) = match *record {
+            Record::Accepted { slot, ballot, mark, source } => {
                 let bytes = match source {
-                    Source::Message | Source::Proposal => value.expect("a value came with the input").clone(),
+                    Source::Message | Source::Proposal | Source::Configuration => {
+                        value.expect("a value came with the input").clone()
+                    }
                     Source::Held => self.copies[&slot].value.clone(),
                     Source::Noop => NOOP.into(),
                 };
-                (slot, ballot, barrier, bytes)
+                (slot, ballot, mark, bytes)
             }
-            Record::Learnt { slot, ballot, barrier } => (slot, ballot, barrier, value.expect("a learnt value").clone()),
+            Record::Learnt { slot, ballot, mark, .. } => (slot, ballot, mark, value.expect("a learnt value").clone()),
             _ => return None,
         };
-        self.copies.insert(slot, Copy { value: bytes.clone(), ballot, barrier });
+        self.copies.insert(slot, Copy { value: bytes.clone(), ballot, mark });
         Some(bytes)
     }
 
@@ -250,6 +275,7 @@ impl Node {
             sent.push(Packet {
                 from: self.settings.me,
                 to,
+                epoch: self.core().configuration().epoch,
                 lsn: self.disk.durable(),
                 message: send.message.clone(),
                 value: send.value.clone(),

@@ -6,6 +6,7 @@
 //! | `group 3 lease 100ms [drift 10%] [slow 1] [fast 2]` | leases, the drift that they allow for, and whose clocks drift by it |
 //! | `propose 1 a b` | the leader 1 proposes values, one a slot |
 //! | `read 1` | node 1 gets a read, which joins its next round |
+//! | `transfer 1 [2]` | node 1 is told to hand over (to node 2) |
 //! | `campaign 2` | node 2 hears no leader, and stands for election |
 //! | `deliver` | delivers datagrams until none is under way |
 //! | `deliver 1->2 Accept slot=3` | delivers those now under way that match; `*` is any node; kind and fields may be left out |
@@ -80,6 +81,8 @@ impl Script {
         match (command, words) {
             ("propose", [id, values @ ..]) => return propose(cluster, node(id)?, values),
             ("read", [id]) => cluster.step(node(id)?, Input::Read, None),
+            ("transfer", [id]) => cluster.step(node(id)?, Input::Transfer { to: None }, None),
+            ("transfer", [id, to]) => cluster.step(node(id)?, Input::Transfer { to: Some(node(to)?) }, None),
             ("campaign", [id]) => return cluster.campaign(node(id)?),
             ("deliver", []) => cluster.deliver_all(),
             ("deliver", ["one", filter @ ..]) => {
@@ -135,6 +138,7 @@ impl Script {
     /// | `1 halted Behind`, `… FormattedAnew`, `… BeyondRepair`, `… no` | why it halted |
     /// | `1 answered 2`, `… none` | the last round of reads that it answered, counted from 1 at each start |
     /// | `1 lease yes`, `… no` | whether its lease lasts, by its own clock |
+    /// | `1 transferred Done`, `… no` | how its last hand-over ended |
     /// | `1 proposes yes`, `… no` | whether a batch may be proposed |
     /// | `sent 1->2 Accept slot=3` | such a datagram is under way |
     /// | `silent 1->2 Accept slot=3` | none is |
@@ -193,6 +197,7 @@ fn expect_node(node: &Node, now_ns: u64, what: &str, wanted: &[&str]) -> Outcome
         "halted" => node.halted().map_or("no".into(), |halt| kind(&format!("{halt:?}")).to_string()),
         "answered" => node.answered.map_or("none".into(), |round| round.to_string()),
         "lease" => String::from(if node.holds_lease(now_ns) { "yes" } else { "no" }),
+        "transferred" => node.transferred.map_or("no".into(), |outcome| format!("{outcome:?}")),
         "proposes" => String::from(if core.can_propose() { "yes" } else { "no" }),
         _ => return Err(format!("nothing is known of `{what}` (see tests/common/script.rs)")),
     };
@@ -291,6 +296,9 @@ fn field(message: &Message, key: &str) -> Option<String> {
         (Message::Accept { ballot, .. } | Message::Accepted { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Prepare { ballot, .. } | Message::Promise { ballot, .. }, "ballot") => ballot.to_string(),
         (Message::Commit { ballot, .. } | Message::Heartbeat { ballot, .. }, "ballot") => ballot.to_string(),
+        (Message::Release { ballot, .. } | Message::TakeOver { ballot, .. }, "ballot") => ballot.to_string(),
+        (Message::TakeOver { upto, .. }, "upto") => upto.to_string(),
+        (Message::Release { probe, .. }, "probe") => probe.to_string(),
         (Message::Heartbeat { chosen, .. }, "chosen") => chosen.to_string(),
         (Message::Heartbeat { probe, .. } | Message::HeartbeatAck { probe, .. }, "probe") => probe.to_string(),
         (Message::ReadIndex { round, .. } | Message::ReadIndexAck { round, .. }, "round") => round.to_string(),

@@ -32,7 +32,7 @@ fn a_ballot_of_another_node_is_not_taken_from_its_sender() {
 
 #[test]
 fn a_promise_reports_what_is_held_and_waits_for_all_of_it() {
-    let chosen = Held { chosen: true, ..held(7, ballot(1, 3)) };
+    let chosen = Held { chosen: Some(Epoch(1)), ..held(7, ballot(1, 3)) };
     let mut bench = Bench::follower_of(settings(1, 3), restart(ballot(2, 2), 4, vec![held(6, ballot(2, 2)), chosen]));
     bench.hear(TWO, accept(ballot(2, 2), 5));
     let reports = vec![
@@ -172,7 +172,7 @@ fn an_accepted_value_is_handed_out_once_durable_and_only_in_its_ballot() {
     let (b, lsn) = (ballot(1, 2), bench.lsn().0);
     bench.hear(TWO, accept(b, 2));
     let wanted = |slot, ballot| Message::FetchValue { slot: Slot(slot), ballot };
-    let value = Message::Value { slot: Slot(2), ballot: b };
+    let value = Message::Value { slot: Slot(2), ballot: b, mark: Mark::Batch };
     assert_eq!(bench.hear(THREE, wanted(2, b)), [send(&[THREE], value, Lsn(lsn + 1))]);
     assert_eq!(bench.hear(THREE, wanted(2, ballot(1, 3))), []);
     let served = Output::ServeCatchUp { to: THREE, first: Slot(1), last: Slot(1) };

@@ -21,7 +21,7 @@ fn offer(lsn: u64, ballot: Ballot, slot: u64, source: Source) -> [Output; 2] {
 
 /// The barrier: its record and its accept request.
 fn barrier(lsn: u64, ballot: Ballot, slot: u64) -> [Output; 2] {
-    let request = Message::Accept { ballot, slot: Slot(slot), barrier: true };
+    let request = Message::Accept { ballot, slot: Slot(slot), mark: Mark::Barrier };
     [persist(lsn, ballot, barrier_of(slot, ballot)), send(&[TWO, THREE], request, Lsn::ZERO)]
 }
 
@@ -117,7 +117,7 @@ fn a_value_that_another_holds_in_the_highest_ballot_is_fetched_from_it() {
     let asked = send(&[TWO], fetch_value(1, higher), Lsn::ZERO);
     assert_eq!(outputs, [vec![elected(), beat(b, 0), asked.clone()], barrier(22, b, 2).to_vec()].concat());
     assert_eq!(bench.after(10)[0], asked, "asked again");
-    let value = |ballot| Message::Value { slot: Slot(1), ballot };
+    let value = |ballot| Message::Value { slot: Slot(1), ballot, mark: Mark::Batch };
     assert_eq!(bench.hear(TWO, value(ballot(2, 1))), [], "not the ballot that was planned");
     assert_eq!(bench.hear(TWO, value(higher)), offer(23, b, 1, Source::Message));
     assert_eq!(bench.hear(TWO, value(higher)), [], "once");
@@ -142,14 +142,14 @@ fn votes_for_what_is_not_proposed_yet_do_not_choose_what_is_held() {
         assert_eq!(bench.hear(peer, accepted(b, 2, [0; 4])), []);
     }
     assert_eq!(bench.core.prefix(), Slot(0));
-    let learnt = Record::Learnt { slot: Slot(1), ballot: ballot(2, 2), barrier: false };
+    let learnt = Record::Learnt { slot: Slot(1), ballot: ballot(2, 2), mark: Mark::Batch, epoch: Epoch(1) };
     let outputs = bench.hear(TWO, learn(1, ballot(2, 2)));
     assert_eq!(outputs[..3], [persist(23, b, learnt), deliver(1), deliver(2)]);
 }
 
 #[test]
 fn a_hole_is_filled_with_a_no_op_and_a_chosen_slot_is_left_alone() {
-    let known = Held { chosen: true, ..held(3, ballot(1, 1)) };
+    let known = Held { chosen: Some(Epoch(1)), ..held(3, ballot(1, 1)) };
     let mut bench = Bench::candidate(restart(ballot(1, 1), 1, vec![known, held(4, ballot(1, 1))]));
     let b = ballot(2, 1);
     let outputs = bench.hear(TWO, promise(b, 1, vec![]));
@@ -170,7 +170,7 @@ fn a_prefix_reported_as_chosen_is_fetched_before_anything_is_proposed() {
     assert_eq!(bench.hear(TWO, learn(1, ballot(0, 2))).last(), Some(&deliver(1)));
     let outputs = bench.hear(TWO, learn(2, ballot(0, 2)));
     let asked = send(&[TWO], fetch_value(3, ballot(0, 2)), Lsn::ZERO);
-    let learnt = Record::Learnt { slot: Slot(2), ballot: ballot(0, 2), barrier: false };
+    let learnt = Record::Learnt { slot: Slot(2), ballot: ballot(0, 2), mark: Mark::Batch, epoch: Epoch(1) };
     let wanted = [vec![persist(5, B, learnt), deliver(2), elected(), beat(B, 2), asked], barrier(6, B, 4).to_vec()];
     assert_eq!(outputs, wanted.concat(), "slots 1 and 2 are not holes");
 }
@@ -209,7 +209,7 @@ fn a_barrier_is_sent_again_though_many_values_below_it_are_still_being_fetched()
     let last = BURST_SLOTS as u64 + 4;
     let all = (1..=last).map(|slot| report(slot, ReportState::Accepted(ballot(0, 2))));
     bench.hear(TWO, promise(B, 0, all.collect()));
-    let request = Message::Accept { ballot: B, slot: Slot(last + 1), barrier: true };
+    let request = Message::Accept { ballot: B, slot: Slot(last + 1), mark: Mark::Barrier };
     assert_eq!(bench.after(10).last(), Some(&send(&[TWO, THREE], request, Lsn::ZERO)));
 }
 

@@ -37,7 +37,7 @@ fn a_promise_says_which_slots_damage_hides() {
 
 #[test]
 fn what_is_known_chosen_is_not_unknown() {
-    let known = Held { unknown: true, chosen: true, ..held(6, ballot(1, 2)) };
+    let known = Held { unknown: true, chosen: Some(Epoch(1)), ..held(6, ballot(1, 2)) };
     let bench = Bench::follower_of(settings(1, 3), damaged(Unknown::Slots(vec![]), vec![known]));
     assert_eq!(bench.core.unknown_slots(), Some(0));
 }
@@ -118,7 +118,7 @@ fn a_new_accept_clears_a_slot_and_the_repair_is_logged_when_nothing_is_hidden() 
 fn a_value_learnt_as_chosen_clears_a_slot() {
     let mut bench = Bench::follower_of(settings(1, 3), damaged(slots(&[5]), vec![]));
     let b = ballot(1, 2);
-    let learnt = Record::Learnt { slot: Slot(5), ballot: b, barrier: false };
+    let learnt = Record::Learnt { slot: Slot(5), ballot: b, mark: Mark::Batch, epoch: Epoch(1) };
     let outputs = bench.hear(TWO, learn(5, b));
     assert_eq!(outputs, [vec![persist(21, b, learnt), deliver(5)], repaired(22, b).to_vec()].concat());
 }
@@ -126,7 +126,7 @@ fn a_value_learnt_as_chosen_clears_a_slot() {
 #[test]
 fn a_peers_unchosen_value_clears_nothing() {
     let mut bench = Bench::follower_of(settings(1, 3), damaged(slots(&[5]), vec![]));
-    assert_eq!(bench.hear(TWO, Message::Value { slot: Slot(5), ballot: ballot(1, 2) }), []);
+    assert_eq!(bench.hear(TWO, Message::Value { slot: Slot(5), ballot: ballot(1, 2), mark: Mark::Batch }), []);
     assert_eq!(bench.core.unknown(), [Slot(5)]);
 }
 
@@ -134,7 +134,7 @@ fn a_peers_unchosen_value_clears_nothing() {
 fn a_delivered_barrier_above_the_recovered_promise_ends_all_doubt() {
     for (barrier, ends) in [(ballot(2, 3), true), (ballot(1, 2), false)] {
         let mut bench = Bench::follower_of(settings(1, 3), damaged(Unknown::All, vec![]));
-        let learnt = Message::Learn { slot: Slot(5), ballot: barrier, barrier: true };
+        let learnt = Message::Learn { slot: Slot(5), ballot: barrier, mark: Mark::Barrier };
         let outputs = bench.hear(TWO, learnt);
         assert_eq!(outputs.contains(&Output::Repaired), ends, "a barrier of {barrier}");
         assert_eq!(bench.core.unknown_slots().is_some(), ends);

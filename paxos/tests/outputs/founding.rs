@@ -43,6 +43,7 @@ fn a_founding_record_confirms_nothing_before_it_is_durable() {
         to_start: START,
         founded_with,
         counted: Lsn(0),
+        prefix: Slot::ZERO,
     };
     assert_eq!(bench.hear(THREE, hello(103, true)), [send(&[THREE], ack(0), Lsn::ZERO)]);
     bench.hear(TWO, hello_ack(TWO, 0, Lsn::ZERO));
@@ -95,8 +96,14 @@ fn a_node_formatted_after_the_founding_halts() {
 #[test]
 fn an_answer_to_another_incarnation_counts_for_nothing() {
     let mut bench = Bench::new(settings(1, 3), founded());
-    let stray =
-        Message::HelloAck { incarnation: 102, to_incarnation: 1, to_start: START, founded_with: 1, counted: Lsn(900) };
+    let stray = Message::HelloAck {
+        incarnation: 102,
+        to_incarnation: 1,
+        to_start: START,
+        founded_with: 1,
+        counted: Lsn(900),
+        prefix: Slot::ZERO,
+    };
     assert_eq!(bench.hear(TWO, stray), []);
     assert_eq!(bench.core.role(), Role::Joining);
 }
@@ -110,6 +117,7 @@ fn an_answer_to_another_start_confirms_nothing_and_still_halts() {
         to_start: START + 1,
         founded_with: founding_incarnation(1),
         counted,
+        prefix: Slot::ZERO,
     };
     assert_eq!(bench.hear(TWO, late(Lsn::ZERO)), []);
     assert_eq!(bench.core.role(), Role::Joining);

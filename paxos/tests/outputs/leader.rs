@@ -117,8 +117,8 @@ fn runs_of_slots_chosen_by_the_same_votes_share_their_evidence() {
     bench.hear(THREE, accepted(B, 4, [0; 4]));
     bench.sync();
     let ranges: Ranges = [
-        Evidence { first: Slot(2), last: Slot(4), ballot: B, acceptors: set(&[TWO, THREE]) },
-        Evidence { first: Slot(5), last: Slot(5), ballot: B, acceptors: set(&[ME, TWO]) },
+        Evidence { first: Slot(2), last: Slot(4), ballot: B, acceptors: set(&[TWO, THREE]), epoch: Epoch(1) },
+        Evidence { first: Slot(5), last: Slot(5), ballot: B, acceptors: set(&[ME, TWO]), epoch: Epoch(1) },
     ]
     .into_iter()
     .collect();
@@ -277,7 +277,7 @@ fn a_follower_that_is_made_to_propose_is_a_bug() {
 fn a_leader_that_learns_what_it_never_proposed_is_superseded() {
     let mut bench = Bench::leader();
     let (b, lsn) = (ballot(4, 3), bench.lsn().0);
-    let learnt = Record::Learnt { slot: Slot(2), ballot: b, barrier: false };
+    let learnt = Record::Learnt { slot: Slot(2), ballot: b, mark: Mark::Batch, epoch: Epoch(1) };
     let outputs = bench.hear(TWO, learn(2, b));
     assert_eq!(outputs, [became(Role::Follower, Reason::HigherBallot), persist(lsn + 1, B, learnt), deliver(2)]);
     bench.election();

@@ -13,7 +13,7 @@ fn ack(ballot: Ballot, prefix: u64, probe: u64) -> Message {
 }
 
 fn learnt(slot: u64, ballot: Ballot) -> Record {
-    Record::Learnt { slot: Slot(slot), ballot, barrier: false }
+    Record::Learnt { slot: Slot(slot), ballot, mark: Mark::Batch, epoch: Epoch(1) }
 }
 
 /// The Lsn after which this node's promise of ballot 1.2 is durable.
@@ -63,9 +63,9 @@ fn a_heartbeat_is_answered_and_its_watermark_taken() {
     bench.hear(TWO, accept(B, 2));
     let lsn = bench.lsn().0;
     let wanted = [
-        send(&[TWO], ack(B, 1, 77), PROMISE_LSN),
         persist(lsn + 1, B, chosen(2, 2, B, &[])),
         deliver(2),
+        send(&[TWO], ack(B, 2, 77), PROMISE_LSN),
         send(&[TWO], fetch(3, 4), Lsn::ZERO),
     ];
     assert_eq!(bench.hear(TWO, heartbeat(B, 4, 77)), wanted);
@@ -173,7 +173,7 @@ fn a_joining_node_serves_and_learns() {
 
 #[test]
 fn recovered_values_that_are_known_chosen_are_delivered_when_the_hole_closes() {
-    let known = |slot| Held { chosen: true, ..held(slot, B) };
+    let known = |slot| Held { chosen: Some(Epoch(1)), ..held(slot, B) };
     let mut bench = Bench::follower_of(settings(1, 3), restart(B, 4, vec![known(6), known(7)]));
     assert_eq!(bench.hear(TWO, learn(5, B)), [persist(21, B, learnt(5, B)), deliver(5), deliver(6), deliver(7)]);
 }

@@ -16,7 +16,7 @@ mod states;
 
 use common::{MS, ballot, founding_incarnation, settings};
 use synod_paxos::*;
-use synod_wire::{Ballot, Lsn, NodeId, NodeSet, Quorums, Slot};
+use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Quorums, Slot};
 
 const ME: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -98,7 +98,7 @@ impl Bench {
     }
 
     fn hear_at(&mut self, from: NodeId, lsn: Lsn, message: Message) -> Vec<Output> {
-        self.step(Input::Message { from, lsn, message })
+        self.step(Input::Message { from, epoch: Epoch(1), lsn, message })
     }
 
     fn sync(&mut self) -> Vec<Output> {
@@ -147,7 +147,7 @@ fn restart(promised: Ballot, applied: u64, held: Vec<Held>) -> Restart {
 }
 
 fn held(slot: u64, ballot: Ballot) -> Held {
-    Held { slot: Slot(slot), ballot, chosen: false, barrier: false, unknown: false }
+    Held { slot: Slot(slot), ballot, chosen: None, mark: Mark::Batch, unknown: false }
 }
 
 fn set(nodes: &[NodeId]) -> NodeSet {
@@ -172,7 +172,14 @@ fn deliver(slot: u64) -> Output {
 
 fn hello_ack(from: NodeId, founded_with: u64, counted: Lsn) -> Message {
     let incarnation = founding_incarnation(from.0);
-    Message::HelloAck { incarnation, to_incarnation: founding_incarnation(1), to_start: START, founded_with, counted }
+    Message::HelloAck {
+        incarnation,
+        to_incarnation: founding_incarnation(1),
+        to_start: START,
+        founded_with,
+        counted,
+        prefix: Slot::ZERO,
+    }
 }
 
 fn prepare(ballot: Ballot) -> Message {
@@ -184,11 +191,11 @@ fn promise(ballot: Ballot, prefix: u64, reports: Vec<Report>) -> Message {
 }
 
 fn report(slot: u64, state: ReportState) -> Report {
-    Report { slot: Slot(slot), state }
+    Report { slot: Slot(slot), state, configures: false }
 }
 
 fn accept(ballot: Ballot, slot: u64) -> Message {
-    Message::Accept { ballot, slot: Slot(slot), barrier: false }
+    Message::Accept { ballot, slot: Slot(slot), mark: Mark::Batch }
 }
 
 fn accepted(ballot: Ballot, upto: u64, bits: [u64; 4]) -> Message {
@@ -200,7 +207,7 @@ fn heartbeat(ballot: Ballot, chosen: u64, probe: u64) -> Message {
 }
 
 fn learn(slot: u64, ballot: Ballot) -> Message {
-    Message::Learn { slot: Slot(slot), ballot, barrier: false }
+    Message::Learn { slot: Slot(slot), ballot, mark: Mark::Batch }
 }
 
 fn fetch(first: u64, last: u64) -> Message {
@@ -212,15 +219,17 @@ fn missing(ballot: Ballot, first: u64, last: u64) -> Message {
 }
 
 fn record_of(slot: u64, ballot: Ballot, source: Source) -> Record {
-    Record::Accepted { slot: Slot(slot), ballot, barrier: false, source }
+    Record::Accepted { slot: Slot(slot), ballot, mark: Mark::Batch, source }
 }
 
 fn barrier_of(slot: u64, ballot: Ballot) -> Record {
-    Record::Accepted { slot: Slot(slot), ballot, barrier: true, source: Source::Noop }
+    Record::Accepted { slot: Slot(slot), ballot, mark: Mark::Barrier, source: Source::Noop }
 }
 
 fn evidence(first: u64, last: u64, ballot: Ballot, acceptors: &[NodeId]) -> Ranges {
-    [Evidence { first: Slot(first), last: Slot(last), ballot, acceptors: set(acceptors) }].into_iter().collect()
+    [Evidence { first: Slot(first), last: Slot(last), ballot, acceptors: set(acceptors), epoch: Epoch(1) }]
+        .into_iter()
+        .collect()
 }
 
 fn chosen(first: u64, last: u64, ballot: Ballot, acceptors: &[NodeId]) -> Record {

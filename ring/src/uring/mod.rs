@@ -547,6 +547,19 @@ impl<J, D> Io for UringIo<J, D> {
         self.rx[buf.socket as usize].release(buf);
     }
 
+    fn set_peer(&mut self, peer: usize, address: SocketAddrV4) -> Result<(), IoError> {
+        // Submissions that point into the old table must be gone.
+        self.submit_all()?;
+        let mut peers = std::mem::take(&mut self.peers).into_vec();
+        assert!(peer <= peers.len(), "the peers' table has no gaps");
+        match peers.get_mut(peer) {
+            Some(place) => *place = sockaddr(address),
+            None => peers.push(sockaddr(address)),
+        }
+        self.peers = peers.into_boxed_slice();
+        Ok(())
+    }
+
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
         let to = &raw const self.peers[peer];
         self.queue_send(FILE_PEERS, to, bytes);

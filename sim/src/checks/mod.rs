@@ -22,6 +22,7 @@ mod snapshots;
 mod status;
 mod streams;
 mod told;
+mod trims;
 mod views;
 mod zeros;
 
@@ -81,6 +82,7 @@ pub(crate) struct Checks {
     pub(crate) kv: kv::Maps,
     pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) streams: streams::Streams,
+    pub(crate) trims: trims::Trims,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -105,6 +107,7 @@ impl Checks {
             kv: kv::Maps::new(plan),
             snapshots: snapshots::Snapshots::default(),
             streams: streams::Streams::new(plan.nodes),
+            trims: trims::Trims::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }

@@ -93,6 +93,18 @@ impl Reads {
         }
     }
 
+    /// A reader is told that what it wants next was trimmed, and ends; `model` is the first sequence that is left by what was applied
+    /// anywhere. True: it had not said so before.
+    pub(crate) fn trimmed(&mut self, reader: usize, first: u64, model: u64) -> Result<bool, super::Violation> {
+        let Some(cursor) = self.cursors.remove(&reader) else { return Ok(false) };
+        if cursor.next < first && first <= model {
+            return Ok(true);
+        }
+        let detail =
+            format!("c{reader} is told that all before {first} is trimmed, and {model} is the first: {cursor:?}");
+        violated("reads are complete", detail).map(|()| false)
+    }
+
     /// A reader has all that it wanted, as far as it exists. True: it had not said so before.
     pub(crate) fn finished(&mut self, reader: usize) -> Result<bool, super::Violation> {
         let Some(cursor) = self.cursors.get_mut(&reader) else { return Ok(false) };

@@ -52,6 +52,8 @@ pub(crate) struct Sessions {
     /// Entries that were not appended, by session's id and client sequence.
     refused: BTreeMap<(u128, u64), Decided>,
     entries: Vec<Entry>,
+    /// Entries below this sequence were trimmed.
+    first: u64,
     /// The highest client sequence ever decided on under an id, in whatever session of that id: no client of the simulator uses
     /// the id of a session that is gone for anything else.
     sequenced: BTreeMap<u128, u64>,
@@ -69,6 +71,7 @@ struct After {
     timestamp_ns: u64,
     fence: u64,
     opened: u64,
+    first: u64,
     digest: u64,
 }
 
@@ -92,6 +95,7 @@ impl Sessions {
             fence: 0,
             refused: BTreeMap::new(),
             entries: Vec::new(),
+            first: 1,
             sequenced: BTreeMap::new(),
             timestamp_ns: 0,
             tails: Vec::new(),
@@ -109,14 +113,23 @@ impl Sessions {
             self.rest();
         }
         for run in batch.runs() {
-            if run.opens_session() {
+            if let Some(before) = run.trims_before() {
+                self.first = before.0.clamp(self.first, self.first.max(self.entries.len() as u64 + 1));
+            } else if run.opens_session() {
                 self.open(slot, &run);
             } else {
                 self.append(slot, &run)?;
             }
         }
         let (tail, timestamp_ns) = (self.entries.len() as u64, self.timestamp_ns);
-        self.tails.push(After { tail, timestamp_ns, fence: self.fence, opened: self.opened, digest: self.digest });
+        self.tails.push(After {
+            tail,
+            timestamp_ns,
+            fence: self.fence,
+            opened: self.opened,
+            first: self.first,
+            digest: self.digest,
+        });
         Ok(())
     }
 
@@ -209,10 +222,20 @@ impl Sessions {
         Ok(())
     }
 
+    /// The tail after a slot that somebody has applied.
+    pub(crate) fn tail_after(&self, slot: Slot) -> Option<u64> {
+        self.tails.get(slot.0.checked_sub(1)? as usize).map(|after| after.tail)
+    }
+
+    /// The first sequence that was not trimmed.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
     /// A node's state machine after `applied`.
     pub(crate) fn agrees(&self, node: usize, applied: Slot, machine: &Sequencer) -> Checked {
         let after = match applied {
-            Slot::ZERO => After::default(),
+            Slot::ZERO => After { first: 1, ..After::default() },
             Slot(slot) => match self.tails.get(slot as usize - 1) {
                 Some(state) => *state,
                 None => {
@@ -221,7 +244,14 @@ impl Sessions {
             },
         };
         let (tail, timestamp_ns) = (machine.tail().0, machine.last_timestamp_ns());
-        let mut is = After { tail, timestamp_ns, fence: machine.fence(), opened: machine.opened(), ..after };
+        let mut is = After {
+            tail,
+            timestamp_ns,
+            fence: machine.fence(),
+            opened: machine.opened(),
+            first: machine.first().0,
+            ..after
+        };
         if machine.sessions() <= FEW_SESSIONS || applied.0.is_multiple_of(SPARSE_SLOTS) {
             is.digest = machine.table().fold(0, |sum, row| sum ^ digest(&row));
         }

@@ -58,6 +58,17 @@ impl Streams {
         )
     }
 
+    /// A subscriber is told that what comes next was trimmed; `model` is the first sequence that is left by what was applied anywhere.
+    pub(crate) fn trimmed(&mut self, client: usize, first: u64, model: u64) -> Checked {
+        let next = self.next.insert(client, first).unwrap_or(1);
+        if next < first && first <= model {
+            return Ok(());
+        }
+        let detail =
+            format!("c{client} waits for {next} and is told that all before {first} is trimmed; {model} is the first");
+        violated("streams are the committed order", detail)
+    }
+
     fn in_order(&mut self, client: usize, sequence: u64) -> Checked {
         let next = self.next.entry(client).or_insert(1);
         if sequence != *next {

@@ -25,7 +25,8 @@ impl Ballots {
                 self.answer(node, *ballot);
             }
             Message::Accept { ballot, .. } | Message::Heartbeat { ballot, .. } | Message::Commit { ballot, .. } => {
-                let led = self.prepared.get(ballot) == Some(&life);
+                // Who needs no other's promise prepares nothing.
+                let led = *self.prepared.entry(*ballot).or_insert(life) == life;
                 assert!(led && ballot.node == node, "node {node} leads in ballot {ballot}, which it did not prepare");
             }
             Message::Promise { ballot, .. } | Message::Accepted { ballot, .. } => self.answer(node, *ballot),
@@ -33,6 +34,12 @@ impl Ballots {
             Message::Refused { promised } => self.answer(node, *promised),
             _ => {}
         }
+    }
+
+    /// A node lost its log: another life of it begins, which knows nothing.
+    pub(super) fn on_lost(&mut self, node: NodeId) {
+        self.answered.remove(&node);
+        self.prepared.retain(|ballot, _| ballot.node != node);
     }
 
     fn answer(&mut self, node: NodeId, ballot: Ballot) {

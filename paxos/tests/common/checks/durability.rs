@@ -36,7 +36,7 @@ pub(super) fn check_reply(node: NodeId, message: &Message, disk: &mut Disk, agre
                 check_slots(node, *ballot, slot, slot, disk, agreement);
             }
         }
-        Message::Value { slot, ballot } => {
+        Message::Value { slot, ballot, .. } => {
             assert!(disk.is_stable(*slot, *ballot), "node {node} hands out slot {slot}, which is not on its disk");
         }
         _ => {}

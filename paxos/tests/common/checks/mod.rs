@@ -12,7 +12,7 @@ use ballots::Ballots;
 use durability::check_reply;
 use fresh::Fresh;
 use synod_paxos::Message;
-use synod_wire::{NodeId, Slot};
+use synod_wire::{Configuration, NodeId, Slot};
 
 /// All checkers of one run.
 pub(crate) struct Checks {
@@ -22,17 +22,17 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    /// Checkers for a group in which `phase2` durable votes choose a value.
-    pub(crate) fn new(phase2: usize) -> Checks {
-        Checks { agreement: Agreement::new(phase2), ballots: Ballots::default(), fresh: Fresh::default() }
+    /// Checkers for a group that begins with this configuration.
+    pub(crate) fn new(founding: Configuration) -> Checks {
+        Checks { agreement: Agreement::new(founding), ballots: Ballots::default(), fresh: Fresh::default() }
     }
 
     pub(crate) fn on_logged(&mut self, node: NodeId, logged: &Logged) {
         self.agreement.on_logged(node, logged);
     }
 
-    pub(crate) fn on_durable(&mut self, node: NodeId, logged: &Logged) {
-        self.agreement.on_durable(node, logged);
+    pub(crate) fn on_durable(&mut self, node: NodeId, life: u64, logged: &Logged) {
+        self.agreement.on_durable(node, life, logged);
     }
 
     pub(crate) fn on_deliver(&mut self, node: NodeId, slot: Slot, value: &Value) {
@@ -67,6 +67,16 @@ impl Checks {
     /// A node says that it has delivered all that was delivered anywhere at this moment.
     pub(crate) fn on_current(&self, node: NodeId, at_ns: u64, delivered: Slot) {
         self.fresh.on_current(node, at_ns, delivered);
+    }
+
+    /// A node lost its log.
+    pub(crate) fn on_lost(&mut self, node: NodeId) {
+        self.ballots.on_lost(node);
+    }
+
+    /// The configuration that governs what is not chosen yet.
+    pub(crate) fn configuration(&self) -> &Configuration {
+        self.agreement.configuration()
     }
 
     /// The highest slot in which a value was chosen.

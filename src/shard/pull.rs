@@ -64,9 +64,7 @@ impl Heard {
         match frame.header.kind {
             Kind::SnapshotOffer => Some(codec::decode_offer(frame.payload).map(Heard::Offer)),
             Kind::FetchChunks => Some(codec::decode_fetch(frame.header.from, frame.payload).map(Heard::Fetch)),
-            Kind::Chunk => {
-                Some(codec::decode_chunk(frame.payload).map(|(whole, number)| Heard::Chunk(whole, number)))
-            }
+            Kind::Chunk => Some(codec::decode_chunk(frame.payload).map(|(whole, number)| Heard::Chunk(whole, number))),
             _ => None,
         }
     }
@@ -168,16 +166,16 @@ impl Pull {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub(super) struct Pulling {
     pull: Option<Pull>,
     throttle: Throttle,
     not_before_ns: u64,
     distrusted: Option<(Whole, NodeSet, u64)>,
 }
 
-impl Transfer {
-    pub(super) fn new(bytes_per_s: u64) -> Transfer {
-        Transfer { pull: None, throttle: Throttle::new(bytes_per_s), not_before_ns: 0, distrusted: None }
+impl Pulling {
+    pub(super) fn new(bytes_per_s: u64) -> Pulling {
+        Pulling { pull: None, throttle: Throttle::new(bytes_per_s), not_before_ns: 0, distrusted: None }
     }
 
     /// When something is to be asked for.
@@ -187,20 +185,19 @@ impl Transfer {
     }
 
     fn distrusts(&self, whole: &Whole, from: NodeId, now_ns: u64) -> bool {
-        self.distrusted.is_some_and(|(bad, senders, until_ns)| {
-            bad == *whole && senders.contains(from) && now_ns < until_ns
-        })
+        self.distrusted
+            .is_some_and(|(bad, senders, until_ns)| bad == *whole && senders.contains(from) && now_ns < until_ns)
     }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A frame of a transfer came; `bytes` of payload at `start` in the buffer.
-    pub(super) fn on_transfer_frame(&mut self, from: NodeId, heard: Heard, buf: &RxBuf, (start, bytes): (usize, usize)) {
+    pub(super) fn on_pull_frame(&mut self, from: NodeId, heard: Heard, buf: &RxBuf, (start, bytes): (usize, usize)) {
         match heard {
             Heard::Offer(whole) => self.on_offer(from, whole),
             Heard::Fetch(chunks) => self.on_fetch_chunks(chunks),
             Heard::Chunk(whole, number) => {
-                let Some(pull) = &mut self.transfer.pull else { return };
+                let Some(pull) = &mut self.pulling.pull else { return };
                 if pull.whole != whole || pull.phase != Phase::Pulling {
                     return;
                 }
@@ -219,11 +216,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn on_offer(&mut self, from: NodeId, whole: Whole) {
         let now_ns = self.io.now_ns();
-        let unwanted = whole.slot <= self.core.prefix() || whole.bytes > MAX_STATE_BYTES || self.core.halted().is_some();
-        if unwanted || now_ns < self.transfer.not_before_ns || self.transfer.distrusts(&whole, from, now_ns) {
+        let unwanted =
+            whole.slot <= self.core.prefix() || whole.bytes > MAX_STATE_BYTES || self.core.halted().is_some();
+        if unwanted || now_ns < self.pulling.not_before_ns || self.pulling.distrusts(&whole, from, now_ns) {
             return;
         }
-        match &mut self.transfer.pull {
+        match &mut self.pulling.pull {
             Some(pull) if pull.whole == whole => {
                 if pull.sources.is_empty() {
                     (pull.from, pull.due_ns) = (from, now_ns);
@@ -237,18 +235,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     pull.due_ns = now_ns;
                 }
                 if pull.sources.is_empty() {
-                    self.begin_transfer(from, whole);
+                    self.begin_pull(from, whole);
                 }
             }
             Some(_) => {}
-            None => self.begin_transfer(from, whole),
+            None => self.begin_pull(from, whole),
         }
     }
 
-    fn begin_transfer(&mut self, from: NodeId, whole: Whole) {
+    fn begin_pull(&mut self, from: NodeId, whole: Whole) {
         let sources: NodeSet = [from].into_iter().collect();
         let job = TransferJob::Open(self.settings.dir.clone(), whole);
-        self.transfer.pull = self.ask(Job::Transfer(job)).then(|| Pull {
+        self.pulling.pull = self.ask(Job::Transfer(job)).then(|| Pull {
             whole,
             phase: Phase::Opening,
             sources,
@@ -263,18 +261,24 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             due_ns: 0,
         });
         let (group, slot, bytes) = (self.settings.group.0, whole.slot.0, whole.bytes);
-        tracing::info!(group, from = from.0, slot, bytes, "a snapshot is fetched from a member: its log, or its patience, ended before");
+        tracing::info!(
+            group,
+            from = from.0,
+            slot,
+            bytes,
+            "a snapshot is fetched from a member: its log, or its patience, ended before"
+        );
     }
 
     /// The turn's part: asks for what is due, and hands on what is complete.
     pub(super) fn pull_snapshot(&mut self) {
         let now_ns = self.io.now_ns();
-        let wanted = self.transfer.pull.as_ref().map_or(0, |pull| pull.whole.bytes);
+        let wanted = self.pulling.pull.as_ref().map_or(0, |pull| pull.whole.bytes);
         self.counters.set(Counter::SnapshotBytesWanted, wanted);
-        let Some(pull) = self.transfer.pull.as_mut().filter(|pull| pull.phase == Phase::Pulling) else { return };
+        let Some(pull) = self.pulling.pull.as_mut().filter(|pull| pull.phase == Phase::Pulling) else { return };
         if self.recover_again || pull.whole.slot <= self.core.prefix() {
             // Values were faster. What came is removed when this node makes a snapshot, or begins another transfer.
-            self.transfer.pull = None;
+            self.pulling.pull = None;
             return;
         }
         if pull.is_complete() {
@@ -295,7 +299,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let Some((first, wanted)) = pull.missing() else { return };
         let bytes = u64::from(wanted.count_ones()) * CHUNK_BYTES as u64;
         pull.asked = (first, wanted);
-        pull.paced_ns = self.transfer.throttle.spend(now_ns, bytes);
+        pull.paced_ns = self.pulling.throttle.spend(now_ns, bytes);
         pull.due_ns = pull.paced_ns.max(now_ns + TIMEOUT_NS);
         let first = pull.stored / CHUNK_BYTES as u64 + first;
         let body = FetchChunks { id: codec::snapshot_id(&pull.whole), first: first.into(), wanted: wanted.into() };
@@ -305,7 +309,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn store_group(&mut self) {
         let free = self.jobs_out < MAX_JOBS - 1;
-        let Some(pull) = self.transfer.pull.as_mut() else { return };
+        let Some(pull) = self.pulling.pull.as_mut() else { return };
         if !free {
             pull.due_ns = self.io.now_ns() + TIMEOUT_NS;
             return;
@@ -314,11 +318,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         pull.phase = Phase::Storing;
         let job = TransferJob::Store(self.settings.dir.clone(), pull.whole, pull.stored, data);
         if !self.ask(Job::Transfer(job)) {
-            self.transfer.pull = None;
+            self.pulling.pull = None;
         }
     }
 
-    pub(super) fn on_transfer(&mut self, done: TransferDone) -> Result<(), Fatal> {
+    pub(super) fn on_pull_done(&mut self, done: TransferDone) -> Result<(), Fatal> {
         match done {
             TransferDone::Described(found) => self.on_described(found),
             TransferDone::Read(chunks, read) => self.on_chunks_read(chunks, read),
@@ -330,14 +334,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             TransferDone::Installed(whole, Ok(installed)) => self.on_installed(&whole, installed)?,
             TransferDone::Opened(_, Err(error))
             | TransferDone::Stored(_, Err(error))
-            | TransferDone::Installed(_, Err(error)) => self.transfer_failed(&error),
+            | TransferDone::Installed(_, Err(error)) => self.pull_failed(&error),
         }
         Ok(())
     }
 
     /// More of it is on disk.
     fn on_kept(&mut self, note: impl FnOnce(&mut Pull)) {
-        let Some(pull) = self.transfer.pull.as_mut() else { return };
+        let Some(pull) = self.pulling.pull.as_mut() else { return };
         note(pull);
         if pull.stored < pull.whole.bytes {
             return pull.begin_group();
@@ -346,31 +350,36 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let job = TransferJob::Install(self.settings.dir.clone(), pull.whole);
         if !self.ask(Job::Transfer(job)) {
             // The next offer finds it on disk.
-            self.transfer.pull = None;
+            self.pulling.pull = None;
         }
     }
 
-    fn transfer_failed(&mut self, error: &LogError) {
-        self.transfer.pull = None;
-        self.transfer.not_before_ns = self.io.now_ns() + RETRY_NS;
+    fn pull_failed(&mut self, error: &LogError) {
+        self.pulling.pull = None;
+        self.pulling.not_before_ns = self.io.now_ns() + RETRY_NS;
         tracing::error!(group = self.settings.group.0, %error, "a member's snapshot cannot be kept; it is fetched again");
     }
 
     fn on_installed(&mut self, whole: &Whole, installed: Installed) -> Result<(), Fatal> {
-        let Some(pull) = self.transfer.pull.take() else { return Ok(()) };
+        let Some(pull) = self.pulling.pull.take() else { return Ok(()) };
         let (group, slot) = (self.settings.group.0, whole.slot.0);
         match installed {
             Installed::Refused(reason) => {
                 self.counters.add(Counter::SnapshotsRefused, 1);
                 let mut senders = pull.senders;
                 senders.insert(pull.from);
-                self.transfer.distrusted = Some((*whole, senders, self.io.now_ns() + DISTRUST_NS));
+                self.pulling.distrusted = Some((*whole, senders, self.io.now_ns() + DISTRUST_NS));
                 tracing::error!(group, slot, reason, "a member's snapshot is thrown away");
                 return Ok(());
             }
             Installed::Written => {
                 self.counters.add(Counter::SnapshotsInstalled, 1);
-                tracing::info!(group, slot, bytes = whole.bytes, "a member's snapshot is installed; reading the log again");
+                tracing::info!(
+                    group,
+                    slot,
+                    bytes = whole.bytes,
+                    "a member's snapshot is installed; reading the log again"
+                );
             }
             Installed::NotNewer => {}
         }
