@@ -15,7 +15,7 @@ use super::checkpoint::{Maker, remove_older};
 use super::replay::Replay;
 use crate::index::Index;
 use synod_wal::partial::{self, Whole};
-use synod_wal::{Dir, LogError, LogReader, Start, snapshot};
+use synod_wal::{Dir, Expect, Identity, LogError, LogReader, Start, snapshot};
 use synod_wire::frame::checksum;
 use synod_wire::mutant::mutant;
 use synod_wire::peer::CHUNK_BYTES;
@@ -137,6 +137,23 @@ fn install(dir: &Dir, whole: &Whole, maker: &Maker) -> Result<Installed, LogErro
     partial::remove_upto(dir, whole.slot)?;
     remove_older(dir, None)?;
     Ok(Installed::Written)
+}
+
+/// Whether a log may lack its first slots: its front was removed, or a snapshot of another member's stands for them.
+pub fn lacks_its_beginning(dir: &Dir, reader: &LogReader) -> Result<bool, LogError> {
+    if reader.first_segment() > 0 {
+        return Ok(true);
+    }
+    let Identity { cluster, group, node, .. } = *reader.identity();
+    let expect = Expect { cluster, group, node };
+    for slot in snapshot::list(dir)?.into_iter().rev() {
+        // One that is damaged says nothing; the one before it does.
+        let Ok(read) = snapshot::read(dir, &expect, slot) else { continue };
+        let facts = synod_wire::snapshot::parts(&read.body).and_then(|(_, facts)| synod_wire::snapshot::facts(facts));
+        let Ok((_, rows)) = facts else { continue };
+        return Ok(rows.blocks.first().is_none_or(|block| block.first_slot.get() > 1));
+    }
+    Ok(false)
 }
 
 /// Whether it is what it was said to be, and of use here.

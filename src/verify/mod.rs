@@ -28,7 +28,8 @@ use snapshots::Snapshots;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use synod_wal::{Item, LogError, LogReader};
+use crate::shard::install::lacks_its_beginning;
+use synod_wal::{Dir, Item, LogError, LogReader};
 use synod_wire::{Sequence, Slot};
 
 /// Logs that cannot be looked at at all.
@@ -98,9 +99,10 @@ fn open(dirs: &[PathBuf], problems: &mut Problems) -> Result<Groups, VerifyError
     Ok(groups)
 }
 
-/// Where the log begins, if its front was removed; its newest snapshot tells which slots the removed part can have had.
+/// Where the log begins, if its front was removed or a member's snapshot stands for its first slots; its newest snapshot tells which
+/// slots are not there.
 fn front(dir: &Path, reader: &LogReader) -> Result<Option<Front>, LogError> {
-    if reader.first_segment() == 0 {
+    if !lacks_its_beginning(&Dir::from(dir), reader)? {
         return Ok(None);
     }
     let snapshot = synod_wal::snapshot::list(dir)?.last().copied();

@@ -6,6 +6,7 @@ use super::prefix::Prefix;
 use super::{Checked, violated};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use synod::shard::install::lacks_its_beginning;
 use synod_wal::{Dir, Item, LogError, LogReader};
 use synod_wire::Slot;
 use synod_wire::frame::Kind;
@@ -38,11 +39,11 @@ pub(crate) fn applied_log(
     damaged: &dyn Fn(Slot) -> bool,
 ) -> Checked {
     let mut values: BTreeMap<Slot, u32> = BTreeMap::new();
-    // Of a log whose front was removed, a snapshot stands for what is not there.
+    // Of a log whose front was removed, or that was sent a snapshot, one stands for what is not there.
     let mut removed = Slot::ZERO;
     let scanned = LogReader::open_offline(dir).and_then(|mut reader| {
         let start = reader.first_pos();
-        if reader.first_segment() > 0 {
+        if lacks_its_beginning(dir, &reader)? {
             removed = synod_wal::snapshot::list(dir)?.last().copied().unwrap_or_default();
         }
         reader.scan(start, None, &mut |item| {
