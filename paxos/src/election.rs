@@ -126,13 +126,12 @@ impl Replica {
 
     pub(crate) fn on_promise(
         &mut self,
-        from: NodeId,
+        (from, epoch): (NodeId, Epoch),
         ballot: Ballot,
         prefix: Slot,
         (part, parts): (u16, u16),
         unknown_all: bool,
         reports: &[Report],
-        epoch: Epoch,
     ) {
         let of_this_ballot = ballot == self.promised || mutant("old_promise_counted");
         if self.role != Role::Candidate || !of_this_ballot || part >= parts {

@@ -242,11 +242,7 @@ impl Replica {
     pub fn lease_until_ns(&self) -> u64 {
         match self.settings.lease {
             // A configuration that is proposed voids it, and one that leaves has none.
-            _ if !self.votes()
-                || self.leading.proposed.is_some() && !mutant("lease_survives_proposed_configuration") =>
-            {
-                0
-            }
+            _ if !self.votes() || self.leading.proposed.is_some() => 0,
             Some(_) if self.leases.released => 0,
             Some(_) if self.role == Role::Leader && self.confirmation_quorum() == 1 => u64::MAX,
             Some(_) if self.role == Role::Leader => self.leases.until_ns,

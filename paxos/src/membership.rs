@@ -304,7 +304,7 @@ impl Replica {
     pub(crate) fn hear_stranger(&mut self, from: NodeId, epoch: Epoch, message: &Message) -> bool {
         // A leader that its own configuration leaves out leads on until the others know of it.
         let leaves = epoch == self.config.epoch && from == self.promised.node && self.leader == Some(from);
-        if epoch > self.config.epoch || leaves || mutant("strangers_are_heard") {
+        if epoch > self.config.epoch || leaves {
             return true;
         }
         match message {

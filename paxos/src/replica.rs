@@ -271,7 +271,7 @@ impl Replica {
             Message::Refused { promised } => self.on_refused(promised),
             Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
                 if self.count_lsn(from, epoch, lsn) {
-                    self.on_promise(from, ballot, prefix, (part, parts), unknown_all, &reports, epoch);
+                    self.on_promise((from, epoch), ballot, prefix, (part, parts), unknown_all, &reports);
                 }
             }
             Message::Accepted { ballot, upto, bits } => {

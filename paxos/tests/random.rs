@@ -42,6 +42,11 @@ fn chaos_forks_nothing_and_calm_converges() {
 }
 
 #[test]
+fn what_was_chosen_above_a_configuration_is_not_final() {
+    common::membership::what_was_chosen_above_a_configuration_is_not_final();
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let runs = [(); 2].map(|()| format!("{:?}", Chaos::new(7).run()));
     assert_eq!(runs[0], runs[1]);

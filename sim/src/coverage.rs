@@ -67,6 +67,9 @@ const TRIMS: &str =
     "never written: a trim is a run of a batch, and its removals leave no record. The number stays taken";
 const SNAPSHOTS: &str = "never written: what a snapshot has lies in a file of its own. The number stays taken";
 
+const MEMBERS: &str =
+    "members do not change in the simulator yet; paxos/tests/common/chaos.rs and tests/members.rs change them";
+
 /// Kinds of frames that are not sent.
 const UNSENT: &[(Kind, &str)] = &[
     (Kind::Promised, ON_DISK),
@@ -82,6 +85,10 @@ const UNSENT: &[(Kind, &str)] = &[
     (Kind::Retention, TRIMS),
     (Kind::SnapshotMark, SNAPSHOTS),
     (Kind::Session, SNAPSHOTS),
+    (Kind::NotMember, MEMBERS),
+    (Kind::Members, MEMBERS),
+    (Kind::ChangeMembers, MEMBERS),
+    (Kind::MembersReply, MEMBERS),
 ];
 
 const LATE_WORD: &str = "a node that lost state hears first who remembers it, by placement; the core's script rolled_back.txt has the late answer";

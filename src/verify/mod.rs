@@ -19,6 +19,7 @@ mod snapshots;
 pub use evidence::{LogEvidence, SlotEvidence, evidence};
 pub use report::{Begin, Fault, GroupSummary, LogSummary, MAX_PROBLEMS, Problem, Report};
 
+use crate::shard::install::lacks_its_beginning;
 use compare::{Outcome, Side, Terms};
 use facts::{Facts, Fingerprint, SlotFacts, Window};
 use log::{Front, LogFacts, Pass};
@@ -28,7 +29,6 @@ use snapshots::Snapshots;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use crate::shard::install::lacks_its_beginning;
 use synod_wal::{Dir, Item, LogError, LogReader};
 use synod_wire::{Sequence, Slot};
 

@@ -8,6 +8,7 @@ pub(crate) mod chaos;
 pub(crate) mod checks;
 pub(crate) mod cluster;
 pub(crate) mod disk;
+pub(crate) mod membership;
 pub(crate) mod node;
 pub(crate) mod random;
 pub(crate) mod script;

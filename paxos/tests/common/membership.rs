@@ -1,0 +1,71 @@
+//! FAULTS 31: a slot that is chosen out of order, above a configuration that is not chosen yet, is not final. Random runs come to it
+//! rarely: a leader has to die between two slots of one burst, and its successor to find another's configuration in the first.
+
+use super::{MS, ballot, founding, settings};
+use synod_paxos::{Change, Evidence, Held, Input, Mark, Message, Output, Replica, Restart};
+use synod_wire::{Configuration, Epoch, Lsn, Member, NodeId, NodeSet, Quorums, Slot};
+
+/// The configuration that follows the founding one of three: node 4 learns.
+fn next() -> Configuration {
+    let founding = founding(3, Quorums::majority(3));
+    let learner = Member { voter: false, incarnation: 104, since: Epoch(2), ..Member::founding(NodeId(4)) };
+    let members = founding.members().iter().copied().chain([learner]);
+    Configuration::new(Epoch(2), Epoch(1), founding.quorums, members)
+}
+
+fn heard(from: u8, epoch: u32, message: Message) -> Input {
+    Input::Message { from: NodeId(from), epoch: Epoch(epoch), lsn: Lsn(100), message }
+}
+
+/// A follower of node 2 that holds slot 2, accepted in ballot 1.2.
+fn follower() -> Replica {
+    let restart = Restart {
+        promised: ballot(1, 2),
+        last_lsn: Lsn(9),
+        founded: Some((1..=3).map(|node| (NodeId(node), super::founding_incarnation(node))).collect()),
+        held: vec![Held { slot: Slot(2), ballot: ballot(1, 2), chosen: None, mark: Mark::Batch, unknown: false }],
+        ..Restart::default()
+    };
+    let settings = settings(1, 3);
+    let (to_start, to_incarnation) = (settings.seed, settings.incarnation);
+    let mut replica = Replica::new(settings, restart, 0);
+    let (incarnation, founded_with) = (super::founding_incarnation(2), to_incarnation);
+    let (counted, prefix) = (Lsn::ZERO, Slot::ZERO);
+    let ack = Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted, prefix };
+    replica.step(MS, heard(2, 1, ack));
+    replica
+}
+
+fn delivered(replica: &mut Replica) -> Vec<u64> {
+    let mut slots = Vec::new();
+    while let Some(output) = replica.poll_output() {
+        slots.extend(match output {
+            Output::Deliver { slot } => Some(slot.0),
+            _ => None,
+        });
+    }
+    slots
+}
+
+/// Slot 2 is chosen by votes of the founding configuration; slot 1 turns out to be the next one.
+pub(crate) fn what_was_chosen_above_a_configuration_is_not_final() {
+    let mut replica = follower();
+    let acceptors: NodeSet = [NodeId(2), NodeId(3)].into_iter().collect();
+    let evidence = |epoch| Evidence { first: Slot(2), last: Slot(2), ballot: ballot(1, 2), acceptors, epoch };
+    let commit =
+        |epoch| Message::Commit { ballot: ballot(1, 2), ranges: [evidence(Epoch(epoch))].into_iter().collect() };
+    replica.step(2 * MS, heard(2, 1, commit(1)));
+    assert_eq!(delivered(&mut replica), [], "a hole lies below it");
+    let learn = Message::Learn { slot: Slot(1), ballot: ballot(2, 3), mark: Mark::Configuration };
+    replica.step(3 * MS, heard(3, 2, learn));
+    assert_eq!(delivered(&mut replica), [1], "who governs slot 2 is for the driver to read");
+    replica.step(3 * MS, Input::Configured(next().into()));
+    assert_eq!(delivered(&mut replica), [], "it is merely accepted");
+    // Nor does the same evidence make it final when it comes again.
+    replica.step(4 * MS, heard(2, 1, commit(1)));
+    assert_eq!(delivered(&mut replica), []);
+    replica.step(5 * MS, heard(3, 2, commit(2)));
+    assert_eq!(delivered(&mut replica), [2], "votes of those who govern it do");
+    let add = Change::Add(Member { incarnation: 9, ..Member::founding(NodeId(5)) });
+    assert!(replica.plan_change(Epoch(2), add).is_err(), "only a leader changes the members");
+}
