@@ -139,11 +139,9 @@ fn install(dir: &Dir, whole: &Whole, maker: &Maker) -> Result<Installed, LogErro
     Ok(Installed::Written)
 }
 
-/// Whether a log may lack its first slots: its front was removed, or a snapshot of another member's stands for them.
-pub fn lacks_its_beginning(dir: &Dir, reader: &LogReader) -> Result<bool, LogError> {
-    if reader.first_segment() > 0 {
-        return Ok(true);
-    }
+/// The first slot that a log has for good. Below it the front was removed, or a snapshot of another member's stands for what this one
+/// never got: what the log has there is what it once accepted, chosen or not.
+pub fn first_own_slot(dir: &Dir, reader: &LogReader) -> Result<Slot, LogError> {
     let Identity { cluster, group, node, .. } = *reader.identity();
     let expect = Expect { cluster, group, node };
     for slot in snapshot::list(dir)?.into_iter().rev() {
@@ -151,9 +149,9 @@ pub fn lacks_its_beginning(dir: &Dir, reader: &LogReader) -> Result<bool, LogErr
         let Ok(read) = snapshot::read(dir, &expect, slot) else { continue };
         let facts = synod_wire::snapshot::parts(&read.body).and_then(|(_, facts)| synod_wire::snapshot::facts(facts));
         let Ok((_, rows)) = facts else { continue };
-        return Ok(rows.blocks.first().is_none_or(|block| block.first_slot.get() > 1));
+        return Ok(rows.blocks.first().map_or(slot.next(), |block| Slot(block.first_slot.get())));
     }
-    Ok(false)
+    Ok(Slot(1))
 }
 
 /// Whether it is what it was said to be, and of use here.

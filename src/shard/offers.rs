@@ -44,7 +44,7 @@ impl Default for CatchUpSettings {
 /// A snapshot is sent in place of values that take so many times its bytes.
 const CHEAPER: u64 = 4;
 /// Who does not begin to fetch what it is offered within this may be unable to.
-const UNANSWERED_NS: u64 = 3_000_000_000;
+const UNANSWERED_NS: u64 = 500_000_000;
 /// A snapshot is kept for so long after a chunk of it was asked for.
 const HELD_NS: u64 = 10_000_000_000;
 /// Reads of chunks that are out at once.

@@ -19,7 +19,7 @@ mod snapshots;
 pub use evidence::{LogEvidence, SlotEvidence, evidence};
 pub use report::{Begin, Fault, GroupSummary, LogSummary, MAX_PROBLEMS, Problem, Report};
 
-use crate::shard::install::lacks_its_beginning;
+use crate::shard::install::first_own_slot;
 use compare::{Outcome, Side, Terms};
 use facts::{Facts, Fingerprint, SlotFacts, Window};
 use log::{Front, LogFacts, Pass};
@@ -102,7 +102,7 @@ fn open(dirs: &[PathBuf], problems: &mut Problems) -> Result<Groups, VerifyError
 /// Where the log begins, if its front was removed or a member's snapshot stands for its first slots; its newest snapshot tells which
 /// slots are not there.
 fn front(dir: &Path, reader: &LogReader) -> Result<Option<Front>, LogError> {
-    if !lacks_its_beginning(&Dir::from(dir), reader)? {
+    if reader.first_segment() == 0 && first_own_slot(&Dir::from(dir), reader)? == Slot(1) {
         return Ok(None);
     }
     let snapshot = synod_wal::snapshot::list(dir)?.last().copied();

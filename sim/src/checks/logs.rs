@@ -6,7 +6,7 @@ use super::prefix::Prefix;
 use super::{Checked, violated};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use synod::shard::install::lacks_its_beginning;
+use synod::shard::install::first_own_slot;
 use synod_wal::{Dir, Item, LogError, LogReader};
 use synod_wire::Slot;
 use synod_wire::frame::Kind;
@@ -40,10 +40,11 @@ pub(crate) fn applied_log(
 ) -> Checked {
     let mut values: BTreeMap<Slot, u32> = BTreeMap::new();
     // Of a log whose front was removed, or that was sent a snapshot, one stands for what is not there.
-    let mut removed = Slot::ZERO;
+    let (mut removed, mut own) = (Slot::ZERO, Slot::ZERO);
     let scanned = LogReader::open_offline(dir).and_then(|mut reader| {
         let start = reader.first_pos();
-        if lacks_its_beginning(dir, &reader)? {
+        own = first_own_slot(dir, &reader)?;
+        if reader.first_segment() > 0 {
             removed = synod_wal::snapshot::list(dir)?.last().copied().unwrap_or_default();
         }
         reader.scan(start, None, &mut |item| {
@@ -61,7 +62,7 @@ pub(crate) fn applied_log(
     }
     for slot in (1..=applied.0).map(Slot) {
         match (values.get(&slot).copied(), prefix.value(slot)) {
-            _ if damaged(slot) => {}
+            _ if damaged(slot) || slot < own => {}
             (None, _) if slot <= removed => {}
             (Some(is), Some(expected)) if is == expected => {}
             (is, _) => {
