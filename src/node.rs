@@ -367,6 +367,11 @@ impl Pipeline {
                     max_bytes => max_bytes / 8,
                 },
             },
+            leader_priority: self.config.groups[usize::from(self.group.0)]
+                .leader_priority
+                .iter()
+                .map(|id| NodeId(*id))
+                .collect(),
             catch_up: CatchUpSettings {
                 max_bytes_per_s: self.config.catchup.max_bytes_per_s,
                 ..CatchUpSettings::default()

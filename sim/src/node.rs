@@ -320,6 +320,7 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
             max_bytes_per_s: 64 << 20,
             every_bytes: u64::MAX,
         },
+        leader_priority: plan.leader_priority.iter().map(|node| NodeId(*node)).collect(),
         catch_up: CatchUpSettings {
             max_bytes_per_s: plan.catch_up_bytes_per_s,
             snapshot_after_bytes: plan.snapshot_after_bytes,

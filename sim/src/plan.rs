@@ -131,6 +131,9 @@ pub struct Plan {
     /// Between requests to hand over, on average; 0: there are none.
     #[serde(default)]
     pub transfer_ns: u64,
+    /// Who is to lead, in this order.
+    #[serde(default)]
+    pub leader_priority: Vec<u8>,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -181,6 +184,7 @@ impl Plan {
             retention_bytes: 0,
             trim_mean_ms: Rng::new(seed, "trims").pick(&[0, 0, 0, 2_000]),
             transfer_ns: transfer_ns(profile, &mut Rng::new(seed, "hand-over")),
+            leader_priority: leader_priority(nodes, &mut Rng::new(seed, "priority")),
             victims: Vec::new(),
             timing: timing(nodes, &mut rng),
             mutant: None,
@@ -277,6 +281,12 @@ fn lease_ns(timing: &Timing, rng: &mut Rng) -> u64 {
 }
 
 /// Half of the runs have leaders hand over, some of them often.
+/// In a quarter of the runs, one or two nodes.
+fn leader_priority(nodes: usize, rng: &mut Rng) -> Vec<u8> {
+    let count = rng.pick(&[0, 0, 0, 0, 0, 0, 1, 2]);
+    (0..count).map(|_| rng.below(nodes as u64) as u8).collect()
+}
+
 fn transfer_ns(profile: Profile, rng: &mut Rng) -> u64 {
     if profile == Profile::Calm { 0 } else { rng.pick(&[0, 0, 1_500_000_000, 6_000_000_000]) }
 }

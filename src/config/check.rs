@@ -269,6 +269,16 @@ impl Findings {
         if config.groups.is_empty() || config.groups.len() > MAX_GROUPS {
             self.add("group", format!("{} groups are given", config.groups.len()), format!("write 1 to {MAX_GROUPS}"));
         }
+        for (index, group) in config.groups.iter().enumerate() {
+            let named = &group.leader_priority;
+            let odd = named.iter().enumerate().find(|(at, id)| {
+                named[..*at].contains(id) || !config.nodes.iter().any(|node| node.id == **id)
+            });
+            if let Some((_, id)) = odd {
+                let reason = format!("{id} is no node's id, or named twice");
+                self.add(format!("group[{index}].leader_priority"), reason, "name each node once, by the id of its [[node]]");
+            }
+        }
         let mut seen = BTreeMap::new();
         for (index, group) in config.groups.iter().enumerate() {
             let Some(core) = group.core else { continue };
@@ -452,6 +462,14 @@ mod tests {
         assert_eq!(keys_after(|c| c.wal.segment_bytes = (4 << 20) + 1), ["wal.segment_bytes"]);
         assert_eq!(keys_after(|c| c.wal.max_in_flight = InFlight::Fixed(0)), ["wal.max_in_flight"]);
         assert_eq!(keys_after(|c| c.consensus.election_timeout_min_us = 4_999)[0], "consensus.election_timeout_min_us");
+    }
+
+    #[test]
+    fn who_is_to_lead_is_a_node_and_named_once() {
+        let keys = |order: &[u8]| keys_after(|c| c.groups[0].leader_priority = order.to_vec());
+        assert_eq!(keys(&[2, 0, 1]), Vec::<String>::new());
+        assert_eq!(keys(&[2, 2]), ["group[0].leader_priority"]);
+        assert_eq!(keys(&[7]), ["group[0].leader_priority"]);
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Group {
     pub core: Option<usize>,
     /// What it does with its entries besides keeping them.
     pub machine: Machine,
+    /// Who is to lead it: the first of these nodes that is there.
+    pub leader_priority: Vec<u8>,
 }
 
 /// `[cpu]`.

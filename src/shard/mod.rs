@@ -17,6 +17,7 @@
 //! | `queries.rs` | questions to the state machine |
 //! | `membership.rs` | who the members are; changes |
 //! | `transfers.rs` | who asked this leader to hand over, and what they are told |
+//! | `preference.rs` | which member is to lead |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `status.rs` | counters and the status reply |
@@ -44,6 +45,7 @@ pub mod mode;
 mod offers;
 mod outbox;
 mod outputs;
+mod preference;
 mod pull;
 mod queries;
 mod reads;
@@ -90,6 +92,7 @@ use evidence::RecentChosen;
 use front::Front;
 use jobs::{Done, Job};
 use membership::Membership;
+use preference::Preference;
 use mode::{Facts, Modes};
 use retention::Retention;
 use std::collections::VecDeque;
@@ -132,6 +135,8 @@ pub struct Settings {
     pub order: Order,
     /// When snapshots are made.
     pub snapshots: SnapshotSettings,
+    /// The members that are to lead, the first of them that is there.
+    pub leader_priority: Vec<NodeId>,
     /// How lagging members catch up.
     pub catch_up: CatchUpSettings,
     /// What is kept of the log.
@@ -278,6 +283,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     turn_before_ns: u64,
     last_commit_record: Option<synod_wal::Place>,
     recent_chosen: RecentChosen,
+    preference: Preference,
     offers: Offers,
     pulling: Pulling,
     snapshots: Snapshots,
@@ -322,6 +328,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             recent_chosen: RecentChosen::new(),
             retention: Retention::new(settings.retention),
             snapshots: Snapshots::new(settings.snapshots, machine.tail()),
+            preference: Preference::new(settings.leader_priority.clone()),
             offers: Offers::new(settings.catch_up),
             pulling: Pulling::new(settings.catch_up.max_bytes_per_s),
             recover_again: false,
@@ -376,6 +383,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.step(Input::Timeout, None)?;
         }
         self.update_mode();
+        self.prefer()?;
         self.propose_change()?;
         self.take_clients()?;
         self.vouch()?;
