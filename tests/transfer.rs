@@ -57,6 +57,29 @@ fn leadership_goes_where_it_was_told_and_commits_hardly_pause() {
     check_everything(&mut cluster, GROUP, &told);
 }
 
+#[test]
+fn the_member_that_comes_first_leads_whenever_it_is_there() {
+    let _one = serial();
+    let mut cluster = Cluster::prepare("priority", |config| config.groups[0].leader_priority = vec![2, 1]);
+    cluster.start_all();
+    let leads = |cluster: &Cluster, node: u8| {
+        await_until(SOON, &format!("node {node} leads"), || {
+            (cluster.await_leader(GROUP) == NodeId(node)).then_some(())
+        });
+    };
+    leads(&cluster, 2);
+    let load = Load::start(&cluster, GROUP, 1, 8);
+    load.await_acks(100, SOON);
+    cluster.kill(NodeId(2));
+    leads(&cluster, 1);
+    load.await_acks(100, SOON);
+    cluster.start(NodeId(2));
+    leads(&cluster, 2);
+    load.await_acks(100, SOON);
+    let told = load.finish();
+    check_everything(&mut cluster, GROUP, &told);
+}
+
 /// The longest pause in the acknowledgements until 500 have come.
 fn longest_pause(load: &Load) -> Duration {
     let (mut longest, mut last, mut seen) = (Duration::ZERO, Instant::now(), load.acked());

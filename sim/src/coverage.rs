@@ -91,12 +91,15 @@ const UNSENT: &[(Kind, &str)] = &[
     (Kind::MembersReply, MEMBERS),
 ];
 
+const TAKES_OVER: &str =
+    "takes an offer to lead that lies, in one turn, behind the answer that lets a node vote; some in 10,000 seeds";
 const LATE_WORD: &str = "a node that lost state hears first who remembers it, by placement; the core's script rolled_back.txt has the late answer";
 
 /// The changes of role that the core can make, as they are seen from turn to turn, and why one is not seen.
 const ROLES: &[(Role, Role, Option<&str>)] = &[
     (Role::Joining, Role::Follower, None),
     (Role::Joining, Role::Halted, None),
+    (Role::Joining, Role::Candidate, Some(TAKES_OVER)),
     (Role::Follower, Role::Candidate, None),
     (Role::Candidate, Role::Follower, None),
     (Role::Candidate, Role::Preparing, None),

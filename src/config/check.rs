@@ -271,12 +271,17 @@ impl Findings {
         }
         for (index, group) in config.groups.iter().enumerate() {
             let named = &group.leader_priority;
-            let odd = named.iter().enumerate().find(|(at, id)| {
-                named[..*at].contains(id) || !config.nodes.iter().any(|node| node.id == **id)
-            });
+            let odd = named
+                .iter()
+                .enumerate()
+                .find(|(at, id)| named[..*at].contains(id) || !config.nodes.iter().any(|node| node.id == **id));
             if let Some((_, id)) = odd {
                 let reason = format!("{id} is no node's id, or named twice");
-                self.add(format!("group[{index}].leader_priority"), reason, "name each node once, by the id of its [[node]]");
+                self.add(
+                    format!("group[{index}].leader_priority"),
+                    reason,
+                    "name each node once, by the id of its [[node]]",
+                );
             }
         }
         let mut seen = BTreeMap::new();

@@ -105,6 +105,10 @@ mod tests {
         assert_eq!(preference.look(3 * SETTLED_NS, NODES[1], all), None);
         assert_eq!(preference.look(4 * SETTLED_NS, NODES[1], all), Some(NODES[2]));
         assert_eq!(preference.look_ns, 4 * SETTLED_NS + PATIENCE_NS, "if it does not take over, it is left alone");
-        assert_eq!(preference.look(9 * SETTLED_NS, NODES[0], |node| node == NODES[3]), None, "who is not named comes last");
+        assert_eq!(
+            preference.look(9 * SETTLED_NS, NODES[0], |node| node == NODES[3]),
+            None,
+            "who is not named comes last"
+        );
     }
 }
