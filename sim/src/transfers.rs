@@ -90,14 +90,16 @@ impl Sim {
         }
     }
 
-    /// A node was elected: nobody else holds a lease at this moment.
+    /// A node was elected: nobody else holds a lease at this moment, but for the leader of a higher ballot, of whom it has not heard
+    /// yet: nothing that it proposes can be chosen.
     ///
     /// Source: Gray and Cheriton, "Leases" (1989); SEMANTICS, "Reads": who answers by a lease is the only one who can be the leader.
     pub(crate) fn nobody_else_holds_a_lease(&self, elected: usize) -> Checked {
+        let ballot = self.nodes[elected].shard.as_ref().map(|shard| shard.core().promised());
         for (at, node) in self.nodes.iter().enumerate().filter(|(at, _)| *at != elected) {
             let Some(shard) = node.shard.as_ref().filter(|_| node.health == Health::Up) else { continue };
             let (local_ns, until_ns) = (node.clock.monotonic_ns(self.now_ns), shard.core().lease_until_ns());
-            if local_ns < until_ns {
+            if local_ns < until_ns && ballot > Some(shard.core().promised()) {
                 let left_ns = until_ns - local_ns;
                 let detail = format!("n{elected} is elected while n{at} holds a lease for {left_ns} ns more");
                 return violated("one lease at a time", detail);

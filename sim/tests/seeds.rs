@@ -40,3 +40,21 @@ fn the_process_profile_kills_and_freezes() {
     let faults = run_some(Profile::Process, 5).faults;
     assert!(faults.contains_key(&Fault::Kill) && faults.contains_key(&Fault::PauseLeader));
 }
+
+/// Seeds that failed once, and what was wrong.
+const FAILED_ONCE: &[(u64, &str)] = &[
+    (721, "a member that could not take an offered snapshot got no values for three seconds"),
+    (8_000_221, "a new leader trimmed what a member lacked that it had heard when it led before"),
+    (8_000_235, "a read from disk met an older vote below a record that was not durable yet"),
+    (8_000_325, "the checker of leases took an election that comes too late for one that counts"),
+    (70_246_021, "a node may vote, and takes over, in one turn"),
+];
+
+#[test]
+fn seeds_that_failed_once_pass() {
+    for (seed, what) in FAILED_ONCE {
+        if let Err(failure) = run(&Plan::new(*seed, Profile::Mixed), false) {
+            panic!("seed {seed} ({what}): {:?}\n{}", failure.violation, failure.events.join("\n"));
+        }
+    }
+}

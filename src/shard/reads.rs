@@ -408,9 +408,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn range(&self, first: usize, count: usize) -> LogRange {
         // What is applied but not durable here yet is not on disk yet; it is young enough to be served from memory.
         let durable = self.log.durable_pos();
-        let blocks = self.index.blocks(first, count).iter();
-        let blocks = blocks.map(|block| Block { end_pos: block.end_pos.min(durable), ..*block });
-        let blocks: Vec<Block> = blocks.filter(|block| block.start_pos < block.end_pos).collect();
+        // Below its record the disk may have another, of a lower ballot, which must not stand in for it.
+        let is_young = |slot: &Slot| self.slots.place(*slot).is_some_and(|place| place.end() > durable);
+        let mut blocks: Vec<Block> = Vec::new();
+        for block in self.index.blocks(first, count) {
+            let young = (block.first_slot.0..=block.last_slot.0).map(Slot).find(is_young);
+            let last_slot = young.map_or(block.last_slot, |young| Slot(young.0 - 1));
+            if last_slot >= block.first_slot && block.start_pos < durable {
+                blocks.push(Block { last_slot, end_pos: block.end_pos.min(durable), ..*block });
+            }
+            if young.is_some() {
+                break;
+            }
+        }
         let slots = blocks.first().zip(blocks.last());
         let exceptions = slots.map_or(&[][..], |(a, b)| self.index.exceptions(a.first_slot, b.last_slot)).to_vec();
         LogRange {

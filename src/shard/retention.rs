@@ -241,7 +241,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.core.configuration().nodes().iter().filter(|member| *member != me && !mutant("trim_ignores_members"));
         for member in members {
             let prefix = match self.core.prefix_of(member) {
-                Some((prefix, heard_ns)) if now_ns.saturating_sub(heard_ns) < LIVE_NS => prefix,
+                // While another led, members had nothing to say to this node.
+                Some((prefix, heard_ns)) if now_ns.saturating_sub(heard_ns.max(leads_since_ns)) < LIVE_NS => prefix,
                 None if now_ns.saturating_sub(leads_since_ns) < LIVE_NS => Slot::ZERO,
                 _ => continue,
             };
