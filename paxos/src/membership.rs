@@ -111,7 +111,12 @@ fn after(config: &Configuration, change: Change) -> Result<Configuration, Change
 impl Replica {
     /// Whether this life of this node's log votes, going by the configuration that it knows.
     pub fn votes(&self) -> bool {
-        self.standing(&self.config).is_some_and(|member| member.voter) || mutant("non_voter_stands")
+        self.is_voter || mutant("non_voter_stands")
+    }
+
+    /// A configuration came to govern.
+    pub(crate) fn note_standing(&mut self) {
+        self.is_voter = self.standing(&self.config).is_some_and(|member| member.voter);
     }
 
     /// Whether it is a member, going by the configuration that it knows.
@@ -249,6 +254,7 @@ impl Replica {
         let before = self.named();
         let (was, is) = (self.is_member(), self.standing(&configuration).is_some());
         self.config = configuration;
+        self.note_standing();
         self.config_slot = slot;
         self.peers = others(&configuration, self.settings.me);
         // To the new members: the removed ones hear of it when the others know.

@@ -27,6 +27,8 @@ pub struct Replica {
     pub(crate) settings: Settings,
     /// Who governs the slots above the prefix.
     pub(crate) config: Configuration,
+    /// Whether this life of this node's log votes in it.
+    pub(crate) is_voter: bool,
     /// The slot that it stands in.
     pub(crate) config_slot: Slot,
     /// Its record: who says that it knows of it waits for this.
@@ -110,6 +112,7 @@ impl Replica {
         let (config_slot, config) = restart.configuration.unwrap_or(founding);
         let mut replica = Replica {
             config,
+            is_voter: false,
             config_slot,
             config_lsn: Lsn::ZERO,
             awaited: None,
@@ -159,6 +162,7 @@ impl Replica {
             recovered_promise: restart.promised,
             settings,
         };
+        replica.note_standing();
         replica.take_over(&restart.held, restart.unknown, restart.damaged);
         replica.out.clear();
         replica

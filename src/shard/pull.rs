@@ -178,6 +178,11 @@ impl Pulling {
         Pulling { pull: None, throttle: Throttle::new(bytes_per_s), not_before_ns: 0, distrusted: None }
     }
 
+    /// Bytes of what is on its way here; 0: nothing is.
+    pub(super) fn wanted_bytes(&self) -> u64 {
+        self.pull.as_ref().map_or(0, |pull| pull.whole.bytes)
+    }
+
     /// When something is to be asked for.
     pub(super) fn next_ns(&self) -> u64 {
         let pulling = self.pull.as_ref().filter(|pull| pull.phase == Phase::Pulling && !pull.sources.is_empty());
@@ -273,8 +278,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// The turn's part: asks for what is due, and hands on what is complete.
     pub(super) fn pull_snapshot(&mut self) {
         let now_ns = self.io.now_ns();
-        let wanted = self.pulling.pull.as_ref().map_or(0, |pull| pull.whole.bytes);
-        self.counters.set(Counter::SnapshotBytesWanted, wanted);
         let Some(pull) = self.pulling.pull.as_mut().filter(|pull| pull.phase == Phase::Pulling) else { return };
         if self.recover_again || pull.whole.slot <= self.core.prefix() {
             // Values were faster. What came is removed when this node makes a snapshot, or begins another transfer.

@@ -85,13 +85,14 @@ impl Counters {
         self.0[counter as usize] += count;
     }
 
-    pub(super) fn set(&mut self, counter: Counter, value: u64) {
+    fn set(&mut self, counter: Counter, value: u64) {
         self.0[counter as usize] = value;
     }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn send_status(&mut self, to: SocketAddrV4, request_id: u64) {
+        self.counters.set(Counter::SnapshotBytesWanted, self.pulling.wanted_bytes());
         self.counters.set(Counter::Flushes, self.log.writes());
         self.counters.set(Counter::FlushedBytes, self.log.durable_pos());
         self.counters.set(Counter::DatagramsSent, self.outbox.sent);

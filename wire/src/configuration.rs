@@ -101,6 +101,8 @@ pub struct Configuration {
     pub parent: Epoch,
     /// How many voters must answer.
     pub quorums: Quorums,
+    /// Those who vote: asked for with every vote.
+    voters: NodeSet,
     len: usize,
     all: [Member; MAX_MEMBERS],
 }
@@ -121,7 +123,8 @@ impl Configuration {
             len += 1;
         }
         all[..len].sort_unstable_by_key(|member| member.node);
-        Configuration { epoch, parent, quorums, len, all }
+        let voters = all[..len].iter().filter(|member| member.voter).map(|member| member.node).collect();
+        Configuration { epoch, parent, quorums, voters, len, all }
     }
 
     /// The members, by number.
@@ -136,7 +139,7 @@ impl Configuration {
 
     /// Those who vote.
     pub fn voters(&self) -> NodeSet {
-        self.members().iter().filter(|member| member.voter).map(|member| member.node).collect()
+        self.voters
     }
 
     /// All of them.
@@ -146,7 +149,7 @@ impl Configuration {
 
     /// Whether this node votes.
     pub fn is_voter(&self, node: NodeId) -> bool {
-        self.member(node).is_some_and(|member| member.voter)
+        self.voters.contains(node)
     }
 
     /// Whether it can govern: at least one voter, none twice, not too many, and quorums that meet.
