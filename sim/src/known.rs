@@ -133,7 +133,7 @@ pub const MUTANTS: &[Mutant] = &[
     rule("handover_keeps_lease", "a leader that hands over keeps its lease"),
     rule("old_release_frees", "a lease that was given up in an older ballot frees who granted one in this"),
     rule("take_over_within_lease", "a member takes over within the lease that it granted"),
-    rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it"),
+    rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it").slow(),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
     // Streams.
     rule("stream_ignores_going_back", "a subscriber that misses something is sent what comes next all the same"),
