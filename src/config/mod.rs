@@ -294,7 +294,7 @@ pub struct Retention {
 
 impl Default for Catchup {
     fn default() -> Catchup {
-        Catchup { max_datagrams_in_flight: 256, max_bytes_per_s: 64 << 20 }
+        Catchup { max_datagrams_in_flight: 256, max_bytes_per_s: 1 << 30 }
     }
 }
 
