@@ -25,9 +25,9 @@ impl Replica {
         if ballot.node == from && ballot >= self.promised {
             self.follow(from, ballot);
         }
-        for range in ranges.as_slice() {
+        for range in ranges.iter() {
             self.known_chosen = self.known_chosen.max(range.last);
-            self.take_as_chosen(*range);
+            self.take_as_chosen(range);
         }
         self.emit_chosen();
     }
@@ -139,8 +139,9 @@ impl Replica {
                 self.unknown_all = false;
             }
             if state.accepted.is_some_and(|held| held.mark == Mark::Configuration) {
-                // Who governs the next slot, only the driver can read.
+                // Who governs the next slot, only the driver can read. An answer of this very step names the slot already.
                 self.awaited = Some(slot);
+                self.config_lsn = self.last_lsn;
             }
         }
         if self.prefix == before || self.awaited.is_some() {

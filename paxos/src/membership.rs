@@ -8,6 +8,7 @@
 //! | schedule | closed by |
 //! |---|---|
 //! | a slot above a configuration is chosen, out of order, by the members of the one before | it is final only when all below it is delivered; a configuration makes what earlier ones chose above it merely accepted (31) |
+//! | a member says that it knows a configuration chosen, and forgets it with its process | what names its slot as delivered waits for the record that shows it chosen |
 //! | two changes at once reach quorums that do not meet | one voter at a time, and the next only when a phase 2 quorum of the last durably knows it chosen (16) |
 //! | a learner's vote is counted | votes, promises, leases and read rounds count members that vote now (15) |
 //! | a member that lost its disk comes back under its number | its configuration names the life of its log; another joins as a learner, through the log (8) |
@@ -23,7 +24,7 @@ use crate::types::*;
 use alloc::boxed::Box;
 use synod_wire::configuration::{MAX_MEMBERS, MAX_VOTERS};
 use synod_wire::mutant::mutant;
-use synod_wire::{Configuration, Epoch, Lsn, Member, NodeId, NodeSet, Quorums, Slot};
+use synod_wire::{Configuration, Epoch, Member, NodeId, NodeSet, Quorums, Slot};
 
 /// What an operator wants of the members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,10 +360,5 @@ impl Replica {
     /// This node's settings name where it starts; what it waits for when it is no founder and no member knows it.
     pub fn waits_to_be_added(&self) -> bool {
         self.role == Role::Joining && self.founded.is_none() && self.joins()
-    }
-
-    /// The lowest Lsn that a message asserting the configuration waits for.
-    pub fn configured_lsn(&self) -> Lsn {
-        self.config_lsn
     }
 }

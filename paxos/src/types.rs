@@ -149,17 +149,31 @@ pub struct Evidence {
     pub epoch: Epoch,
 }
 
-/// A few [`Evidence`]s of one epoch, kept in place.
+/// A few [`Evidence`]s of one epoch, kept in place: it is kept once, as they are copied with every message and output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
-    len: usize,
-    all: [Evidence; MAX_CHOSEN_RANGES],
+    len: u8,
+    epoch: Epoch,
+    all: [Range; MAX_CHOSEN_RANGES],
+}
+
+/// An [`Evidence`] but for its epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Range {
+    first: Slot,
+    last: Slot,
+    ballot: Ballot,
+    acceptors: NodeSet,
 }
 
 impl Ranges {
     /// The ranges.
-    pub fn as_slice(&self) -> &[Evidence] {
-        &self.all[..self.len]
+    pub fn iter(&self) -> impl Iterator<Item = Evidence> + '_ {
+        let epoch = self.epoch;
+        self.all[..self.len.into()].iter().map(move |range| {
+            let Range { first, last, ballot, acceptors } = *range;
+            Evidence { first, last, ballot, acceptors, epoch }
+        })
     }
 
     /// Whether there is none.
@@ -169,25 +183,28 @@ impl Ranges {
 
     /// The epoch of all of them.
     pub fn epoch(&self) -> Option<Epoch> {
-        self.as_slice().first().map(|range| range.epoch)
+        (!self.is_empty()).then_some(self.epoch)
     }
 
     /// Adds a range, merged with the last if it continues it; false if there is no room, or the others are of another epoch.
     pub fn push(&mut self, range: Evidence) -> bool {
-        if self.epoch().is_some_and(|epoch| epoch != range.epoch) {
+        let Evidence { first, last, ballot, acceptors, epoch } = range;
+        if !self.is_empty() && epoch != self.epoch {
             return false;
         }
-        if let Some(last) = self.all[..self.len].last_mut() {
-            let same = last.ballot == range.ballot && last.acceptors == range.acceptors;
-            if same && last.last.next() == range.first {
-                last.last = range.last;
+        let len = usize::from(self.len);
+        if let Some(before) = self.all[..len].last_mut() {
+            let same = before.ballot == ballot && before.acceptors == acceptors;
+            if same && before.last.next() == first {
+                before.last = last;
                 return true;
             }
         }
-        if self.len == MAX_CHOSEN_RANGES {
+        if len == MAX_CHOSEN_RANGES {
             return false;
         }
-        self.all[self.len] = range;
+        self.epoch = epoch;
+        self.all[len] = Range { first, last, ballot, acceptors };
         self.len += 1;
         true
     }

@@ -47,6 +47,11 @@ fn what_was_chosen_above_a_configuration_is_not_final() {
 }
 
 #[test]
+fn who_names_a_configuration_delivered_has_it_on_disk() {
+    common::membership::who_names_a_configuration_delivered_has_it_on_disk();
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let runs = [(); 2].map(|()| format!("{:?}", Chaos::new(7).run()));
     assert_eq!(runs[0], runs[1]);

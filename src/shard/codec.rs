@@ -378,7 +378,7 @@ fn encode_promise(body: &mut [u8], (part, parts): (u16, u16), unknown_all: bool,
 /// The payload of a chosen record.
 pub(crate) fn encode_ranges(ranges: &Ranges, out: &mut [u8]) -> usize {
     let mut used = 0;
-    for range in ranges.as_slice() {
+    for range in ranges.iter() {
         let row = ChosenRange {
             first: U64::new(range.first.0),
             last: U64::new(range.last.0),

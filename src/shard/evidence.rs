@@ -160,11 +160,11 @@ impl RecentChosen {
 
     /// A chosen record was logged.
     pub(super) fn push(&mut self, ranges: &Ranges) {
-        for range in ranges.as_slice() {
+        for range in ranges.iter() {
             if self.0.len() == RECENT_RANGES {
                 self.0.pop_front();
             }
-            self.0.push_back(*range);
+            self.0.push_back(range);
         }
     }
 

@@ -93,8 +93,8 @@ impl Replay {
             Kind::Accept | Kind::Learnt => self.value(place, frame),
             Kind::Chosen => match decode_ranges(frame.payload, frame.header.epoch) {
                 Ok(ranges) => {
-                    for range in ranges.as_slice() {
-                        self.chosen(range);
+                    for range in ranges.iter() {
+                        self.chosen(&range);
                     }
                 }
                 Err(_) => {

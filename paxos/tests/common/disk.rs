@@ -182,7 +182,7 @@ impl Scan {
                 self.chosen_upto = self.chosen_upto.max(*slot);
             }
             Record::Chosen(ranges) => {
-                for range in ranges.as_slice() {
+                for range in ranges.iter() {
                     let held = self.copies.range(range.first..=range.last);
                     let same = held.filter(|(_, (_, copy))| copy.ballot == range.ballot).map(|(slot, _)| *slot);
                     for slot in same {

@@ -2,7 +2,7 @@
 //! rarely: a leader has to die between two slots of one burst, and its successor to find another's configuration in the first.
 
 use super::{MS, ballot, founding, settings};
-use synod_paxos::{Change, Evidence, Held, Input, Mark, Message, Output, Replica, Restart};
+use synod_paxos::{Change, Evidence, Held, Input, Mark, Message, Output, Record, Replica, Restart};
 use synod_wire::{Configuration, Epoch, Lsn, Member, NodeId, NodeSet, Quorums, Slot};
 
 /// The configuration that follows the founding one of three: node 4 learns.
@@ -17,13 +17,13 @@ fn heard(from: u8, epoch: u32, message: Message) -> Input {
     Input::Message { from: NodeId(from), epoch: Epoch(epoch), lsn: Lsn(100), message }
 }
 
-/// A follower of node 2 that holds slot 2, accepted in ballot 1.2.
-fn follower() -> Replica {
+/// A follower of node 2 that holds this slot, accepted in ballot 1.2.
+fn follower(slot: u64, mark: Mark) -> Replica {
     let restart = Restart {
         promised: ballot(1, 2),
         last_lsn: Lsn(9),
         founded: Some((1..=3).map(|node| (NodeId(node), super::founding_incarnation(node))).collect()),
-        held: vec![Held { slot: Slot(2), ballot: ballot(1, 2), chosen: None, mark: Mark::Batch, unknown: false }],
+        held: vec![Held { slot: Slot(slot), ballot: ballot(1, 2), chosen: None, mark, unknown: false }],
         ..Restart::default()
     };
     let settings = settings(1, 3);
@@ -49,7 +49,7 @@ fn delivered(replica: &mut Replica) -> Vec<u64> {
 
 /// Slot 2 is chosen by votes of the founding configuration; slot 1 turns out to be the next one.
 pub(crate) fn what_was_chosen_above_a_configuration_is_not_final() {
-    let mut replica = follower();
+    let mut replica = follower(2, Mark::Batch);
     let acceptors: NodeSet = [NodeId(2), NodeId(3)].into_iter().collect();
     let evidence = |epoch| Evidence { first: Slot(2), last: Slot(2), ballot: ballot(1, 2), acceptors, epoch };
     let commit =
@@ -68,4 +68,23 @@ pub(crate) fn what_was_chosen_above_a_configuration_is_not_final() {
     assert_eq!(delivered(&mut replica), [2], "votes of those who govern it do");
     let add = Change::Add(Member { incarnation: 9, ..Member::founding(NodeId(5)) });
     assert!(replica.plan_change(Epoch(2), add).is_err(), "only a leader changes the members");
+}
+
+/// A leader takes the answer to its heartbeat for the word that the member durably knows the configuration chosen.
+pub(crate) fn who_names_a_configuration_delivered_has_it_on_disk() {
+    let mut replica = follower(1, Mark::Configuration);
+    while replica.poll_output().is_some() {}
+    let beat = Message::Heartbeat { ballot: ballot(1, 2), chosen: Slot(1), probe: 1, lease_ns: 0 };
+    replica.step(2 * MS, heard(2, 1, beat));
+    let (mut shown_by, mut waits_for) = (Lsn::ZERO, None);
+    while let Some(output) = replica.poll_output() {
+        match output {
+            Output::Persist { lsn, record: Record::Chosen(_), .. } => shown_by = lsn,
+            Output::Send { message: Message::HeartbeatAck { prefix: Slot(1), .. }, after, .. } => {
+                waits_for = Some(after)
+            }
+            _ => {}
+        }
+    }
+    assert!(shown_by > Lsn::ZERO && waits_for >= Some(shown_by), "waits for {waits_for:?}; {shown_by} shows it chosen");
 }

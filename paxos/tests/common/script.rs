@@ -305,7 +305,7 @@ fn field(message: &Message, key: &str) -> Option<String> {
         (Message::ReadIndexAck { index, .. }, "index") => index.to_string(),
         // Of several ranges the first.
         (Message::Commit { ranges, .. }, _) => {
-            let range = ranges.as_slice().first()?;
+            let range = ranges.iter().next()?;
             match key {
                 "first" => range.first.to_string(),
                 "last" => range.last.to_string(),

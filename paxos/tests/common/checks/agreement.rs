@@ -42,7 +42,7 @@ impl Agreement {
             }
             (Record::Learnt { slot, .. }, Some(value)) => self.expect_chosen(node, *slot, value, "learnt"),
             (Record::Chosen(ranges), _) => {
-                for range in ranges.as_slice() {
+                for range in ranges.iter() {
                     // What an earlier configuration's members chose above a later one is not final, and not kept here.
                     let later = self.configurations.iter().find(|(_, configuration)| configuration.epoch > range.epoch);
                     let last = later.map_or(range.last, |(slot, _)| range.last.min(*slot));
