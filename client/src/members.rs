@@ -114,20 +114,19 @@ impl ChangeOutcome {
     }
 }
 
-/// Asks all of `nodes` who the members of `group` are; gives what each said until all have answered, or until a leader and
-/// `timeout` at the latest. Empty: nobody answered.
+/// Asks all of `nodes` who the members of `group` are, again and again, until what they said last is what is waited for (`done`), or
+/// until `timeout`; gives what each said last. Empty: nobody answered.
 pub fn members(
     nodes: &[SocketAddrV4],
     cluster: ClusterId,
     group: GroupId,
     timeout: Duration,
+    done: impl Fn(&[Members]) -> bool,
 ) -> Result<Vec<Members>, ClientError> {
     check_members(nodes.len()).map_err(|error: OptionsError| ClientError::Options(error))?;
-    let mut call = Call::new(cluster, group)?;
-    let answers = call.run(nodes, Kind::Members, &[], timeout, |answers| {
-        answers.len() == nodes.len() || answers.iter().any(|(members, _)| members.leads)
-    })?;
-    Ok(answers.into_iter().map(|(members, _)| members).collect())
+    let told = |answers: &Answers| -> Vec<Members> { answers.iter().map(|(members, _)| members.clone()).collect() };
+    let answers = Call::new(cluster, group)?.run(nodes, Kind::Members, &[], timeout, |answers| done(&told(answers)))?;
+    Ok(told(&answers))
 }
 
 /// Asks `leader` for a change of the configuration with the number `of`. `None`: it did not answer.
@@ -197,8 +196,7 @@ impl Call {
             if now_ns >= repeat_ns {
                 out[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload);
                 let length = finish_request(&mut out, (kind, 0), self.cluster, self.group, REQUEST_ID, payload.len());
-                let silent = |node: &&SocketAddrV4| !answers.iter().any(|(members, _)| members.address == **node);
-                for node in nodes.iter().filter(silent) {
+                for node in nodes {
                     self.socket.send(&out[..length], length, *node)?;
                 }
                 repeat_ns = now_ns + REPEAT_NS;

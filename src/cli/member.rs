@@ -10,13 +10,13 @@ use crate::node;
 use anyhow::anyhow;
 use serde::Serialize;
 use std::io::IsTerminal;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
-use synod_client::{ChangeOutcome, Epoch, GroupId, MemberChange, Members, NodeId, change_members, members};
+use synod_client::{ChangeOutcome, GroupId, MemberChange, Members, NodeId, change_members, members};
+use synod_wire::Slot;
 
-/// One question for the members is given up after this long; a change asks many times.
-const ASK: Duration = Duration::from_millis(500);
-/// Between two looks at a change that is under way.
-const LOOK: Duration = Duration::from_millis(20);
+/// What is waited for longer is said on a terminal; and a change that has not been made by then is asked for again.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A member, as `list` prints it.
 #[derive(Debug, Serialize)]
@@ -103,7 +103,9 @@ fn list(args: &MemberListArgs) -> Outcome {
     let timeout = Duration::from_millis(args.timeout_ms);
     let mut rows = Vec::new();
     for group in groups(&args.groups, &config)? {
-        let found = ask(&config, group, timeout)?;
+        let nodes = addresses(&config, group);
+        let enough = |told: &[Members]| told.len() == nodes.len() || told.iter().any(|members| members.leads);
+        let found = members(&nodes, config.cluster_id(), group, timeout, enough).map_err(client_failure)?;
         let best = found.iter().max_by_key(|members| (members.leads, members.configuration.epoch));
         let Some(best) = best.filter(|members| !members.waits) else {
             return Err(Failure::Unavailable(anyhow!(
@@ -152,20 +154,19 @@ fn table(rows: &[Row]) -> String {
     table.render()
 }
 
-fn ask(config: &Config, group: GroupId, timeout: Duration) -> Result<Vec<Members>, Failure> {
-    let nodes: Vec<_> = config.client_addresses(group).into_iter().map(|(_, address)| address).collect();
-    members(&nodes, config.cluster_id(), group, timeout).map_err(client_failure)
+fn addresses(config: &Config, group: GroupId) -> Vec<SocketAddrV4> {
+    config.client_addresses(group).into_iter().map(|(_, address)| address).collect()
 }
 
 /// Makes a change in every group that is asked for, one after the other.
-fn each_group(args: &MemberArgs, make: impl Fn(&mut Task<'_>, NodeId) -> Result<(), Failure>) -> Outcome {
+fn each_group(args: &MemberArgs, make: impl Fn(&Task<'_>, NodeId) -> Result<(), Failure>) -> Outcome {
     let config = args.groups.cluster.load()?.config;
     // A node that is gone for good need not be in the file any more.
     let node = NodeId(args.node);
     for group in groups(&args.groups, &config)? {
-        let mut task = Task::new(&config, group, args);
-        make(&mut task, node)?;
-        let (leader, _) = task.leader()?;
+        let task = Task::new(&config, group, args);
+        make(&task, node)?;
+        let leader = task.leader()?;
         let configuration = &leader.configuration;
         let voters = configuration.voters();
         let numbers = |voting: bool| {
@@ -191,133 +192,128 @@ struct Task<'a> {
     group: GroupId,
     until: Instant,
     timeout_ms: u64,
-    /// What was said last on a terminal.
-    said: String,
 }
 
 impl Task<'_> {
     fn new<'a>(config: &'a Config, group: GroupId, args: &MemberArgs) -> Task<'a> {
         let until = Instant::now() + Duration::from_millis(args.timeout_ms);
-        Task { config, group, until, timeout_ms: args.timeout_ms, said: String::new() }
+        Task { config, group, until, timeout_ms: args.timeout_ms }
     }
 
-    /// Says on a terminal what is waited for.
-    fn say(&mut self, what: String) {
-        if self.said != what && std::io::stderr().is_terminal() {
-            eprintln!("group {}: {what}", self.group);
-        }
-        self.said = what;
-    }
-
-    /// Waits a little, unless time is up: then the failure says what was waited for.
-    fn wait(&mut self, what: String) -> Result<(), Failure> {
-        if Instant::now() + LOOK >= self.until {
-            let reason = anyhow!("group {}: {what}, and {} ms are over", self.group, self.timeout_ms);
+    /// What is left of the time, or the failure that says what was waited for.
+    fn left(&self, what: &str) -> Result<Duration, Failure> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let reason = anyhow!("group {}: waits {what}, and {} ms are over", self.group, self.timeout_ms);
             return Err(Failure::Unavailable(reason));
         }
-        self.say(what);
-        std::thread::sleep(LOOK);
-        Ok(())
+        Ok(left)
     }
 
-    /// What the leader says, once there is one that serves and whose members know who they are; and what the others say.
-    fn leader(&mut self) -> Result<(Members, Vec<Members>), Failure> {
-        loop {
-            let mut found = ask(self.config, self.group, ASK)?;
-            // An old leader may not know yet that it is deposed.
-            let leads = |members: &&Members| members.leads && members.settled && !members.changing;
-            let leader = found.iter().filter(leads).max_by_key(|members| members.prefix).map(|members| members.node);
-            if let Some(leader) = leader {
-                let at = found.iter().position(|members| members.node == leader).expect("it was found");
-                return Ok((found.swap_remove(at), found));
-            }
-            self.wait("waits for a leader whose members know who they are".to_owned())?;
+    /// What one of `nodes` says, as soon as it says what is waited for; none within `patience`.
+    fn look(
+        &self,
+        nodes: &[SocketAddrV4],
+        patience: Duration,
+        wanted: impl Fn(&Members) -> bool,
+    ) -> Result<Option<Members>, Failure> {
+        let done = |told: &[Members]| told.iter().any(&wanted);
+        let found = members(nodes, self.config.cluster_id(), self.group, patience, done).map_err(client_failure)?;
+        // An old leader may not know yet that it is deposed.
+        Ok(found.into_iter().filter(|told| wanted(told)).max_by_key(|told| told.prefix))
+    }
+
+    /// The same, for as long as there is time.
+    fn await_told(
+        &self,
+        nodes: &[SocketAddrV4],
+        what: &str,
+        wanted: impl Fn(&Members) -> bool,
+    ) -> Result<Members, Failure> {
+        if let Some(told) = self.look(nodes, self.left(what)?.min(PATIENCE), &wanted)? {
+            return Ok(told);
         }
+        if std::io::stderr().is_terminal() {
+            eprintln!("group {}: waits {what}", self.group);
+        }
+        loop {
+            if let Some(told) = self.look(nodes, self.left(what)?, &wanted)? {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// What the leader says, once there is one that serves and whose members know who they are.
+    fn leader(&self) -> Result<Members, Failure> {
+        let settled = |told: &Members| told.leads && told.settled && !told.changing;
+        self.await_told(&addresses(self.config, self.group), "for a leader whose members know who they are", settled)
     }
 
     /// Adds the life of a node's log that runs and waits.
-    fn add(&mut self, node: NodeId) -> Result<(), Failure> {
-        let incarnation = loop {
-            let address = self.known(node).map(|()| self.config.client_address(node, self.group))?;
-            let found = members(&[address], self.config.cluster_id(), self.group, ASK).map_err(client_failure)?;
-            match found.first() {
-                Some(told) if told.waits => break told.incarnation,
-                Some(told)
-                    if told.configuration.member(node).is_some_and(|member| member.incarnation == told.incarnation) =>
-                {
-                    // A second call of the same command.
-                    break told.incarnation;
-                }
-                Some(_) => {
-                    let reason = anyhow!(
-                        "node {node} does not wait to be added: it is a member, or was formatted without --join"
-                    );
-                    return Err(Failure::Failed(reason));
-                }
-                None => {
-                    self.wait(format!("waits for node {node}, which is to run (synod start) before it is added"))?
-                }
-            }
-        };
-        self.join(node, incarnation)
-    }
-
-    fn known(&self, node: NodeId) -> Result<(), Failure> {
-        known_node(self.config, node.0).map(drop)
+    fn add(&self, node: NodeId) -> Result<(), Failure> {
+        known_node(self.config, node.0)?;
+        let address = self.config.client_address(node, self.group);
+        let what = format!("for node {node}, which is to run (synod start) before it is added");
+        let told = self.await_told(&[address], &what, |_| true)?;
+        // A second call of the same command finds it added.
+        let added = told.configuration.member(node).is_some_and(|member| member.incarnation == told.incarnation);
+        if !told.waits && !added {
+            let reason =
+                anyhow!("node {node} does not wait to be added: it is a member, or was formatted without --join");
+            return Err(Failure::Failed(reason));
+        }
+        self.join(node, told.incarnation)
     }
 
     /// A life of a node's log joins as a learner.
-    fn join(&mut self, node: NodeId, incarnation: u64) -> Result<(), Failure> {
+    fn join(&self, node: NodeId, incarnation: u64) -> Result<(), Failure> {
         let peers_at = self.config.peer_address(node, self.group);
         let clients_at = self.config.client_address(node, self.group);
         self.change(MemberChange::Add { node, incarnation, peers_at, clients_at })
     }
 
-    fn promote(&mut self, node: NodeId) -> Result<(), Failure> {
+    fn promote(&self, node: NodeId) -> Result<(), Failure> {
         self.change(MemberChange::Promote(node))
     }
 
     /// Asks the leader until the change is made, or cannot be.
-    fn change(&mut self, wanted: MemberChange) -> Result<(), Failure> {
+    fn change(&self, wanted: MemberChange) -> Result<(), Failure> {
+        let mut waits_for = "for the members to change".to_owned();
         loop {
-            let (leader, _) = self.leader()?;
+            let leader = self.leader()?;
             if is_made(&leader, wanted) {
                 return Ok(());
             }
             let of = leader.configuration.epoch;
-            let outcome = change_members(leader.address, self.config.cluster_id(), self.group, of, wanted, ASK)
-                .map_err(client_failure)?;
-            let waits = match outcome {
-                Some(ChangeOutcome::Begun) => self.await_epoch(of)?,
-                None => "waits for the leader's answer".to_owned(),
-                Some(ChangeOutcome::NotLeader | ChangeOutcome::Stale) => "waits for the leader".to_owned(),
-                Some(ChangeOutcome::Pending) => "waits for another change".to_owned(),
+            let patience = self.left(&waits_for)?.min(PATIENCE);
+            let asked = change_members(leader.address, self.config.cluster_id(), self.group, of, wanted, patience);
+            let next = |told: &Members| told.leads && told.settled && told.configuration.epoch > of;
+            let nodes = addresses(self.config, self.group);
+            match asked.map_err(client_failure)? {
                 Some(ChangeOutcome::NotCaughtUp(behind)) => {
-                    format!("waits until the learner has caught up ({behind} slots)")
+                    waits_for = format!("until the learner has caught up ({behind} slots)");
+                    let patience = self.left(&waits_for)?;
+                    // It answers, and has what the leader had.
+                    let (node, had) = (node_of(wanted), progress(&leader, node_of(wanted)));
+                    let enough = leader.prefix.max(had.next());
+                    self.look(&nodes, patience.min(PATIENCE), |told| told.leads && progress(told, node) >= enough)?;
+                }
+                // A proposal may be lost with its leader: then it is made anew.
+                Some(
+                    ChangeOutcome::Begun | ChangeOutcome::NotLeader | ChangeOutcome::Stale | ChangeOutcome::Pending,
+                )
+                | None => {
+                    "for the members to know of a change".clone_into(&mut waits_for);
+                    self.look(&nodes, self.left(&waits_for)?.min(PATIENCE), next)?;
                 }
                 Some(refused) => return Err(Failure::Failed(self.refusal(refused, wanted))),
-            };
-            self.wait(waits)?;
-        }
-    }
-
-    /// Waits until the configuration that follows `of` governs, or its proposal was lost with its leader.
-    fn await_epoch(&mut self, of: Epoch) -> Result<String, Failure> {
-        for _ in 0..25 {
-            let (leader, _) = self.leader()?;
-            if leader.configuration.epoch > of {
-                break;
             }
-            self.wait("waits until the members know".to_owned())?;
         }
-        Ok("waits until the members know".to_owned())
     }
 
     fn refusal(&self, refused: ChangeOutcome, wanted: MemberChange) -> anyhow::Error {
         let group = self.group;
-        let node = match wanted {
-            MemberChange::Add { node, .. } | MemberChange::Promote(node) | MemberChange::Remove(node) => node,
-        };
+        let node = node_of(wanted);
         match refused {
             ChangeOutcome::AlreadyMember => anyhow!("group {group}: node {node} is a member already"),
             ChangeOutcome::NotMember => {
@@ -330,6 +326,18 @@ impl Task<'_> {
             other => anyhow!("group {group}: the leader refuses: {other:?}"),
         }
     }
+}
+
+fn node_of(wanted: MemberChange) -> NodeId {
+    match wanted {
+        MemberChange::Add { node, .. } | MemberChange::Promote(node) | MemberChange::Remove(node) => node,
+    }
+}
+
+/// How far a member is, as the leader has heard.
+fn progress(leader: &Members, node: NodeId) -> Slot {
+    let at = leader.configuration.members().iter().position(|member| member.node == node);
+    at.and_then(|at| leader.progress.get(at)).map_or(Slot::ZERO, |progress| progress.prefix)
 }
 
 /// Whether the leader's members are already what is asked for.
