@@ -11,7 +11,7 @@ use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
 use crate::shard::{
     FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, JOB_DATAGRAMS, MAX_KEPT_PAYLOADS, MAX_SUBSCRIBERS, OUTBOX_BYTES,
-    RECENT_CHOSEN_BYTES, RECENT_SLOTS, SUBSCRIBER_BYTES, TIMELINE_BYTES,
+    RECENT_CHOSEN_BYTES, RECENT_SLOTS, SUBSCRIBER_BYTES, TIMELINE_BYTES, TRANSFER_GROUP_BYTES,
 };
 use serde::Serialize;
 use synod_ring::Socket;
@@ -167,6 +167,7 @@ fn tables(config: &Config, pools: &mut Pools) {
         "8192 x net.max_batch_bytes, allocated as they come",
     );
     pools.add("subscribers", MAX_SUBSCRIBERS, SUBSCRIBER_BYTES, "fixed");
+    pools.add("a member's snapshot on its way here", 1, TRANSFER_GROUP_BYTES, "allocated when one comes");
     let datagram = HEADER_BYTES + config.net.max_batch_bytes;
     let from = "64 subscribers x 8 datagrams of old entries, allocated as they are used";
     pools.add("read for subscribers", MAX_SUBSCRIBERS * usize::from(JOB_DATAGRAMS), datagram, from);

@@ -3,34 +3,19 @@
 mod common;
 
 use common::cluster::{Cluster, GROUP, SOON};
+use common::numbered::{append, read, synod};
 use common::{await_until, serial};
-use std::fmt::Write;
 use std::process::Output;
 use synod::config::Every;
 use synod_client::{Counter, NodeId};
 
 const ENTRIES: u64 = 24_000;
-const ENTRY_BYTES: usize = 1_000;
 const KEPT_FROM: u64 = 20_000;
 
-fn synod(cluster: &Cluster, words: &[&str]) -> Output {
-    let config = cluster.config_file().display().to_string();
-    let output = cluster.synod(&[words, &["--config", &config]].concat());
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn run(cluster: &Cluster, command: &[&str], rest: &[&str]) -> Output {
+    let output = synod(cluster, command, rest);
+    assert!(output.status.success(), "{command:?} {rest:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
-}
-
-fn payload(sequence: u64) -> String {
-    format!("{sequence:0ENTRY_BYTES$}")
-}
-
-/// Appends the entries of these sequences.
-fn append(cluster: &Cluster, first: u64, count: u64) {
-    let mut lines = String::new();
-    (first..first + count).for_each(|sequence| writeln!(lines, "{}", payload(sequence)).expect("memory"));
-    let file = cluster.dir().join("entries");
-    std::fs::write(&file, lines).expect("a file of entries");
-    synod(cluster, &["append", "--quiet", "--input", &file.display().to_string()]);
 }
 
 /// A node has applied what the leader has, and began with a snapshot of another's.
@@ -40,14 +25,6 @@ fn await_caught_up(cluster: &Cluster, node: NodeId) {
         cluster.status(node, GROUP).filter(|status| Some(status.tail) >= furthest).map(drop)
     });
     assert!(cluster.log(node).contains("a member's snapshot is installed"), "{}", cluster.log(node));
-}
-
-/// What was kept is read from any member, whoever has it.
-fn read_all(cluster: &Cluster, first: u64, last: u64) {
-    let (from, count) = (first.to_string(), (last + 1 - first).to_string());
-    let output = synod(cluster, &["read", "--from", &from, "--count", &count]);
-    let text = String::from_utf8(output.stdout).expect("digits");
-    assert!(text.lines().eq((first..=last).map(payload)), "from {first}");
 }
 
 #[test]
@@ -65,7 +42,7 @@ fn who_lacks_what_the_others_gave_up_is_sent_a_snapshot() {
     append(&cluster, 101, ENTRIES - 100);
     // A member that was heard of late holds trims back.
     await_until(SOON, "nothing holds the trim back", || {
-        let output = synod(&cluster, &["trim", "--before", &KEPT_FROM.to_string(), "-o", "json"]);
+        let output = run(&cluster, &["trim"], &["--before", &KEPT_FROM.to_string(), "-o", "json"]);
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         (told["held_back_by"] == "nothing").then_some(())
     });
@@ -76,7 +53,7 @@ fn who_lacks_what_the_others_gave_up_is_sent_a_snapshot() {
     cluster.start(away);
     await_caught_up(&cluster, away);
     append(&cluster, ENTRIES + 1, 100);
-    read_all(&cluster, KEPT_FROM, ENTRIES + 100);
+    read(&cluster, None, KEPT_FROM, ENTRIES + 100 + 1 - KEPT_FROM);
 
     // It is worth as much as the others: the group goes on with it and one more.
     let other = cluster.others(away).into_iter().find(|node| *node != leader).expect("three members");
@@ -88,11 +65,11 @@ fn who_lacks_what_the_others_gave_up_is_sent_a_snapshot() {
     let new = cluster.add_node();
     assert!(cluster.format(new).status.success());
     cluster.start(new);
-    synod(&cluster, &["member", "add", "--node", &new.to_string()]);
-    synod(&cluster, &["member", "promote", "--node", &new.to_string()]);
+    run(&cluster, &["member", "add"], &["--node", &new.to_string()]);
+    run(&cluster, &["member", "promote"], &["--node", &new.to_string()]);
     await_caught_up(&cluster, new);
     append(&cluster, ENTRIES + 201, 100);
-    read_all(&cluster, KEPT_FROM, ENTRIES + 300);
+    read(&cluster, None, KEPT_FROM, ENTRIES + 300 + 1 - KEPT_FROM);
 
     cluster.kill_all();
     cluster.start_all();

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::await_until;
 use common::check::{check_log, read_log};
 use common::cluster::{Cluster, GROUP, SOON};
 use common::load::Load;
+use common::{await_until, serial};
 use std::process::Output;
 use synod_client::NodeId;
 use synod_wire::client::role;
@@ -37,6 +37,7 @@ fn listed(cluster: &Cluster) -> (Vec<u64>, Vec<u64>, u64) {
 
 #[test]
 fn members_come_and_go_while_clients_append() {
+    let _one = serial();
     let mut cluster = Cluster::prepare("members", |_| {});
     cluster.start_all();
     cluster.await_leader(GROUP);
@@ -101,6 +102,7 @@ fn members_come_and_go_while_clients_append() {
 
 #[test]
 fn changes_that_cannot_be_are_refused() {
+    let _one = serial();
     let mut cluster = Cluster::prepare("members-refused", |_| {});
     cluster.start_all();
     cluster.await_leader(GROUP);

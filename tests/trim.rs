@@ -4,15 +4,14 @@
 mod common;
 
 use common::cluster::{Cluster, GROUP, SOON};
+use common::numbered::{ENTRY_BYTES, append, read, synod};
 use common::{await_until, serial};
-use std::fmt::Write;
 use std::path::Path;
 use std::process::Output;
 use synod::config::Every;
 use synod_client::{ClientError, Counter, NodeId, ReadOptions, Sequence, StreamEnd, Subscription};
 
 const SEGMENT_BYTES: u64 = 4 << 20;
-const ENTRY_BYTES: usize = 1_000;
 
 fn cluster(name: &str, max_bytes: u64) -> Cluster {
     let mut cluster = Cluster::prepare(name, |config| {
@@ -23,26 +22,6 @@ fn cluster(name: &str, max_bytes: u64) -> Cluster {
     cluster.start_all();
     cluster.await_leader(GROUP);
     cluster
-}
-
-fn payload(sequence: u64) -> String {
-    format!("{sequence:0ENTRY_BYTES$}")
-}
-
-/// Appends the entries of these sequences.
-fn append(cluster: &Cluster, first: u64, count: u64) {
-    let mut lines = String::new();
-    (first..first + count).for_each(|sequence| writeln!(lines, "{}", payload(sequence)).expect("memory"));
-    let file = cluster.dir().join("entries");
-    std::fs::write(&file, lines).expect("a file of entries");
-    let input = file.display().to_string();
-    let output = synod(cluster, "append", &["--quiet", "--input", &input]);
-    assert!(output.status.success(), "{output:?}");
-}
-
-fn synod(cluster: &Cluster, command: &str, rest: &[&str]) -> Output {
-    let config = cluster.config_file().display().to_string();
-    cluster.synod(&[&[command, "--config", &config][..], rest].concat())
 }
 
 fn stderr(output: &Output) -> String {
@@ -60,16 +39,6 @@ fn disk_bytes(cluster: &Cluster, node: NodeId) -> u64 {
     of(&cluster.config.log_dir(node, GROUP))
 }
 
-/// Reads entries and holds them to what was appended.
-fn read(cluster: &Cluster, node: NodeId, from: u64, count: u64) {
-    let (node, from_text, count_text) = (node.to_string(), from.to_string(), count.to_string());
-    let arguments = ["--node", &node, "--from", &from_text, "--count", &count_text];
-    let output = synod(cluster, "read", &arguments);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let text = String::from_utf8(output.stdout).expect("digits");
-    assert!(text.lines().eq((from..from + count).map(payload)), "node {node} from {from}");
-}
-
 #[test]
 fn what_is_trimmed_is_refused_by_name_and_leaves_the_disk_and_the_rest_is_read_as_before() {
     let _one = serial();
@@ -80,15 +49,15 @@ fn what_is_trimmed_is_refused_by_name_and_leaves_the_disk_and_the_rest_is_read_a
     cluster.await_converged(GROUP);
     // A follower's acknowledgement of the last entries may be on its way still.
     let told = await_until(SOON, "nothing holds the trim back", || {
-        let output = synod(&cluster, "trim", &["--before", "20000", "-o", "json"]);
+        let output = synod(&cluster, &["trim"], &["--before", "20000", "-o", "json"]);
         assert!(output.status.success(), "{}", stderr(&output));
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         (told["held_back_by"] == "nothing").then_some(told)
     });
     assert_eq!((&told["first_sequence"], &told["before"]), (&20_000.into(), &20_000.into()), "{told}");
     // Lower, again, and beyond the end: what is trimmed stays so.
-    assert_eq!(synod(&cluster, "trim", &["--before", "7"]).stdout, b"20000\n");
-    assert_eq!(synod(&cluster, "trim", &["--before", "0"]).status.code(), Some(2));
+    assert_eq!(synod(&cluster, &["trim"], &["--before", "7"]).stdout, b"20000\n");
+    assert_eq!(synod(&cluster, &["trim"], &["--before", "0"]).status.code(), Some(2));
     let tail = 24_000;
     for node in cluster.members() {
         let removed = || (cluster.counter(node, GROUP, Counter::SegmentsRemoved) >= 4).then_some(());
@@ -98,11 +67,11 @@ fn what_is_trimmed_is_refused_by_name_and_leaves_the_disk_and_the_rest_is_read_a
     for round in ["before", "after"] {
         for node in cluster.members() {
             assert_eq!(cluster.counter(node, GROUP, Counter::FirstSequence), 20_000, "{round} a restart");
-            let refused = synod(&cluster, "read", &["--node", &node.to_string(), "--from", "19999"]);
+            let refused = synod(&cluster, &["read"], &["--node", &node.to_string(), "--from", "19999"]);
             assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{round} a restart");
             let text = stderr(&refused);
             assert!(text.contains("TRIMMED: entries before 20000 were trimmed; begin at 20000"), "{text}");
-            read(&cluster, node, 20_000, tail + 1 - 20_000);
+            read(&cluster, Some(node), 20_000, tail + 1 - 20_000);
         }
         cluster.stop_all();
         let report = cluster.verify();
@@ -131,7 +100,7 @@ fn a_trim_goes_no_further_than_what_a_member_that_is_heard_has() {
     cluster.kill(away);
     append(&cluster, 3_001, 3_000);
     // It was heard a moment ago: it holds the trim back.
-    let output = synod(&cluster, "trim", &["--before", "5000", "-o", "json"]);
+    let output = synod(&cluster, &["trim"], &["--before", "5000", "-o", "json"]);
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&told["held_back_by"], &told["member"]), (&"member".into(), &away.0.into()), "{told}");
     let first = told["first_sequence"].as_u64().expect("a number");
@@ -140,12 +109,12 @@ fn a_trim_goes_no_further_than_what_a_member_that_is_heard_has() {
     cluster.start(away);
     cluster.await_converged(GROUP);
     let whole = await_until(SOON, "the member that came back holds nothing back", || {
-        let output = synod(&cluster, "trim", &["--before", "999999"]);
+        let output = synod(&cluster, &["trim"], &["--before", "999999"]);
         stderr(&output).contains("the log ends there").then_some(output)
     });
     assert_eq!(whole.stdout, b"6001\n");
     let nobody = Cluster::prepare("trim-nobody", |_| {});
-    assert_eq!(synod(&nobody, "trim", &["--before", "5", "--deadline-ms", "300"]).status.code(), Some(3));
+    assert_eq!(synod(&nobody, &["trim"], &["--before", "5", "--deadline-ms", "300"]).status.code(), Some(3));
 }
 
 #[test]
@@ -170,7 +139,7 @@ fn disk_use_stays_within_retention_while_entries_are_appended() {
     assert!(first > 100_000, "only those before {first} were trimmed");
     assert!(next - first >= max_bytes / 3 / ENTRY_BYTES as u64, "too much was trimmed: {first} of {next}");
     for node in cluster.members() {
-        read(&cluster, node, first.max(next - 3_000), 2_000);
+        read(&cluster, Some(node), first.max(next - 3_000), 2_000);
     }
     cluster.stop_all();
     assert_eq!(cluster.verify()["ok"], true);

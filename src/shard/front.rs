@@ -64,8 +64,8 @@ impl Starts {
 /// Where a recovery from a snapshot begins; none if it cannot be read.
 fn start_of(dir: &Dir, expect: &Expect, slot: Slot) -> Option<u64> {
     let read = snapshot::read(dir, expect, slot).map_err(|error| error.to_string()).and_then(|read| {
-        let parts = synod_wire::snapshot::parts(&read.body).and_then(|(_, facts)| synod_wire::snapshot::facts(facts));
-        parts.map(|(facts, _)| facts.from_segment.get()).map_err(|error| error.to_string())
+        let facts = synod_wire::snapshot::facts_of(&read.body);
+        facts.map(|(facts, _)| facts.from_segment.get()).map_err(|error| error.to_string())
     });
     match read {
         Ok(segment) => Some(segment),

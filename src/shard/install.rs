@@ -146,8 +146,7 @@ pub fn first_own_slot(dir: &Dir, reader: &LogReader) -> Result<Slot, LogError> {
     for slot in snapshot::list(dir)?.into_iter().rev() {
         // One that is damaged says nothing; the one before it does.
         let Ok(read) = snapshot::read(dir, &expect, slot) else { continue };
-        let facts = synod_wire::snapshot::parts(&read.body).and_then(|(_, facts)| synod_wire::snapshot::facts(facts));
-        let Ok((_, rows)) = facts else { continue };
+        let Ok((_, rows)) = synod_wire::snapshot::facts_of(&read.body) else { continue };
         return Ok(rows.blocks.first().map_or(slot.next(), |block| Slot(block.first_slot.get())));
     }
     Ok(Slot(1))

@@ -97,10 +97,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if self.membership.wanted.is_none() {
             return Ok(());
         }
-        if self.core.role() != Role::Leader {
+        let begun = self.core.is_changing();
+        if self.core.role() != Role::Leader || !begun && self.core.hands_over_to().is_some() {
             // Whoever leads next is asked again.
             self.membership.wanted = None;
-        } else if !self.core.is_changing() {
+        } else if !begun {
             self.step(Input::BeginChange, None)?;
         }
         if self.membership.wanted.is_some() && self.core.can_propose_configuration() && self.has_room_for_value() {

@@ -392,6 +392,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.answer_fresh();
         self.wake_waiters();
         self.serve_streams();
+        self.serve_waiting();
         self.make_snapshots();
         self.pull_snapshot();
         self.remove_front();
@@ -644,6 +645,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             .idle_mark_at_ns
             .min(self.snapshots.next_ns())
             .min(self.pulling.next_ns())
+            .min(self.offers.next_ns())
             .min(self.retention.next_ns(self.core.leads()));
         core_ns.min(clients_ns).min(disk_ns).min(mode_ns)
     }

@@ -11,16 +11,19 @@
 //!
 //! The receiver asks for each chunk (`pull.rs`), so loss, pace and restarts are its affair; nothing is kept here but the last time that
 //! a chunk was asked for. A snapshot stays for [`HELD_NS`] from then on, though newer ones were made. Values and chunks together leave no
-//! faster than `catchup.max_bytes_per_s`; past it, and past [`MAX_READS`] reads at once, requests are dropped and counted: they come again.
+//! faster than `catchup.max_bytes_per_s`; past it a member's request for values waits until it is due, one request a member. Requests for
+//! chunks, which their sender paces, are dropped past that and past [`MAX_READS`] reads at once, and come again. Both are counted.
 
 use super::clients::put;
 use super::install::{Chunks, TransferJob};
 use super::jobs::{Done, Job};
 use super::{Shard, codec};
+use std::collections::VecDeque;
 use synod_ring::Io;
 use synod_wal::LogError;
 use synod_wal::partial::Whole;
 use synod_wire::client::Counter;
+use synod_wire::configuration::MAX_MEMBERS;
 use synod_wire::frame::{HEADER_BYTES, Kind, checksum, write_header};
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead};
 use synod_wire::{NodeId, NodeSet, Slot};
@@ -37,7 +40,7 @@ pub struct CatchUpSettings {
 
 impl Default for CatchUpSettings {
     fn default() -> CatchUpSettings {
-        CatchUpSettings { max_bytes_per_s: 64 << 20, snapshot_after_bytes: 256 << 20 }
+        CatchUpSettings { max_bytes_per_s: 1 << 30, snapshot_after_bytes: 256 << 20 }
     }
 }
 
@@ -92,6 +95,8 @@ pub(super) struct Offers {
     reads: usize,
     /// By node: since when it does not answer an offer; 0: it does.
     unanswered_ns: [u64; NodeId::LIMIT as usize],
+    /// Requests for values that came faster than the pace allows: whose, and the slots; one a member.
+    waiting: VecDeque<(NodeId, Slot, Slot)>,
     pub(super) throttle: Throttle,
 }
 
@@ -99,7 +104,32 @@ impl Offers {
     pub(super) fn new(settings: CatchUpSettings) -> Offers {
         let throttle = Throttle::new(settings.max_bytes_per_s);
         let unanswered_ns = [0; NodeId::LIMIT as usize];
-        Offers { settings, known: None, describing: false, fetched: None, reads: 0, unanswered_ns, throttle }
+        let waiting = VecDeque::with_capacity(MAX_MEMBERS);
+        Offers { settings, known: None, describing: false, fetched: None, reads: 0, unanswered_ns, waiting, throttle }
+    }
+
+    /// A request for values is to wait. One that goes on where the member's last ends is part of it; another takes its place.
+    pub(super) fn wait(&mut self, to: NodeId, first: Slot, last: Slot) {
+        let room = self.waiting.len() < MAX_MEMBERS;
+        match self.waiting.iter_mut().find(|(node, ..)| *node == to) {
+            Some((_, _, end)) if end.next() == first => *end = last,
+            Some(request) => *request = (to, first, last),
+            None if room => self.waiting.push_back((to, first, last)),
+            None => {}
+        }
+    }
+
+    /// The request that is due.
+    pub(super) fn due(&mut self, now_ns: u64) -> Option<(NodeId, Slot, Slot)> {
+        if self.waiting.is_empty() || !self.throttle.allows(now_ns) {
+            return None;
+        }
+        self.waiting.pop_front()
+    }
+
+    /// When one is.
+    pub(super) fn next_ns(&self) -> u64 {
+        if self.waiting.is_empty() { u64::MAX } else { self.throttle.free_ns }
     }
 
     /// A snapshot was made.
@@ -261,6 +291,21 @@ mod tests {
         assert_eq!(throttle.spend(start_ns, 5_000), start_ns + 5_000_000);
         assert!(!throttle.allows(start_ns + 4_999_999) && throttle.allows(start_ns + 5_000_000));
         assert_eq!(throttle.spend(start_ns + 5_000_000, 1_000), start_ns + 6_000_000);
+    }
+
+    #[test]
+    fn a_request_past_the_pace_waits_and_goes_on_with_the_next() {
+        let mut offers = Offers::new(CatchUpSettings { max_bytes_per_s: 1_000_000, ..CatchUpSettings::default() });
+        let start_ns = 1_000_000_000;
+        let due_ns = offers.throttle.spend(start_ns, 20_000);
+        assert_eq!((offers.next_ns(), offers.due(due_ns)), (u64::MAX, None), "nobody asked");
+        offers.wait(NodeId(1), Slot(1), Slot(8));
+        offers.wait(NodeId(2), Slot(5), Slot(6));
+        offers.wait(NodeId(1), Slot(9), Slot(12));
+        offers.wait(NodeId(2), Slot(30), Slot(31));
+        assert_eq!((offers.next_ns(), offers.due(due_ns - 1)), (due_ns, None));
+        assert_eq!(offers.due(due_ns), Some((NodeId(1), Slot(1), Slot(12))));
+        assert_eq!(offers.due(due_ns), Some((NodeId(2), Slot(30), Slot(31))), "it wants something else by now");
     }
 
     #[test]

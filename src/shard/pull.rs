@@ -103,6 +103,24 @@ struct Pull {
 }
 
 impl Pull {
+    /// Nothing is here yet, as far as is known.
+    fn new(whole: Whole, from: NodeId) -> Pull {
+        Pull {
+            whole,
+            phase: Phase::Opening,
+            sources: [from].into_iter().collect(),
+            from,
+            senders: NodeSet::EMPTY,
+            stored: 0,
+            group: Vec::new(),
+            have: [0; GROUP_WORDS],
+            asked: (0, 0),
+            strikes: 0,
+            paced_ns: 0,
+            due_ns: 0,
+        }
+    }
+
     fn group_bytes(&self) -> usize {
         (self.whole.bytes - self.stored).min(GROUP_BYTES as u64) as usize
     }
@@ -249,22 +267,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn begin_pull(&mut self, from: NodeId, whole: Whole) {
-        let sources: NodeSet = [from].into_iter().collect();
         let job = TransferJob::Open(self.settings.dir.clone(), whole);
-        self.pulling.pull = self.ask(Job::Transfer(job)).then(|| Pull {
-            whole,
-            phase: Phase::Opening,
-            sources,
-            from,
-            senders: NodeSet::EMPTY,
-            stored: 0,
-            group: Vec::new(),
-            have: [0; GROUP_WORDS],
-            asked: (0, 0),
-            strikes: 0,
-            paced_ns: 0,
-            due_ns: 0,
-        });
+        self.pulling.pull = self.ask(Job::Transfer(job)).then(|| Pull::new(whole, from));
         let (group, slot, bytes) = (self.settings.group.0, whole.slot.0, whole.bytes);
         tracing::info!(
             group,
@@ -402,20 +406,8 @@ mod tests {
     use synod_wire::Slot;
 
     fn pull(bytes: u64) -> Pull {
-        let mut pull = Pull {
-            whole: Whole { slot: Slot(9), bytes, crc: 1 },
-            phase: Phase::Opening,
-            sources: [NodeId(1), NodeId(3)].into_iter().collect(),
-            from: NodeId(1),
-            senders: NodeSet::EMPTY,
-            stored: 0,
-            group: Vec::new(),
-            have: [0; GROUP_WORDS],
-            asked: (0, 0),
-            strikes: 0,
-            paced_ns: 0,
-            due_ns: 0,
-        };
+        let mut pull = Pull::new(Whole { slot: Slot(9), bytes, crc: 1 }, NodeId(1));
+        pull.sources.insert(NodeId(3));
         pull.begin_group();
         pull
     }

@@ -441,6 +441,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn serve_catch_up(&mut self, to: NodeId, first: Slot, last: Slot) {
         let now_ns = self.io.now_ns();
         if !self.offers.throttle.allows(now_ns) {
+            self.offers.wait(to, first, last);
             return self.counters.add(Counter::CatchUpThrottled, 1);
         }
         if self.offers_instead(to, first) {
@@ -474,6 +475,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 return;
             }
             slot = end.next();
+        }
+    }
+
+    /// The turn's part: requests for values that had to wait and are due.
+    pub(super) fn serve_waiting(&mut self) {
+        while !self.recover_again
+            && let Some((to, first, last)) = self.offers.due(self.io.now_ns())
+        {
+            self.serve_catch_up(to, first, last);
         }
     }
 

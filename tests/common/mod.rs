@@ -7,6 +7,7 @@ pub mod check;
 pub mod cluster;
 pub mod host;
 pub mod load;
+pub mod numbered;
 pub mod packet;
 
 use std::io::Write;

@@ -617,7 +617,8 @@ counters! {
     CatchUpTrimmed = "catch_up_below_the_log",
     /// Refused: TRIMMED.
     RefusedTrimmed = "refused_trimmed",
-    /// Requests for chosen values or chunks that came faster than `catchup.max_bytes_per_s` allows, or than they could be read.
+    /// Requests for chosen values or chunks that came faster than `catchup.max_bytes_per_s` allows, or than they could be read: they
+    /// wait, or come again.
     CatchUpThrottled = "catch_up_throttled",
     /// Bytes of others' snapshots received.
     SnapshotBytesReceived = "snapshot_bytes_received",

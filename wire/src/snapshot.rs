@@ -235,6 +235,11 @@ pub struct FactRows<'a> {
     pub exceptions: &'a [ExceptionRow],
 }
 
+/// The facts of a whole body.
+pub fn facts_of(body: &[u8]) -> Result<(&Facts, FactRows<'_>), Malformed> {
+    facts(parts(body)?.1)
+}
+
 /// Reads the facts of a body.
 pub fn facts(bytes: &[u8]) -> Result<(&Facts, FactRows<'_>), Malformed> {
     let mut rest = Rest(bytes);
