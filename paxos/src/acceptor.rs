@@ -34,6 +34,7 @@ impl Replica {
         self.highest_seen = self.highest_seen.max(ballot);
         self.highest_in_ballot = self.prefix;
         self.leader = None;
+        self.pre_vote.note_led(self.now_ns);
         if self.role == Role::Follower {
             self.expect_leader();
         } else {
@@ -130,6 +131,7 @@ impl Replica {
         let is_new = self.leader.replace(from) != Some(from);
         self.lost_elections = 0;
         self.hopeless_elections = 0;
+        self.pre_vote.note_led(self.now_ns);
         self.expect_leader();
         if is_new {
             self.ask_leader();

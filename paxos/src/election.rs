@@ -66,36 +66,20 @@ pub(crate) enum Plan {
 impl Replica {
     /// Stands for election in a ballot above all seen. The prepare waits until the own promise is durable.
     pub(crate) fn stand(&mut self, reason: Reason) {
-        let ballot = self.promised.max(self.highest_seen).next_for(self.settings.me);
-        // One that stands again was heard: silence says nothing about how long an election takes ([`Replica::election_timed_out`]).
         if self.role == Role::Candidate {
             self.lost_elections += 1;
+            self.hopeless_elections = if self.nobody_can_tell() { self.hopeless_elections + 1 } else { 0 };
         }
-        self.stood_at_ns = self.now_ns;
+        if self.hopeless_elections == HOPELESS_ELECTIONS {
+            return self.halt(Halt::BeyondRepair);
+        }
+        let ballot = self.promised.max(self.highest_seen).next_for(self.settings.me);
         self.promised = ballot;
         self.highest_seen = ballot;
         self.highest_in_ballot = self.prefix;
         self.become_role(Role::Candidate, reason);
         self.promise_lsn = self.persist(Record::Promised);
         self.send_prepare();
-    }
-
-    /// The election time-out is over without a leader: stands for election, or, if it stands already and has heard no quorum
-    /// meanwhile, goes on in its ballot, whose prepare is sent until somebody answers. A member that speaks and hears nothing
-    /// would name ever higher ballots otherwise, and each would depose the leader of the others.
-    pub(crate) fn election_timed_out(&mut self) {
-        let unheard = self.role == Role::Candidate && !self.heard_quorum_since(self.stood_at_ns);
-        if unheard {
-            self.stood_at_ns = self.now_ns;
-            return self.expect_leader();
-        }
-        if self.role == Role::Candidate {
-            self.hopeless_elections = if self.nobody_can_tell() { self.hopeless_elections + 1 } else { 0 };
-        }
-        if self.hopeless_elections == HOPELESS_ELECTIONS {
-            return self.halt(Halt::BeyondRepair);
-        }
-        self.stand(Reason::ElectionTimeout);
     }
 
     /// Whether this candidate has the promises of all members, and knows no more for it: what they hide stays hidden. It asks more

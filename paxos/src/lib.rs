@@ -20,6 +20,7 @@
 //! | `reads.rs` | reads that are not stale: rounds of reads, and the leader's word that it still leads |
 //! | `leases.rs` | reads by the clock: what acceptors grant, what the leader holds |
 //! | `membership.rs` | who votes: changes, and what follows from one |
+//! | `prevote.rs` | who hears no leader asks the others before it stands |
 //! | `states.rs` | members compare their states |
 //! | `transfer.rs` | a leader hands over to another member |
 //! | `invariants.rs` | what holds of every state and every step |
@@ -36,6 +37,7 @@ mod leader;
 mod learner;
 mod leases;
 mod membership;
+mod prevote;
 mod reach;
 mod reads;
 mod replica;

@@ -5,6 +5,7 @@ use crate::leader::Leading;
 use crate::learner::Fetch;
 use crate::leases::Leases;
 use crate::membership::others;
+use crate::prevote::PreVote;
 use crate::reads::Reads;
 use crate::rng::Rng;
 use crate::states::States;
@@ -71,7 +72,7 @@ pub struct Replica {
     pub(crate) lost_elections: u32,
     /// Elections in a row in which all members promised, and none of it led to a plan.
     pub(crate) hopeless_elections: u32,
-    pub(crate) stood_at_ns: u64,
+    pub(crate) pre_vote: PreVote,
     pub(crate) promises: BTreeMap<NodeId, PromiseSet>,
     pub(crate) leading: Leading,
     pub(crate) resent: u64,
@@ -140,7 +141,7 @@ impl Replica {
             election_at_ns: u64::MAX,
             lost_elections: 0,
             hopeless_elections: 0,
-            stood_at_ns: 0,
+            pre_vote: PreVote::default(),
             promises: BTreeMap::new(),
             leading: Leading::default(),
             resent: 0,
@@ -245,7 +246,7 @@ impl Replica {
             // A plan may hold more than one burst, or wait for a value, with nothing open in the window.
             Role::Joining | Role::Candidate | Role::Preparing => true,
             Role::Leader => self.window.last() > self.prefix || self.fetch.is_some() || self.reads.is_open(),
-            Role::Follower => self.fetch.is_some() || self.reads.is_open(),
+            Role::Follower => self.fetch.is_some() || self.reads.is_open() || self.pre_vote.is_open(),
             Role::Halted => false,
         }
     }
@@ -272,6 +273,10 @@ impl Replica {
                 self.on_heartbeat(from, lsn, ballot, chosen, (probe, lease_ns), epoch);
             }
             Message::Commit { ballot, ranges } => self.on_commit(from, ballot, &ranges),
+            Message::PreVote { start, round } => self.on_pre_vote(from, start, round),
+            Message::PreVoteAck { start, round, granted, promised } => {
+                self.on_pre_vote_ack(from, (start, round), granted, promised);
+            }
             Message::Refused { promised } => self.on_refused(promised),
             Message::Promise { ballot, prefix, part, parts, unknown_all, reports } => {
                 if self.count_lsn(from, epoch, lsn) {
@@ -348,6 +353,7 @@ impl Replica {
             match self.role {
                 Role::Joining => self.say_hello(),
                 Role::Candidate if mutant("stands_again_each_tick") => self.stand(Reason::ElectionTimeout),
+                Role::Follower | Role::Candidate if self.pre_vote.is_open() => self.send_pre_vote(),
                 Role::Candidate => self.send_prepare(),
                 Role::Preparing | Role::Leader => self.resend_open(),
                 Role::Follower | Role::Halted => {}
@@ -374,13 +380,14 @@ impl Replica {
             let spread_ns = self.rng.between(0, election_max_ns - election_min_ns);
             self.election_at_ns = self.bound_until_ns() + 2 * heartbeat_ns + spread_ns;
         } else {
-            self.election_timed_out();
+            self.begin_pre_vote();
         }
     }
 
     /// The only place where the role changes.
     pub(crate) fn become_role(&mut self, role: Role, reason: Reason) {
         self.role = role;
+        self.pre_vote.end();
         match role {
             Role::Follower => {
                 if mutant("step_down_clears_promise") && reason == Reason::QuorumLost {
@@ -443,14 +450,6 @@ impl Replica {
     fn back_off(&self) -> u32 {
         let least = if self.damaged.is_empty() { 0 } else { DAMAGED_BACK_OFF };
         self.lost_elections.clamp(least, MOST_BACK_OFF)
-    }
-
-    /// Whether a phase-1 quorum, this node included, was heard of since then.
-    pub(crate) fn heard_quorum_since(&self, then_ns: u64) -> bool {
-        let voters = self.config.voters();
-        let near =
-            self.heard_ns.iter().filter(|(node, heard)| voters.contains(**node) && **heard >= then_ns).count() + 1;
-        near >= self.config.quorums.phase1
     }
 
     /// Logs a record under the current promise.

@@ -311,6 +311,24 @@ pub enum Message {
         /// Bit i: the slot `upto + 1 + i` too.
         bits: [u64; 4],
     },
+    /// The sender hears no leader, and would stand.
+    PreVote {
+        /// The asker's start: [`Settings::seed`].
+        start: u64,
+        /// The asker's round.
+        round: u64,
+    },
+    /// The answer.
+    PreVoteAck {
+        /// As in the question.
+        start: u64,
+        /// As in the question.
+        round: u64,
+        /// Whether the sender hears no leader either, and may promise to the asker.
+        granted: bool,
+        /// What the sender has promised, on disk or not: the asker stands above it.
+        promised: Ballot,
+    },
     /// Slots that the sender did not get.
     Missing {
         /// The leader's ballot.

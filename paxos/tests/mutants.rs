@@ -32,6 +32,8 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("own_vote_counted_twice", "duplicates"),
     ("partial_promise_counts", "promise_in_two_parts"),
     ("phase1_with_phase2_quorum", "flexible_quorums"),
+    ("pre_vote_always_yes", "hears_all_but_the_leader"),
+    ("pre_vote_not_awaited", "returns_from_isolation"),
     ("prefix_read_as_nothing", "lagging_candidate"),
     ("prepare_before_sync", "unsynced_ballot"),
     ("promise_before_sync", "promise_waits_for_the_log"),

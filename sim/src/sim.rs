@@ -471,6 +471,9 @@ impl Sim {
                 self.coverage.mark("a bunch of completions took more than one turn");
             }
         }
+        let shard = this.shard.as_ref().expect("the process runs");
+        let latest_ns = local_ns + this.port.borrow().stalled_ns;
+        self.checks.prevotes.begins(node, shard.core(), latest_ns);
         let result = this.shard.as_mut().expect("the process runs").turn();
         let sent = self.carry_out(node)?;
         self.observe_memory(node)?;
@@ -482,6 +485,8 @@ impl Sim {
         };
         let role = self.nodes[node].role;
         self.observe(node, sent)?;
+        let shard = self.nodes[node].shard.as_ref().expect("the process runs");
+        self.checks.prevotes.turned(node, shard.core(), local_ns)?;
         self.observe_trims(node)?;
         if exit == Some(Exit::Recover) {
             return self.recover_anew(node);
@@ -548,7 +553,7 @@ impl Sim {
             match request {
                 Request::Peer { peer, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
-                    self.check_sent(node, &bytes)?;
+                    self.check_sent((node, peer), &bytes)?;
                     self.transmit(End::Node(node), End::Node(peer), true, 0, bytes);
                 }
                 Request::Client { to, bytes } => {
@@ -580,13 +585,14 @@ impl Sim {
         Ok(turn)
     }
 
-    fn check_sent(&mut self, node: usize, bytes: &[u8]) -> Checked {
+    fn check_sent(&mut self, (node, peer): (usize, usize), bytes: &[u8]) -> Checked {
         let mut at = 0;
         while let Ok((header, _, payload_bytes)) = parse_header(bytes.get(at..).unwrap_or(&[])) {
             self.frames_sent.kind(header.kind);
             self.checks.ballots.sent(node, &header)?;
             let payload = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes).unwrap_or(&[]);
             self.checks.evidence.sent(node, &header, payload);
+            self.checks.prevotes.sent((node, peer), &header, payload);
             if !self.plan.memory_durability {
                 self.checks.told.sent(node, &header, payload);
             }

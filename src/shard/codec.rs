@@ -6,8 +6,8 @@ use synod_wal::partial::Whole;
 use synod_wire::batch::{Batch, MIN_BATCH_BYTES};
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::peer::{
-    AcceptedBody, CHUNK_BYTES, ChunkHead, FetchChunks, HelloAckBody, HelloBody, MAX_STATE_ROWS, Probe, PromiseBody,
-    PromiseReport, ReadRound, ReleaseBody, SlotRange, SnapshotId, StateRow, report_state,
+    AcceptedBody, CHUNK_BYTES, ChunkHead, FetchChunks, HelloAckBody, HelloBody, MAX_STATE_ROWS, PreVoteAckBody, Probe,
+    PromiseBody, PromiseReport, ReleaseBody, Round, SlotRange, SnapshotId, StateRow, report_state,
 };
 use synod_wire::record::{ChosenRange, Incarnation, PeerMark, RepairedRun};
 use synod_wire::{Ballot, Epoch, Lsn, NodeId, NodeSet, Slot};
@@ -71,12 +71,21 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
         }
         Kind::FetchValue => Message::FetchValue { slot, ballot },
         Kind::ReadIndex => {
-            let body: ReadRound = whole(frame.payload)?;
+            let body: Round = whole(frame.payload)?;
             Message::ReadIndex { start: body.start.get(), round: body.round.get() }
         }
         Kind::ReadIndexAck => {
-            let body: ReadRound = whole(frame.payload)?;
+            let body: Round = whole(frame.payload)?;
             Message::ReadIndexAck { start: body.start.get(), round: body.round.get(), index: slot }
+        }
+        Kind::PreVote => {
+            let body: Round = whole(frame.payload)?;
+            Message::PreVote { start: body.start.get(), round: body.round.get() }
+        }
+        Kind::PreVoteAck => {
+            let PreVoteAckBody { asked, granted, .. } = whole(frame.payload)?;
+            let (start, round) = (asked.start.get(), asked.round.get());
+            Message::PreVoteAck { start, round, granted: granted == 1, promised }
         }
         Kind::Hello => {
             let body: HelloBody = whole(frame.payload)?;
@@ -305,11 +314,19 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             (Kind::FetchValue, Head { slot: *slot, ballot: *ballot, promised: None }, 0)
         }
         Message::ReadIndex { start, round } => {
-            (Kind::ReadIndex, Head::default(), put(read_round(*start, *round).as_bytes(), body))
+            (Kind::ReadIndex, Head::default(), put(round_of(*start, *round).as_bytes(), body))
         }
         Message::ReadIndexAck { start, round, index } => {
-            let bytes = put(read_round(*start, *round).as_bytes(), body);
+            let bytes = put(round_of(*start, *round).as_bytes(), body);
             (Kind::ReadIndexAck, Head { slot: *index, ..Head::default() }, bytes)
+        }
+        Message::PreVote { start, round } => {
+            (Kind::PreVote, Head::default(), put(round_of(*start, *round).as_bytes(), body))
+        }
+        Message::PreVoteAck { start, round, granted, promised } => {
+            let (asked, granted) = (round_of(*start, *round), u8::from(*granted));
+            let bytes = put(PreVoteAckBody { asked, granted, reserved: [0; 7] }.as_bytes(), body);
+            (Kind::PreVoteAck, Head { promised: Some(*promised), ..Head::default() }, bytes)
         }
         Message::Hello { incarnation, fresh, start } => {
             let hello = HelloBody {
@@ -341,8 +358,8 @@ fn probe_body(number: u64, lease_ns: u64) -> Probe {
     Probe { number: U64::new(number), lease_ns: U64::new(lease_ns) }
 }
 
-fn read_round(start: u64, round: u64) -> ReadRound {
-    ReadRound { start: U64::new(start), round: U64::new(round) }
+fn round_of(start: u64, round: u64) -> Round {
+    Round { start: U64::new(start), round: U64::new(round) }
 }
 
 fn encode_promise(body: &mut [u8], (part, parts): (u16, u16), unknown_all: bool, reports: &[Report]) -> usize {
@@ -470,6 +487,9 @@ mod tests {
             Message::HeartbeatAck { ballot, prefix: Slot(8), probe: 77, lease_ns: 1 },
             Message::ReadIndex { start: u64::MAX, round: 5 },
             Message::ReadIndexAck { start: u64::MAX, round: 5, index: Slot(8) },
+            Message::PreVote { start: 3, round: u64::MAX },
+            Message::PreVoteAck { start: 3, round: 4, granted: true, promised: ballot },
+            Message::PreVoteAck { start: 3, round: 4, granted: false, promised: Ballot::ZERO },
             Message::FetchChosen { first: Slot(1), last: Slot(64) },
             state_marks(1),
             state_marks(4),

@@ -95,7 +95,7 @@ pub enum Kind {
     Hello = 42,
     /// The answer. Payload: [`crate::peer::HelloAckBody`].
     HelloAck = 43,
-    /// Asks the leader for the chosen watermark. Payload: [`crate::peer::ReadRound`].
+    /// Asks the leader for the chosen watermark. Payload: [`crate::peer::Round`].
     ReadIndex = 44,
     /// The answer, with the round. `slot`: the watermark.
     ReadIndexAck = 45,
@@ -103,6 +103,10 @@ pub enum Kind {
     Release = 46,
     /// The leader of `ballot` hands over to the receiver, if that holds all slots up to `slot`. No payload.
     TakeOver = 47,
+    /// Would the receiver promise to the sender, who hears no leader? Payload: [`crate::peer::Round`].
+    PreVote = 48,
+    /// The answer; `promised` is the sender's. Payload: [`crate::peer::PreVoteAckBody`].
+    PreVoteAck = 49,
     /// What the sender's state is after some slots. Payload: [`crate::peer::StateRow`]s.
     StateMarks = 50,
     /// A snapshot that whoever lags behind may have. Payload: [`crate::peer::SnapshotId`].
@@ -176,7 +180,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 60] = [
+    pub const ALL: [Kind; 62] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -209,6 +213,8 @@ impl Kind {
         Kind::ReadIndexAck,
         Kind::Release,
         Kind::TakeOver,
+        Kind::PreVote,
+        Kind::PreVoteAck,
         Kind::StateMarks,
         Kind::SnapshotOffer,
         Kind::FetchChunks,

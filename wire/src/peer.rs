@@ -87,14 +87,27 @@ pub struct ReleaseBody {
     pub probe: U64,
 }
 
-/// Which reads a [`crate::frame::Kind::ReadIndex`] is for, given back in the answer.
+/// Which of the asker's rounds of questions a [`crate::frame::Kind::ReadIndex`] or [`crate::frame::Kind::PreVote`] is of, given
+/// back in the answer.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
-pub struct ReadRound {
+pub struct Round {
     /// The number that the asker drew at its start: an answer to an earlier life of it must not answer this one.
     pub start: U64,
-    /// The asker's round of reads.
+    /// The asker's round.
     pub round: U64,
+}
+
+/// The answer to a pre-vote.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
+#[repr(C)]
+pub struct PreVoteAckBody {
+    /// As in the question.
+    pub asked: Round,
+    /// 1: the sender hears no leader either, and may promise to the asker.
+    pub granted: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }
 
 /// A node presents itself after its start. The header's Lsn is its durable Lsn.

@@ -5,8 +5,8 @@ use super::disk::Disk;
 use super::node::{Node, Packet};
 use super::{MS, Value, founding, settings};
 use std::collections::{BTreeMap, BTreeSet};
-use synod_paxos::{Input, Lease, Role};
-use synod_wire::{Lsn, NodeId, Quorums};
+use synod_paxos::{Input, Lease, Message, Role};
+use synod_wire::{Ballot, Lsn, NodeId, Quorums};
 
 /// More deliveries than any scenario needs: the group talks to itself for ever.
 const MAX_DELIVERIES: usize = 100_000;
@@ -173,9 +173,25 @@ impl Cluster {
                 break;
             }
             self.now_ns = self.now_ns.max(at);
-            self.step(id, Input::Timeout, None);
+            let node = &mut self.nodes[usize::from(id.0) - 1];
+            let sent = node.step(self.now_ns, Input::Timeout, None, &mut self.checks);
+            let (asked, sent) = sent.into_iter().partition(|packet| matches!(packet.message, Message::PreVote { .. }));
+            self.send(sent);
+            self.say_yes(asked);
+            if !self.slow.contains(&id) {
+                self.sync(id, u64::MAX);
+            }
         }
         Err(format!("node {id} does not stand for election"))
+    }
+
+    /// Pre-votes are answered for those who were asked, as if they heard no leader either.
+    fn say_yes(&mut self, asked: Vec<Packet>) {
+        for Packet { from, to, epoch, lsn, message, .. } in asked {
+            let Message::PreVote { start, round } = message else { continue };
+            let message = Message::PreVoteAck { start, round, granted: true, promised: Ballot::ZERO };
+            self.step(from, Input::Message { from: to, epoch, lsn, message }, None);
+        }
     }
 
     /// Cuts the link from one node to another.

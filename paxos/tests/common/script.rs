@@ -7,7 +7,7 @@
 //! | `propose 1 a b` | the leader 1 proposes values, one a slot |
 //! | `read 1` | node 1 gets a read, which joins its next round |
 //! | `transfer 1 [2]` | node 1 is told to hand over (to node 2) |
-//! | `campaign 2` | node 2 hears no leader, and stands for election |
+//! | `campaign 2` | node 2 hears no leader, is told that no other does, and stands for election |
 //! | `deliver` | delivers datagrams until none is under way |
 //! | `deliver 1->2 Accept slot=3` | delivers those now under way that match; `*` is any node; kind and fields may be left out |
 //! | `drop …`, `duplicate …` | likewise; `deliver one …`: the oldest of them |
@@ -302,6 +302,8 @@ fn field(message: &Message, key: &str) -> Option<String> {
         (Message::Heartbeat { chosen, .. }, "chosen") => chosen.to_string(),
         (Message::Heartbeat { probe, .. } | Message::HeartbeatAck { probe, .. }, "probe") => probe.to_string(),
         (Message::ReadIndex { round, .. } | Message::ReadIndexAck { round, .. }, "round") => round.to_string(),
+        (Message::PreVote { round, .. } | Message::PreVoteAck { round, .. }, "round") => round.to_string(),
+        (Message::PreVoteAck { granted, .. }, "granted") => granted.to_string(),
         (Message::ReadIndexAck { index, .. }, "index") => index.to_string(),
         // Of several ranges the first.
         (Message::Commit { ranges, .. }, _) => {

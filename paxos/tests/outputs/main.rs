@@ -11,6 +11,7 @@ mod founding;
 mod leader;
 mod learner;
 mod leases;
+mod prevote;
 mod reads;
 mod states;
 
@@ -119,11 +120,28 @@ impl Bench {
         self.step(Input::Timeout)
     }
 
-    /// Waits until it stands for election.
+    /// Waits until it would stand for election; the question that it puts to the others.
+    fn pre_vote(&mut self) -> Message {
+        loop {
+            if let Some(question) = question(&self.timer()) {
+                return question;
+            }
+        }
+    }
+
+    /// Waits until it stands for election: as many as it needs hear no leader either.
     fn election(&mut self) -> Vec<Output> {
         let promised = self.core.promised();
+        let voters: Vec<NodeId> = self.core.configuration().voters().iter().collect();
         loop {
-            let outputs = self.timer();
+            let mut outputs = self.timer();
+            if let Some(question) = question(&outputs) {
+                let mut others = voters.iter().filter(|voter| **voter != ME);
+                while self.core.promised() == promised {
+                    let other = *others.next().expect("all said yes, and it does not stand");
+                    outputs = self.hear(other, yes(&question));
+                }
+            }
             if self.core.promised() > promised {
                 return outputs;
             }
@@ -180,6 +198,20 @@ fn hello_ack(from: NodeId, founded_with: u64, counted: Lsn) -> Message {
         counted,
         prefix: Slot::ZERO,
     }
+}
+
+/// The pre-vote among some outputs.
+fn question(outputs: &[Output]) -> Option<Message> {
+    outputs.iter().find_map(|output| match output {
+        Output::Send { message: message @ Message::PreVote { .. }, .. } => Some(message.clone()),
+        _ => None,
+    })
+}
+
+/// The sender hears no leader either.
+fn yes(question: &Message) -> Message {
+    let Message::PreVote { start, round } = *question else { panic!("{question:?} is no pre-vote") };
+    Message::PreVoteAck { start, round, granted: true, promised: Ballot::ZERO }
 }
 
 fn prepare(ballot: Ballot) -> Message {

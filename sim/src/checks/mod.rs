@@ -16,6 +16,7 @@ mod modes;
 mod one_value;
 mod order;
 mod prefix;
+mod prevotes;
 mod reads;
 mod sessions;
 mod snapshots;
@@ -83,6 +84,7 @@ pub(crate) struct Checks {
     pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) streams: streams::Streams,
     pub(crate) trims: trims::Trims,
+    pub(crate) prevotes: prevotes::PreVotes,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -108,6 +110,7 @@ impl Checks {
             snapshots: snapshots::Snapshots::default(),
             streams: streams::Streams::new(plan.nodes),
             trims: trims::Trims::new(plan.nodes),
+            prevotes: prevotes::PreVotes::new(plan.nodes),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
