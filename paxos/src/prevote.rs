@@ -9,7 +9,7 @@
 //! |---|---|
 //! | time-outs end at nearly the same time, and one that has waited a little less says no | half the shortest time-out of silence is enough for a yes, and who asks asks again |
 //! | one that has promised a ballot above the leader's is told no for ever | the leader hears of that ballot in the answer to its heartbeat, and yields |
-//! | the leader lost its quorum, and its followers hear it still | it steps down by itself (check-quorum), and who asks for itself follows no longer |
+//! | the leader lost its quorum, and its followers hear it still | it steps down by itself (check-quorum), and a leader that asks leads no longer |
 //! | the ballot that it would stand in is below what the others promised | their answers name that |
 
 use crate::replica::Replica;
@@ -49,6 +49,7 @@ impl PreVote {
 impl Replica {
     /// The election time-out is over: asks the voters, and stands if a phase 1 quorum hears no leader.
     pub(crate) fn begin_pre_vote(&mut self) {
+        self.leader = None;
         self.pre_vote.rounds += 1;
         self.pre_vote.granted = Some([self.settings.me].into_iter().collect());
         self.tick_at_ns = self.now_ns + self.settings.retransmit_ns;
@@ -66,8 +67,11 @@ impl Replica {
     }
 
     pub(crate) fn on_pre_vote(&mut self, from: NodeId, start: u64, round: u64) {
-        // Who leads and asks this has stepped down.
-        let granted = self.hears_no_leader(self.now_ns) || self.leader == Some(from) || mutant("pre_vote_always_yes");
+        let stepped_down = self.leader == Some(from);
+        if stepped_down {
+            self.leader = None;
+        }
+        let granted = self.hears_no_leader(self.now_ns) || stepped_down || mutant("pre_vote_always_yes");
         let granted = granted && self.votes() && !self.is_bound(from);
         let ack = Message::PreVoteAck { start, round, granted, promised: self.promised };
         self.send_to(from, ack, Lsn::ZERO);

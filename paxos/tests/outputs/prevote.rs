@@ -58,6 +58,7 @@ fn who_hears_a_leader_says_no_to_all_but_the_leader() {
     assert_eq!(bench.hear(THREE, QUESTION), [no(THREE)]);
     let yes = send(&[TWO], answer(true, ballot(1, 2)), Lsn::ZERO);
     assert_eq!(bench.hear(TWO, QUESTION), [yes], "a leader that asks leads no longer");
+    assert_eq!(bench.core.leader(), None);
 }
 
 #[test]
