@@ -1,5 +1,6 @@
 //! Synod, the appliance: one shard a core, its state machine, configuration and command line.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -85,7 +85,7 @@ pub(crate) fn free_addresses(dir: &Path, nodes: u8) -> anyhow::Result<Vec<config
     (0..nodes)
         .map(|id| {
             let dir = dir.join(format!("node-{id}"));
-            Ok(config::Node { id, peer_listen: free()?, client_listen: free()?, dir, joins: false })
+            Ok(config::Node { id, peer_listen: free()?, client_listen: free()?, admin_listen: None, dir, joins: false })
         })
         .collect()
 }

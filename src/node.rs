@@ -1,17 +1,21 @@
 //! A node: one shard a group, each on its own thread (pinned if the configuration says so) with a housekeeping thread
 //! beside it, and the main thread that waits for signals.
 
+use crate::admin::{About, Admin};
 use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::shard::checkpoint::Maker;
 use crate::shard::install::TransferJob;
 use crate::shard::jobs::{self, Done, Job};
-use crate::shard::{self, CatchUpSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings};
+use crate::shard::{
+    self, Board, CatchUpSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings,
+};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,6 +140,7 @@ pub fn run(config: &Config, node: NodeId, order: Order) -> anyhow::Result<()> {
 pub struct Node {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<anyhow::Result<()>>>,
+    admin: Option<Admin>,
 }
 
 /// What ends a node's pipelines.
@@ -172,11 +177,15 @@ impl Node {
         let features = synod_ring::probe()?;
         tracing::info!(%node, kernel = %uname().release().to_string_lossy(), ?features, "starting");
         // From here on what was started is stopped if the rest cannot be.
-        let mut started = Node { shared: Arc::default(), threads: Vec::new() };
-        for group in group_ids(config) {
+        let mut started = Node { shared: Arc::default(), threads: Vec::new(), admin: None };
+        let groups: Vec<(GroupId, Arc<Board>)> = group_ids(config).map(|group| (group, Arc::default())).collect();
+        let listen = config.node(node).and_then(|node| node.admin_listen);
+        let about = About { cluster: config.cluster_id(), node, groups: groups.clone() };
+        started.admin = listen.map(|listen| Admin::start(listen, about)).transpose()?;
+        for (group, board) in groups {
             let shared = started.shared.clone();
             let ends_node = EndsNode { shared: shared.clone(), on_end: on_end.clone() };
-            let pipeline = Pipeline { config: config.clone(), node, group, order, shared, make: make.clone() };
+            let pipeline = Pipeline { config: config.clone(), node, group, order, shared, make: make.clone(), board };
             let thread = thread::Builder::new().name(format!("synod-group-{group}"));
             let spawned = thread.spawn(move || {
                 let _ends_node = ends_node;
@@ -196,6 +205,11 @@ impl Node {
     /// Waits until the node ends by itself: one of its groups could not go on, which the error says.
     pub fn wait(mut self) -> anyhow::Result<()> {
         self.join()
+    }
+
+    /// Where it answers HTTP, if it does.
+    pub fn admin_address(&self) -> Option<SocketAddrV4> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     fn join(&mut self) -> anyhow::Result<()> {
@@ -243,6 +257,7 @@ struct Pipeline {
     order: Order,
     shared: Arc<Shared>,
     make: MakeMachine,
+    board: Arc<Board>,
 }
 
 impl Pipeline {
@@ -347,6 +362,7 @@ impl Pipeline {
             cluster: self.config.cluster_id(),
             group: self.group,
             me: self.node,
+            board: self.board.clone(),
             members: members.iter().map(|node| (*node, self.config.client_address(*node, self.group))).collect(),
             dir: Dir::from(&self.log_dir()),
             max_batch_bytes: self.config.net.max_batch_bytes,
@@ -541,7 +557,7 @@ fn thread_affinity() -> anyhow::Result<CpuSet> {
     rustix::thread::sched_getaffinity(None).context("sched_getaffinity failed")
 }
 
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -119,15 +119,7 @@ impl Status {
 
     /// The role in one word.
     pub fn role_name(&self) -> &'static str {
-        match self.role {
-            role::FOLLOWER => "follower",
-            role::CANDIDATE => "candidate",
-            role::PREPARING => "preparing",
-            role::LEADER => "leader",
-            role::JOINING => "joining",
-            role::HALTED => "halted",
-            _ => "unknown",
-        }
+        role::name(self.role)
     }
 
     fn from_reply(header: &Header, body: &StatusBody, counters: &[U64], stages: &[StageRow]) -> Status {

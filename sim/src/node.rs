@@ -304,6 +304,7 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
 
 pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
     shard::Settings {
+        board: Default::default(),
         cluster: CLUSTER,
         group: GROUP,
         me,

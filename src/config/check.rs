@@ -231,6 +231,13 @@ impl Findings {
                 let mend = "write an address that the other members can reach, or keep both on loopback";
                 self.add(key("peer_listen"), "is on loopback while client_listen is not", mend);
             }
+            // Metrics may be served on all addresses of a host; nobody sends to it by this file.
+            if let Some(address) =
+                node.admin_listen.filter(|address| address.port() == 0 || address.ip().is_multicast())
+            {
+                let mend = "write an address of this host and a port from 1 to 65_535, or \"none\"";
+                self.add(key("admin_listen"), format!("{address} cannot be listened on"), mend);
+            }
             for (name, address) in [("peer_listen", node.peer_listen), ("client_listen", node.client_listen)] {
                 let ip = address.ip();
                 if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
@@ -302,6 +309,15 @@ impl Findings {
     fn ports(&mut self, config: &Config) {
         let groups = config.groups.len() as u32;
         let mut taken: Vec<(String, SocketAddrV4)> = Vec::new();
+        // TCP, and one a node.
+        let admin = |(index, node): (usize, &Node)| Some((index, node.admin_listen?));
+        let admins: Vec<(usize, SocketAddrV4)> = config.nodes.iter().enumerate().filter_map(admin).collect();
+        for (at, (index, address)) in admins.iter().enumerate() {
+            if let Some((other, _)) = admins[..at].iter().find(|(_, other)| other == address) {
+                let reason = format!("{address} is that of node[{other}] too");
+                self.add(format!("node[{index}].admin_listen"), reason, "give each node on a host a port of its own");
+            }
+        }
         for (index, node) in config.nodes.iter().enumerate() {
             for (name, address) in [("peer_listen", node.peer_listen), ("client_listen", node.client_listen)] {
                 let key = format!("node[{index}].{name}");

@@ -77,6 +77,9 @@ pub struct Node {
     /// Where clients reach group 0; group g is g ports higher.
     #[serde(deserialize_with = "values::address")]
     pub client_listen: SocketAddrV4,
+    /// Where it answers HTTP: metrics, health and status.
+    #[serde(with = "values::listen", default)]
+    pub admin_listen: Option<SocketAddrV4>,
     /// Its directory.
     pub dir: PathBuf,
     /// It is none of those who found the groups: it was added to them later, or is to be.
@@ -441,6 +444,7 @@ mod tests {
             peer_listen: format!("127.0.0.1:{}", 7400 + u16::from(id) * 10).parse().unwrap(),
             client_listen: format!("127.0.0.1:{}", 7500 + u16::from(id) * 10).parse().unwrap(),
             dir: format!("/var/lib/synod/{id}").into(),
+            admin_listen: None,
             joins: false,
         };
         let expected = Config { nodes: (0..3).map(node).collect(), ..Config::default() };

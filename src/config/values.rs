@@ -305,6 +305,27 @@ pub(super) mod core {
     }
 }
 
+/// `admin_listen = "IPv4:port" | "none"`.
+pub(super) mod listen {
+    use super::*;
+
+    pub(in crate::config) fn serialize<S: Serializer>(at: &Option<SocketAddrV4>, to: S) -> Result<S::Ok, S::Error> {
+        match at {
+            None => to.serialize_str("none"),
+            Some(address) => to.collect_str(address),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddrV4>, D::Error> {
+        let text = String::deserialize(from)?;
+        let expected = "\"none\", or an IPv4 address and port, as \"127.0.0.1:7600\"";
+        match text.as_str() {
+            "none" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| D::Error::invalid_value(Unexpected::Str(text), &expected)),
+        }
+    }
+}
+
 /// The highest number of a CPU that may be written.
 const MAX_CPU: u64 = 65_535;
 

@@ -1,8 +1,10 @@
-//! A histogram of times for the hot path: log-linear buckets in an array, nothing else. Pure; used by `stages.rs`.
+//! A histogram of times for the hot path: log-linear buckets in an array, nothing else. One thread records, any reads (`board.rs`).
 //!
 //! The hdrhistogram crate takes about 50 instructions for a record (callgrind, release build: range check, total, minimum,
 //! saturation of each), five times a commit; this adds to one bucket and keeps the maximum. Count and quantiles are summed up when
 //! somebody asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Buckets of each power of two: a bucket is at most 1/64 of its value wide.
 const SUB_BITS: u32 = 6;
@@ -13,9 +15,19 @@ const BUCKETS: usize = (LIMIT_BITS - SUB_BITS + 1) as usize * SUB;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Histogram {
-    counts: Box<[u64; BUCKETS]>,
-    max: u64,
+pub struct Histogram {
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+    max: AtomicU64,
+}
+
+fn get(cell: &AtomicU64) -> u64 {
+    cell.load(Ordering::Relaxed)
+}
+
+/// By the only writer: as cheap as a plain addition.
+fn add(cell: &AtomicU64, value: u64) {
+    cell.store(get(cell).wrapping_add(value), Ordering::Relaxed);
 }
 
 impl Histogram {
@@ -23,32 +35,56 @@ impl Histogram {
     pub(super) const BYTES: usize = BUCKETS * size_of::<u64>();
 
     pub(super) fn new() -> Histogram {
-        Histogram { counts: Box::new([0; BUCKETS]), max: 0 }
+        let counts = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
+        Histogram { counts, sum: AtomicU64::new(0), max: AtomicU64::new(0) }
     }
 
-    pub(super) fn record(&mut self, value: u64) {
-        self.counts[bucket(value)] += 1;
-        self.max = self.max.max(value);
+    /// One more. By one thread alone.
+    pub(super) fn record(&self, value: u64) {
+        add(&self.counts[bucket(value)], 1);
+        add(&self.sum, value);
+        self.max.store(get(&self.max).max(value), Ordering::Relaxed);
     }
 
-    pub(super) fn count(&self) -> u64 {
-        self.counts.iter().sum()
+    /// How many were recorded.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(get).sum()
     }
 
-    pub(super) fn max(&self) -> u64 {
-        self.max
+    /// Their sum.
+    pub fn sum(&self) -> u64 {
+        get(&self.sum)
+    }
+
+    /// The largest.
+    pub fn max(&self) -> u64 {
+        get(&self.max)
+    }
+
+    /// How many lie at or below each of these values (ascending), as exactly as the buckets tell: one counts as a whole for the bound
+    /// that its upper end is nearest below.
+    pub fn at_or_below(&self, bounds: &[u64]) -> Vec<u64> {
+        let (mut at, mut below) = (0, 0);
+        let upto = |bound: &u64| {
+            while at < BUCKETS && upper_end(at) <= *bound {
+                below += get(&self.counts[at]);
+                at += 1;
+            }
+            below
+        };
+        bounds.iter().map(upto).collect()
     }
 
     /// The values below or at which these shares (ascending, in thousandths) of `count` lie; the upper ends of their buckets.
-    pub(super) fn quantiles<const N: usize>(&self, count: u64, thousandths: [u64; N]) -> [u64; N] {
+    pub fn quantiles<const N: usize>(&self, count: u64, thousandths: [u64; N]) -> [u64; N] {
         let (mut at, mut below) = (0, 0);
         thousandths.map(|share| {
             let wanted = (u128::from(count) * u128::from(share)).div_ceil(1_000) as u64;
             while at < BUCKETS && below < wanted {
-                below += self.counts[at];
+                below += get(&self.counts[at]);
                 at += 1;
             }
-            upper_end(at.saturating_sub(1)).min(self.max)
+            upper_end(at.saturating_sub(1)).min(self.max())
         })
     }
 }
@@ -92,7 +128,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_the_values() {
-        let mut histogram = Histogram::new();
+        let histogram = Histogram::new();
         assert_eq!((histogram.count(), histogram.quantiles(0, [500, 990]), histogram.max()), (0, [0, 0], 0));
         for value in 1..=10_000u64 {
             histogram.record(value * 100);
@@ -101,5 +137,17 @@ mod tests {
         assert!((500_000..=508_000).contains(&p50) && (990_000..=1_000_000).contains(&p99), "{p50} {p99}");
         histogram.record(1 << 50);
         assert_eq!((histogram.count(), histogram.max()), (10_001, 1 << 50));
+        assert_eq!(histogram.sum(), 100 * 10_000 * 10_001 / 2 + (1 << 50));
+    }
+
+    #[test]
+    fn how_many_lie_at_or_below_a_bound_is_exact_to_a_bucket() {
+        let histogram = Histogram::new();
+        for value in 1..=10_000u64 {
+            histogram.record(value * 100);
+        }
+        let below = histogram.at_or_below(&[0, 50_000, 500_000, 1 << 36]);
+        assert!(below[0] == 0 && below[3] == 10_000, "{below:?}");
+        assert!((490..=500).contains(&below[1]) && (4_920..=5_000).contains(&below[2]), "{below:?}");
     }
 }

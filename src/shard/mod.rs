@@ -20,6 +20,7 @@
 //! | `preference.rs` | which member is to lead |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
+//! | `board.rs` | counters, gauges and histograms, for the other threads |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
@@ -30,6 +31,7 @@
 //! | `offers.rs`, `pull.rs`, `install.rs` | a snapshot for a member that lags: the sender, the receiver, their housekeeping |
 //! | `recovery.rs`, `replay.rs` | from a directory to a shard; what a log's records say |
 
+mod board;
 pub mod checkpoint;
 mod clients;
 mod codec;
@@ -60,7 +62,9 @@ mod status;
 mod streams;
 mod transfers;
 
+pub use board::{Board, Gauge};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
+pub use histogram::Histogram;
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
 pub use pull::GROUP_BYTES as TRANSFER_GROUP_BYTES;
@@ -98,6 +102,7 @@ use retention::Retention;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
@@ -141,6 +146,8 @@ pub struct Settings {
     pub catch_up: CatchUpSettings,
     /// What is kept of the log.
     pub retention: RetentionSettings,
+    /// What it shows to the other threads.
+    pub board: Arc<Board>,
 }
 
 /// What an operator wants of a node.
@@ -273,6 +280,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     stages: Stages,
     modes: Modes,
     counters: Counters,
+    refresh_board_at_ns: u64,
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
     segment_retry_ns: u64,
@@ -315,9 +323,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             streams: Streams::new(settings.secret),
             transfers: Transfers::default(),
             word: Word::new(settings.durability, log.durable_lsn()),
-            stages: Stages::new(2 * core.window_slots() as usize),
+            stages: Stages::new(2 * core.window_slots() as usize, settings.board.clone()),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
-            counters: Counters::default(),
+            counters: Counters::new(settings.board.clone()),
+            refresh_board_at_ns: 0,
             jobs_out: 0,
             segment_retry_ns: 0,
             membership: Membership::default(),
@@ -400,6 +409,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
         let settled = self.recover_again && self.is_settled()?;
         self.write_log()?;
+        self.refresh_board();
         Ok(settled.then_some(Exit::Recover))
     }
 

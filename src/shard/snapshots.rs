@@ -1,6 +1,7 @@
 //! When a snapshot is due, and how fast it is made: the shard's part of `checkpoint.rs`. One job is out at a time, and the next
 //! follows after a pause, so that reading the log and a pipeline's writes do not meet more often than is configured.
 
+use super::board::Gauge;
 use super::checkpoint::{CheckpointRequest, PIECE_BYTES, Progress};
 use super::jobs::{Done, Job};
 use super::{Fatal, IDLE_MARK_NS, Shard};
@@ -132,6 +133,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 snapshots.making = None;
                 self.front.changed();
                 self.counters.add(Counter::SnapshotsWritten, 1);
+                self.settings.board.set(Gauge::SnapshotSlot, made.slot.0);
+                self.settings.board.set(Gauge::SnapshotBytes, made.bytes);
+                self.settings.board.set(Gauge::SnapshotNs, now_ns);
                 self.offers.made(Whole { slot: made.slot, bytes: made.state_bytes, crc: made.state_crc });
                 tracing::info!(
                     group,

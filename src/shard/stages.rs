@@ -14,8 +14,10 @@
 //! its own ([`Io::stage_ns`](synod_ring::Io::stage_ns)): one a batch, one a turn that writes, one a turn that answers.
 //! Durable and quorum are not in order: a commit may need others' disks alone. A slot is counted when it has come through all.
 
+use super::board::Board;
 use super::histogram::Histogram;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use synod_wire::client::{Receipt, Stage, StageRow};
 use synod_wire::{Lsn, Slot};
 use zerocopy::little_endian::{U32, U64};
@@ -68,7 +70,7 @@ pub(super) struct Stages {
     durable: usize,
     delivered: usize,
     replied: usize,
-    histograms: [Histogram; Stage::ALL.len()],
+    board: Arc<Board>,
 }
 
 /// Bytes of the histograms of one group.
@@ -78,15 +80,8 @@ pub const TIMELINE_BYTES: usize = size_of::<Timeline>();
 
 impl Stages {
     /// With room for `slots` slots on their way.
-    pub(super) fn new(slots: usize) -> Stages {
-        Stages {
-            open: VecDeque::with_capacity(slots.max(1)),
-            written: 0,
-            durable: 0,
-            delivered: 0,
-            replied: 0,
-            histograms: Stage::ALL.map(|_| Histogram::new()),
-        }
+    pub(super) fn new(slots: usize, board: Arc<Board>) -> Stages {
+        Stages { open: VecDeque::with_capacity(slots.max(1)), written: 0, durable: 0, delivered: 0, replied: 0, board }
     }
 
     /// This node leads no longer.
@@ -175,6 +170,11 @@ impl Stages {
         self.count_done();
     }
 
+    /// Slots on their way.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// When the oldest slot that is not chosen was received.
     pub(super) fn oldest_open_ns(&self) -> Option<u64> {
         self.open.get(self.delivered).map(|timeline| timeline.received_ns)
@@ -184,7 +184,7 @@ impl Stages {
     pub(super) fn rows(&self) -> [StageRow; Stage::ALL.len()] {
         let saturated = |value: u64| U32::new(u32::try_from(value).unwrap_or(u32::MAX));
         Stage::ALL.map(|stage| {
-            let histogram = &self.histograms[stage as usize];
+            let histogram = self.board.stage(stage);
             let count = histogram.count();
             let [p50_ns, p99_ns] = histogram.quantiles(count, [500, 990]).map(saturated);
             StageRow { count: U64::new(count), p50_ns, p99_ns, max_us: saturated(histogram.max() / 1_000) }
@@ -202,8 +202,8 @@ impl Stages {
         let done = self.durable.min(self.replied);
         for _ in 0..done {
             let Some(timeline) = self.open.pop_front() else { break };
-            for (histogram, at_ns) in self.histograms.iter_mut().zip(timeline.at_ns) {
-                histogram.record(at_ns.saturating_sub(timeline.received_ns));
+            for (stage, at_ns) in Stage::ALL.into_iter().zip(timeline.at_ns) {
+                self.board.stage(stage).record(at_ns.saturating_sub(timeline.received_ns));
             }
         }
         for reached in [&mut self.written, &mut self.durable, &mut self.delivered, &mut self.replied] {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_stage_of_every_slot_is_counted_once_whichever_comes_first() {
-        let mut stages = Stages::new(8);
+        let mut stages = Stages::new(8, Arc::default());
         for n in 1..=3 {
             sealed(&mut stages, n, 0);
         }
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_receipt_has_the_times_since_the_datagram_came_and_says_what_has_not_happened() {
-        let mut stages = Stages::new(8);
+        let mut stages = Stages::new(8, Arc::default());
         sealed(&mut stages, 1, 0b10);
         stages.written(Lsn(10), 1_020);
         let timeline = stages.delivered(Slot(1), 1_300).unwrap();
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_turns_older_clock_never_makes_a_stage_earlier_than_the_seal() {
-        let mut stages = Stages::new(8);
+        let mut stages = Stages::new(8, Arc::default());
         sealed(&mut stages, 1, 0);
         let timeline = stages.delivered(Slot(1), 1_000).unwrap();
         assert_eq!(timeline.receipt(1, 1, 1_010).stages[Stage::Quorum as usize].get(), 5);
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_the_disk_holds_up_longer_than_the_table_lasts_still_shows() {
-        let mut stages = Stages::new(2);
+        let mut stages = Stages::new(2, Arc::default());
         let room = stages.open.capacity() as u64;
         for n in 1..=room + 1 {
             sealed(&mut stages, n, 0);
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_this_leader_did_not_propose_has_no_times() {
-        let mut stages = Stages::new(8);
+        let mut stages = Stages::new(8, Arc::default());
         assert_eq!(stages.delivered(Slot(1), 5), None);
         sealed(&mut stages, 4, 0);
         assert_eq!(stages.delivered(Slot(3), 4_100), None, "adopted from an older ballot, below it");

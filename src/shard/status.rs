@@ -1,13 +1,14 @@
 //! What a shard counts, and what it tells of itself.
 
 use super::Shard;
+use super::board::{Board, role_number};
 use super::clients::put;
 use super::jobs::{Done, Job};
 use std::net::SocketAddrV4;
-use synod_paxos::Role;
+use std::sync::Arc;
 use synod_ring::Io;
 use synod_wire::batch::MIN_BATCH_BYTES;
-use synod_wire::client::{Counter, Refusal, Stage, StageRow, StatusBody, role};
+use synod_wire::client::{Counter, Refusal, Stage, StageRow, StatusBody};
 use synod_wire::frame::{FrameError, Kind};
 use synod_wire::guarantee::{Guarantee, Recency};
 use zerocopy::IntoBytes;
@@ -70,28 +71,27 @@ fn lasting_us(span_ns: u64) -> U32 {
     U32::new(u32::try_from(span_ns / 1_000).unwrap_or(u32::MAX))
 }
 
-/// One number for each [`Counter`].
+/// What a shard counts, on its board.
 #[derive(Debug)]
-pub(super) struct Counters([u64; Counter::ALL.len()]);
-
-impl Default for Counters {
-    fn default() -> Counters {
-        Counters([0; Counter::ALL.len()])
-    }
-}
+pub(super) struct Counters(Arc<Board>);
 
 impl Counters {
-    pub(super) fn add(&mut self, counter: Counter, count: u64) {
-        self.0[counter as usize] += count;
+    pub(super) fn new(board: Arc<Board>) -> Counters {
+        Counters(board)
     }
 
-    fn set(&mut self, counter: Counter, value: u64) {
-        self.0[counter as usize] = value;
+    pub(super) fn add(&self, counter: Counter, count: u64) {
+        self.0.add(counter, count);
+    }
+
+    fn set(&self, counter: Counter, value: u64) {
+        self.0.set_counter(counter, value);
     }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
-    pub(super) fn send_status(&mut self, to: SocketAddrV4, request_id: u64) {
+    /// What others count is copied.
+    pub(super) fn refresh_counters(&self) {
         self.counters.set(Counter::SnapshotBytesWanted, self.pulling.wanted_bytes());
         self.counters.set(Counter::Flushes, self.log.writes());
         self.counters.set(Counter::FlushedBytes, self.log.durable_pos());
@@ -110,13 +110,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.set(Counter::Yields, reactor.yields);
         self.counters.set(Counter::YieldsLate, reactor.yields_late);
         self.counters.set(Counter::BlocksBackedOff, reactor.blocks_backed_off);
+    }
+
+    pub(super) fn send_status(&mut self, to: SocketAddrV4, request_id: u64) {
+        self.refresh_counters();
         let body = self.status_body(request_id);
-        let counters = self.counters.0;
+        let board = self.settings.board.clone();
         let stages = if body.stages > 0 { &self.stages.rows()[..] } else { &[] };
         self.reply(to, Kind::StatusReply, |out| {
             let mut used = put(body.as_bytes(), out);
-            for value in counters {
-                used += put(&value.to_le_bytes(), &mut out[used..]);
+            for counter in Counter::ALL {
+                used += put(&board.counter(*counter).to_le_bytes(), &mut out[used..]);
             }
             for row in stages {
                 used += put(row.as_bytes(), &mut out[used..]);
@@ -127,14 +131,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn status_body(&self, request_id: u64) -> StatusBody {
         let core = &self.core;
-        let role = match core.role() {
-            Role::Joining => role::JOINING,
-            Role::Follower => role::FOLLOWER,
-            Role::Candidate => role::CANDIDATE,
-            Role::Preparing => role::PREPARING,
-            Role::Leader => role::LEADER,
-            Role::Halted => role::HALTED,
-        };
         let mode_ns = self.io.now_ns().saturating_sub(self.modes.since_ns());
         let unknown = core.unknown_slots().map_or(u32::MAX, |count| count as u32);
         StatusBody {
@@ -149,7 +145,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             sessions: U64::new(self.machine.sessions() as u64),
             uptime_ns: U64::new(self.io.now_ns() - self.started_ns),
             core: U32::new(self.settings.core.map_or(u32::MAX, |core| core as u32)),
-            role,
+            role: role_number(core.role()),
             has_leader: u8::from(core.leader().is_some()),
             leader: core.leader().map_or(0, |node| node.0),
             counters: Counter::ALL.len() as u8,

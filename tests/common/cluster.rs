@@ -61,6 +61,7 @@ impl Cluster {
                 peer_listen: SocketAddrV4::new(*first.peer_listen.ip(), 7400 + u16::from(id) * 10),
                 client_listen: SocketAddrV4::new(*first.client_listen.ip(), 7500 + u16::from(id) * 10),
                 dir: place.join(format!("node-{id}")),
+                admin_listen: None,
                 joins: false,
             })
             .collect();
@@ -76,6 +77,7 @@ impl Cluster {
             peer_listen: SocketAddrV4::new(ip, 7400 + u16::from(id) * 10),
             client_listen: SocketAddrV4::new(ip, 7500 + u16::from(id) * 10),
             dir: dir.path().join(format!("node-{id}")),
+            admin_listen: None,
             joins: false,
         };
         let mut config = Config { nodes: (0..3).map(node).collect(), ..Config::default() };
@@ -106,6 +108,7 @@ impl Cluster {
             peer_listen: SocketAddrV4::new(*like.peer_listen.ip(), 7400 + u16::from(id) * 10),
             client_listen: SocketAddrV4::new(*like.client_listen.ip(), 7500 + u16::from(id) * 10),
             dir: self.dir().join(format!("node-{id}")),
+            admin_listen: None,
             joins: true,
         });
         self.nodes.push(None);

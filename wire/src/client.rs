@@ -424,6 +424,21 @@ pub mod role {
     pub const JOINING: u8 = 4;
     /// Stopped for good; an operator must look.
     pub const HALTED: u8 = 5;
+    /// Every one.
+    pub const ALL: [u8; 6] = [FOLLOWER, CANDIDATE, PREPARING, LEADER, JOINING, HALTED];
+
+    /// As people write it.
+    pub fn name(role: u8) -> &'static str {
+        match role {
+            FOLLOWER => "follower",
+            CANDIDATE => "candidate",
+            PREPARING => "preparing",
+            LEADER => "leader",
+            JOINING => "joining",
+            HALTED => "halted",
+            _ => "unknown",
+        }
+    }
 }
 
 /// A node's state of one group; [`StatusBody::counters`] values of 8 bytes follow, in [`Counter`]'s order, then

@@ -1,0 +1,125 @@
+//! What a node tells over HTTP: metrics for Prometheus, health and status for scripts. One thread of its own, far from the pipelines'
+//! cores; it reads their boards ([`crate::shard::Board`]) and asks them nothing, so that no scrape can hold up a commit.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the thread, and what it answers to which path |
+//! | `metrics.rs` | the boards as Prometheus metrics |
+//! | `report.rs` | health and status |
+//! | `server.rs` | HTTP: bounded connections, bounded time |
+
+mod metrics;
+mod report;
+mod server;
+
+pub use metrics::Metrics;
+pub use report::{Health, report};
+
+use crate::shard::Board;
+use anyhow::Context;
+use std::net::{SocketAddrV4, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use synod_wire::{ClusterId, GroupId, NodeId};
+use tokio::sync::Notify;
+
+/// The threads that answer give way to the pipelines where they share a CPU.
+const ADMIN_NICE: i32 = 10;
+
+/// Whom the answers are about.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// Its groups' boards.
+    pub groups: Vec<(GroupId, Arc<Board>)>,
+}
+
+/// The thread that answers. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddrV4,
+    stop: Arc<Notify>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Listens at `listen`, whose port may be 0: any that is free.
+    pub fn start(listen: SocketAddrV4, about: About) -> anyhow::Result<Admin> {
+        let socket = TcpListener::bind(listen)
+            .with_context(|| format!("cannot listen on {listen} (node.admin_listen): is another process there?"))?;
+        let address = match socket.local_addr().context("cannot tell a socket's address")? {
+            std::net::SocketAddr::V4(address) => address,
+            std::net::SocketAddr::V6(_) => listen,
+        };
+        socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
+        let stop = Arc::new(Notify::new());
+        let (stopped, node) = (stop.clone(), about.node);
+        let answers = Answers { metrics: Metrics::new(&about), about };
+        let serve = move || {
+            if let Err(error) = rustix::process::nice(ADMIN_NICE) {
+                tracing::warn!(%error, "HTTP is answered at normal priority");
+            }
+            if let Err(error) = server::serve(socket, Arc::new(answers), &stopped) {
+                tracing::error!(%node, error = format!("{error:#}"), "HTTP is answered no more; the groups go on");
+            }
+        };
+        let thread = thread::Builder::new().name("synod-admin".into()).spawn(serve).context("cannot start a thread")?;
+        tracing::info!(%node, %address, "answering HTTP: /metrics, /health, /status");
+        Ok(Admin { address, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that answers HTTP panicked");
+        }
+    }
+}
+
+/// An answer to a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    content_type: &'static str,
+    body: String,
+}
+
+/// What there is to answer with.
+#[derive(Debug)]
+struct Answers {
+    metrics: Metrics,
+    about: About,
+}
+
+impl Answers {
+    fn to(&self, path: &str) -> Answer {
+        let json = |status, body| Answer { status, content_type: "application/json", body };
+        match path {
+            "/metrics" => match self.metrics.text() {
+                Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
+                Err(error) => {
+                    Answer { status: 500, content_type: "text/plain; charset=utf-8", body: error.to_string() }
+                }
+            },
+            "/health" => {
+                let health = Health::of(&report(&self.about));
+                json(if health.ok { 200 } else { 503 }, report::json(&health))
+            }
+            "/status" => json(200, report::json(&report(&self.about))),
+            _ => {
+                let body = "there are /metrics, /health and /status\n".to_owned();
+                Answer { status: 404, content_type: "text/plain; charset=utf-8", body }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! HTTP/1.1 over hyper: GET and HEAD alone, a bounded number of connections, each for a bounded time.
+
+use super::{Answer, Answers};
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+
+/// Connections at once; further ones wait in the kernel.
+const MAX_CONNECTIONS: usize = 32;
+/// The longest that one lasts, however slow its other end is.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// After the kernel refused a connection (too many open files), before the next is taken.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Bytes of a request's head.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Answers until it is told to stop.
+pub(super) fn serve(listener: TcpListener, answers: Arc<Answers>, stop: &Notify) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).context("cannot watch a socket")?;
+        tokio::select! {
+            () = accept(&listener, answers) => {}
+            () = stop.notified() => {}
+        }
+        Ok(())
+    })
+}
+
+async fn accept(listener: &tokio::net::TcpListener, answers: Arc<Answers>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await.expect("it is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let answers = answers.clone();
+                tokio::spawn(async move {
+                    answer(stream, answers).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin address was not taken");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, answers: Arc<Answers>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(&answers, &request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut http = http1::Builder::new();
+    http.max_buf_size(MAX_HEAD_BYTES);
+    let served = http.serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIME, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin address broke"),
+        Err(_) => tracing::debug!("a connection to the admin address lasted too long"),
+    }
+}
+
+fn respond(answers: &Answers, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"this address takes no orders: GET alone\n")));
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let Answer { status, content_type, body } = answers.to(request.uri().path());
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

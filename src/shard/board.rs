@@ -1,0 +1,232 @@
+//! What a shard shows to the other threads of its process: counters, gauges and histograms in memory that it alone writes and
+//! anyone reads, like the counters of Aeron's driver. A scrape therefore asks nothing of a core, and cannot hold it up.
+//!
+//! Every number is read by itself: two of one reading may be a refresh apart. Written with relaxed stores, which cost what plain
+//! ones do; nothing is decided by what is read here.
+
+use super::Shard;
+use super::histogram::Histogram;
+use super::jobs::{Done, Job};
+use std::sync::atomic::{AtomicU64, Ordering};
+use synod_paxos::Role;
+use synod_ring::Io;
+use synod_wire::client::{Counter, Stage, role};
+use synod_wire::{NodeId, Slot};
+
+/// How often the gauges are written.
+const REFRESH_NS: u64 = 5_000_000;
+/// Members that can be told apart.
+const MEMBERS: usize = NodeId::LIMIT as usize;
+
+macro_rules! gauges {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a shard says of its state.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Gauge {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Gauge {
+            /// Every one in order.
+            pub const ALL: &[Gauge] = &[$(Gauge::$name,)*];
+        }
+    };
+}
+
+gauges! {
+    /// Its role: [`synod_wire::client::role`].
+    Role,
+    /// The leader's node number and 1; 0: it knows none.
+    Leader,
+    /// The round of the ballot that it promised.
+    BallotRound,
+    /// The epoch of the configuration that governs.
+    Epoch,
+    /// Voters of it.
+    Voters,
+    /// Slots up to it are chosen, known and delivered.
+    ChosenSlot,
+    /// The highest slot that something is held at.
+    AcceptedSlot,
+    /// Applied up to it.
+    AppliedSlot,
+    /// Its log is durable up to it.
+    DurableLsn,
+    /// The last sequence.
+    Tail,
+    /// The first sequence that can be read.
+    FirstSequence,
+    /// Bytes of the log's files.
+    LogBytes,
+    /// Bytes ever written to it.
+    LogWrittenBytes,
+    /// Group commits.
+    LogWrites,
+    /// Open sessions.
+    Sessions,
+    /// Subscribers.
+    Subscribers,
+    /// The mode: [`synod_wire::mode::Mode`].
+    Mode,
+    /// Why it is in it: [`synod_wire::mode::ModeReason`].
+    ModeReason,
+    /// When it came to it, nanoseconds of the monotonic clock.
+    ModeSinceNs,
+    /// How long its lease lasts yet, nanoseconds.
+    LeaseLeftNs,
+    /// Slots that damage hides; [`u64::MAX`]: all that are open.
+    UnknownSlots,
+    /// Slots that it proposed and that are not chosen.
+    OpenSlots,
+    /// Messages that wait for the log.
+    ParkedMessages,
+    /// Requests to the housekeeping threads that are not done.
+    JobsOut,
+    /// The last slot of the newest snapshot that this process wrote.
+    SnapshotSlot,
+    /// The size of that snapshot.
+    SnapshotBytes,
+    /// When it was written, nanoseconds of the monotonic clock; 0: none was.
+    SnapshotNs,
+    /// When the shard started, nanoseconds of the monotonic clock.
+    StartedNs,
+    /// When these were written last, likewise.
+    RefreshedNs,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Board {
+    counters: [AtomicU64; Counter::ALL.len()],
+    gauges: [AtomicU64; Gauge::ALL.len()],
+    modes_entered: [AtomicU64; 5],
+    /// By member: the slot that it is known to have delivered everything up to, and 1; 0: it is not known, as this node does not lead.
+    delivered: [AtomicU64; MEMBERS],
+    stages: [Histogram; Stage::ALL.len()],
+}
+
+impl Default for Board {
+    fn default() -> Board {
+        let zeros = || AtomicU64::new(0);
+        Board {
+            counters: std::array::from_fn(|_| zeros()),
+            gauges: std::array::from_fn(|_| zeros()),
+            modes_entered: std::array::from_fn(|_| zeros()),
+            delivered: std::array::from_fn(|_| zeros()),
+            stages: std::array::from_fn(|_| Histogram::new()),
+        }
+    }
+}
+
+/// A store of the only writer.
+fn put(cell: &AtomicU64, value: u64) {
+    cell.store(value, Ordering::Relaxed);
+}
+
+fn get(cell: &AtomicU64) -> u64 {
+    cell.load(Ordering::Relaxed)
+}
+
+impl Board {
+    /// A counter's value.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        get(&self.counters[counter as usize])
+    }
+
+    /// A gauge's value.
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        get(&self.gauges[gauge as usize])
+    }
+
+    /// How often each mode was entered, in the order of [`synod_wire::mode::Mode`].
+    pub fn modes_entered(&self) -> [u64; 5] {
+        std::array::from_fn(|mode| get(&self.modes_entered[mode]))
+    }
+
+    /// On a leader: the slot up to which a member is known to have delivered everything.
+    pub fn delivered(&self, member: NodeId) -> Option<Slot> {
+        get(self.delivered.get(usize::from(member.0))?).checked_sub(1).map(Slot)
+    }
+
+    /// How long commits took to each stage.
+    pub fn stage(&self, stage: Stage) -> &Histogram {
+        &self.stages[stage as usize]
+    }
+
+    pub(super) fn add(&self, counter: Counter, count: u64) {
+        let cell = &self.counters[counter as usize];
+        put(cell, get(cell) + count);
+    }
+
+    pub(super) fn set_counter(&self, counter: Counter, value: u64) {
+        put(&self.counters[counter as usize], value);
+    }
+
+    pub(super) fn set(&self, gauge: Gauge, value: u64) {
+        put(&self.gauges[gauge as usize], value);
+    }
+}
+
+/// A role's number, as the status has it.
+pub(super) fn role_number(of: Role) -> u8 {
+    match of {
+        Role::Joining => role::JOINING,
+        Role::Follower => role::FOLLOWER,
+        Role::Candidate => role::CANDIDATE,
+        Role::Preparing => role::PREPARING,
+        Role::Leader => role::LEADER,
+        Role::Halted => role::HALTED,
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// Writes the gauges if they are due. Run at each turn's end.
+    pub(super) fn refresh_board(&mut self) {
+        let now_ns = self.io.now_ns();
+        if now_ns < self.refresh_board_at_ns {
+            return;
+        }
+        self.refresh_board_at_ns = now_ns + REFRESH_NS;
+        self.refresh_counters();
+        let (core, board) = (&self.core, &self.settings.board);
+        let unknown = core.unknown_slots().map_or(u64::MAX, |count| count as u64);
+        for (gauge, value) in [
+            (Gauge::Role, role_number(core.role()).into()),
+            (Gauge::Leader, core.leader().map_or(0, |node| u64::from(node.0) + 1)),
+            (Gauge::BallotRound, core.promised().round),
+            (Gauge::Epoch, core.configuration().epoch.0.into()),
+            (Gauge::Voters, core.configuration().voters().len() as u64),
+            (Gauge::ChosenSlot, core.prefix().0),
+            (Gauge::AcceptedSlot, core.highest_held().0),
+            (Gauge::AppliedSlot, self.slots.applied().0),
+            (Gauge::DurableLsn, self.log.durable_lsn().0),
+            (Gauge::Tail, self.machine.tail().0),
+            (Gauge::FirstSequence, self.machine.first().0),
+            (Gauge::LogBytes, self.front.bytes_upto(self.log.durable_pos())),
+            (Gauge::LogWrittenBytes, self.log.durable_pos()),
+            (Gauge::LogWrites, self.log.writes()),
+            (Gauge::Sessions, self.machine.sessions() as u64),
+            (Gauge::Subscribers, self.streams.count() as u64),
+            (Gauge::Mode, self.modes.mode() as u64),
+            (Gauge::ModeReason, self.modes.reason() as u64),
+            (Gauge::ModeSinceNs, self.modes.since_ns()),
+            (Gauge::LeaseLeftNs, self.lease_left_ns()),
+            (Gauge::UnknownSlots, unknown),
+            (Gauge::OpenSlots, self.stages.open() as u64),
+            (Gauge::ParkedMessages, self.parked.len() as u64),
+            (Gauge::JobsOut, self.jobs_out as u64),
+            (Gauge::StartedNs, self.started_ns),
+            (Gauge::RefreshedNs, now_ns),
+        ] {
+            board.set(gauge, value);
+        }
+        for (cell, entered) in board.modes_entered.iter().zip(self.modes.entered()) {
+            put(cell, entered.into());
+        }
+        for (member, cell) in (0..).map(NodeId).zip(&board.delivered) {
+            let prefix = core.prefix_of(member).filter(|_| core.leads());
+            put(cell, prefix.map_or(0, |(prefix, _)| prefix.0 + 1));
+        }
+    }
+}
