@@ -47,6 +47,7 @@ const FAILED_ONCE: &[(u64, &str)] = &[
     (8_000_221, "a new leader trimmed what a member lacked that it had heard when it led before"),
     (8_000_235, "a read from disk met an older vote below a record that was not durable yet"),
     (8_000_325, "the checker of leases took an election that comes too late for one that counts"),
+    (9_300_043, "a cut's mark was taken for proof of the trailer before it, which the same crash had torn off"),
     (70_246_021, "a node may vote, and takes over, in one turn"),
 ];
 

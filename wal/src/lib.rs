@@ -55,7 +55,7 @@
 //! |---|---|---|
 //! | a trailer of the flush that holds `p`, over records that were *not reached* (below), and no mark, its own included, at or above the first of them | a **torn tail**: as the last line, though its trailer is whole | |
 //! | a trailer of the flush that holds `p` | its records that are whole and match are taken; the others are **damage**, named; none missing: the gap that an earlier recovery left | on at its `next` |
-//! | a later flush that follows without a missing Lsn | a trailer was lost, no record. **Damage** (of no record) if a mark covers `p`, else nothing | on at that flush |
+//! | a later flush that follows without a missing Lsn | a trailer was lost, no record. **Damage** (of no record) if that flush's mark proves it durable (below), else nothing | on at that flush |
 //! | a later flush, and some later mark at or above the first missing Lsn | **damage**; records are named as far as their headers are whole | on at that flush |
 //! | nothing of these, all zeros from `p`, `p` starts a flush | the end | |
 //! | nothing of these | a **torn tail**: whole records before `p` are kept, the rest is cut | |
@@ -73,6 +73,14 @@
 //! What this cannot tell: a last flush that was durable, that no mark covers yet, and whose record lost a sector to zeros, or has a
 //! payload with a sector of zeros and rot elsewhere in that payload, is cut as if torn. An idle mark ends that time, and the
 //! peers' memory of the highest Lsn counted halts a node that comes back behind it, as with a last flush that vanished whole.
+//!
+//! **A trailer that a crash took.** A flush can lose its trailer alone while the next one, in flight with it, is on disk in full
+//! or in part: its records are taken, nothing is written in its place, and each later recovery comes by the same gap. A mark
+//! at the gap's last whole record, in the flush right behind, proves that the trailer was durable, since a flush becomes so
+//! whole. But a cut there says of records only that they are durable: its mark is its own last Lsn (as that of an idle mark may be,
+//! which looks the same). Behind such a mark the trailer counts as never written if it was *not reached*: if its header is zeros or
+//! whole, and one of its sectors is all zeros. What this cannot tell, a durable trailer that lost a sector to zeros there, costs no
+//! record and no mark or promise that the next trailer does not repeat. A bounded scan tells any such gap as damage of no record.
 //!
 //! Frames with a lower Lsn than expected (an older generation) never match and count as empty.
 //!

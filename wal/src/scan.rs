@@ -274,10 +274,11 @@ impl<'s> Scanner<'s> {
             return Ok(Verdict::Nothing { dirty: true });
         }
         let (proven, floor) = (self.to.is_some(), self.next_lsn);
-        let mut search = Search { resume: None, proven, dirty: false, begun: self.begun, floor, walked: &self.walked };
-        let here = search_start(&self.segments.geometry, self.segments.geometry.stride_start(self.at), self.at);
+        let (begun, walked) = (self.begun, &self.walked[..]);
+        let mut search = Search { resume: None, proven, dirty: false, here: window, begun, floor, walked };
+        let from = search_start(&self.segments.geometry, self.segments.geometry.stride_start(self.at), self.at);
         let mut covering = None;
-        search.window(self.segments, window, here, &mut |trailer| {
+        search.window(self.segments, window, from, &mut |trailer| {
             covering = Some(trailer).filter(|trailer| self.closes(trailer));
             covering.is_some()
         });
@@ -602,6 +603,18 @@ fn is_unreached(window: &Window, pos: u64, limit: u64, entry: &TrailerEntry) -> 
     header && Place { pos, bytes: bytes as u32 }.end() <= limit && window.has_zero_sector(pos, bytes)
 }
 
+/// The same of the trailer that should be at `pos`: its header is whole or zeros, and a sector of what is known of it was not
+/// reached.
+fn is_trailer_unreached(window: &Window, pos: u64) -> bool {
+    let bytes = match window.header(pos) {
+        Ok((header, _, payload_bytes)) if header.kind == Kind::Trailer => HEADER_BYTES + payload_bytes,
+        Ok(_) => return false,
+        Err(_) if window.bytes(pos, HEADER_BYTES).is_some_and(is_zero) => HEADER_BYTES,
+        Err(_) => return false,
+    };
+    window.has_zero_sector(pos, bytes)
+}
+
 /// Shows `found` each whole trailer in `window` from `from` on, until it has enough. Whether anything but zeros was seen.
 fn trailers<'w>(
     segments: &Segments,
@@ -647,6 +660,8 @@ struct Search<'a> {
     resume: Option<Resume>,
     proven: bool,
     dirty: bool,
+    /// The window of the bad position.
+    here: &'a Window,
     /// Where the flush with the bad position starts, and the Lsn that it should start with.
     begun: u64,
     floor: Option<Lsn>,
@@ -683,8 +698,16 @@ impl Search<'_> {
         // Flushes become durable whole: a mark at the last whole record proves the trailer that should follow it, too.
         let mark = trailer.fields.mark;
         let trailer_alone = resume.kept > 0 && resume.follows() && mark.next() >= resume.next_lsn;
-        self.proven |= mark >= resume.next_lsn || trailer_alone;
+        let marked = mark >= resume.next_lsn || trailer_alone;
+        self.proven |= marked && !(resume.follows() && self.was_passed_over(resume.kept, trailer));
         self.is_decided()
+    }
+
+    /// Whether `next` may be the cut of a recovery that went over the missing trailer before it as a crash had left it. A cut's
+    /// mark, the last Lsn itself, says of the records before it that they are durable, and nothing of their trailers.
+    fn was_passed_over(&self, kept: usize, next: &TrailerView<'_>) -> bool {
+        let pos = self.walked[..kept].last().map_or(self.begun, |last| last.place.end());
+        next.fields.mark == next.fields.lsn && is_trailer_unreached(self.here, pos)
     }
 
     fn is_decided(&self) -> bool {

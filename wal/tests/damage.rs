@@ -260,6 +260,41 @@ fn a_lost_trailer_loses_no_record() {
     assert_eq!((damage.len(), damage[0].lost(), damage[0].complete), (1, 0, true));
 }
 
+/// Behind a cut (and an idle mark) a trailer of zeros may be one that a crash took; one with other bytes was on disk once.
+#[test]
+fn a_trailer_that_rots_before_a_cut_is_damage_unless_it_is_zeros() {
+    let rot = |dir: &Path, pos: u64, zeros: bool| match zeros {
+        true => poke(&segments(dir)[0], pos, |bytes| bytes.fill(0), 512),
+        false => flip(dir, pos + 70, 1),
+    };
+    for (cut, zeros, told) in [(false, false, 1), (false, true, 1), (true, false, 1), (true, true, 0)] {
+        let dir = tempdir();
+        let (mut log, mut disk) = fresh(dir.path(), &settings());
+        let mut kept = vec![founding()];
+        let trailer = push(&mut log, &mut kept, 448).end();
+        assert!(trailer.is_multiple_of(512), "the trailer has sectors of its own");
+        settle(&mut log, &mut disk);
+        if cut {
+            let header = header(Kind::Accept, 3, 3);
+            log.append(&header, &payload(3, 900), None).unwrap();
+            log.flush(&mut disk, Ballot::ZERO);
+            drop(log);
+            disk.crash(&[Fate::Torn(vec![false, true])]);
+            let recovered = recover_dir(dir.path(), &settings()).unwrap().0;
+            assert_eq!(recovered.torn.map(|torn| (torn.pos, torn.kept)), Some((trailer.next_multiple_of(4_096), 0)));
+            (log, disk) = attached(recovered);
+        }
+        push(&mut log, &mut kept, 500);
+        settle(&mut log, &mut disk);
+        drop(log);
+        let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
+        rot(dir.path(), trailer, zeros);
+        let damage = check(dir.path(), &records);
+        assert!(damage.iter().all(|damage| damage.lost() == 0 && damage.pos == trailer), "{damage:?}");
+        assert_eq!(damage.len(), told, "cut: {cut}, zeros: {zeros}");
+    }
+}
+
 #[test]
 fn without_a_trailer_records_are_named_by_their_headers() {
     let dir = tempdir();
