@@ -5,6 +5,7 @@ use crate::admin::{About, Admin};
 use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
+use crate::shard::FailSlowSettings;
 use crate::shard::checkpoint::Maker;
 use crate::shard::install::TransferJob;
 use crate::shard::jobs::{self, Done, Job};
@@ -363,6 +364,11 @@ impl Pipeline {
             group: self.group,
             me: self.node,
             board: self.board.clone(),
+            fail_slow: FailSlowSettings {
+                factor: self.config.consensus.fail_slow_factor,
+                min_ns: self.config.consensus.fail_slow_min_us * 1_000,
+                hung_ns: self.config.wal.hung_after_us * 1_000,
+            },
             members: members.iter().map(|node| (*node, self.config.client_address(*node, self.group))).collect(),
             dir: Dir::from(&self.log_dir()),
             max_batch_bytes: self.config.net.max_batch_bytes,

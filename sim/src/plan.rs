@@ -134,6 +134,12 @@ pub struct Plan {
     /// Who is to lead, in this order.
     #[serde(default)]
     pub leader_priority: Vec<u8>,
+    /// How many times longer than the others' quorum a leader's log may take; 0: as long as it likes.
+    pub fail_slow_factor: u64,
+    /// How long it may take in any case.
+    pub fail_slow_min_ns: u64,
+    /// A log write that takes longer hangs.
+    pub hung_ns: u64,
     /// Nodes that may lose their state for good; no more than the quorums can spare.
     pub victims: Vec<usize>,
     /// Times.
@@ -186,6 +192,9 @@ impl Plan {
             transfer_ns: transfer_ns(profile, &mut Rng::new(seed, "hand-over")),
             leader_priority: leader_priority(nodes, &mut Rng::new(seed, "priority")),
             victims: Vec::new(),
+            fail_slow_factor: Rng::new(seed, "fail-slow").pick(&[0, 4, 4]),
+            fail_slow_min_ns: 1_000_000,
+            hung_ns: 0,
             timing: timing(nodes, &mut rng),
             mutant: None,
             script: Vec::new(),
@@ -201,6 +210,7 @@ impl Plan {
         if plan.kv {
             plan.max_entry_bytes = plan.max_entry_bytes.max(MIN_KV_ENTRY_BYTES);
         }
+        plan.hung_ns = plan.timing.election_max_ns * Rng::new(seed, "hung").pick(&[1, 2, 4]);
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
         plan.snapshot_transfers(&mut Rng::new(seed, "transfers"));

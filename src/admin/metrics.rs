@@ -174,6 +174,8 @@ fn shown(counter: Counter) -> Option<Shown> {
         Counter::StreamsSlow => streams("slow"),
         Counter::StreamsTimedOut => streams("timed_out"),
         Counter::Configurations => plain("configurations", "Configurations that came to govern"),
+        Counter::SlowDiskYields => plain("slow_disk_yields", "Leaderships given up for a slow disk"),
+        Counter::DiskHung => plain("disk_hung", "Times that a log write hung, and the node fell silent"),
         Counter::SegmentsRemoved => plain("log_segments_removed", "Segments removed from the log's front"),
         Counter::Subscribers | Counter::FirstSequence | Counter::LogBytes | Counter::SnapshotBytesWanted => None,
     }

@@ -74,6 +74,19 @@ const RANGES: &[Range] = &[
     range("consensus.election_timeout_max_us", |c| c.consensus.election_timeout_max_us, 5_000, 120_000_000, Form::Any),
     range("consensus.retransmit_us", |c| c.consensus.retransmit_us, 500, 10_000_000, Form::Any),
     range("consensus.commit_linger_us", |c| c.consensus.commit_linger_us, 0, 1_000_000, Form::Any),
+    range("consensus.fail_slow_min_us", |c| c.consensus.fail_slow_min_us, 50, 10_000_000, Form::Any),
+    // 0: none does, which is no number below the least.
+    range(
+        "consensus.fail_slow_factor",
+        |c| match c.consensus.fail_slow_factor {
+            0 => 2,
+            factor => factor,
+        },
+        2,
+        1_000,
+        Form::Any,
+    ),
+    range("wal.hung_after_us", |c| c.wal.hung_after_us, 10_000, 60_000_000, Form::Any),
     range("consensus.window_slots", |c| c.consensus.window_slots, 16, 65_536, Form::Any),
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
     range("catchup.max_bytes_per_s", |c| c.catchup.max_bytes_per_s, 1 << 20, 10 << 30, Form::Any),

@@ -154,6 +154,8 @@ pub struct Wal {
     pub writer_core: WriterCore,
     /// When an entry counts as persisted.
     pub durability: Durability,
+    /// A log write that takes longer hangs, and the node falls silent, microseconds.
+    pub hung_after_us: u64,
 }
 
 /// `[consensus]`.
@@ -172,6 +174,10 @@ pub struct Consensus {
     pub commit_linger_us: u64,
     /// Open slots.
     pub window_slots: u64,
+    /// A leader whose log takes so many times longer than the others' quorum hands over; 0: none does.
+    pub fail_slow_factor: u64,
+    /// A log that takes less is fast enough, microseconds.
+    pub fail_slow_min_us: u64,
 }
 
 /// `[quorum]`.
@@ -252,6 +258,7 @@ impl Default for Wal {
             writer: Writer::default(),
             writer_core: WriterCore::default(),
             durability: Durability::Disk,
+            hung_after_us: 1_000_000,
         }
     }
 }
@@ -265,6 +272,8 @@ impl Default for Consensus {
             retransmit_us: 10_000,
             commit_linger_us: 500,
             window_slots: 1_024,
+            fail_slow_factor: 4,
+            fail_slow_min_us: 1_000,
         }
     }
 }

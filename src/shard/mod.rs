@@ -20,6 +20,7 @@
 //! | `preference.rs` | which member is to lead |
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
+//! | `failslow.rs` | a disk that is slow, or hangs |
 //! | `board.rs` | counters, gauges and histograms, for the other threads |
 //! | `status.rs` | counters and the status reply |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -38,6 +39,7 @@ mod codec;
 mod drain;
 mod durability;
 mod evidence;
+mod failslow;
 pub mod front;
 mod histogram;
 pub mod install;
@@ -64,6 +66,7 @@ mod transfers;
 
 pub use board::{Board, Gauge};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
+pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
@@ -93,6 +96,7 @@ use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
 use durability::Word;
 use evidence::RecentChosen;
+use failslow::DiskWatch;
 use front::Front;
 use jobs::{Done, Job};
 use membership::Membership;
@@ -146,6 +150,8 @@ pub struct Settings {
     pub catch_up: CatchUpSettings,
     /// What is kept of the log.
     pub retention: RetentionSettings,
+    /// When a disk is too slow.
+    pub fail_slow: FailSlowSettings,
     /// What it shows to the other threads.
     pub board: Arc<Board>,
 }
@@ -292,6 +298,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     last_commit_record: Option<synod_wal::Place>,
     recent_chosen: RecentChosen,
     preference: Preference,
+    disk: DiskWatch,
     offers: Offers,
     pulling: Pulling,
     snapshots: Snapshots,
@@ -325,6 +332,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize, settings.board.clone()),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
+            disk: DiskWatch::new(settings.fail_slow),
             counters: Counters::new(settings.board.clone()),
             refresh_board_at_ns: 0,
             jobs_out: 0,
@@ -386,6 +394,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.on_event(event)?;
         }
         self.events = events;
+        self.watch_disk();
         // Without room a time-out waits for the log, which the turn after its completion has.
         let due = self.io.now_ns() >= self.core.poll_timeout() && !self.recover_again;
         if due && self.log.room() >= self.step_bytes() && !self.is_full() {
@@ -393,6 +402,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.update_mode();
         self.prefer()?;
+        self.yield_if_slow()?;
         self.propose_change()?;
         self.take_clients()?;
         self.vouch()?;
@@ -537,7 +547,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             // Its answer takes heartbeats, and a leader that cannot log shows no sign of life.
             Message::ReadIndex { .. } if self.is_full() => false,
             // It does not stand, either.
-            Message::TakeOver { .. } if self.is_full() => false,
+            Message::TakeOver { .. } if self.is_full() || self.is_hung() || self.rests() => false,
             _ => self.log.room() >= self.step_bytes() + frame_bytes(self.settings.max_batch_bytes),
         }
     }
@@ -657,7 +667,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             .min(self.pulling.next_ns())
             .min(self.offers.next_ns())
             .min(self.retention.next_ns(self.core.leads()));
-        core_ns.min(clients_ns).min(disk_ns).min(mode_ns)
+        core_ns.min(clients_ns).min(disk_ns).min(mode_ns).min(self.disk_watch_ns())
     }
 
     /// The core, for inspection.

@@ -24,6 +24,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 let header = Header { promised, lsn, ..self.header(Kind::Promised) };
                 self.persist(header, record, value);
             }
+            // To the others it is gone, until its log moves; what waits for that is sent then.
+            Output::Send { after, .. } if self.is_hung() && after <= self.vouched() => {}
             Output::Send { to, message, after } if after <= self.vouched() => self.send(to, &message),
             Output::Send { to, message, after } => {
                 if self.parked.len() == MAX_PARKED {

@@ -15,6 +15,7 @@
 //! Durable and quorum are not in order: a commit may need others' disks alone. A slot is counted when it has come through all.
 
 use super::board::Board;
+use super::failslow::Pace;
 use super::histogram::Histogram;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ pub(super) struct Stages {
     delivered: usize,
     replied: usize,
     board: Arc<Board>,
+    pace: Pace,
 }
 
 /// Bytes of the histograms of one group.
@@ -81,12 +83,15 @@ pub const TIMELINE_BYTES: usize = size_of::<Timeline>();
 impl Stages {
     /// With room for `slots` slots on their way.
     pub(super) fn new(slots: usize, board: Arc<Board>) -> Stages {
-        Stages { open: VecDeque::with_capacity(slots.max(1)), written: 0, durable: 0, delivered: 0, replied: 0, board }
+        let (written, durable, delivered, replied) = (0, 0, 0, 0);
+        let open = VecDeque::with_capacity(slots.max(1));
+        Stages { open, written, durable, delivered, replied, board, pace: Pace::default() }
     }
 
     /// This node leads no longer.
     pub(super) fn clear(&mut self) {
         self.open.clear();
+        self.pace = Pace::default();
         (self.written, self.durable, self.delivered, self.replied) = (0, 0, 0, 0);
     }
 
@@ -170,6 +175,17 @@ impl Stages {
         self.count_done();
     }
 
+    /// How fast slots came through since this was asked last.
+    pub(super) fn take_pace(&mut self) -> Pace {
+        std::mem::take(&mut self.pace)
+    }
+
+    /// How long the oldest slot that a quorum has chosen waits for this node's disk; 0: none does.
+    pub(super) fn waits_for_own_disk_ns(&self, now_ns: u64) -> u64 {
+        let waiting = self.open.get(self.durable).filter(|_| self.delivered > self.durable);
+        waiting.map_or(0, |slot| now_ns.saturating_sub(slot.at_ns[Stage::Sequenced as usize]))
+    }
+
     /// Slots on their way.
     pub(super) fn open(&self) -> usize {
         self.open.len()
@@ -205,6 +221,9 @@ impl Stages {
             for (stage, at_ns) in Stage::ALL.into_iter().zip(timeline.at_ns) {
                 self.board.stage(stage).record(at_ns.saturating_sub(timeline.received_ns));
             }
+            let since_sealed =
+                |stage: Stage| timeline.at_ns[stage as usize].saturating_sub(timeline.at_ns[Stage::Sequenced as usize]);
+            self.pace.add(since_sealed(Stage::Durable), since_sealed(Stage::Quorum));
         }
         for reached in [&mut self.written, &mut self.durable, &mut self.delivered, &mut self.replied] {
             *reached -= done;

@@ -57,6 +57,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Transferred::NotTaken => TransferOutcome::NotTaken,
             Transferred::NoLeader => TransferOutcome::NoLeader,
         };
+        self.yielded(outcome);
         while let Some(asker) = self.transfers.asked.pop() {
             self.tell_transfer(asker, told);
         }

@@ -645,6 +645,10 @@ counters! {
     SnapshotsInstalled = "snapshots_installed",
     /// Others' snapshots thrown away: the whole did not have its checksum, or was not to be understood.
     SnapshotsRefused = "snapshots_refused",
+    /// Times that this node gave up the leadership, as its disk was much slower than the others'.
+    SlowDiskYields = "slow_disk_yields",
+    /// Times that a log write hung, and the node fell silent.
+    DiskHung = "disk_hung",
 }
 
 #[cfg(test)]

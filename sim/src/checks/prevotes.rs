@@ -122,7 +122,9 @@ impl PreVotes {
     fn stands(&self, node: usize, before: &Standing, after: &Standing) -> Checked {
         let me = NodeId(node as u8);
         let stood = after.role == Role::Candidate && after.promised.node == me && after.promised > before.promised;
-        if !stood || self.handed_over.contains(&(node, before.promised)) {
+        // Who leads already and begins phase 1 anew, for a value that nobody hands out, deposes itself.
+        let led = matches!(before.role, Role::Preparing | Role::Leader);
+        if !stood || led || self.handed_over.contains(&(node, before.promised)) {
             return Ok(());
         }
         let (start, round) = self.asked[node];

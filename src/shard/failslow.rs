@@ -1,0 +1,229 @@
+//! A disk that is slow, or hangs: a leader whose own log takes much longer than the others' hands over, and a replica whose log has not
+//! moved for long falls silent, so that the others go on without it (Huang et al., "Gray Failure", HotOS 2017; Lou et al., "Fail-slow
+//! at scale", FAST 2018).
+//!
+//! Slow: of each slot that this leader proposed the shard knows when a quorum had chosen it and when it was durable here. Where the
+//! latter takes a multiple of the former, the others' disks (and the way to them and back) are faster by so much, and they are
+//! enough without this one: the group loses nothing if another leads. Judged by the means of a quarter of a second, three times in a
+//! row. Where this disk is needed for the quorum both times are the same, and nobody could do better.
+//!
+//! Hung: nothing that the log has on its way came to its end for long. Then no message leaves for a member. What others see is
+//! a node that is gone; what this one sees is what they send, which it takes note of as always.
+
+use super::jobs::{Done, Job};
+use super::{Fatal, Shard};
+use synod_paxos::{Input, Role, Transferred};
+use synod_ring::Io;
+use synod_wire::client::{Counter, Durability};
+use synod_wire::mutant::mutant;
+
+/// Between two looks at how fast the log is.
+const LOOK_NS: u64 = 250_000_000;
+/// Looks in a row at which it was too slow, before the leader hands over.
+const SLOW_LOOKS: u32 = 3;
+/// After a hand-over that was not taken.
+const PATIENCE_NS: u64 = 10_000_000_000;
+/// After one that was: for so long it does not let itself be handed the leadership again.
+const REST_NS: u64 = 60_000_000_000;
+
+/// When a disk is too slow to lead with, and when it hangs.
+#[derive(Clone, Copy, Debug)]
+pub struct FailSlowSettings {
+    /// How many times longer than the others' quorum this leader's log may take; 0: as long as it likes.
+    pub factor: u64,
+    /// A log that takes less than this is fast enough, however fast the others' are.
+    pub min_ns: u64,
+    /// A log write that takes longer hangs.
+    pub hung_ns: u64,
+}
+
+/// Sums over the slots of a leader that came through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    slots: u64,
+    own_ns: u64,
+    quorum_ns: u64,
+}
+
+impl Pace {
+    /// A slot that was durable here, and chosen, so long after it was sealed.
+    pub(super) fn add(&mut self, own_ns: u64, quorum_ns: u64) {
+        self.slots += 1;
+        self.own_ns += own_ns;
+        self.quorum_ns += quorum_ns;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct DiskWatch {
+    settings: FailSlowSettings,
+    /// When the log last came forward, or had nothing to do.
+    moved_ns: u64,
+    durable_pos: u64,
+    hung: bool,
+    look_ns: u64,
+    slow_looks: u32,
+    yields: bool,
+    rests_until_ns: u64,
+}
+
+impl DiskWatch {
+    pub(super) fn new(settings: FailSlowSettings) -> DiskWatch {
+        let (moved_ns, durable_pos, hung, look_ns) = (0, 0, false, 0);
+        DiskWatch { settings, moved_ns, durable_pos, hung, look_ns, slow_looks: 0, yields: false, rests_until_ns: 0 }
+    }
+
+    /// The log stands at `durable_pos` and has writes on their way, or none. Whether that is a new spell of hanging, or the end of one.
+    fn see(&mut self, now_ns: u64, in_flight: bool, durable_pos: u64) -> Option<bool> {
+        if !in_flight || durable_pos != self.durable_pos {
+            (self.moved_ns, self.durable_pos) = (now_ns, durable_pos);
+        }
+        let hangs = in_flight && now_ns >= self.moved_ns + self.settings.hung_ns;
+        (std::mem::replace(&mut self.hung, hangs) != hangs).then_some(hangs)
+    }
+
+    /// Whether the leader is to hand over after what it measured since the last look; `waits_ns`: how long its log has taken already
+    /// for what the others have chosen.
+    fn judge(&mut self, pace: Pace, waits_ns: u64) -> Option<(u64, u64)> {
+        let mean = |sum_ns: u64| sum_ns.checked_div(pace.slots).unwrap_or(0);
+        let (own_ns, quorum_ns) = (mean(pace.own_ns).max(waits_ns), mean(pace.quorum_ns));
+        if pace.slots == 0 && waits_ns == 0 {
+            // Nothing was asked of it.
+            return None;
+        }
+        let slow = own_ns >= self.settings.min_ns && own_ns / self.settings.factor >= quorum_ns;
+        self.slow_looks = if slow { self.slow_looks + 1 } else { 0 };
+        (self.slow_looks >= SLOW_LOOKS).then_some((own_ns, quorum_ns))
+    }
+}
+
+impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// Looks whether the log moves. Run once a turn, before anything is sent.
+    pub(super) fn watch_disk(&mut self) {
+        // Under memory durability nobody waits for the disk.
+        if self.settings.durability != Durability::Disk {
+            return;
+        }
+        let (in_flight, durable_pos) = (self.log.in_flight(), self.log.durable_pos());
+        let group = self.settings.group.0;
+        match self.disk.see(self.io.now_ns(), in_flight, durable_pos) {
+            Some(true) => {
+                self.counters.add(Counter::DiskHung, 1);
+                let ms = self.disk.settings.hung_ns / 1_000_000;
+                tracing::warn!(group, ms, "a log write hangs: the node is silent until it ends (wal.hung_after_us)");
+            }
+            Some(false) => tracing::warn!(group, "the log write that hung has ended: the node speaks again"),
+            None => {}
+        }
+    }
+
+    /// When the next look is due while a write is on its way: nothing else may happen before.
+    pub(super) fn disk_watch_ns(&self) -> u64 {
+        let watched = self.log.in_flight() && !self.disk.hung && self.settings.durability == Durability::Disk;
+        if watched { self.disk.moved_ns + self.disk.settings.hung_ns } else { u64::MAX }
+    }
+
+    /// Whether the log has not moved for long: such a node says nothing to other members.
+    pub(super) fn is_hung(&self) -> bool {
+        self.disk.hung && !mutant("hung_disk_votes")
+    }
+
+    /// Whether it handed over as its disk was slow, and takes nothing back yet.
+    pub(super) fn rests(&self) -> bool {
+        self.io.now_ns() < self.disk.rests_until_ns
+    }
+
+    /// Hands over if this leader's log has been much slower than the others' for long enough.
+    pub(super) fn yield_if_slow(&mut self) -> Result<(), Fatal> {
+        let now_ns = self.io.now_ns();
+        if self.disk.settings.factor == 0 || now_ns < self.disk.look_ns {
+            return Ok(());
+        }
+        self.disk.look_ns = now_ns + LOOK_NS;
+        let pace = self.stages.take_pace();
+        if self.core.role() != Role::Leader || self.core.hands_over_to().is_some() || self.core.is_changing() {
+            self.disk.slow_looks = 0;
+            return Ok(());
+        }
+        let Some((own_ns, quorum_ns)) = self.disk.judge(pace, self.stages.waits_for_own_disk_ns(now_ns)) else {
+            return Ok(());
+        };
+        if mutant("fail_slow_never_yields") {
+            return Ok(());
+        }
+        (self.disk.slow_looks, self.disk.look_ns, self.disk.yields) = (0, now_ns + PATIENCE_NS, true);
+        self.counters.add(Counter::SlowDiskYields, 1);
+        let (group, own_us, quorum_us) = (self.settings.group.0, own_ns / 1_000, quorum_ns / 1_000);
+        tracing::warn!(
+            group,
+            own_us,
+            quorum_us,
+            "hands over: its log is much slower than the others' (fail_slow_factor)"
+        );
+        self.step(Input::Transfer { to: None }, None)
+    }
+
+    /// A hand-over has ended.
+    pub(super) fn yielded(&mut self, outcome: Transferred) {
+        let for_slowness = std::mem::take(&mut self.disk.yields);
+        if for_slowness && self.core.role() != Role::Leader {
+            self.disk.rests_until_ns = self.io.now_ns() + REST_NS;
+        } else if for_slowness {
+            tracing::warn!(group = self.settings.group.0, ?outcome, "nobody took over; this node leads on, slowly");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const SETTINGS: FailSlowSettings = FailSlowSettings { factor: 4, min_ns: MS, hung_ns: 1_000 * MS };
+
+    fn pace(slots: u64, own_ns: u64, quorum_ns: u64) -> Pace {
+        let mut pace = Pace::default();
+        (0..slots).for_each(|_| pace.add(own_ns, quorum_ns));
+        pace
+    }
+
+    #[test]
+    fn a_disk_is_slow_if_it_is_so_for_long_enough() {
+        let mut disk = DiskWatch::new(SETTINGS);
+        let slow = pace(10, 8 * MS, 2 * MS);
+        assert_eq!(disk.judge(slow, 0), None);
+        assert_eq!(disk.judge(slow, 0), None);
+        assert_eq!(
+            disk.judge(pace(10, 7 * MS, 2 * MS), 0),
+            None,
+            "less than four times as slow: counted from the start"
+        );
+        assert_eq!(disk.judge(slow, 0), None);
+        assert_eq!(disk.judge(Pace::default(), 0), None, "nothing was asked of it: that says nothing");
+        assert_eq!(disk.judge(slow, 0), None);
+        assert_eq!(disk.judge(slow, 0), Some((8 * MS, 2 * MS)));
+    }
+
+    #[test]
+    fn a_fast_disk_is_fast_enough_and_one_that_has_not_answered_is_as_slow_as_that() {
+        let mut disk = DiskWatch::new(SETTINGS);
+        assert!((0..10).all(|_| disk.judge(pace(10, MS - 1, 1), 0).is_none()));
+        assert_eq!(disk.judge(Pace::default(), 300 * MS), None);
+        assert_eq!(disk.judge(Pace::default(), 550 * MS), None);
+        assert_eq!(disk.judge(Pace::default(), 800 * MS), Some((800 * MS, 0)));
+    }
+
+    #[test]
+    fn a_log_hangs_if_nothing_on_its_way_comes_to_its_end() {
+        let mut disk = DiskWatch::new(SETTINGS);
+        assert_eq!(disk.see(5_000 * MS, true, 100), None, "the first look counts from itself");
+        assert_eq!(disk.see(5_999 * MS, true, 100), None);
+        assert_eq!(disk.see(6_000 * MS, true, 100), Some(true));
+        assert_eq!(disk.see(7_000 * MS, true, 100), None, "told once");
+        assert_eq!(disk.see(7_001 * MS, true, 200), Some(false), "it moves, though more is on its way");
+        assert_eq!(disk.see(9_000 * MS, false, 200), None, "nothing to do");
+        assert_eq!(disk.see(9_500 * MS, true, 200), None);
+        assert_eq!(disk.see(10_000 * MS, true, 200), Some(true));
+    }
+}
