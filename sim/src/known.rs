@@ -140,7 +140,6 @@ pub const MUTANTS: &[Mutant] = &[
     rule("take_over_within_lease", "a member takes over within the lease that it granted"),
     rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it").slow(),
     rule("snapshot_install_lowers_promise", "an installed snapshot's promise replaces the node's own"),
-    rule("snapshot_install_drops_accepts", "a node that installs a snapshot forgets what it accepted above it"),
     rule("chunk_checksum_skipped", "an installed snapshot is not held to the checksum of the whole"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
     // Streams.

@@ -94,9 +94,6 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         _ if mutant("promise_forgotten") => votes,
         _ => found.promised.max(replay.restart.promised),
     };
-    if installed && mutant("snapshot_install_drops_accepts") {
-        replay.pending.clear();
-    }
     replay.restart.last_lsn = found.last_lsn;
     if let Some(torn) = &found.torn {
         tracing::info!(dir = %dir.path().display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
