@@ -80,6 +80,8 @@ pub(crate) struct Spec {
     pub(crate) shape: ShapeArgs,
     /// What an acknowledgement rests on.
     pub(crate) durability: Durability,
+    /// The groups keep a key-value map.
+    pub(crate) map: bool,
     /// Settings other than the product's defaults: section, key, value.
     pub(crate) settings: Vec<(&'static str, &'static str, u64)>,
 }
@@ -87,7 +89,7 @@ pub(crate) struct Spec {
 impl Spec {
     /// One group and the product's defaults.
     pub(crate) fn of(nodes: u8, shape: ShapeArgs) -> Spec {
-        Spec { nodes, groups: 1, shape, durability: Durability::Disk, settings: Vec::new() }
+        Spec { nodes, groups: 1, shape, durability: Durability::Disk, map: false, settings: Vec::new() }
     }
 }
 
@@ -413,8 +415,9 @@ fn config_text(dir: &Path, peers: &[u16], clients: &[u16], spec: &Spec) -> Strin
             node_directory(dir, node)
         ));
     }
-    if spec.groups > 1 {
-        text.push_str(&"[[group]]\n".repeat(spec.groups.into()));
+    if spec.groups > 1 || spec.map {
+        let group = if spec.map { "[[group]]\nmachine = \"kv\"\n" } else { "[[group]]\n" };
+        text.push_str(&group.repeat(spec.groups.into()));
     }
     text
 }
@@ -515,12 +518,14 @@ mod tests {
     fn settings_and_groups_reach_the_configuration() {
         let shape = ShapeArgs { size: 256, entries_per_datagram: None, datagram_bytes: 1_472 };
         let settings = vec![("consensus", "heartbeat_us", 2_000), ("wal", "segment_bytes", 4 << 20)];
-        let spec = Spec { groups: 3, settings, ..Spec::of(1, shape) };
+        let spec = Spec { groups: 3, map: true, settings, ..Spec::of(1, shape) };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cluster.toml");
         std::fs::write(&file, config_text(dir.path(), &[7001], &[7011], &spec)).unwrap();
         let config = synod::config::load::load(&file).unwrap().config;
         assert_eq!((config.consensus.heartbeat_us, config.wal.segment_bytes), (2_000, 4 << 20));
+        let maps = config.groups.iter().filter(|group| group.machine == synod::config::Machine::Kv);
+        assert_eq!((config.groups.len(), maps.count()), (3, 3));
         let cluster = Cluster::running(&file, 2).unwrap();
         assert_eq!(cluster.members, [(NodeId(0), "127.0.0.1:7013".parse().unwrap())]);
         assert_eq!(cluster.members_of(1), [(NodeId(0), "127.0.0.1:7012".parse().unwrap())]);

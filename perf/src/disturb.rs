@@ -6,8 +6,9 @@ use crate::load::{self, Pace, Plan};
 use crate::network::Network;
 use crate::product::ProductClient;
 use crate::report;
-use crate::scenario::{self, LONGEST_SCENE, PATIENCE, ScenarioArgs, Stage};
+use crate::scenario::{self, LONGEST_SCENE, MOST_IN_FLIGHT, PATIENCE, ScenarioArgs, Stage};
 use crate::stats::{Spread, Summary};
+use crate::transfer;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -41,9 +42,12 @@ pub(crate) struct DisturbArgs {
         value_enum,
         value_name = "WHAT,…",
         value_delimiter = ',',
-        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,trim,catch-up,loss"
+        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,trim,catch-up,transfer,loss"
     )]
     what: Vec<What>,
+    /// Entries a second, at fixed times; left out: as many as go with `--outstanding` in flight.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    rate: Option<u64>,
     /// Entries in flight.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     outstanding: u16,
@@ -53,9 +57,12 @@ pub(crate) struct DisturbArgs {
     /// How long each measurement takes.
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How far the replica that catches up is behind.
+    /// How far the replica that catches up is behind, and by how much the log grows while the one is away that is sent a snapshot.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     lag_mib: u64,
+    /// The map of which that one is sent a snapshot.
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=48))]
+    state_mib: u64,
     /// Datagrams lost, in thousandths.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
     loss_per_mille: u32,
@@ -84,6 +91,9 @@ enum What {
     Trim,
     /// A follower that was down comes back and catches up.
     CatchUp,
+    /// A follower was away while the log grew by `--lag-mib` and half of that was trimmed, and is sent a snapshot of a map of
+    /// `--state-mib`. Counted from its start until it is in step; without: all members up, just before it is stopped.
+    Transfer,
     /// Datagrams get lost.
     Loss,
 }
@@ -109,7 +119,9 @@ struct Report {
     nodes: u8,
     size: usize,
     outstanding: u16,
+    rate: Option<u64>,
     lag_mib: u64,
+    state_mib: u64,
     loss_per_mille: u32,
     chapters: Vec<Chapter>,
     skipped: Vec<(What, String)>,
@@ -123,6 +135,8 @@ pub(crate) fn run(args: &DisturbArgs) -> anyhow::Result<()> {
         nodes: args.scenario.nodes,
         size: args.scenario.shape.size,
         outstanding: args.outstanding,
+        rate: args.rate,
+        state_mib: args.state_mib,
         lag_mib: args.lag_mib,
         loss_per_mille: args.loss_per_mille,
         chapters: Vec::new(),
@@ -159,6 +173,9 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
         _ => (vec![], None),
     };
     spec.settings.extend(both);
+    if what == What::Transfer {
+        transfer::prepare(&mut spec, args.lag_mib);
+    }
     let mut cluster = stage.cluster(&spec)?;
     let mut other = match with {
         Some(setting) => {
@@ -171,10 +188,10 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
     for number in 0..args.rounds {
         // Which comes first alternates, so that a drift of the machine favours neither.
         let mut with = None;
-        if number % 2 == 1 {
+        if number % 2 == 1 && what != What::Transfer {
             with = Some(disturbed(args, other.as_mut().unwrap_or(&mut cluster), network, what)?);
         }
-        let without = measure(args, &mut cluster, |_| wait(args))?;
+        let without = measure(args, &mut cluster, what, |_| wait(args))?;
         let with = match with {
             Some(with) => with,
             None => disturbed(args, other.as_mut().unwrap_or(&mut cluster), network, what)?,
@@ -202,32 +219,50 @@ fn disturbed(
     what: What,
 ) -> anyhow::Result<Summary> {
     match what {
-        What::SlowFollower => measure(args, cluster, |cluster| slow_follower(args, cluster)),
+        What::SlowFollower => measure(args, cluster, what, |cluster| slow_follower(args, cluster)),
         What::DeadFollower => {
             let node = cluster.await_follower(PATIENCE)?;
             cluster.kill(node)?;
-            let summary = measure(args, cluster, |_| wait(args))?;
+            let summary = measure(args, cluster, what, |_| wait(args))?;
             cluster.restart(node)?;
             cluster.await_in_step(PATIENCE)?;
             Ok(summary)
         }
-        What::SlowReader => measure(args, cluster, |cluster| slow_reader(args, cluster)),
-        What::Subscriber => measure(args, cluster, |cluster| slow_subscriber(args, cluster)),
-        What::Segments | What::Snapshots => measure(args, cluster, |_| wait(args)),
-        What::Trim => measure(args, cluster, |cluster| trims(args, cluster)),
+        What::SlowReader => measure(args, cluster, what, |cluster| slow_reader(args, cluster)),
+        What::Subscriber => measure(args, cluster, what, |cluster| slow_subscriber(args, cluster)),
+        What::Segments | What::Snapshots => measure(args, cluster, what, |_| wait(args)),
+        What::Trim => measure(args, cluster, what, |cluster| trims(args, cluster)),
         What::CatchUp => {
             let (node, _) = scenario::leave_behind(cluster, &args.scenario, args.lag_mib)?;
-            let summary = measure(args, cluster, |cluster| {
+            let summary = measure(args, cluster, what, |cluster| {
                 cluster.restart(node)?;
                 wait(args)
             })?;
             cluster.await_in_step(PATIENCE)?;
             Ok(summary)
         }
+        What::Transfer => {
+            let node = transfer::leave_without_log(
+                cluster,
+                &args.scenario,
+                args.lag_mib,
+                transfer::keys(args.state_mib, &args.scenario),
+            )?;
+            let (start, before) = (Instant::now(), transfer::sent_bytes(cluster));
+            let summary = measure(args, cluster, what, |cluster| {
+                scenario::wait(WARM_UP)?;
+                cluster.restart(node)?;
+                cluster.await_in_step(PATIENCE).map(drop)
+            })?;
+            let (took, sent) = (start.elapsed() - WARM_UP, transfer::sent_bytes(cluster).saturating_sub(before));
+            ensure!(sent > 0, "node {node} came back without a snapshot: the others' logs had all that it lacked");
+            eprintln!("in step after {:.2} s, with {:.1} MiB of a snapshot", took.as_secs_f64(), scenario::mib(sent));
+            Ok(summary)
+        }
         What::Loss => {
             let network = network.context("loss needs a network of its own")?;
             network.lose(args.loss_per_mille)?;
-            let summary = measure(args, cluster, |_| wait(args));
+            let summary = measure(args, cluster, what, |_| wait(args));
             network.heal()?;
             cluster.await_in_step(PATIENCE)?;
             summary
@@ -239,10 +274,17 @@ fn disturbed(
 fn measure(
     args: &DisturbArgs,
     cluster: &mut Cluster,
+    what: What,
     scene: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<Summary> {
-    let mut client = ProductClient::connect(cluster, &args.scenario.client(args.outstanding.into()))?;
-    let pace = Pace::Closed { outstanding: args.outstanding.into() };
+    let (window, pace) = match args.rate {
+        Some(rate) => (MOST_IN_FLIGHT, Pace::Open { rate, window: MOST_IN_FLIGHT }),
+        None => (args.outstanding.into(), Pace::Closed { outstanding: args.outstanding.into() }),
+    };
+    let mut client = ProductClient::connect(cluster, &args.scenario.client(window))?;
+    if what == What::Transfer {
+        client.put(transfer::keys(args.state_mib, &args.scenario))?;
+    }
     let plan = Plan { pace, warm_up: WARM_UP, measure: LONGEST_SCENE };
     let (measured, ()) = load::beside(&mut client, &plan, || scene(cluster))?;
     Ok(measured.summary())
@@ -325,8 +367,9 @@ fn slow_subscriber(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<
 }
 
 fn print(report: &Report) {
-    let Report { nodes, size, outstanding, chapters, skipped, .. } = report;
-    println!("{nodes} nodes, entries of {size} bytes, {outstanding} outstanding; with divided by without\n");
+    let Report { nodes, size, outstanding, rate, chapters, skipped, .. } = report;
+    let pace = rate.map_or_else(|| format!("{outstanding} outstanding"), |rate| format!("{rate} a second"));
+    println!("{nodes} nodes, entries of {size} bytes, {pace}; with divided by without\n");
     for Chapter { what, p50_ratio, p99_ratio, rate_ratio, .. } in chapters {
         println!("{}", report::spread(&format!("{what:?}, p50"), p50_ratio));
         println!("{}", report::spread(&format!("{what:?}, p99"), p99_ratio));

@@ -55,6 +55,7 @@ mod skeleton;
 mod soak;
 mod stats;
 mod trace;
+mod transfer;
 mod wait;
 
 use clap::{Parser, Subcommand};

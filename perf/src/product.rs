@@ -12,11 +12,15 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 use synod_client::{Client, Event, OfferError, Options, Stage};
 use synod_wire::GroupId;
+use synod_wire::kv::{COMMAND_HEAD_BYTES, Command, MAX_COMMAND_BYTES, MAX_VALUE_BYTES};
 
 /// How long an entry may take, and how long a cluster may take to elect a leader.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How often a node's death is looked for while waiting for the leader.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// A put without its value.
+const PUT_BYTES: usize = COMMAND_HEAD_BYTES + size_of::<u64>();
 
 /// How the client behaves.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct ClientSetup {
 pub(crate) struct ProductClient {
     client: Client,
     entry: Vec<u8>,
+    /// Entries are puts of so many keys, one after the other; 0: they are no commands.
+    keys: u64,
     offered: u64,
     /// Entries after which a datagram is sent off, where fewer than fit were asked for.
     per_datagram: Option<usize>,
@@ -85,6 +91,7 @@ impl ProductClient {
         let mut product = ProductClient {
             client,
             entry: vec![0; shape.size],
+            keys: 0,
             offered: 0,
             per_datagram: shape.entries_per_datagram,
             since_sent: 0,
@@ -111,6 +118,14 @@ impl ProductClient {
             "entries that carry a number have {MIN_ENTRY_BYTES} bytes or more"
         );
         self.journal = Some(Journal::new(self.client.core().client_id() as u64, timed));
+        Ok(())
+    }
+
+    /// Entries are puts of `keys` keys from now on, for a group that keeps a map.
+    pub(crate) fn put(&mut self, keys: u64) -> anyhow::Result<()> {
+        let longest = MAX_VALUE_BYTES + PUT_BYTES;
+        ensure!((PUT_BYTES..=longest).contains(&self.entry.len()), "a put here has {PUT_BYTES} to {longest} bytes");
+        self.keys = keys;
         Ok(())
     }
 
@@ -166,6 +181,7 @@ impl Target for ProductClient {
         match &self.journal {
             // A new session numbers its entries from 1.
             Some(journal) => journal.fill(self.offered + 1, &mut self.entry),
+            None if self.keys > 0 => fill_put(self.offered, self.keys, &mut self.entry),
             None => self.entry.fill(self.offered as u8),
         }
         match self.client.offer(&self.entry) {
@@ -187,6 +203,15 @@ impl Target for ProductClient {
         self.take(if self.acknowledged > 0 { Duration::ZERO } else { max_wait })?;
         Ok(std::mem::take(&mut self.acknowledged))
     }
+}
+
+/// A put of the next of so many keys, as long as the entry.
+fn fill_put(number: u64, keys: u64, entry: &mut [u8]) {
+    let (key, value) = ((number % keys).to_le_bytes(), [number as u8; MAX_VALUE_BYTES]);
+    let mut out = [0; MAX_COMMAND_BYTES];
+    let put = Command::Put { key: &key, value: &value[..entry.len() - PUT_BYTES] };
+    let bytes = put.write(&mut out).expect("a put of an allowed length");
+    entry.copy_from_slice(&out[..bytes]);
 }
 
 /// A client for each of `groups` groups, from the cluster's own on.

@@ -120,16 +120,25 @@ pub(crate) fn steady(rate: u64) -> Plan {
 pub(crate) fn fill(
     cluster: &mut Cluster,
     args: &ScenarioArgs,
+    enough: impl FnMut(&mut Cluster) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let mut client = ProductClient::connect(cluster, &args.client(MOST_IN_FLIGHT))?;
+    fill_with(&mut client, cluster, enough)
+}
+
+/// The same with a client that is there already.
+pub(crate) fn fill_with(
+    client: &mut ProductClient,
+    cluster: &mut Cluster,
     mut enough: impl FnMut(&mut Cluster) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     const SLICE: Duration = Duration::from_millis(50);
     const LONGEST_FILL: Duration = Duration::from_secs(1_800);
-    let mut client = ProductClient::connect(cluster, &args.client(MOST_IN_FLIGHT))?;
     let start = Instant::now();
     let pace = Pace::Closed { outstanding: MOST_IN_FLIGHT };
     while !enough(cluster)? {
         ensure!(start.elapsed() < LONGEST_FILL, "the log is not long enough after {LONGEST_FILL:?} of appends");
-        let filled = load::run(&mut client, &plan(pace, Duration::ZERO, SLICE));
+        let filled = load::run(client, &plan(pace, Duration::ZERO, SLICE));
         cluster.check()?;
         filled?;
     }

@@ -145,6 +145,8 @@ faults! {
     /// A subscriber acknowledges nothing for a while: it is silent, or takes nothing. (Last, so that other kinds are drawn as
     /// they were.)
     DeafSubscriber = 41, Strike, Client;
+    /// Chunks of a snapshot are read for another member, and a bit of them is not what was written.
+    BadChunk = 14, Each, Disk;
 }
 
 impl std::fmt::Display for Fault {

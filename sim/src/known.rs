@@ -74,6 +74,11 @@ pub const MUTANTS: &[Mutant] = &[
     bug(25, "watermark_over_older_ballot", "the leader's watermark makes values of older ballots chosen"),
     bug(26, "serves_too_early", "a new leader serves before all it adopted is chosen"),
     bug(27, "prefix_read_as_nothing", "a peer's delivered prefix is read as 'accepted nothing'"),
+    bug(
+        27,
+        "trimmed_prefix_read_as_nothing",
+        "a promise reports the prefix whose log was removed as 'accepted nothing'",
+    ),
     bug(28, "watermark_of_any_ballot", "an acknowledgement covers slots accepted in other ballots"),
     bug(29, "read_joins_earlier_round", "a read is confirmed by answers to heartbeats that left before it came"),
     bug(30, "retry_opens_evicted_session", "an append of an unknown session opens it"),
@@ -136,6 +141,8 @@ pub const MUTANTS: &[Mutant] = &[
     rule("old_release_frees", "a lease that was given up in an older ballot frees who granted one in this"),
     rule("take_over_within_lease", "a member takes over within the lease that it granted"),
     rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it").slow(),
+    rule("snapshot_install_lowers_promise", "an installed snapshot's promise replaces the node's own"),
+    rule("chunk_checksum_skipped", "an installed snapshot is not held to the checksum of the whole"),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
     // Streams.
     rule("stream_ignores_going_back", "a subscriber that misses something is sent what comes next all the same"),

@@ -358,7 +358,7 @@ fn each_rate(fault: Fault, rng: &mut Rng) -> u64 {
         Fault::Delay => rng.pick(&[1_000, 20_000, 100_000]),
         Fault::BitFlip => rng.pick(&[1_000, 20_000]),
         Fault::ShortWrite => rng.pick(&[5_000, 100_000]),
-        Fault::ReadError => rng.pick(&[20_000, 300_000]),
+        Fault::ReadError | Fault::BadChunk => rng.pick(&[20_000, 300_000]),
         Fault::KillInRecovery => rng.pick(&[50_000, 250_000]),
         Fault::TornWrite | Fault::LostWrite => rng.between(100_000, 700_000),
         _ => rng.between(100_000, 500_000),

@@ -7,11 +7,12 @@ use crate::node::Health;
 use crate::rng::Rng;
 use crate::sim::{Happening, Sim};
 use crate::trace::What;
+use synod::shard::install::{TransferDone, TransferJob};
 use synod::shard::jobs::{Done, Job};
 use synod::shard::{Fatal, Findings};
 use synod_wal::LogError;
 
-/// The operations on its disk that a recovery, a format or the preparation of a segment gets to do before it dies.
+/// The operations on its disk that a recovery, a format, the preparation of a segment or a snapshot gets to do before it dies.
 const OPERATIONS: u64 = 8;
 /// How many times likelier a death is where a write was torn: its cut is the rarest thing to interrupt.
 const LIKELIER_TORN: u64 = 3;
@@ -20,20 +21,20 @@ const DOWN_MEAN_NS: u64 = 700_000_000;
 
 impl Sim {
     /// Whether chance kills a process at what it begins now.
-    fn dies_inside(&mut self, node: usize) -> bool {
+    fn dies_inside(&mut self, node: usize, most_operations: u64) -> bool {
         let likelier = if self.nodes[node].before.torn { LIKELIER_TORN } else { 1 };
         let rate = self.plan.rate(Fault::KillInRecovery) * likelier;
         if rate == 0 || !self.chaos_on || !self.chaos.ppm(rate) {
             return false;
         }
-        let (operations, seed) = (self.chaos.below(OPERATIONS), self.chaos.word());
+        let (operations, seed) = (self.chaos.below(most_operations), self.chaos.word());
         self.nodes[node].store.medium.dies_after(operations, Rng::new(seed, "death"));
         true
     }
 
     /// The production recovery and a shard, unless it dies inside. `Err`: it ended otherwise.
     pub(crate) fn recover(&mut self, node: usize, seed: u64) -> Result<Option<Findings>, Fatal> {
-        let doomed = self.dies_inside(node);
+        let doomed = self.dies_inside(node, OPERATIONS);
         let this = &mut self.nodes[node];
         this.store.medium.tally();
         let started = this.start(&self.plan, self.now_ns, seed);
@@ -98,7 +99,7 @@ impl Sim {
 
     /// Makes a node's log anew; a process that dies inside is started again, and the directory it left is used.
     pub(crate) fn format_node(&mut self, node: usize, incarnation: u64) {
-        self.dies_inside(node);
+        self.dies_inside(node, OPERATIONS);
         let this = &mut self.nodes[node];
         let formatted = this.format(&self.plan, incarnation);
         if !this.store.medium.revive() {
@@ -114,22 +115,39 @@ impl Sim {
 
     /// Carries out a job of housekeeping. None: the process died inside it.
     pub(crate) fn perform(&mut self, node: usize, job: Job) -> Result<Option<Done>, crate::checks::Violation> {
-        let name = match job {
-            Job::PrepareSegment(_) => Some("killed while a segment was prepared"),
-            Job::Checkpoint(_) => Some("killed while a snapshot was made"),
+        let dies = match &job {
+            Job::PrepareSegment(_) => Some(("killed while a segment was prepared", OPERATIONS)),
+            Job::Checkpoint(_) => Some(("killed while a snapshot was made", OPERATIONS)),
+            // One write, which is torn.
+            Job::Transfer(TransferJob::Store(..)) => Some(("killed while chunks were stored", 1)),
+            Job::Transfer(TransferJob::Install(..)) => Some(("killed while a snapshot was installed", OPERATIONS)),
             _ => None,
         };
-        if name.is_some() {
-            self.dies_inside(node);
+        if let Some((_, operations)) = dies {
+            self.dies_inside(node, operations);
         }
         let keeper = self.nodes[node].keeper.as_mut().expect("a process that runs has its housekeeper");
-        let done = keeper.perform(job);
+        let mut done = keeper.perform(job);
         if !self.nodes[node].store.medium.revive() {
+            self.damage_chunks(node, &mut done);
             return Ok(Some(done));
         }
-        self.coverage.mark(name.expect("nobody dies in another job"));
+        self.coverage.mark(dies.expect("nobody dies in another job").0);
         self.kill(node, false)?;
         Ok(None)
+    }
+
+    /// What a member reads for another of its snapshot is not always what was written: only the checksum of the whole tells.
+    fn damage_chunks(&mut self, node: usize, done: &mut Done) {
+        let rate = self.plan.rate(Fault::BadChunk);
+        let Done::Transfer(TransferDone::Read(_, Ok(bytes))) = done else { return };
+        if rate == 0 || !self.chaos_on || bytes.is_empty() || !self.chaos.ppm(rate) {
+            return;
+        }
+        let at = self.chaos.below(bytes.len() as u64) as usize;
+        bytes[at] ^= 1 << self.chaos.below(8);
+        self.coverage.fault(Fault::BadChunk);
+        self.note(What::Node(node, format!("reads a wrong byte {at} of chunks")));
     }
 
     /// What recovery is followed by, if chance wants it.

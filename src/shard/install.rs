@@ -17,6 +17,7 @@ use crate::index::Index;
 use synod_wal::partial::{self, Whole};
 use synod_wal::{Dir, Expect, Identity, LogError, LogReader, Start, snapshot};
 use synod_wire::frame::checksum;
+use synod_wire::mutant::mutant;
 use synod_wire::peer::CHUNK_BYTES;
 use synod_wire::snapshot::{Head, State};
 use synod_wire::{Lsn, NodeId, Slot};
@@ -154,7 +155,8 @@ pub fn first_own_slot(dir: &Dir, reader: &LogReader) -> Result<Slot, LogError> {
 
 /// Whether it is what it was said to be, and of use here.
 fn check(state: &[u8], whole: &Whole, maker: &Maker) -> Result<(), &'static str> {
-    if state.len() as u64 != whole.bytes || checksum(state) != whole.crc {
+    let is_whole = checksum(state) == whole.crc || mutant("chunk_checksum_skipped");
+    if state.len() as u64 != whole.bytes || !is_whole {
         return Err("the whole does not have its checksum");
     }
     if State::ref_from_prefix(state).map(|(state, _)| Slot(state.slot.get())) != Ok(whole.slot) {

@@ -197,7 +197,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let (kind, head, bytes) = codec::encode(message, out);
         let promised = head.promised.unwrap_or(base.promised);
         let flags = self.word.flags();
-        let header = Header { kind, flags, slot: head.slot, ballot: head.ballot, promised, ..base };
+        let trimmed = kind == Kind::Promise && self.index.first_slot() > Slot(1);
+        let slot = if trimmed && mutant("trimmed_prefix_read_as_nothing") { Slot::ZERO } else { head.slot };
+        let header = Header { kind, flags, slot, ballot: head.ballot, promised, ..base };
         let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
         write_header(out, &header, bytes, crc);
         self.outbox.push(to, HEADER_BYTES + bytes);

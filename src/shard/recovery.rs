@@ -76,6 +76,8 @@ pub(super) fn begin(dir: &Dir, maker: &Maker) -> Result<(Replay, Start), LogErro
 pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64) -> Result<Recovered, Fatal> {
     let (mut replay, start) = begin(dir, maker)?;
     let snapshot = (start != Start::Beginning).then(|| replay.slots.applied());
+    // The index of one that was installed begins behind it.
+    let installed = snapshot.is_some_and(|slot| replay.index.first_slot() > slot);
     let found = synod_wal::recover(dir, &maker.expect, wal, start, &mut |place, frame| replay.record(place, frame))?;
     if replay.incarnation.is_some_and(|incarnation| incarnation != found.identity.incarnation) {
         let what = "its snapshots are of a log that was formatted earlier: remove the .snap files".to_owned();
@@ -87,8 +89,11 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
     replay.refuse_unsynced(dir, &found.damage)?;
     replay.drain_from_disk(dir)?;
     let votes = replay.pending.values().map(|value| value.ballot).max().unwrap_or_default();
-    replay.restart.promised =
-        if mutant("promise_forgotten") { votes } else { found.promised.max(replay.restart.promised) };
+    replay.restart.promised = match installed {
+        true if mutant("snapshot_install_lowers_promise") => replay.restart.promised,
+        _ if mutant("promise_forgotten") => votes,
+        _ => found.promised.max(replay.restart.promised),
+    };
     replay.restart.last_lsn = found.last_lsn;
     if let Some(torn) = &found.torn {
         tracing::info!(dir = %dir.path().display(), ?torn, "the log ended in a torn write, which no one was told of; it is cut off");
