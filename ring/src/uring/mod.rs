@@ -26,6 +26,7 @@
 mod choice;
 mod close;
 mod complete;
+mod delay;
 mod enter;
 mod receive;
 mod setup;

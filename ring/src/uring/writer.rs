@@ -9,6 +9,7 @@
 //! reactor treats them as it treats those of its ring. Called by: the reactor. May touch: the bytes of a write and its file,
 //! both of which the thread keeps alive by itself.
 
+use super::delay::Delay;
 use super::writes::Write;
 use crate::arena::Mapping;
 use crate::port::{HousePort, Port};
@@ -77,7 +78,7 @@ impl Writer {
         let (port, house) = beside.beside(WRITES_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, told) = mpsc::sync_channel(1);
-        let thread = Thread { house, stop: stop.clone(), _arena: arena };
+        let thread = Thread { house, stop: stop.clone(), delay: Delay::of_process(), _arena: arena };
         let spawned = std::thread::Builder::new().name("synod-log".into()).spawn(move || {
             let prepared = prepare(settings.cpus);
             // Nobody listens any more only if the reactor is gone; then the stop flag is set.
@@ -153,12 +154,14 @@ fn gone() -> IoError {
 struct Thread {
     house: HousePort<Job, Done>,
     stop: Arc<AtomicBool>,
+    delay: Delay,
     _arena: Arc<Mapping>,
 }
 
 impl Thread {
     fn run(&self) {
         while let Some(job) = self.house.next(&self.stop) {
+            self.delay.hold(&self.stop);
             let result = write_durably(&job);
             let Job { place, file, .. } = job;
             // Let go before the answer: with the last answer of a file, nobody but the reactor holds it.
