@@ -61,7 +61,10 @@ fn a_leader_whose_disk_is_slow_hands_over_and_takes_nothing_back() {
     order(&cluster, leader, LATE_US);
     let since = Instant::now();
     let successor = await_another(&cluster, leader);
-    say(&format!("fail_slow: node {successor} leads {:?} after the disk of node {leader} became slow", since.elapsed()));
+    say(&format!(
+        "fail_slow: node {successor} leads {:?} after the disk of node {leader} became slow",
+        since.elapsed()
+    ));
     load.await_acks(SOME, SOON);
     assert_eq!(cluster.counter(leader, GROUP, Counter::SlowDiskYields), 1);
     assert_eq!(cluster.counter(successor, GROUP, Counter::SlowDiskYields), 0);

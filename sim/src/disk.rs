@@ -26,6 +26,8 @@ pub(crate) struct InFlight {
     pub(crate) offset: u64,
     pub(crate) bytes: Rc<[u8]>,
     pub(crate) token: u64,
+    /// When it was asked for, by the node's clock.
+    pub(crate) since_ns: u64,
 }
 
 /// A record that a write put on disk.
@@ -65,6 +67,8 @@ pub(crate) struct Disk {
     pub(crate) lying: bool,
     /// Nothing completes before this.
     pub(crate) stalled_until_ns: u64,
+    /// When a write ended last, by the node's clock.
+    pub(crate) written_ns: u64,
     /// Every write takes much longer before this.
     pub(crate) slow_until_ns: u64,
     pub(crate) no_space_until_ns: u64,

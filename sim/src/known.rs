@@ -124,6 +124,7 @@ pub const MUTANTS: &[Mutant] = &[
     rule("refusal_not_stored", "a condition that is not met leaves no trace: a retry is decided on anew"),
     rule("pre_vote_not_awaited", "who hears no leader stands before the others say that they hear none"),
     rule("pre_vote_always_yes", "who hears a leader tells another to stand"),
+    rule("hung_disk_votes", "a node whose disk hangs goes on to answer and to vote"),
     rule("fence_lost_at_restart", "a restart forgets the highest fencing token"),
     rule("match_at_admission", "a tail is matched when an entry is admitted, not when it is applied"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),

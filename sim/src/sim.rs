@@ -1,7 +1,9 @@
 //! The engine: one thread, one queue of happenings in order of (time, number), and what each of them does. Faults that
 //! strike are in `chaos.rs`, the phases and the end of a run in `run.rs`.
 
-use crate::checks::{Checked, Checks, Turn, has_a_cause, leaves_within_lease, overwritten, status_told, violated};
+use crate::checks::{
+    Checked, Checks, Turn, has_a_cause, hung_is_silent, leaves_within_lease, overwritten, status_told, violated,
+};
 use crate::client::{Learnt, Outgoing, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
 use crate::crowd::Crowd;
@@ -576,7 +578,8 @@ impl Sim {
                 }
                 Request::Write { file, offset, bytes, token } => {
                     overwritten(node, &*file, offset, bytes.len())?;
-                    self.begin_write(node, InFlight { file, offset, bytes, token })
+                    let since_ns = self.nodes[node].clock.monotonic_ns(self.now_ns);
+                    self.begin_write(node, InFlight { file, offset, bytes, token, since_ns })
                 }
                 Request::Job(job) => self.begin_job(node, job),
             }
@@ -593,6 +596,10 @@ impl Sim {
             let payload = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes).unwrap_or(&[]);
             self.checks.evidence.sent(node, &header, payload);
             self.checks.prevotes.sent((node, peer), &header, payload);
+            if !self.plan.memory_durability {
+                let this = &self.nodes[node];
+                hung_is_silent(node, self.plan.hung_ns, this.clock.monotonic_ns(self.now_ns), &this.disk, &header)?;
+            }
             if !self.plan.memory_durability {
                 self.checks.told.sent(node, &header, payload);
             }
@@ -701,6 +708,7 @@ impl Sim {
             return Ok(());
         }
         let Some(write) = this.disk.in_flight.remove(&id) else { return Ok(()) };
+        this.disk.written_ns = this.clock.monotonic_ns(self.now_ns);
         let token = write.token;
         let result = if std::mem::take(&mut this.disk.fail_next) {
             this.write_failed = true;

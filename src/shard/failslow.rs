@@ -99,7 +99,8 @@ impl DiskWatch {
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
-    /// Looks whether the log moves. Run once a turn, before anything is sent.
+    /// Looks whether the log moves: once a turn's events are handled, and before that if none of them is a write's end (which a
+    /// process that stood still finds among them).
     pub(super) fn watch_disk(&mut self) {
         // Under memory durability nobody waits for the disk.
         if self.settings.durability != Durability::Disk {
@@ -126,7 +127,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Whether the log has not moved for long: such a node says nothing to other members.
     pub(super) fn is_hung(&self) -> bool {
-        self.disk.hung && !mutant("hung_disk_votes")
+        let moved = self.log.durable_pos() != self.disk.durable_pos;
+        self.disk.hung && !moved && !mutant("hung_disk_votes")
     }
 
     /// Whether it handed over as its disk was slow, and takes nothing back yet.

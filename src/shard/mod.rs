@@ -390,6 +390,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.io.poll(deadline_ns, self.waits_for_disk(), &mut events)?;
         self.outbox.reset();
         self.counters.add(Counter::Turns, 1);
+        if !events.iter().any(|event| matches!(event, Event::Written { .. })) {
+            self.watch_disk();
+        }
         for event in events.drain(..) {
             self.on_event(event)?;
         }
