@@ -394,10 +394,7 @@ impl Pipeline {
                 .iter()
                 .map(|id| NodeId(*id))
                 .collect(),
-            catch_up: CatchUpSettings {
-                max_bytes_per_s: self.config.catchup.max_bytes_per_s,
-                ..CatchUpSettings::default()
-            },
+            catch_up: CatchUpSettings { max_bytes_per_s: self.config.catchup.max_bytes_per_s },
             retention: RetentionSettings {
                 max_bytes: self.config.retention.max_bytes,
                 max_age_ns: self.config.retention.max_age_s * 1_000_000_000,

@@ -125,6 +125,7 @@ pub const MUTANTS: &[Mutant] = &[
     rule("pre_vote_not_awaited", "who hears no leader stands before the others say that they hear none"),
     rule("pre_vote_always_yes", "who hears a leader tells another to stand"),
     rule("hung_disk_votes", "a node whose disk hangs goes on to answer and to vote"),
+    rule("fail_slow_never_yields", "a leader whose log is much slower than the others' leads on"),
     rule("fence_lost_at_restart", "a restart forgets the highest fencing token"),
     rule("match_at_admission", "a tail is matched when an entry is admitted, not when it is applied"),
     rule("evidence_names_all", "evidence names all members instead of those that voted"),

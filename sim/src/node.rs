@@ -327,10 +327,7 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
             every_bytes: u64::MAX,
         },
         leader_priority: plan.leader_priority.iter().map(|node| NodeId(*node)).collect(),
-        catch_up: CatchUpSettings {
-            max_bytes_per_s: plan.catch_up_bytes_per_s,
-            snapshot_after_bytes: plan.snapshot_after_bytes,
-        },
+        catch_up: CatchUpSettings { max_bytes_per_s: plan.catch_up_bytes_per_s },
         retention: RetentionSettings { max_bytes: plan.retention_bytes, ..RetentionSettings::default() },
     }
 }

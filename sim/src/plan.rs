@@ -119,9 +119,6 @@ pub struct Plan {
     /// How fast members that lag are sent what they lack.
     #[serde(default = "catch_up_bytes_per_s")]
     pub catch_up_bytes_per_s: u64,
-    /// Bytes of the log that a member of a group with a map may lack and still be sent values.
-    #[serde(default = "no_snapshots")]
-    pub snapshot_after_bytes: u64,
     /// Bytes of the log that retention keeps; 0: all.
     #[serde(default)]
     pub retention_bytes: u64,
@@ -186,7 +183,6 @@ impl Plan {
             kv: Rng::new(seed, "machine").percent(KV_PERCENT),
             snapshot_entries: Rng::new(seed, "snapshots").pick(&[no_snapshots(), no_snapshots(), no_snapshots(), 400]),
             catch_up_bytes_per_s: catch_up_bytes_per_s(),
-            snapshot_after_bytes: no_snapshots(),
             retention_bytes: 0,
             trim_mean_ms: Rng::new(seed, "trims").pick(&[0, 0, 0, 2_000]),
             transfer_ns: transfer_ns(profile, &mut Rng::new(seed, "hand-over")),
@@ -200,9 +196,10 @@ impl Plan {
             script: Vec::new(),
             faults: BTreeMap::new(),
         };
+        plan.snapshot_transfers(&mut Rng::new(seed, "transfers"));
         if plan.trim_mean_ms > 0 {
             // Enough for some segments, and for the snapshots without which none goes.
-            (plan.max_entry_bytes, plan.snapshot_entries) = (1_300, 400);
+            (plan.max_entry_bytes, plan.snapshot_entries) = (1_300, plan.snapshot_entries.min(400));
         }
         let condition_bytes = if plan.conditional_percent > 0 { CONDITION_BYTES } else { 0 };
         let longest = max_entry_bytes(plan.max_batch_bytes) - condition_bytes;
@@ -213,7 +210,6 @@ impl Plan {
         plan.hung_ns = plan.timing.election_max_ns * Rng::new(seed, "hung").pick(&[1, 2, 4]);
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
-        plan.snapshot_transfers(&mut Rng::new(seed, "transfers"));
         plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));
         // Beyond what the nodes are told, leases promise nothing, nor do bounds; a round of reads uses no clock.
         if plan.lease_ns == 0 && Rng::new(seed, "drift").percent(30) {
@@ -222,14 +218,14 @@ impl Plan {
         plan
     }
 
-    /// In some runs with snapshots who lags is sent one: by its log's length, or because others have removed theirs.
+    /// In some runs who lags is often sent a snapshot, as others have removed the front of their logs.
     fn snapshot_transfers(&mut self, rng: &mut Rng) {
         if !rng.percent(TRANSFER_PERCENT) {
             return;
         }
         self.snapshot_entries = rng.pick(&[200, 400]);
         self.catch_up_bytes_per_s = rng.pick(&[256 << 10, 1 << 20, 64 << 20]);
-        self.snapshot_after_bytes = rng.pick(&[16 << 10, 128 << 10]);
+        self.trim_mean_ms = rng.pick(&[1_000, 2_000]);
     }
 
     /// The rate of a fault; 0 if the plan has none of it.

@@ -7,7 +7,7 @@ use crate::checks::{
 use crate::client::{Learnt, Outgoing, client_at};
 use crate::coverage::{self, Coverage, FramesSent};
 use crate::crowd::Crowd;
-use crate::disk::{Crash, InFlight};
+use crate::disk::{Crash, InFlight, Logged};
 use crate::fault::Fault;
 use crate::history::KIND_OFFSET;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
@@ -454,6 +454,7 @@ impl Sim {
         }
         if self.now_ns < this.paused_until_ns {
             let until_ns = this.paused_until_ns;
+            self.checks.slow.interrupted(node);
             self.turn_at(node, until_ns);
             return Ok(());
         }
@@ -489,6 +490,7 @@ impl Sim {
         self.observe(node, sent)?;
         let shard = self.nodes[node].shard.as_ref().expect("the process runs");
         self.checks.prevotes.turned(node, shard.core(), local_ns)?;
+        self.checks.slow.turned(node, shard.core(), local_ns)?;
         self.observe_trims(node)?;
         if exit == Some(Exit::Recover) {
             return self.recover_anew(node);
@@ -596,6 +598,10 @@ impl Sim {
             let payload = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + payload_bytes).unwrap_or(&[]);
             self.checks.evidence.sent(node, &header, payload);
             self.checks.prevotes.sent((node, peer), &header, payload);
+            if header.kind == Kind::Accept {
+                let local_ns = self.nodes[node].clock.monotonic_ns(self.now_ns);
+                self.checks.slow.sent(node, header.slot, header.ballot, local_ns);
+            }
             if !self.plan.memory_durability {
                 let this = &self.nodes[node];
                 hung_is_silent(node, self.plan.hung_ns, this.clock.monotonic_ns(self.now_ns), &this.disk, &header)?;
@@ -613,6 +619,10 @@ impl Sim {
         let this = &mut self.nodes[node];
         let durable = this.shard.as_ref().expect("the process runs").log().durable_lsn();
         let records = this.disk.reported(durable);
+        let local_ns = this.clock.monotonic_ns(self.now_ns);
+        for Logged { header, .. } in records.iter().filter(|record| record.header.kind == Kind::Accept) {
+            self.checks.slow.durable(node, header.slot, header.ballot, local_ns);
+        }
         self.checks.logged(node, &records, durable)
     }
 

@@ -88,8 +88,8 @@ impl DiskWatch {
     fn judge(&mut self, pace: Pace, waits_ns: u64) -> Option<(u64, u64)> {
         let mean = |sum_ns: u64| sum_ns.checked_div(pace.slots).unwrap_or(0);
         let (own_ns, quorum_ns) = (mean(pace.own_ns).max(waits_ns), mean(pace.quorum_ns));
-        if pace.slots == 0 && waits_ns == 0 {
-            // Nothing was asked of it.
+        if pace.slots == 0 && waits_ns < self.settings.min_ns {
+            // Nothing was asked of it, or too lately to tell.
             return None;
         }
         let slow = own_ns >= self.settings.min_ns && own_ns / self.settings.factor >= quorum_ns;

@@ -4,10 +4,10 @@
 //! |---|---|
 //! | the values | this node's log has them |
 //! | an offer of the newest snapshot | its log does not have them any more |
-//! | the same | the group has a state machine, and the values take more than `snapshot_after_bytes` of the log and [`CHEAPER`] times the state |
 //!
-//! (A group without a state machine has its entries and nothing else: what a member did not get of them would be on fewer disks, so
-//! values go on for as long as there are any.) Who does not take an offer within [`UNANSWERED_NS`] gets values, if there are any.
+//! A snapshot that is less to send than the values would do no worse for the state; but what a member did not get of the entries is on
+//! fewer disks, and once all members had caught up that way, on none, though nobody trimmed it. So values go on for as long as there are
+//! any.
 //!
 //! The receiver asks for each chunk (`pull.rs`), so loss, pace and restarts are its affair; nothing is kept here but the last time that
 //! a chunk was asked for. A snapshot stays for [`HELD_NS`] from then on, though newer ones were made. Values and chunks together leave no
@@ -34,20 +34,14 @@ use zerocopy::IntoBytes;
 pub struct CatchUpSettings {
     /// How fast values and chunks are sent, and chunks asked for.
     pub max_bytes_per_s: u64,
-    /// Bytes of the log that one may lack and still be sent values, where a snapshot would do.
-    pub snapshot_after_bytes: u64,
 }
 
 impl Default for CatchUpSettings {
     fn default() -> CatchUpSettings {
-        CatchUpSettings { max_bytes_per_s: 1 << 30, snapshot_after_bytes: 256 << 20 }
+        CatchUpSettings { max_bytes_per_s: 1 << 30 }
     }
 }
 
-/// A snapshot is sent in place of values that take so many times its bytes.
-const CHEAPER: u64 = 4;
-/// Who does not begin to fetch what it is offered within this may be unable to.
-const UNANSWERED_NS: u64 = 500_000_000;
 /// A snapshot is kept for so long after a chunk of it was asked for.
 const HELD_NS: u64 = 10_000_000_000;
 /// Reads of chunks that are out at once.
@@ -86,15 +80,12 @@ impl Throttle {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Offers {
-    settings: CatchUpSettings,
     /// What this node has, in the order of the slots; none: it was not looked up since the start.
     known: Option<Vec<Whole>>,
     describing: bool,
     /// The state that a chunk was asked of last, and when.
     fetched: Option<(Slot, u64)>,
     reads: usize,
-    /// By node: since when it does not answer an offer; 0: it does.
-    unanswered_ns: [u64; NodeId::LIMIT as usize],
     /// Requests for values that came faster than the pace allows: whose, and the slots; one a member.
     waiting: VecDeque<(NodeId, Slot, Slot)>,
     pub(super) throttle: Throttle,
@@ -103,9 +94,8 @@ pub(super) struct Offers {
 impl Offers {
     pub(super) fn new(settings: CatchUpSettings) -> Offers {
         let throttle = Throttle::new(settings.max_bytes_per_s);
-        let unanswered_ns = [0; NodeId::LIMIT as usize];
         let waiting = VecDeque::with_capacity(MAX_MEMBERS);
-        Offers { settings, known: None, describing: false, fetched: None, reads: 0, unanswered_ns, waiting, throttle }
+        Offers { known: None, describing: false, fetched: None, reads: 0, waiting, throttle }
     }
 
     /// A request for values is to wait. One that goes on where the member's last ends is part of it; another takes its place.
@@ -154,51 +144,12 @@ impl Offers {
     fn has(&self, whole: &Whole) -> bool {
         self.known.as_ref().is_some_and(|known| known.contains(whole))
     }
-
-    /// Whether who was offered a snapshot does not come for it.
-    fn is_ignored(&self, by: NodeId, now_ns: u64) -> bool {
-        let since_ns = self.unanswered_ns[usize::from(by.0)];
-        since_ns > 0 && now_ns >= since_ns + UNANSWERED_NS
-    }
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
-    /// Whether a snapshot is much less than the values from `first` on; then it is offered.
-    pub(super) fn offers_instead(&mut self, to: NodeId, first: Slot) -> bool {
-        if self.embedded.is_none() || self.offers.is_ignored(to, self.io.now_ns()) {
-            return false;
-        }
-        let after_bytes = self.offers.settings.snapshot_after_bytes;
-        let lacks = |slot: Slot| self.log_bytes_between(first, slot).filter(|bytes| *bytes > after_bytes);
-        // Before anything is looked up: whoever lacks little is most who ask.
-        if lacks(self.slots.applied()).is_none() {
-            return false;
-        }
-        let Some(newest) = self.offers.newest() else {
-            self.describe();
-            return false;
-        };
-        let cheaper = lacks(newest.slot).is_some_and(|bytes| bytes > CHEAPER * newest.bytes);
-        if cheaper {
-            self.offer(to);
-        }
-        cheaper
-    }
-
-    /// Bytes of the log from one slot's block to another's; none if it does not have both.
-    fn log_bytes_between(&self, first: Slot, last: Slot) -> Option<u64> {
-        let start = self.index.blocks(self.index.block_of_slot(first).ok()?, 1).first()?.start_pos;
-        let end = self.index.blocks(self.index.block_of_slot(last).ok()?, 1).first()?.end_pos;
-        end.checked_sub(start)
-    }
-
-    /// Offers the newest snapshot to who lacks what the log does not have, or what takes longer to send.
+    /// Offers the newest snapshot to who lacks what the log does not have any more.
     pub(super) fn offer(&mut self, to: NodeId) {
         let Some(newest) = self.offers.newest() else { return self.describe() };
-        let since_ns = &mut self.offers.unanswered_ns[usize::from(to.0)];
-        if *since_ns == 0 {
-            *since_ns = self.io.now_ns().max(1);
-        }
         let id = codec::snapshot_id(&newest);
         self.send_frame(to, Kind::SnapshotOffer, |out| put(id.as_bytes(), out));
     }
@@ -224,7 +175,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A member asks for chunks.
     pub(super) fn on_fetch_chunks(&mut self, chunks: Chunks) {
         let now_ns = self.io.now_ns();
-        self.offers.unanswered_ns[usize::from(chunks.to.0)] = 0;
         if !self.offers.has(&chunks.whole) {
             // It was removed meanwhile, or this node was started anew.
             return self.offer(chunks.to);
@@ -295,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_request_past_the_pace_waits_and_goes_on_with_the_next() {
-        let mut offers = Offers::new(CatchUpSettings { max_bytes_per_s: 1_000_000, ..CatchUpSettings::default() });
+        let mut offers = Offers::new(CatchUpSettings { max_bytes_per_s: 1_000_000 });
         let start_ns = 1_000_000_000;
         let due_ns = offers.throttle.spend(start_ns, 20_000);
         assert_eq!((offers.next_ns(), offers.due(due_ns)), (u64::MAX, None), "nobody asked");

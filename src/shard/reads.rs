@@ -444,9 +444,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.offers.wait(to, first, last);
             return self.counters.add(Counter::CatchUpThrottled, 1);
         }
-        if self.offers_instead(to, first) {
-            return;
-        }
         let peer: NodeSet = [to].into_iter().collect();
         let mut slot = first;
         while slot <= last && self.send_held(peer, Kind::Learnt, slot) {

@@ -20,6 +20,7 @@ mod prefix;
 mod prevotes;
 mod reads;
 mod sessions;
+mod slow;
 mod snapshots;
 mod status;
 mod streams;
@@ -87,6 +88,7 @@ pub(crate) struct Checks {
     pub(crate) streams: streams::Streams,
     pub(crate) trims: trims::Trims,
     pub(crate) prevotes: prevotes::PreVotes,
+    pub(crate) slow: slow::Slow,
     durable: durable::Durable,
     before: Vec<Option<Before>>,
 }
@@ -113,6 +115,7 @@ impl Checks {
             streams: streams::Streams::new(plan.nodes),
             trims: trims::Trims::new(plan.nodes),
             prevotes: prevotes::PreVotes::new(plan.nodes),
+            slow: slow::Slow::new(plan),
             durable: durable::Durable::new(plan.nodes),
             before: vec![None; plan.nodes],
         }
