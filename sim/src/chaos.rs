@@ -177,7 +177,8 @@ impl Sim {
         match fault {
             Fault::SyncError => disk.fail_next = true,
             Fault::NoSpace => disk.no_space_until_ns = until_ns,
-            _ if spell_ns.is_multiple_of(2) => disk.slow_until_ns = until_ns,
+            // Slowness lasts: what is to yield to it must have the time to.
+            _ if spell_ns.is_multiple_of(2) => disk.slow_until_ns = self.now_ns + 4 * spell_ns,
             _ => disk.stalled_until_ns = until_ns,
         }
         if fault == Fault::SyncError {
