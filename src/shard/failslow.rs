@@ -70,7 +70,8 @@ pub(super) struct DiskWatch {
 
 impl DiskWatch {
     pub(super) fn new(settings: FailSlowSettings) -> DiskWatch {
-        let (moved_ns, durable_pos, hung, look_ns) = (0, 0, false, 0);
+        let (moved_ns, durable_pos, hung) = (0, 0, false);
+        let look_ns = if settings.factor == 0 { u64::MAX } else { 0 };
         DiskWatch { settings, moved_ns, durable_pos, hung, look_ns, slow_looks: 0, yields: false, rests_until_ns: 0 }
     }
 
@@ -99,8 +100,8 @@ impl DiskWatch {
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
-    /// Looks whether the log moves: once a turn's events are handled, and before that if none of them is a write's end (which a
-    /// process that stood still finds among them).
+    /// Looks whether the log moves, once a turn: before its events are handled, or after them if a write's end is among them, as a
+    /// process that stood still finds it.
     pub(super) fn watch_disk(&mut self) {
         // Under memory durability nobody waits for the disk.
         if self.settings.durability != Durability::Disk {
@@ -139,7 +140,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Hands over if this leader's log has been much slower than the others' for long enough.
     pub(super) fn yield_if_slow(&mut self) -> Result<(), Fatal> {
         let now_ns = self.io.now_ns();
-        if self.disk.settings.factor == 0 || now_ns < self.disk.look_ns {
+        if now_ns < self.disk.look_ns {
             return Ok(());
         }
         self.disk.look_ns = now_ns + LOOK_NS;

@@ -390,14 +390,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.io.poll(deadline_ns, self.waits_for_disk(), &mut events)?;
         self.outbox.reset();
         self.counters.add(Counter::Turns, 1);
-        if !events.iter().any(|event| matches!(event, Event::Written { .. })) {
+        let moves = events.iter().any(|event| matches!(event, Event::Written { .. }));
+        if !moves {
             self.watch_disk();
         }
         for event in events.drain(..) {
             self.on_event(event)?;
         }
         self.events = events;
-        self.watch_disk();
+        if moves {
+            self.watch_disk();
+        }
         // Without room a time-out waits for the log, which the turn after its completion has.
         let due = self.io.now_ns() >= self.core.poll_timeout() && !self.recover_again;
         if due && self.log.room() >= self.step_bytes() && !self.is_full() {
