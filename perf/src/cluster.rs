@@ -67,6 +67,7 @@ struct Home {
     dir: PathBuf,
     peers: Vec<u16>,
     groups: u8,
+    slow_logs: bool,
 }
 
 /// A cluster to start.
@@ -82,6 +83,8 @@ pub(crate) struct Spec {
     pub(crate) durability: Durability,
     /// The groups keep a key-value map.
     pub(crate) map: bool,
+    /// Their logs can be slowed ([`Cluster::slow_log`]).
+    pub(crate) slow_logs: bool,
     /// Settings other than the product's defaults: section, key, value.
     pub(crate) settings: Vec<(&'static str, &'static str, u64)>,
 }
@@ -89,7 +92,15 @@ pub(crate) struct Spec {
 impl Spec {
     /// One group and the product's defaults.
     pub(crate) fn of(nodes: u8, shape: ShapeArgs) -> Spec {
-        Spec { nodes, groups: 1, shape, durability: Durability::Disk, map: false, settings: Vec::new() }
+        Spec {
+            nodes,
+            groups: 1,
+            shape,
+            durability: Durability::Disk,
+            map: false,
+            slow_logs: false,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -120,8 +131,14 @@ impl Cluster {
         std::fs::write(&file, config_text(dir, peers, clients, spec)).context("cannot write the configuration")?;
         let address = |port: &u16| SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port);
         let members = (0..spec.nodes).map(NodeId).zip(clients.iter().map(address)).collect();
-        let home =
-            Home { program: program.into(), config: file, dir: dir.into(), peers: peers.into(), groups: spec.groups };
+        let home = Home {
+            program: program.into(),
+            config: file,
+            dir: dir.into(),
+            peers: peers.into(),
+            groups: spec.groups,
+            slow_logs: spec.slow_logs,
+        };
         let mut cluster = Cluster { id: CLUSTER, group: GroupId(0), members, nodes: Vec::new(), home: None };
         for node in (0..spec.nodes).map(NodeId) {
             home.format(node)?;
@@ -200,6 +217,18 @@ impl Cluster {
         Ok(node_directory(&self.home()?.dir, node))
     }
 
+    /// Waits until another leads, whom a majority follows.
+    pub(crate) fn await_leader_other_than(&mut self, old: NodeId, patience: Duration) -> anyhow::Result<NodeId> {
+        let until = std::time::Instant::now() + patience;
+        loop {
+            let leader = self.await_leader(patience)?;
+            if leader != old {
+                return Ok(leader);
+            }
+            ensure!(std::time::Instant::now() < until, "node {old} leads still");
+        }
+    }
+
     /// Waits until one node leads and a majority follows it.
     pub(crate) fn await_leader(&mut self, patience: Duration) -> anyhow::Result<NodeId> {
         let majority = self.members.len() / 2 + 1;
@@ -260,6 +289,15 @@ impl Cluster {
         child.kill().with_context(|| format!("cannot kill node {node}"))?;
         child.wait().with_context(|| format!("cannot wait for node {node}"))?;
         Ok(())
+    }
+
+    /// Each log write of a node begins so much later from now on.
+    pub(crate) fn slow_log(&mut self, node: NodeId, by: Duration) -> anyhow::Result<()> {
+        let home = self.home()?;
+        let (file, aside) = (home.delay_file(node), home.dir.join("delay-new"));
+        std::fs::write(&aside, by.as_micros().to_string()).context("cannot write how slow a log is to be")?;
+        // Whoever looks sees all of it.
+        std::fs::rename(aside, file).context("cannot put a file in its place")
     }
 
     /// Starts a node that was killed.
@@ -339,12 +377,20 @@ impl Home {
         Ok(())
     }
 
+    fn delay_file(&self, id: NodeId) -> PathBuf {
+        self.dir.join(format!("delay-{id}"))
+    }
+
     fn spawn(&self, id: NodeId, errors: &Path) -> anyhow::Result<Child> {
         let log = File::options().create(true).append(true).open(errors);
         let log = log.with_context(|| format!("cannot create {}", errors.display()))?;
         let mut command = Command::new(&self.program);
         command.args(["start", "--node", &id.to_string(), "--config"]).arg(&self.config);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if self.slow_logs {
+            // The product's test hook (`ring/src/uring/delay.rs`) is in the log-writer thread.
+            command.env("SYNOD_TEST_LOG_DELAY", self.delay_file(id)).env("SYNOD__WAL__WRITER", "thread");
+        }
         // SAFETY: prctl is async-signal-safe and touches no memory of this process.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {

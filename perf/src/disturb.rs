@@ -7,6 +7,7 @@ use crate::network::Network;
 use crate::product::ProductClient;
 use crate::report;
 use crate::scenario::{self, LONGEST_SCENE, MOST_IN_FLIGHT, PATIENCE, ScenarioArgs, Stage};
+use crate::slow_disk::{self, Yielded};
 use crate::stats::{Spread, Summary};
 use crate::transfer;
 use anyhow::{Context, ensure};
@@ -42,7 +43,7 @@ pub(crate) struct DisturbArgs {
         value_enum,
         value_name = "WHAT,…",
         value_delimiter = ',',
-        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,trim,catch-up,transfer,loss"
+        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,trim,catch-up,transfer,slow-disk,loss"
     )]
     what: Vec<What>,
     /// Entries a second, at fixed times; left out: as many as go with `--outstanding` in flight.
@@ -94,6 +95,9 @@ enum What {
     /// A follower was away while the log grew by `--lag-mib` and half of that was trimmed, and is sent a snapshot of a map of
     /// `--state-mib`. Counted from its start until it is in step; without: all members up, just before it is stopped.
     Transfer,
+    /// The log of the leader takes ten times as long, and another leads: counted while that goes on. What it is while the leader is
+    /// slow, and when another leads, is told as well.
+    SlowDisk,
     /// Datagrams get lost.
     Loss,
 }
@@ -173,6 +177,7 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
         _ => (vec![], None),
     };
     spec.settings.extend(both);
+    spec.slow_logs = what == What::SlowDisk;
     if what == What::Transfer {
         transfer::prepare(&mut spec, args.lag_mib);
     }
@@ -257,6 +262,27 @@ fn disturbed(
             let (took, sent) = (start.elapsed() - WARM_UP, transfer::sent_bytes(cluster).saturating_sub(before));
             ensure!(sent > 0, "node {node} came back without a snapshot: the others' logs had all that it lacked");
             eprintln!("in step after {:.2} s, with {:.1} MiB of a snapshot", took.as_secs_f64(), scenario::mib(sent));
+            Ok(summary)
+        }
+        What::SlowDisk => {
+            let mut yielded = None;
+            let during = measure(args, cluster, what, |cluster| {
+                scenario::wait(WARM_UP)?;
+                yielded = Some(slow_disk::slow_the_leader(cluster)?);
+                Ok(())
+            })?;
+            let Yielded { node, late, after } = yielded.context("the scene was played")?;
+            let (late_us, ms) = (late.as_micros(), after.as_millis());
+            eprintln!(
+                "node {node}, {late_us} µs slower: another led after {ms} ms; p99 meanwhile {:.0} µs",
+                during.p99_us
+            );
+            let summary = measure(args, cluster, what, |_| wait(args))?;
+            cluster.slow_log(node, Duration::ZERO)?;
+            // It takes nothing back for a while, which it forgets with its process.
+            cluster.kill(node)?;
+            cluster.restart(node)?;
+            cluster.await_in_step(PATIENCE)?;
             Ok(summary)
         }
         What::Loss => {

@@ -52,6 +52,7 @@ mod retention;
 mod scale;
 mod scenario;
 mod skeleton;
+mod slow_disk;
 mod soak;
 mod stats;
 mod trace;

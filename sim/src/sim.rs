@@ -30,6 +30,7 @@ use synod_paxos::Role;
 use synod_ring::Socket;
 use synod_wal::LogError;
 use synod_wire::Slot;
+use synod_wire::client::Counter;
 use synod_wire::frame::{HEADER_BYTES, Kind, frame_bytes, parse_header};
 
 /// A turn does not follow the last one sooner than this.
@@ -490,7 +491,7 @@ impl Sim {
         self.observe(node, sent)?;
         let shard = self.nodes[node].shard.as_ref().expect("the process runs");
         self.checks.prevotes.turned(node, shard.core(), local_ns)?;
-        self.checks.slow.turned(node, shard.core(), local_ns)?;
+        self.checks.slow.turned(node, shard.core(), shard.counter(Counter::SlowDiskYields), local_ns)?;
         self.observe_trims(node)?;
         if exit == Some(Exit::Recover) {
             return self.recover_anew(node);

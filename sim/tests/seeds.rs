@@ -48,6 +48,9 @@ const FAILED_ONCE: &[(u64, &str)] = &[
     (8_000_235, "a read from disk met an older vote below a record that was not durable yet"),
     (8_000_325, "the checker of leases took an election that comes too late for one that counts"),
     (9_300_043, "a cut's mark was taken for proof of the trailer before it, which the same crash had torn off"),
+    (9_400_255, "the checker of pre-votes took a leader that begins phase 1 anew for one that deposes another"),
+    (9_601_264, "all members had caught up by snapshots, and nobody had entries that were never trimmed"),
+    (44_684_924, "a leader with a slow disk waited ten seconds after a moment without anybody near to hand over to"),
     (70_246_021, "a node may vote, and takes over, in one turn"),
 ];
 

@@ -12,16 +12,18 @@
 
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
+use std::cmp::Reverse;
 use synod_paxos::{Input, Role, Transferred};
 use synod_ring::Io;
 use synod_wire::client::{Counter, Durability};
 use synod_wire::mutant::mutant;
+use synod_wire::{NodeId, NodeSet};
 
 /// Between two looks at how fast the log is.
 const LOOK_NS: u64 = 250_000_000;
 /// Looks in a row at which it was too slow, before the leader hands over.
 const SLOW_LOOKS: u32 = 3;
-/// After a hand-over that was not taken.
+/// After nobody took over.
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// After one that was: for so long it does not let itself be handed the leadership again.
 const REST_NS: u64 = 60_000_000_000;
@@ -64,7 +66,10 @@ pub(super) struct DiskWatch {
     hung: bool,
     look_ns: u64,
     slow_looks: u32,
-    yields: bool,
+    /// Whom it hands over to for that.
+    yields_to: Option<NodeId>,
+    /// Who did not take over, since somebody did.
+    refused: NodeSet,
     rests_until_ns: u64,
 }
 
@@ -72,7 +77,18 @@ impl DiskWatch {
     pub(super) fn new(settings: FailSlowSettings) -> DiskWatch {
         let (moved_ns, durable_pos, hung) = (0, 0, false);
         let look_ns = if settings.factor == 0 { u64::MAX } else { 0 };
-        DiskWatch { settings, moved_ns, durable_pos, hung, look_ns, slow_looks: 0, yields: false, rests_until_ns: 0 }
+        let (yields_to, refused) = (None, NodeSet::default());
+        DiskWatch {
+            settings,
+            moved_ns,
+            durable_pos,
+            hung,
+            look_ns,
+            slow_looks: 0,
+            yields_to,
+            refused,
+            rests_until_ns: 0,
+        }
     }
 
     /// The log stands at `durable_pos` and has writes on their way, or none. Whether that is a new spell of hanging, or the end of one.
@@ -155,25 +171,42 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if mutant("fail_slow_never_yields") {
             return Ok(());
         }
-        (self.disk.slow_looks, self.disk.look_ns, self.disk.yields) = (0, now_ns + PATIENCE_NS, true);
+        self.disk.slow_looks = 0;
+        let free = NodeSet(self.near_voters().0 & !self.disk.refused.0);
+        let Some(to) = free.iter().max_by_key(|node| (self.core.peer_prefix(*node), Reverse(*node))) else {
+            // Nobody is near, or nobody took over: then once more from the first, after a while.
+            self.disk.slow_looks = SLOW_LOOKS;
+            if !std::mem::take(&mut self.disk.refused).is_empty() {
+                (self.disk.slow_looks, self.disk.look_ns) = (0, now_ns + PATIENCE_NS);
+            }
+            return Ok(());
+        };
+        self.disk.yields_to = Some(to);
         self.counters.add(Counter::SlowDiskYields, 1);
         let (group, own_us, quorum_us) = (self.settings.group.0, own_ns / 1_000, quorum_ns / 1_000);
         tracing::warn!(
             group,
+            to = to.0,
             own_us,
             quorum_us,
             "hands over: its log is much slower than the others' (fail_slow_factor)"
         );
-        self.step(Input::Transfer { to: None }, None)
+        self.step(Input::Transfer { to: Some(to) }, None)
     }
 
     /// A hand-over has ended.
     pub(super) fn yielded(&mut self, outcome: Transferred) {
-        let for_slowness = std::mem::take(&mut self.disk.yields);
-        if for_slowness && self.core.role() != Role::Leader {
-            self.disk.rests_until_ns = self.io.now_ns() + REST_NS;
-        } else if for_slowness {
-            tracing::warn!(group = self.settings.group.0, ?outcome, "nobody took over; this node leads on, slowly");
+        let Some(to) = self.disk.yields_to.take() else { return };
+        if self.core.role() != Role::Leader {
+            (self.disk.refused, self.disk.rests_until_ns) = (NodeSet::default(), self.io.now_ns() + REST_NS);
+        } else {
+            self.disk.refused.insert(to);
+            tracing::warn!(
+                group = self.settings.group.0,
+                to = to.0,
+                ?outcome,
+                "it did not take over; this node leads on"
+            );
         }
     }
 }

@@ -681,6 +681,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         &self.core
     }
 
+    /// A counter, for inspection.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.settings.board.counter(counter)
+    }
+
     /// The log, for inspection.
     pub fn log(&self) -> &Log {
         &self.log

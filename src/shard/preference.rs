@@ -9,7 +9,7 @@ use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
 use synod_paxos::{Input, Role};
 use synod_ring::Io;
-use synod_wire::NodeId;
+use synod_wire::{NodeId, NodeSet};
 
 /// A member that comes before this leader must have been near for so long.
 const SETTLED_NS: u64 = 3_000_000_000;
@@ -61,6 +61,18 @@ impl Preference {
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// The other voters that answered this leader of late, and lack a window of slots at most.
+    pub(super) fn near_voters(&self) -> NodeSet {
+        let (core, window) = (&self.core, self.core.window_slots());
+        let heard_since_ns = self.io.now_ns().saturating_sub(core.election_max_ns());
+        let is_near = |node: &NodeId| {
+            let told = core.prefix_of(*node);
+            let lately = told.is_some_and(|(_, heard_ns)| heard_ns >= heard_since_ns);
+            lately && core.peer_prefix(*node).0 + window >= core.prefix().0
+        };
+        core.configuration().voters().iter().filter(is_near).collect()
+    }
+
     /// Hands over to a member that is to lead in this one's place, if it is time.
     pub(super) fn prefer(&mut self) -> Result<(), Fatal> {
         if self.preference.order.is_empty() {
@@ -74,14 +86,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if now_ns < self.preference.look_ns || self.core.hands_over_to().is_some() || self.core.is_changing() {
             return Ok(());
         }
-        let (core, window) = (&self.core, self.core.window_slots());
-        let heard_since_ns = now_ns.saturating_sub(core.election_max_ns());
-        let is_near = |node: NodeId| {
-            let told = core.prefix_of(node);
-            let lately = told.is_some_and(|(_, heard_ns)| heard_ns >= heard_since_ns);
-            core.configuration().is_voter(node) && lately && core.peer_prefix(node).0 + window >= core.prefix().0
+        let near = self.near_voters();
+        let Some(to) = self.preference.look(now_ns, self.settings.me, |node| near.contains(node)) else {
+            return Ok(());
         };
-        let Some(to) = self.preference.look(now_ns, self.settings.me, is_near) else { return Ok(()) };
         tracing::info!(group = self.settings.group.0, to = to.0, "hands over: it comes first in leader_priority");
         self.step(Input::Transfer { to: Some(to) }, None)
     }

@@ -36,6 +36,7 @@ struct Leader {
     /// The first and the last of the slots in a row that were slow.
     slow_ns: Option<(u64, u64)>,
     exempt_until_ns: u64,
+    yields: u64,
 }
 
 /// See the module.
@@ -75,17 +76,18 @@ impl Slow {
         }
     }
 
-    /// A node's turn is over.
-    pub(crate) fn turned(&mut self, node: usize, core: &Replica, local_ns: u64) -> Checked {
+    /// A node's turn is over, which has tried to hand over so many times for its disk.
+    pub(crate) fn turned(&mut self, node: usize, core: &Replica, yields: u64, local_ns: u64) -> Checked {
         if self.factor == 0 {
             return Ok(());
         }
         let leader = &mut self.leaders[node];
         if core.role() != Role::Leader || core.promised() != leader.ballot {
-            *leader = Leader { ballot: core.promised(), prefix: core.prefix(), ..Leader::default() };
+            *leader = Leader { ballot: core.promised(), prefix: core.prefix(), yields, ..Leader::default() };
             return Ok(());
         }
-        if core.hands_over_to().is_some() || core.is_changing() {
+        if core.hands_over_to().is_some() || core.is_changing() || yields != leader.yields {
+            leader.yields = yields;
             leader.exempt_until_ns = local_ns + PATIENCE_NS;
         }
         for (_, proposal) in leader.proposals.range_mut(leader.prefix.next()..=core.prefix().max(leader.prefix.next()))
