@@ -74,9 +74,11 @@ pub(super) struct DiskWatch {
 }
 
 impl DiskWatch {
-    pub(super) fn new(settings: FailSlowSettings) -> DiskWatch {
+    pub(super) fn new(settings: FailSlowSettings, durability: Durability) -> DiskWatch {
         let (moved_ns, durable_pos, hung) = (0, 0, false);
-        let look_ns = if settings.factor == 0 { u64::MAX } else { 0 };
+        // Under memory durability nobody waits for the disk: each is slower than the others' memory.
+        let never = settings.factor == 0 || durability != Durability::Disk;
+        let look_ns = if never { u64::MAX } else { 0 };
         let (yields_to, refused) = (None, NodeSet::default());
         DiskWatch {
             settings,
@@ -119,7 +121,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Looks whether the log moves, once a turn: before its events are handled, or after them if a write's end is among them, as a
     /// process that stood still finds it.
     pub(super) fn watch_disk(&mut self) {
-        // Under memory durability nobody waits for the disk.
         if self.settings.durability != Durability::Disk {
             return;
         }
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_slow_if_it_is_so_for_long_enough() {
-        let mut disk = DiskWatch::new(SETTINGS);
+        let mut disk = DiskWatch::new(SETTINGS, Durability::Disk);
         let slow = pace(10, 8 * MS, 2 * MS);
         assert_eq!(disk.judge(slow, 0), None);
         assert_eq!(disk.judge(slow, 0), None);
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_fast_disk_is_fast_enough_and_one_that_has_not_answered_is_as_slow_as_that() {
-        let mut disk = DiskWatch::new(SETTINGS);
+        let mut disk = DiskWatch::new(SETTINGS, Durability::Disk);
         assert!((0..10).all(|_| disk.judge(pace(10, MS - 1, 1), 0).is_none()));
         assert_eq!(disk.judge(Pace::default(), 300 * MS), None);
         assert_eq!(disk.judge(Pace::default(), 550 * MS), None);
@@ -251,8 +252,15 @@ mod tests {
     }
 
     #[test]
+    fn nobody_yields_for_a_disk_that_nobody_waits_for() {
+        assert_eq!(DiskWatch::new(SETTINGS, Durability::Disk).look_ns, 0);
+        assert_eq!(DiskWatch::new(SETTINGS, Durability::Memory).look_ns, u64::MAX);
+        assert_eq!(DiskWatch::new(FailSlowSettings { factor: 0, ..SETTINGS }, Durability::Disk).look_ns, u64::MAX);
+    }
+
+    #[test]
     fn a_log_hangs_if_nothing_on_its_way_comes_to_its_end() {
-        let mut disk = DiskWatch::new(SETTINGS);
+        let mut disk = DiskWatch::new(SETTINGS, Durability::Disk);
         assert_eq!(disk.see(5_000 * MS, true, 100), None, "the first look counts from itself");
         assert_eq!(disk.see(5_999 * MS, true, 100), None);
         assert_eq!(disk.see(6_000 * MS, true, 100), Some(true));

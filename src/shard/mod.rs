@@ -332,7 +332,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             word: Word::new(settings.durability, log.durable_lsn()),
             stages: Stages::new(2 * core.window_slots() as usize, settings.board.clone()),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
-            disk: DiskWatch::new(settings.fail_slow),
+            disk: DiskWatch::new(settings.fail_slow, settings.durability),
             counters: Counters::new(settings.board.clone()),
             refresh_board_at_ns: 0,
             jobs_out: 0,
