@@ -144,7 +144,7 @@ pub const MUTANTS: &[Mutant] = &[
     rule("take_over_within_lease", "a member takes over within the lease that it granted"),
     rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it").slow(),
     rule("snapshot_install_lowers_promise", "an installed snapshot's promise replaces the node's own"),
-    rule("chunk_checksum_skipped", "an installed snapshot is not held to the checksum of the whole"),
+    rule("chunk_checksum_skipped", "an installed snapshot is not held to the checksum of the whole").slow(),
     rule("reads_beyond_applied", "a read returns what is held beyond what is applied"),
     // Streams.
     rule("stream_ignores_going_back", "a subscriber that misses something is sent what comes next all the same"),
