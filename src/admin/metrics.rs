@@ -181,8 +181,16 @@ fn shown(counter: Counter) -> Option<Shown> {
     }
 }
 
+/// Counters that go up and down, and are shown as gauges.
+const COUNTED_GAUGES: [(Counter, &str, &str); 4] = [
+    (Counter::FirstSequence, "first_sequence", "The first sequence that can be read"),
+    (Counter::LogBytes, "log_bytes", "Bytes of the log's files"),
+    (Counter::Subscribers, "subscribers", "Subscribers"),
+    (Counter::SnapshotBytesWanted, "snapshot_wanted_bytes", "Bytes of the snapshot that is being received; 0: none is"),
+];
+
 /// Gauges that are shown as the numbers that they are.
-const PLAIN_GAUGES: [(Gauge, &str, &str); 17] = [
+const PLAIN_GAUGES: [(Gauge, &str, &str); 14] = [
     (Gauge::BallotRound, "ballot_round", "The round of the ballot that the node promised"),
     (Gauge::Epoch, "configuration_epoch", "The epoch of the configuration that governs"),
     (Gauge::Voters, "voters", "Voters of the configuration that governs"),
@@ -191,10 +199,7 @@ const PLAIN_GAUGES: [(Gauge, &str, &str); 17] = [
     (Gauge::AppliedSlot, "applied_slot", "Slots up to it are applied"),
     (Gauge::DurableLsn, "durable_lsn", "The log is durable up to this record"),
     (Gauge::Tail, "tail_sequence", "The last sequence"),
-    (Gauge::FirstSequence, "first_sequence", "The first sequence that can be read"),
-    (Gauge::LogBytes, "log_bytes", "Bytes of the log's files"),
     (Gauge::Sessions, "sessions", "Sessions in the table"),
-    (Gauge::Subscribers, "subscribers", "Subscribers"),
     (Gauge::OpenSlots, "open_slots", "Slots that this leader proposed and that have not come through all stages"),
     (Gauge::ParkedMessages, "parked_messages", "Messages that wait for the log"),
     (Gauge::JobsOut, "housekeeping_jobs", "Requests to the housekeeping threads that are not done"),
@@ -250,6 +255,9 @@ impl Groups {
         let now_ns = monotonic_ns();
         for (gauge, name, help) in PLAIN_GAUGES {
             self.gauge(encoder, (name, help), |board| board.gauge(gauge) as f64)?;
+        }
+        for (counter, name, help) in COUNTED_GAUGES {
+            self.gauge(encoder, (name, help), |board| board.counter(counter) as f64)?;
         }
         let since = |board: &Board, gauge| match board.gauge(gauge) {
             0 => 0.0,

@@ -4,7 +4,7 @@ use super::About;
 use crate::node::monotonic_ns;
 use crate::shard::{Board, Gauge};
 use serde::Serialize;
-use synod_wire::client::role;
+use synod_wire::client::{Counter, role};
 use synod_wire::mode::{Mode, ModeReason};
 use synod_wire::{GroupId, NodeId};
 
@@ -101,7 +101,7 @@ fn of_group(group: GroupId, board: &Board, now_ns: u64) -> GroupReport {
         chosen_slot: gauge(Gauge::ChosenSlot),
         applied_slot: gauge(Gauge::AppliedSlot),
         tail: gauge(Gauge::Tail),
-        first_sequence: gauge(Gauge::FirstSequence),
+        first_sequence: board.counter(Counter::FirstSequence),
         shown_seconds_ago: if came_up { seconds_since(gauge(Gauge::RefreshedNs)) } else { 0.0 },
     }
 }

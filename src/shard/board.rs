@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use synod_paxos::Role;
 use synod_ring::Io;
 use synod_wire::client::{Counter, Stage, role};
+use synod_wire::mode::Mode;
 use synod_wire::{NodeId, Slot};
 
 /// How often the gauges are written.
@@ -55,18 +56,8 @@ gauges! {
     DurableLsn,
     /// The last sequence.
     Tail,
-    /// The first sequence that can be read.
-    FirstSequence,
-    /// Bytes of the log's files.
-    LogBytes,
-    /// Bytes ever written to it.
-    LogWrittenBytes,
-    /// Group commits.
-    LogWrites,
     /// Open sessions.
     Sessions,
-    /// Subscribers.
-    Subscribers,
     /// The mode: [`synod_wire::mode::Mode`].
     Mode,
     /// Why it is in it: [`synod_wire::mode::ModeReason`].
@@ -100,7 +91,7 @@ gauges! {
 pub struct Board {
     counters: [AtomicU64; Counter::ALL.len()],
     gauges: [AtomicU64; Gauge::ALL.len()],
-    modes_entered: [AtomicU64; 5],
+    modes_entered: [AtomicU64; Mode::ALL.len()],
     /// By member: the slot that it is known to have delivered everything up to, and 1; 0: it is not known, as this node does not lead.
     delivered: [AtomicU64; MEMBERS],
     stages: [Histogram; Stage::ALL.len()],
@@ -140,7 +131,7 @@ impl Board {
     }
 
     /// How often each mode was entered, in the order of [`synod_wire::mode::Mode`].
-    pub fn modes_entered(&self) -> [u64; 5] {
+    pub fn modes_entered(&self) -> [u64; Mode::ALL.len()] {
         std::array::from_fn(|mode| get(&self.modes_entered[mode]))
     }
 
@@ -202,12 +193,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             (Gauge::AppliedSlot, self.slots.applied().0),
             (Gauge::DurableLsn, self.log.durable_lsn().0),
             (Gauge::Tail, self.machine.tail().0),
-            (Gauge::FirstSequence, self.machine.first().0),
-            (Gauge::LogBytes, self.front.bytes_upto(self.log.durable_pos())),
-            (Gauge::LogWrittenBytes, self.log.durable_pos()),
-            (Gauge::LogWrites, self.log.writes()),
             (Gauge::Sessions, self.machine.sessions() as u64),
-            (Gauge::Subscribers, self.streams.count() as u64),
             (Gauge::Mode, self.modes.mode() as u64),
             (Gauge::ModeReason, self.modes.reason() as u64),
             (Gauge::ModeSinceNs, self.modes.since_ns()),

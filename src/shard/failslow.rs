@@ -7,8 +7,9 @@
 //! enough without this one: the group loses nothing if another leads. Judged by the means of a quarter of a second, three times in a
 //! row. Where this disk is needed for the quorum both times are the same, and nobody could do better.
 //!
-//! Hung: nothing that the log has on its way came to its end for long. Then no message leaves for a member. What others see is
-//! a node that is gone; what this one sees is what they send, which it takes note of as always.
+//! Hung: nothing that the log has on its way came to its end for long. Then nothing that the core says leaves for a member: no
+//! sign of life, vote or answer (chosen values and snapshots that a member asks for do; they rest on no write). What others see is a
+//! leader or an acceptor that is gone; what this one sees is what they send, which it takes note of as always.
 
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
@@ -143,7 +144,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if watched { self.disk.moved_ns + self.disk.settings.hung_ns } else { u64::MAX }
     }
 
-    /// Whether the log has not moved for long: such a node says nothing to other members.
+    /// Whether the log has not moved for long: nothing that the core of such a node says leaves.
     pub(super) fn is_hung(&self) -> bool {
         let moved = self.log.durable_pos() != self.disk.durable_pos;
         self.disk.hung && !moved && !mutant("hung_disk_votes")
