@@ -59,9 +59,9 @@ pub struct NodeEvidence {
     pub node: NodeId,
     /// The slot.
     pub slot: Slot,
-    /// The epoch that the value was logged under; without a value the one in force.
+    /// The epoch of the configuration that governs the slot; 0: the node does not know any more.
     pub epoch: Epoch,
-    /// How many votes that epoch demands.
+    /// How many votes that epoch demands; 0 if it is not known.
     pub quorums: Quorums,
     /// Its voting members.
     pub members: NodeSet,
@@ -182,6 +182,10 @@ fn by_itself(one: &NodeEvidence) -> Vec<String> {
     if let Some(held) = one.held.filter(|held| held.how != Held::Learnt && held.ballot < ballot) {
         let lower = held.ballot;
         found.push(format!("node {node} knows it chosen in ballot {ballot}, but accepted its value in {lower} only"));
+    }
+    if one.epoch == Epoch(0) {
+        // Who voted then is not known here.
+        return found;
     }
     let strangers = NodeSet(acceptors.0 & !one.members.0);
     if !acceptors.is_empty() && (acceptors.len() < one.quorums.phase2 || !strangers.is_empty()) {

@@ -413,9 +413,11 @@ impl SubscribeCore {
                 self.trimmed = Some(Sequence(body.next.get()));
             }
             StreamEnd::TimedOut | StreamEnd::Closed | StreamEnd::Trimmed => self.begin_round(),
-            StreamEnd::TooMany | StreamEnd::Recovering | StreamEnd::Shutdown | StreamEnd::Unreadable => {
-                self.move_on(now_ns);
-            }
+            StreamEnd::TooMany
+            | StreamEnd::Recovering
+            | StreamEnd::Shutdown
+            | StreamEnd::Unreadable
+            | StreamEnd::Halted => self.move_on(now_ns),
         }
     }
 }

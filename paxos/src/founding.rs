@@ -21,6 +21,15 @@ impl Replica {
         self.finish_joining();
     }
 
+    /// Who does not vote hears no leader: perhaps it is no member any more, and nobody speaks to it. The members tell it, if it asks.
+    pub(crate) fn ask_whether_member(&mut self) {
+        self.expect_leader();
+        if self.founded.is_some() {
+            let Settings { incarnation, seed: start, .. } = self.settings;
+            self.send(self.peers, Message::Hello { incarnation, fresh: false, start }, Lsn::ZERO);
+        }
+    }
+
     /// A member speaks that this node, which waits to be known, did not know of.
     pub(crate) fn greet(&mut self, from: NodeId) {
         if !self.peers.contains(from) {
@@ -103,7 +112,7 @@ impl Replica {
         }
         // Who is behind in the log may not have heard of this node, or only of an earlier life of it; and who joined and is behind
         // itself has not come to where it was added.
-        if self.joins() && !self.is_member() {
+        if self.joins() && !self.is_member() && !self.removed {
             return;
         }
         let agree = epoch == self.config.epoch && !self.is_member();

@@ -14,6 +14,7 @@
 //! | a member that lost its disk comes back under its number | its configuration names the life of its log; another joins as a learner, through the log (8) |
 //! | what an earlier life of a member's log said is still under way | it says which configuration it knows, and never knew the one that brought the next life |
 //! | a removed member returns with its old configuration | members answer it with the news that it is none; it votes in no election of theirs |
+//! | a removed node hears no more of the group, and does not know why | who does not vote and hears no leader says hello: members answer that it is none |
 //! | a leader that is removed goes before others know | it leads on, without proposals, reads or lease, until a phase 2 quorum of the rest durably knows |
 //!
 //! The rules are those of Lamport, Malkhi and Zhou ("Reconfiguring a State Machine", 2010) for a window that is drained: a change
@@ -255,6 +256,7 @@ impl Replica {
         let before = self.named();
         let (was, is) = (self.is_member(), self.standing(&configuration).is_some());
         self.config = configuration;
+        self.removed = was && !is;
         self.note_standing();
         self.config_slot = slot;
         self.peers = others(&configuration, self.settings.me);
@@ -316,7 +318,7 @@ impl Replica {
         }
         match message {
             Message::Hello { incarnation, start, .. } => self.on_hello(from, *incarnation, *start),
-            Message::Prepare { .. } | Message::Heartbeat { .. } | Message::Accept { .. }
+            Message::PreVote { .. } | Message::Prepare { .. } | Message::Heartbeat { .. } | Message::Accept { .. }
                 if epoch < self.config.epoch =>
             {
                 self.send_to(from, Message::NotMember, self.config_lsn);

@@ -72,7 +72,8 @@ impl Replica {
             self.leader = None;
         }
         let granted = self.hears_no_leader(self.now_ns) || stepped_down || mutant("pre_vote_always_yes");
-        let granted = granted && self.votes() && !self.is_bound(from);
+        // A learner that does not know yet that it may vote has a say, too: whose yes counts is for those who ask to know.
+        let granted = granted && !self.is_bound(from);
         let ack = Message::PreVoteAck { start, round, granted, promised: self.promised };
         self.send_to(from, ack, Lsn::ZERO);
     }

@@ -73,6 +73,8 @@ pub struct Replica {
     /// Elections in a row in which all members promised, and none of it led to a plan.
     pub(crate) hopeless_elections: u32,
     pub(crate) pre_vote: PreVote,
+    /// It was a member, by a configuration that it knew, and is none by the one that it knows.
+    pub(crate) removed: bool,
     pub(crate) promises: BTreeMap<NodeId, PromiseSet>,
     pub(crate) leading: Leading,
     pub(crate) resent: u64,
@@ -142,6 +144,7 @@ impl Replica {
             lost_elections: 0,
             hopeless_elections: 0,
             pre_vote: PreVote::default(),
+            removed: restart.removed,
             promises: BTreeMap::new(),
             leading: Leading::default(),
             resent: 0,
@@ -374,7 +377,7 @@ impl Replica {
     /// is heard before. Less than the shortest election time-out goes by, and what is between it and the longest.
     fn stand_if_free(&mut self) {
         if !self.votes() {
-            self.election_at_ns = u64::MAX;
+            self.ask_whether_member();
         } else if self.is_bound(self.settings.me) {
             let Settings { election_min_ns, election_max_ns, heartbeat_ns, .. } = self.settings;
             let spread_ns = self.rng.between(0, election_max_ns - election_min_ns);
@@ -437,7 +440,8 @@ impl Replica {
     /// Starts the time-out after which this node stands for election.
     pub(crate) fn expect_leader(&mut self) {
         if !self.votes() {
-            self.election_at_ns = u64::MAX;
+            // Not to stand then, but to ask whether it is a member still.
+            self.election_at_ns = self.now_ns + self.settings.election_max_ns;
             return;
         }
         let settings = &self.settings;
@@ -461,7 +465,7 @@ impl Replica {
 
     pub(crate) fn send(&mut self, to: NodeSet, message: Message, after: Lsn) {
         if !to.is_empty() {
-            self.out.push_back(Output::Send { to, message, after });
+            self.out.push_back(Output::Send { to, message, after, epoch: self.config.epoch });
         }
     }
 

@@ -119,6 +119,8 @@ pub struct Restart {
     pub applied: Slot,
     /// The configuration that governs the slots above it, and the slot that it stands in; `None`: the founding one.
     pub configuration: Option<(Slot, Configuration)>,
+    /// An earlier configuration of this log had this node, and the one that governs has it no more.
+    pub removed: bool,
     /// What is held above it, in any order, one entry a slot.
     pub held: Vec<Held>,
     /// The highest slot that a chosen record covers.
@@ -693,6 +695,9 @@ pub enum Output {
         message: Message,
         /// When.
         after: Lsn,
+        /// Of the configuration that the sender went by when it said so: by the time that it leaves, another may govern, under
+        /// which what it says of a slot, or of a member, means something else.
+        epoch: Epoch,
     },
     /// The next slot is chosen: apply what is held there.
     Deliver {

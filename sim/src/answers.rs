@@ -259,7 +259,7 @@ impl Sim {
 
     fn heard_evidence(&mut self, client: usize, node: usize, body: &EvidenceReplyBody) -> Checked {
         self.heard(client, node, &Answer::new(body.request_id.get(), body.tail.get()))?;
-        if self.checks.evidence.heard(&self.checks.one_value, (client, node), body)? {
+        if self.checks.evidence.heard((&self.checks.one_value, &self.checks.configurations), (client, node), body)? {
             self.coverage.mark("a client was told who chose a slot");
         }
         Ok(())
@@ -293,7 +293,7 @@ impl Sim {
         let question = sequence.map_or(Question::Get(&key), |sequence| Question::Outcome(Sequence(sequence)));
         let mut out = Vec::new();
         if let Client::Reader(reader) = &mut self.clients[client] {
-            for node in 0..self.plan.nodes {
+            for node in 0..self.plan.machines() {
                 let id = reader.next_id();
                 self.checks.kv.asked((client, id), &question);
                 out.push(kv_question(node, id, (consistency, at_least), &question));
@@ -308,7 +308,7 @@ impl Sim {
         let slot = entry.slot;
         let mut out = Vec::new();
         if let Client::Reader(reader) = &mut self.clients[client] {
-            for node in 0..self.plan.nodes {
+            for node in 0..self.plan.machines() {
                 let id = reader.next_id();
                 self.checks.evidence.asked(client, id, slot);
                 let (sequence, slot) = if by_slot { (0, slot.0) } else { (sequence, 0) };
@@ -342,7 +342,7 @@ impl Sim {
     pub(crate) fn ask_tails(&mut self, client: usize, consistency: Consistency) {
         let mut out = Vec::new();
         if let Client::Reader(reader) = &mut self.clients[client] {
-            (0..self.plan.nodes).for_each(|node| out.extend(reader.ask_tail(node, consistency)));
+            (0..self.plan.machines()).for_each(|node| out.extend(reader.ask_tail(node, consistency)));
         }
         self.send_all(client, &mut out);
     }

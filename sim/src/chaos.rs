@@ -86,7 +86,7 @@ impl Sim {
             }
             Fault::PowerCut => {
                 self.struck(fault, "the power fails".to_owned());
-                return (0..self.plan.nodes).try_for_each(|node| self.kill(node, true));
+                return (0..self.plan.machines()).try_for_each(|node| self.kill(node, true));
             }
             Fault::WrongIdentity | Fault::Replay | Fault::Fuzz | Fault::Overrun => self.noise(fault),
             Fault::ClientRestart => return self.restart_client(),
@@ -106,19 +106,19 @@ impl Sim {
     }
 
     fn some_node(&mut self) -> usize {
-        self.chaos.below(self.plan.nodes as u64) as usize
+        self.chaos.below(self.plan.machines() as u64) as usize
     }
 
     fn two_nodes(&mut self) -> (usize, usize) {
         let from = self.some_node();
-        let other = (from + 1 + self.chaos.below(self.plan.nodes as u64 - 1) as usize) % self.plan.nodes;
+        let other = (from + 1 + self.chaos.below(self.plan.machines() as u64 - 1) as usize) % self.plan.machines();
         (from, other)
     }
 
     /// Whether clients are cut off too, as if they stood in the same rack as the other side.
     fn strike_links(&mut self, fault: Fault) {
         let until_ns = self.now_ns + 50_000_000 + self.chaos.exponential(SPELL_MEAN_NS);
-        let nodes = self.plan.nodes;
+        let nodes = self.plan.machines();
         match fault {
             Fault::Partition => {
                 let side = self.chaos.between(1, (1 << nodes) - 2);
@@ -244,7 +244,7 @@ impl Sim {
         Ok(())
     }
 
-    fn kill_at_work(&mut self, node: usize, within: u64) {
+    pub(crate) fn kill_at_work(&mut self, node: usize, within: u64) {
         if self.nodes[node].effects_left == Some(0) {
             // It dies at the end of this turn: what it asked for last never happened.
             return;
@@ -268,8 +268,11 @@ impl Sim {
 
     /// A node that may lose its state, once the group is founded: before that every member is needed, by design.
     fn some_victim(&mut self) -> Option<usize> {
-        if !self.nodes.iter().all(|node| node.founded) {
+        if !self.nodes[..self.plan.nodes].iter().all(|node| node.founded) {
             return None;
+        }
+        if self.plan.change_mean_ms > 0 {
+            return self.spare_voter();
         }
         let alive = |node: &&usize| !matches!(self.nodes[**node].health, Health::Dead(_));
         let victims: Vec<usize> = self.plan.victims.iter().filter(alive).copied().collect();
@@ -280,6 +283,10 @@ impl Sim {
     pub(crate) fn amnesia(&mut self) -> Checked {
         let Some(node) = self.some_victim() else { return Ok(()) };
         self.struck(Fault::Amnesia, format!("n{node} gets a new disk"));
+        // Who did not found the group is never formatted as if it had; nor is anybody by an operator who knows.
+        if self.plan.change_mean_ms > 0 && (node >= self.plan.nodes || self.chaos.percent(50)) {
+            return self.join_anew(node);
+        }
         if self.nodes[node].health == Health::Up {
             self.stop(node, true)?;
         }
@@ -288,7 +295,7 @@ impl Sim {
         (this.dir, this.store) = MemoryDir::dir(this.dir.path().to_path_buf());
         this.disk = crate::disk::Disk::default();
         this.robbed = true;
-        self.format_node(node, incarnation);
+        self.format_node(node, incarnation, false);
         self.after(10_000_000, Happening::Start { node });
         Ok(())
     }
@@ -322,11 +329,12 @@ impl Sim {
             let core = other.shard.as_ref().map(|shard| shard.core());
             other.index != node
                 && !other.robbed
+                && self.belongs(other.index)
                 && core.is_some_and(|core| if fresh { core.is_founded() } else { core.counted(id) > last })
         };
         let Some(witness) = self.nodes.iter().position(remembers) else { return false };
         self.nodes[node].witness = Some(witness);
-        for other in (0..self.plan.nodes).filter(|other| *other != witness && *other != node) {
+        for other in (0..self.plan.machines()).filter(|other| *other != witness && *other != node) {
             self.net.cut(End::Node(node), End::Node(other), u64::MAX);
             self.net.cut(End::Node(other), End::Node(node), u64::MAX);
         }
@@ -376,7 +384,8 @@ impl Sim {
             // Nobody reads it before the next start.
             self.kill(node, false)?;
             if self.chaos.percent(50) {
-                let other = (node + 1 + self.chaos.below(self.plan.nodes as u64 - 1) as usize) % self.plan.nodes;
+                let other =
+                    (node + 1 + self.chaos.below(self.plan.machines() as u64 - 1) as usize) % self.plan.machines();
                 self.isolate(other);
             }
         }
@@ -400,7 +409,7 @@ impl Sim {
     /// Cuts a node off from the others for a while: its copies are out of reach.
     fn isolate(&mut self, node: usize) {
         let until_ns = self.now_ns + self.chaos.exponential(2 * SPELL_MEAN_NS);
-        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+        for other in (0..self.plan.machines()).filter(|other| *other != node) {
             self.net.cut(End::Node(node), End::Node(other), until_ns);
             self.net.cut(End::Node(other), End::Node(node), until_ns);
         }
@@ -536,7 +545,7 @@ impl Sim {
     fn foreign_frame(&mut self, node: usize) -> Rc<[u8]> {
         let which = self.chaos.below(3);
         let kind = self.chaos.pick(&[Kind::Prepare, Kind::Heartbeat, Kind::Accepted, Kind::Hello]);
-        let other = NodeId(((node + 1) % self.plan.nodes) as u8);
+        let other = NodeId(((node + 1) % self.plan.machines()) as u8);
         let from = [other, NodeId(40), NodeId(node as u8)][which as usize];
         let cluster = if which == 0 { ClusterId(CLUSTER.0 + 1) } else { CLUSTER };
         let ballot = Ballot { round: 1 << 40, node: from };

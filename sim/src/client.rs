@@ -99,13 +99,13 @@ impl Appender {
         let client_id = 1 + index as u128;
         Appender {
             index,
-            core: core(client_id, plan.nodes, 0, &options, now_ns),
+            core: core(client_id, plan.machines(), 0, &options, now_ns),
             client_id,
             session: None,
             evictions: 0,
             life: 0,
             options,
-            members: plan.nodes,
+            members: plan.machines(),
             offered: 0,
             acked: 0,
             opened: false,
@@ -268,7 +268,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(plan: &Plan, index: usize) -> Reader {
         let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
-        let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
+        let members = members(plan.machines(), index).into_iter().map(|(_, address)| address).collect();
         let core = ReadCore::new(CLUSTER, GROUP, members, options).expect("the options are valid");
         Reader { index, core, next_question: OWN_REQUESTS, datagram: Box::new([0; DATAGRAM_BYTES]) }
     }

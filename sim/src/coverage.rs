@@ -67,9 +67,6 @@ const TRIMS: &str =
     "never written: a trim is a run of a batch, and its removals leave no record. The number stays taken";
 const SNAPSHOTS: &str = "never written: what a snapshot has lies in a file of its own. The number stays taken";
 
-const MEMBERS: &str =
-    "members do not change in the simulator yet; paxos/tests/common/chaos.rs and tests/members.rs change them";
-
 /// Kinds of frames that are not sent.
 const UNSENT: &[(Kind, &str)] = &[
     (Kind::Promised, ON_DISK),
@@ -85,15 +82,11 @@ const UNSENT: &[(Kind, &str)] = &[
     (Kind::Retention, TRIMS),
     (Kind::SnapshotMark, SNAPSHOTS),
     (Kind::Session, SNAPSHOTS),
-    (Kind::NotMember, MEMBERS),
-    (Kind::Members, MEMBERS),
-    (Kind::ChangeMembers, MEMBERS),
-    (Kind::MembersReply, MEMBERS),
 ];
 
 const TAKES_OVER: &str =
     "takes an offer to lead that lies, in one turn, behind the answer that lets a node vote; some in 10,000 seeds";
-const LATE_WORD: &str = "a node that lost state hears first who remembers it, by placement; the core's script rolled_back.txt has the late answer";
+const REMOVED_ELSEWHERE: &str = "takes a removed node that stands for election when it hears of its removal; rare";
 
 /// The changes of role that the core can make, as they are seen from turn to turn, and why one is not seen.
 const ROLES: &[(Role, Role, Option<&str>)] = &[
@@ -107,10 +100,11 @@ const ROLES: &[(Role, Role, Option<&str>)] = &[
     (Role::Preparing, Role::Follower, None),
     (Role::Preparing, Role::Candidate, None),
     (Role::Leader, Role::Follower, None),
-    (Role::Follower, Role::Halted, Some(LATE_WORD)),
-    (Role::Candidate, Role::Halted, Some(LATE_WORD)),
-    (Role::Preparing, Role::Halted, Some(LATE_WORD)),
-    (Role::Leader, Role::Halted, Some(LATE_WORD)),
+    (Role::Leader, Role::Candidate, None),
+    (Role::Follower, Role::Halted, None),
+    (Role::Candidate, Role::Halted, Some(REMOVED_ELSEWHERE)),
+    (Role::Preparing, Role::Halted, Some(REMOVED_ELSEWHERE)),
+    (Role::Leader, Role::Halted, None),
 ];
 
 const LATE_WORD_MODE: &str =
@@ -132,9 +126,11 @@ const MODES: &[(Mode, Mode, Option<&str>)] = &[
     (Mode::Target, Mode::Floor, Some(LATE_WORD_MODE)),
 ];
 
-/// Whether the core can make this change of role between two turns.
-pub(crate) fn is_legal(from: Role, to: Role) -> bool {
-    ROLES.iter().any(|(before, after, _)| (*before, *after) == (from, to))
+/// Whether the core can make this change of role between two turns. `reconfigured`: the members changed in the last of them, and
+/// their leader stands for election by the new ones.
+pub(crate) fn is_legal(from: Role, to: Role, reconfigured: bool) -> bool {
+    let stands_again = (from, to) == (Role::Leader, Role::Candidate);
+    ROLES.iter().any(|(before, after, _)| (*before, *after) == (from, to)) && (reconfigured || !stands_again)
 }
 
 const APPLIED_BY_NOBODY: &str =
@@ -165,7 +161,15 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a leader went on, as its successor lagged", None),
     ("a process stood still between reading the clock and using it", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
+    ("a leader was removed", None),
+    ("a learner may vote", None),
     ("a look for evidence fails", None),
+    ("a member was removed", None),
+    ("a node joined", None),
+    ("a node that lost its log joined again", None),
+    ("a removed node halted", None),
+    ("a removed node was formatted anew", None),
+    ("a change of the members was refused", None),
     ("a member came back more than a window behind", None),
     (
         "a node that forgot what it vouched for was refused",
@@ -340,7 +344,8 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_does_not_become_a_candidate() {
-        assert!(is_legal(Role::Leader, Role::Follower) && !is_legal(Role::Leader, Role::Candidate));
+    fn a_leader_becomes_a_candidate_only_for_new_members() {
+        assert!(is_legal(Role::Leader, Role::Follower, false) && !is_legal(Role::Leader, Role::Candidate, false));
+        assert!(is_legal(Role::Leader, Role::Candidate, true) && !is_legal(Role::Halted, Role::Follower, true));
     }
 }

@@ -50,7 +50,7 @@ impl Sim {
     }
 
     fn cut_client(&mut self, client: usize, until_ns: u64) {
-        for node in 0..self.plan.nodes {
+        for node in 0..self.plan.machines() {
             self.net.link(End::Client(client), End::Node(node)).cut_until_ns = until_ns;
             self.net.link(End::Node(node), End::Client(client)).cut_until_ns = until_ns;
         }
@@ -103,8 +103,9 @@ impl Sim {
     /// As many members as the group can spare go down at once, or are cut off, while the load is at its highest; all come back
     /// at the same moment and want what they missed.
     pub(crate) fn catch_up_storm(&mut self) -> Checked {
-        let up: Vec<usize> = (0..self.plan.nodes).filter(|node| self.nodes[*node].health == Health::Up).collect();
-        let spare = up.len().saturating_sub(self.plan.core_size());
+        let may = |node: &usize| self.nodes[*node].health == Health::Up && self.votes(*node);
+        let up: Vec<usize> = (0..self.plan.machines()).filter(may).collect();
+        let spare = up.len().saturating_sub(self.core_size());
         if spare == 0 {
             return Ok(());
         }
@@ -121,7 +122,7 @@ impl Sim {
                 self.at(back_ns, Happening::Start { node });
                 continue;
             }
-            for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            for other in (0..self.plan.machines()).filter(|other| *other != node) {
                 self.net.cut(End::Node(node), End::Node(other), back_ns);
                 self.net.cut(End::Node(other), End::Node(node), back_ns);
             }

@@ -437,11 +437,11 @@ impl World {
 /// Formats a node and starts its shard.
 fn start(plan: &Plan, index: usize, link: &Rc<RefCell<Link>>) -> Result<Shard<LeanIo>, Fatal> {
     let mut node = Node::new(index);
-    node.format(plan, 1 + index as u64)?;
+    node.format(plan, 1 + index as u64, false)?;
     let me = NodeId(index as u8);
     let found = shard::recover(&node.dir, &maker(plan, me, 1 + index as u64), &wal_settings(plan), 0)?;
     let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
-    Shard::new(shard_settings(plan, me, &node.dir), LeanIo::new(link.clone()), arena, found)
+    Shard::new(shard_settings(plan, me, false, &node.dir), LeanIo::new(link.clone()), arena, found)
 }
 
 #[cfg(test)]

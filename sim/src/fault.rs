@@ -59,6 +59,8 @@ pub enum Area {
     Process,
     /// Clients, and load.
     Client,
+    /// Changes of the members: the rates are chances at each of the operator's looks.
+    Members,
 }
 
 faults! {
@@ -147,6 +149,14 @@ faults! {
     DeafSubscriber = 41, Strike, Client;
     /// Chunks of a snapshot are read for another member, and a bit of them is not what was written.
     BadChunk = 14, Each, Disk;
+    /// The leader dies in the middle of a change of the members.
+    LeaderDiesInChange = 33, Each, Members;
+    /// A second change is asked for while the first is under way, of the leader and of another member.
+    OverlappingChanges = 34, Each, Members;
+    /// A learner is cut off, and its promotion is asked for meanwhile.
+    LaggingLearner = 35, Each, Members;
+    /// A removed node comes back with the log and the configuration that it had.
+    ReturnsRemoved = 37, Each, Members;
 }
 
 impl std::fmt::Display for Fault {

@@ -2,6 +2,7 @@
 //! engine holds what arrived and what the shard asked for; the engine carries it out after each turn.
 
 use crate::history::KIND_OFFSET;
+use crate::node::node_at;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -66,6 +67,8 @@ pub(crate) struct SimIo {
     free: Vec<u16>,
     files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     max_datagram_bytes: usize,
+    /// The table of peers: the node at each index.
+    peers: Vec<usize>,
     /// Where the log's arena lies.
     log: Range<*const u8>,
     /// Datagrams queued since the last poll: the memory, and what was in it then.
@@ -75,7 +78,7 @@ pub(crate) struct SimIo {
 }
 
 impl SimIo {
-    pub(crate) fn new(port: Rc<RefCell<Port>>, max_datagram_bytes: usize, log: &Arena) -> SimIo {
+    pub(crate) fn new(port: Rc<RefCell<Port>>, max_datagram_bytes: usize, log: &Arena, peers: Vec<usize>) -> SimIo {
         let (now_ns, wall_ns) = (port.borrow().now_ns, port.borrow().wall_ns);
         SimIo {
             port,
@@ -86,6 +89,7 @@ impl SimIo {
             free: (0..2 * RX_BUFFERS as u16).rev().collect(),
             files: Default::default(),
             max_datagram_bytes,
+            peers,
             log: log.get(0, log.len()).as_ptr_range(),
             sent: Vec::new(),
             written: Vec::new(),
@@ -180,7 +184,14 @@ impl Io for SimIo {
         self.free.push(buf.id);
     }
 
+    fn set_peer(&mut self, peer: usize, at: SocketAddrV4) -> Result<(), IoError> {
+        assert_eq!(peer, self.peers.len(), "peers are added one after the other");
+        self.peers.push(node_at(at).expect("a peer is a node"));
+        Ok(())
+    }
+
     fn send_peer(&mut self, peer: usize, bytes: Slice<'_>) {
+        let peer = self.peers[peer];
         if bytes.bytes().get(KIND_OFFSET) == Some(&(Kind::Accept as u8)) {
             self.check_is_of_log(bytes.bytes());
         }

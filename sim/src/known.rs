@@ -60,6 +60,10 @@ pub const MUTANTS: &[Mutant] = &[
     bug(14, "old_promise_counted", "promises of another ballot are counted"),
     bug(14, "partial_promise_counts", "a part of a promise counts as the whole").slow(),
     bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next").slow(),
+    bug(15, "non_voter_counted", "a learner's vote and promise are counted"),
+    bug(15, "non_voter_stands", "a learner stands for election"),
+    bug(15, "lagging_learner_promoted", "a learner votes however far it is behind"),
+    bug(16, "overlapping_changes", "a change is made before enough members know the last one"),
     bug(17, "sessions_missing_from_snapshot", "a snapshot lacks the sessions"),
     bug(18, "restored_state_applied_again", "a restored snapshot's last slot is applied once more"),
     bug(19, "lease_on_wall_clock", "a lease is read off the wall clock"),
@@ -85,6 +89,11 @@ pub const MUTANTS: &[Mutant] = &[
     bug(30, "return_opens_evicted_session", "a client that comes back to an evicted session gets a new, empty one")
         .slow(),
     bug(30, "session_number_ignored", "a session takes what was meant for an earlier one of its client"),
+    bug(
+        31,
+        "chosen_above_configuration_is_final",
+        "what an earlier configuration chose out of order above a later one is taken as final",
+    ),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(
@@ -108,6 +117,8 @@ pub const MUTANTS: &[Mutant] = &[
     // Membership.
     rule("founded_by_some", "a fresh node votes before every founding member has confirmed").slow(),
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
+    rule("earlier_life_counted", "what an earlier life of a member's log said is counted"),
+    rule("configuration_overtakes", "a configuration is proposed before all below it is chosen"),
     // Damage.
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),
     rule("torn_flush_called_damage", "a torn last flush is called damage"),

@@ -15,7 +15,7 @@
 //! | `history.rs` | old datagrams, to be sent again |
 //! | `load.rs` | what the clients of a run offer, read and learn |
 //! | `client.rs`, `subscriber.rs`, `payload.rs` | clients around the production client cores |
-//! | `trims.rs` | an operator who trims |
+//! | `trims.rs`, `members.rs`, `transfers.rs` | operators who trim, change the members, and have leaders hand over |
 //! | `answers.rs` | what readers hear, for the checkers |
 //! | `checks/` | what must hold, one property a file |
 //! | `linear/` | linearizability of small histories, and the log as a sequential object |
@@ -37,6 +37,7 @@ mod io;
 mod known;
 pub mod linear;
 mod load;
+mod members;
 mod net;
 mod node;
 mod payload;

@@ -77,6 +77,9 @@ struct Run {
     /// Which faults.
     #[arg(long, value_enum, default_value = "mixed")]
     profile: Profile,
+    /// How long the faults of each run last, simulated seconds; the seed decides if not given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
+    chaos_s: Option<u64>,
     /// Print every event (one seed only).
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -144,7 +147,7 @@ fn drive(order: &Drive) -> anyhow::Result<()> {
 fn run(order: &Run) -> anyhow::Result<bool> {
     if order.trace {
         let seed = order.seed.context("--trace needs --seed")?;
-        return one_traced(&Plan::new(seed, order.profile));
+        return one_traced(&worker::plan(seed, order.profile, order.chaos_s, None));
     }
     let first = match (order.seed, order.from) {
         (Some(seed), _) | (None, Some(seed)) => seed,
@@ -156,7 +159,7 @@ fn run(order: &Run) -> anyhow::Result<bool> {
         println!("profile {:?}, seeds from {first}, {} at a time", order.profile, order.jobs);
     }
     let end = if until.is_some() { u64::MAX } else { first + seeds };
-    let batches = Batches { next: AtomicU64::new(first), end, until, profile: order.profile };
+    let batches = Batches { next: AtomicU64::new(first), end, until, profile: order.profile, chaos_s: order.chaos_s };
     let bar = progress(until.is_none().then_some(seeds));
     let mut total = Total::new(order.jobs);
     let stopped = batches.run(order.jobs, &mut |seed, verdict| match verdict {
@@ -190,6 +193,7 @@ struct Batches {
     end: u64,
     until: Option<Instant>,
     profile: Profile,
+    chaos_s: Option<u64>,
 }
 
 /// What a thread that supervises a worker tells.
@@ -239,7 +243,8 @@ impl Batches {
     fn batch(&self) -> Option<worker::Order> {
         let first = self.next.fetch_add(BATCH, Relaxed);
         let due = self.until.is_none_or(|until| Instant::now() < until);
-        (due && first < self.end).then(|| worker::Order::seeds(first, BATCH.min(self.end - first), self.profile))
+        let order = |count| worker::Order::seeds(first, count, self.profile).for_seconds(self.chaos_s);
+        (due && first < self.end).then(|| order(BATCH.min(self.end - first)))
     }
 }
 

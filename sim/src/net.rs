@@ -57,7 +57,7 @@ const SMALL_BYTES: usize = 300;
 impl Network {
     pub(crate) fn new(plan: &Plan) -> Network {
         // The nodes, the clients, and whoever else.
-        let ends = plan.nodes + plan.clients + plan.readers + plan.subscribers + 1;
+        let ends = plan.machines() + plan.clients + plan.readers + plan.subscribers + 1;
         let rates = Rates {
             loss: plan.rate(Fault::Loss),
             duplicate: plan.rate(Fault::Duplicate),
@@ -69,7 +69,7 @@ impl Network {
         };
         Network {
             links: vec![Link::default(); ends * ends],
-            nodes: plan.nodes,
+            nodes: plan.machines(),
             ends,
             history: History::new(plan.seed),
             rng: Rng::new(plan.seed, "network"),

@@ -124,6 +124,8 @@ pub(crate) struct Node {
     /// What its directory lies on.
     pub(crate) store: Store,
     pub(crate) incarnation: u64,
+    /// Its log is of a group that others founded.
+    pub(crate) joins: bool,
     pub(crate) shard: Option<Shard<SimIo>>,
     pub(crate) port: Rc<RefCell<Port>>,
     pub(crate) disk: Disk,
@@ -150,6 +152,8 @@ pub(crate) struct Node {
     /// How its next recovery came about, for the coverage.
     pub(crate) before: Before,
     pub(crate) role: Role,
+    /// The configuration that it went by after its last turn.
+    pub(crate) epoch: Epoch,
     /// Slots that its recovery found open; falls with the open slots.
     pub(crate) open_at_start: u64,
     /// It has taken part in the founding, for good.
@@ -174,6 +178,7 @@ impl Node {
             dir,
             store,
             incarnation: 0,
+            joins: false,
             shard: None,
             port: Rc::default(),
             disk: Disk::default(),
@@ -192,6 +197,7 @@ impl Node {
             killed_after_recovery: false,
             before: Before::default(),
             role: Role::Joining,
+            epoch: Epoch(1),
             open_at_start: 0,
             founded: false,
             robbed: false,
@@ -202,9 +208,9 @@ impl Node {
         }
     }
 
-    /// Makes the node's log anew.
-    pub(crate) fn format(&mut self, plan: &Plan, incarnation: u64) -> Result<(), synod_wal::LogError> {
-        self.incarnation = incarnation;
+    /// Makes the node's log anew: a founder's, or one that `joins`.
+    pub(crate) fn format(&mut self, plan: &Plan, incarnation: u64, joins: bool) -> Result<(), synod_wal::LogError> {
+        (self.incarnation, self.joins) = (incarnation, joins);
         let node = NodeId(self.index as u8);
         let identity = Identity { cluster: CLUSTER, group: GROUP, node, incarnation };
         let body = Configuration {
@@ -212,11 +218,12 @@ impl Node {
             phase1: plan.phase1 as u8,
             phase2: plan.phase2 as u8,
             members: plan.nodes as u8,
-            learners: 0,
+            learners: joins.into(),
             incarnation: U64::new(incarnation),
         };
         let mut payload = body.as_bytes().to_vec();
         payload.extend(0..plan.nodes as u8);
+        payload.extend(joins.then_some(node.0));
         let header = Header {
             kind: Kind::Configuration,
             flags: 0,
@@ -244,9 +251,11 @@ impl Node {
         self.damaged_since_start = false;
         self.port = Rc::default();
         (self.port.borrow_mut().now_ns, self.port.borrow_mut().wall_ns) = (local_ns, self.clock.wall_ns(now_ns));
-        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes, found.log.arena());
+        let settings = shard_settings(plan, node, self.joins, &self.dir);
+        let peers = settings.members.iter().map(|(node, _)| usize::from(node.0)).collect();
+        let io = SimIo::new(self.port.clone(), HEADER_BYTES + plan.max_batch_bytes, found.log.arena(), peers);
         let arena = Arena::new(OUTBOX_BYTES).expect("memory for an outbox");
-        self.shard = Some(Shard::new(shard_settings(plan, node, &self.dir), io, arena, found)?);
+        self.shard = Some(Shard::new(settings, io, arena, found)?);
         self.health = Health::Up;
         self.role = Role::Joining;
         Ok(findings)
@@ -302,7 +311,7 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
     }
 }
 
-pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Settings {
+pub(crate) fn shard_settings(plan: &Plan, me: NodeId, joins: bool, dir: &Dir) -> shard::Settings {
     shard::Settings {
         board: Default::default(),
         fail_slow: shard::FailSlowSettings {
@@ -313,7 +322,10 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, dir: &Dir) -> shard::Setti
         cluster: CLUSTER,
         group: GROUP,
         me,
-        members: (0..plan.nodes).map(|node| (NodeId(node as u8), node_address(node))).collect(),
+        // A founder's configuration file names the founders: of others it hears through the log. Who joins has a newer file.
+        members: (0..if joins { plan.machines() } else { plan.nodes })
+            .map(|node| (NodeId(node as u8), node_address(node)))
+            .collect(),
         dir: dir.clone(),
         max_batch_bytes: plan.max_batch_bytes,
         core: None,

@@ -16,6 +16,8 @@ const MAX_BATCH_BYTES: usize = 1_408;
 const KV_PERCENT: u64 = 30;
 /// Runs in which snapshots are sent to members that lag, of a hundred.
 const TRANSFER_PERCENT: u64 = 25;
+/// Runs whose members change, of a hundred.
+const CHANGES_PERCENT: u64 = 20;
 /// A command has room for a key and for what its value is recognised by.
 const MIN_KV_ENTRY_BYTES: u64 = 64;
 
@@ -33,6 +35,8 @@ pub enum Profile {
     Process,
     /// All.
     Mixed,
+    /// All that may strike a group whose members change, which they do in each run.
+    Members,
 }
 
 impl Profile {
@@ -70,8 +74,14 @@ pub struct Plan {
     pub seed: u64,
     /// Which faults it was drawn from.
     pub profile: Profile,
-    /// Members.
+    /// Members that found the group.
     pub nodes: usize,
+    /// Nodes beside them, which an operator may add.
+    #[serde(default)]
+    pub spares: usize,
+    /// Between an operator's looks at the members, on average, milliseconds; 0: they never change.
+    #[serde(default)]
+    pub change_mean_ms: u64,
     /// The phase 1 quorum.
     pub phase1: usize,
     /// The phase 2 quorum.
@@ -154,6 +164,13 @@ pub struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64, profile: Profile) -> Plan {
+        let mut plan = Plan::of_founders(seed, profile);
+        plan.change_members(&mut Rng::new(seed, "members"));
+        plan
+    }
+
+    /// The plan of a seed, but for changes of the members: who founds the group is who it consists of.
+    pub fn of_founders(seed: u64, profile: Profile) -> Plan {
         let mut rng = Rng::new(seed, "plan");
         let nodes = rng.pick(&[3, 3, 3, 3, 5, 5, 4]);
         let (phase1, phase2) = quorums(nodes, &mut rng);
@@ -161,6 +178,8 @@ impl Plan {
             seed,
             profile,
             nodes,
+            spares: 0,
+            change_mean_ms: 0,
             phase1,
             phase2,
             safety_ms: rng.between(30_000, 50_000),
@@ -228,16 +247,55 @@ impl Plan {
         self.trim_mean_ms = rng.pick(&[1_000, 2_000]);
     }
 
+    /// In some runs an operator changes the members. What damages the log of a member that voted is left out: whom the group can
+    /// spare changes too, and the operator's word for a lost disk is that it is replaced.
+    fn change_members(&mut self, rng: &mut Rng) {
+        let changes = match self.profile {
+            Profile::Members => true,
+            Profile::Mixed => rng.percent(CHANGES_PERCENT),
+            _ => false,
+        };
+        if !changes {
+            return;
+        }
+        self.spares = rng.pick(&[1, 2, 2]);
+        self.change_mean_ms = rng.pick(&[700, 1_500, 3_000]);
+        self.catch_up_bytes_per_s = self.catch_up_bytes_per_s.max(8 << 20);
+        self.victims.clear();
+        self.faults.retain(|fault, _| !ROTS.contains(fault));
+        for fault in Fault::ALL.iter().filter(|fault| fault.area() == Area::Members) {
+            let rate = rng.pick(&[0, 100_000, 300_000]);
+            if rate > 0 {
+                self.faults.insert(*fault, rate);
+            }
+        }
+    }
+
+    /// All nodes: the founders, then the spares.
+    pub fn machines(&self) -> usize {
+        self.nodes + self.spares
+    }
+
     /// The rate of a fault; 0 if the plan has none of it.
     pub fn rate(&self, fault: Fault) -> u64 {
         self.faults.get(&fault).copied().unwrap_or(0)
     }
 
-    /// Nodes that must be up for anything to be chosen.
+    /// Founders that must be up for anything to be chosen, while they are the members.
     pub fn core_size(&self) -> usize {
         self.phase1.max(self.phase2)
     }
 }
+
+/// Faults that take something of a member's log.
+const ROTS: &[Fault] = &[
+    Fault::Corruption,
+    Fault::CorruptionEverywhere,
+    Fault::Unreadable,
+    Fault::Misdirected,
+    Fault::PhantomWrite,
+    Fault::Rollback,
+];
 
 fn quorums(nodes: usize, rng: &mut Rng) -> (usize, usize) {
     let majority = nodes / 2 + 1;
@@ -313,7 +371,7 @@ fn victims(plan: &Plan, rng: &mut Rng) -> Vec<usize> {
 fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
     let mut faults = BTreeMap::new();
     let kinds_percent = rng.pick(&[15, 30, 55, 80]);
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.iter().filter(|fault| fault.area() != Area::Members) {
         // Drawn for every kind, so that a profile does not change the others' rates.
         let chosen = rng.percent(kinds_percent);
         let rate = match fault.style() {
@@ -371,6 +429,7 @@ fn wanted(profile: Profile, fault: Fault) -> bool {
             matches!(fault.area(), Area::Process | Area::Clock) || matches!(fault, Fault::TornWrite | Fault::LostWrite)
         }
         Profile::Mixed => true,
+        Profile::Members => !ROTS.contains(&fault),
     }
 }
 
@@ -382,7 +441,7 @@ mod tests {
     #[test]
     fn quorums_intersect_and_leave_the_victims_out() {
         for seed in 0..500 {
-            let plan = Plan::new(seed, Profile::Mixed);
+            let plan = Plan::of_founders(seed, Profile::Mixed);
             assert!(Quorums { phase1: plan.phase1, phase2: plan.phase2 }.intersect(plan.nodes), "{plan:?}");
             assert_eq!(plan.victims.len() + plan.core_size(), plan.nodes, "{plan:?}");
         }

@@ -98,15 +98,16 @@ impl Sim {
     }
 
     /// Makes a node's log anew; a process that dies inside is started again, and the directory it left is used.
-    pub(crate) fn format_node(&mut self, node: usize, incarnation: u64) {
+    pub(crate) fn format_node(&mut self, node: usize, incarnation: u64, joins: bool) {
+        self.checks.born(node, incarnation);
         self.dies_inside(node, OPERATIONS);
         let this = &mut self.nodes[node];
-        let formatted = this.format(&self.plan, incarnation);
+        let formatted = this.format(&self.plan, incarnation, joins);
         if !this.store.medium.revive() {
             return formatted.expect("memory takes a log");
         }
         self.coverage.mark("killed inside format");
-        match this.format(&self.plan, incarnation) {
+        match this.format(&self.plan, incarnation, joins) {
             // The segment had its name already: it is whole.
             Ok(()) | Err(LogError::Formatted { .. }) => {}
             Err(error) => panic!("n{node}: a format that was interrupted cannot be repeated: {error}"),

@@ -130,9 +130,10 @@ impl Total {
 pub(crate) fn plan(plan: &Plan) -> String {
     let faults: Vec<String> = plan.faults.iter().map(|(fault, rate)| format!("{fault}={rate}")).collect();
     format!(
-        "seed {}, {} nodes, quorums {}/{}, {} clients, {} readers, {} subscribers, {} entries/s, {} ms of chaos, window {}, {} writes in flight{}\nfaults: {}",
+        "seed {}, {} nodes{}, quorums {}/{}, {} clients, {} readers, {} subscribers, {} entries/s, {} ms of chaos, window {}, {} writes in flight{}\nfaults: {}",
         plan.seed,
         plan.nodes,
+        if plan.spares > 0 { format!(" and {} spare ones", plan.spares) } else { String::new() },
         plan.phase1,
         plan.phase2,
         plan.clients,

@@ -27,7 +27,7 @@ impl Sim {
     }
 
     fn some_other(&mut self, node: usize) -> usize {
-        (node + 1 + self.chaos.below(self.plan.nodes as u64 - 1) as usize) % self.plan.nodes
+        (node + 1 + self.chaos.below(self.plan.machines() as u64 - 1) as usize) % self.plan.machines()
     }
 
     /// The leader is cut off, and may stand still meanwhile, for less than the time after which it steps down by itself. Or
@@ -61,7 +61,7 @@ impl Sim {
     fn isolate_leader(&mut self, fault: Fault, leader: usize) {
         self.coverage.mark("a leader that held a lease was cut off");
         let until_ns = self.now_ns + self.plan.timing.election_max_ns + self.chaos.exponential(SPELL_MEAN_NS);
-        for other in (0..self.plan.nodes).filter(|other| *other != leader) {
+        for other in (0..self.plan.machines()).filter(|other| *other != leader) {
             self.net.cut(End::Node(leader), End::Node(other), until_ns);
             // One way is enough to lose it.
             if fault == Fault::Partition || self.chaos.percent(50) {
@@ -77,7 +77,7 @@ impl Sim {
             return Ok(());
         }
         self.isolate_leader(Fault::Partition, leader);
-        for other in (0..self.plan.nodes).filter(|other| *other != leader && *other != rival) {
+        for other in (0..self.plan.machines()).filter(|other| *other != leader && *other != rival) {
             if self.nodes[other].health == Health::Up {
                 self.struck(Fault::Kill, format!("kills n{other}, which starts again at once"));
                 self.stop(other, false)?;

@@ -126,9 +126,12 @@ impl Sim {
     fn begin(&mut self) -> Checked {
         for node in 0..self.plan.nodes {
             let incarnation = self.rng.word().max(1);
-            self.format_node(node, incarnation);
+            self.format_node(node, incarnation, false);
             let at_ns = self.rng.below(50_000_000);
             self.at(at_ns, Happening::Start { node });
+        }
+        for spare in self.plan.nodes..self.plan.machines() {
+            self.join_anew(spare)?;
         }
         for client in 0..self.plan.clients {
             self.clients.push(Client::Appender(Box::new(Appender::new(&self.plan, client, 0))));
@@ -150,6 +153,9 @@ impl Sim {
         if self.plan.trim_mean_ms > 0 {
             self.after(5_000_000_000, Happening::Trim);
         }
+        if self.plan.change_mean_ms > 0 {
+            self.after(3_000_000_000, Happening::Change);
+        }
         let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);
         self.after(first_ns, Happening::Strike);
         if self.plan.transfer_ns > 0 {
@@ -168,7 +174,7 @@ impl Sim {
         self.heal_subscribers()?;
         self.overload_until_ns = 0;
         let now_ns = self.now_ns;
-        for node in 0..self.plan.nodes {
+        for node in 0..self.plan.machines() {
             if self.nodes[node].robbed && self.nodes[node].health != Health::Dead("it lost its state") {
                 // It has met nobody who remembers; nobody else may tell it that all is well.
                 self.stop(node, false)?;
@@ -194,10 +200,11 @@ impl Sim {
             }
         }
         let mut core = self.living();
-        let spare = core.len().saturating_sub(self.plan.core_size());
+        let spare = core.len().saturating_sub(self.core_size());
         let damaged = self.nodes.iter().any(|node| node.damaged);
         // A group that is being founded needs every member, by design.
-        if !damaged && self.nodes.iter().all(|node| node.founded) {
+        let changes = self.plan.change_mean_ms > 0;
+        if !damaged && !changes && self.nodes.iter().all(|node| node.founded) {
             for _ in 0..self.chaos.below(spare as u64 + 1) {
                 // Whose silence matters most is the leader's.
                 let leader = core.iter().position(|node| self.nodes[*node].role == Role::Leader);
@@ -225,7 +232,7 @@ impl Sim {
             return Ok(());
         }
         let (hears, speaks) = self.chaos.pick(&[(false, false), (true, false), (false, true)]);
-        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+        for other in (0..self.plan.machines()).filter(|other| *other != node) {
             if !speaks {
                 self.net.cut(End::Node(node), End::Node(other), u64::MAX);
             }
@@ -239,7 +246,7 @@ impl Sim {
 
     fn release_the_others(&mut self) -> Checked {
         self.net.heal();
-        for node in 0..self.plan.nodes {
+        for node in 0..self.plan.machines() {
             if self.nodes[node].health == Health::Dead(LEFT_OUT) {
                 self.nodes[node].health = Health::Down;
             }
@@ -249,7 +256,8 @@ impl Sim {
     }
 
     fn living(&self) -> Vec<usize> {
-        (0..self.plan.nodes).filter(|node| !matches!(self.nodes[*node].health, Health::Dead(_))).collect()
+        let lives = |node: &usize| !matches!(self.nodes[*node].health, Health::Dead(_)) && self.belongs(*node);
+        (0..self.plan.machines()).filter(lives).collect()
     }
 
     /// Lets things happen until `done`, for at most `within_ns`; whether it was.
@@ -266,13 +274,14 @@ impl Sim {
 
     /// L1: a healthy core chooses something new within a few election time-outs.
     fn must_commit(&mut self, core: &[usize]) -> Checked {
-        if core.len() < self.plan.core_size() {
+        if core.iter().filter(|node| self.votes(**node)).count() < self.core_size() {
             return violated(SIMULATOR, format!("only {core:?} are left, too few to demand anything of"));
         }
         let before = self.checks.highest_chosen().0;
         let began_ns = self.now_ns;
         // A successor may have to wait for one lease before it is elected.
-        let within_ns = ELECTIONS_TO_COMMIT * self.plan.timing.election_max_ns + self.plan.lease_ns;
+        let elections = if self.plan.change_mean_ms > 0 { 2 * ELECTIONS_TO_COMMIT } else { ELECTIONS_TO_COMMIT };
+        let within_ns = elections * self.plan.timing.election_max_ns + self.plan.lease_ns;
         // Something to commit must be there, even in a quiet moment.
         for client in 0..self.plan.clients {
             self.offer_now(client, 1)?;
@@ -284,7 +293,7 @@ impl Sim {
             return Ok(());
         }
         let detail = format!(
-            "the core {core:?} chose nothing above slot {before} in {} ms, {ELECTIONS_TO_COMMIT} election time-outs and {} ms of a \
+            "the core {core:?} chose nothing above slot {before} in {} ms, {elections} election time-outs and {} ms of a \
              lease; {}",
             (self.now_ns - began_ns) / 1_000_000,
             self.plan.lease_ns / 1_000_000,
@@ -341,7 +350,8 @@ impl Sim {
     fn must_converge(&mut self, nodes: &[usize]) -> Checked {
         let converged = |sim: &Sim| {
             let end = sim.checks.prefix.end();
-            nodes.iter().all(|node| sim.nodes[*node].shard.as_ref().is_some_and(|shard| shard.applied() == end))
+            let has_all = |node: &usize| sim.nodes[*node].shard.as_ref().is_some_and(|shard| shard.applied() == end);
+            nodes.iter().all(|node| has_all(node) || !sim.belongs(*node))
         };
         if self.run_while(CONVERGE_NS, converged)? {
             return Ok(());
@@ -356,7 +366,7 @@ impl Sim {
             return Ok(());
         }
         self.answered_fresh.clear();
-        let all = |sim: &Sim| core.iter().all(|node| sim.answered_fresh.contains(node));
+        let all = |sim: &Sim| core.iter().all(|node| sim.answered_fresh.contains(node) || !sim.belongs(*node));
         for _ in 0..READ_TRIES {
             self.ask_tails(self.plan.clients, Consistency::ReadIndex);
             if self.run_while(self.plan.timing.election_min_ns, all)? {

@@ -133,14 +133,14 @@ impl Sim {
         match words.first().map(String::as_str) {
             Some("isolate") => {
                 let node = self.named(&words[1]);
-                for other in (0..self.plan.nodes).filter(|other| *other != node) {
+                for other in (0..self.plan.machines()).filter(|other| *other != node) {
                     self.cut(node, other, arg(2));
                     self.cut(other, node, arg(2));
                 }
             }
             Some("oneway") => self.cut(arg(1) as usize, arg(2) as usize, arg(3)),
             Some("chain") => {
-                let nodes = self.plan.nodes;
+                let nodes = self.plan.machines();
                 for (a, b) in
                     (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b))).filter(|(a, b)| a.abs_diff(*b) > 1)
                 {
@@ -210,7 +210,7 @@ impl Sim {
                 let node = self.named(&words[1]);
                 return self.kill(node, false);
             }
-            Some("power") => return (0..self.plan.nodes).try_for_each(|node| self.kill(node, true)),
+            Some("power") => return (0..self.plan.machines()).try_for_each(|node| self.kill(node, true)),
             Some("newdisk") => return self.amnesia(),
             other => panic!("a scenario says {other:?}, which nobody knows"),
         }

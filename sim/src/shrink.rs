@@ -59,6 +59,9 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
     if plan.entries_per_second > 10 {
         all.push(Plan { entries_per_second: plan.entries_per_second / 2, ..plan.clone() });
     }
+    if plan.spares > 0 {
+        all.push(Plan { spares: 0, change_mean_ms: 0, ..plan.clone() });
+    }
     if plan.max_in_flight > 1 {
         all.push(Plan { max_in_flight: 1, ..plan.clone() });
     }
@@ -74,6 +77,8 @@ fn rebase(step: &Plan, from: &Plan, to: &Plan) -> Option<Plan> {
     plan.subscribers = plan.subscribers.min(step.subscribers);
     plan.safety_ms = plan.safety_ms.min(step.safety_ms);
     plan.entries_per_second = plan.entries_per_second.min(step.entries_per_second);
+    plan.spares = plan.spares.min(step.spares);
+    plan.change_mean_ms = plan.change_mean_ms.min(step.change_mean_ms);
     plan.max_in_flight = plan.max_in_flight.min(step.max_in_flight);
     (plan != *to).then_some(plan)
 }

@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::history::KIND_OFFSET;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::load::Client;
+use crate::members::{Operator, change_mark};
 use crate::net::{Fate, Network};
 use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
@@ -61,6 +62,7 @@ pub(crate) enum Happening {
     Transfer,
     Crowd,
     Trim,
+    Change,
     Scripted { index: usize },
 }
 
@@ -101,6 +103,8 @@ pub(crate) struct Sim {
     disk_rng: Rng,
     pub(crate) client_rng: Rng,
     pub(crate) trims_rng: Rng,
+    /// Who changes the members.
+    pub(crate) operator: Operator,
     /// For hand-overs.
     pub(crate) transfers: Rng,
     /// Requests for them so far.
@@ -145,7 +149,7 @@ impl Sim {
         Sim {
             now_ns: 0,
             queue: Queue::new(),
-            nodes: (0..plan.nodes).map(Node::new).collect(),
+            nodes: (0..plan.machines()).map(Node::new).collect(),
             clients: Vec::new(),
             wakes: vec![NEVER; plan.clients + plan.readers + plan.subscribers],
             net: Network::new(plan),
@@ -157,6 +161,7 @@ impl Sim {
             disk_rng: Rng::new(seed, "disk"),
             client_rng: Rng::new(seed, "clients"),
             trims_rng: Rng::new(seed, "operator"),
+            operator: Operator::new(seed),
             transfers: Rng::new(seed, "hand-overs"),
             transfer_id: 0,
             chaos_on: true,
@@ -251,6 +256,7 @@ impl Sim {
             }
             Happening::Crowd => self.on_crowd(),
             Happening::Trim => self.on_operators_trim(),
+            Happening::Change => self.on_change(),
             Happening::Scripted { index } => self.scripted(index),
         }
     }
@@ -291,7 +297,9 @@ impl Sim {
         }
         // A recovery may be the first to apply what was chosen behind a hole.
         for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
-            self.checks.applied(node, slot, &this.value_on_disk(slot)?)?;
+            if let Some(Some(changed)) = self.checks.applied(node, slot, &this.value_on_disk(slot)?)? {
+                self.coverage.mark(change_mark(changed));
+            }
         }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
         self.checks.sessions.answers_are_true(node, shard.machine())?;
@@ -354,7 +362,7 @@ impl Sim {
             let other = &self.nodes[*other];
             other.index != node && other.witness == Some(node) && other.health == Health::Up
         };
-        let orphans: Vec<usize> = (0..self.plan.nodes).filter(hears_it).collect();
+        let orphans: Vec<usize> = (0..self.plan.machines()).filter(hears_it).collect();
         for orphan in orphans {
             self.stop(orphan, false)?;
             self.nodes[orphan].health = Health::Dead("it lost its state, and nobody up remembers it");
@@ -398,23 +406,29 @@ impl Sim {
 
     /// A node is in FLOOR: it serves stale reads until its operator comes.
     fn halted(&mut self, node: usize) -> Checked {
-        if !self.nodes[node].robbed {
+        if self.was_removed(node) {
+            self.coverage.mark("a removed node halted");
+        } else if !self.nodes[node].robbed {
             return violated("no end without a cause", format!("n{node} halted, and has lost nothing"));
         }
-        self.coverage.mark("a node that lost its state halted");
+        if self.nodes[node].robbed {
+            self.coverage.mark("a node that lost its state halted");
+        }
         let (life, after_ns) = (self.nodes[node].life, self.chaos.exponential(OPERATOR_MEAN_NS));
         self.after(after_ns, Happening::Operator { node, life });
         Ok(())
     }
 
-    /// The operator ends a halted node for good.
+    /// The operator ends a halted node: for good, unless it was removed, or is made a new member.
     fn on_operator(&mut self, node: usize, life: u64) -> Checked {
         if self.nodes[node].life != life || self.nodes[node].health != Health::Up {
             return Ok(());
         }
         self.note(What::Node(node, "ends: it halted".to_owned()));
         self.stop(node, false)?;
-        self.nodes[node].health = Health::Dead("it lost its state");
+        if self.nodes[node].robbed {
+            self.nodes[node].health = Health::Dead("it lost its state");
+        }
         Ok(())
     }
 
@@ -441,7 +455,7 @@ impl Sim {
         for slot in (core.prefix().0 + 1..=core.highest_held().0).map(Slot) {
             if let (Some(ballot), Some(value)) = (core.held(slot), shard.value(slot)) {
                 let crc = synod_wire::frame::checksum(value);
-                self.checks.one_value.vote(node, slot, ballot, crc)?;
+                self.checks.one_value.vote(&self.checks.configurations, node, (slot, ballot, crc))?;
             }
         }
         Ok(())
@@ -503,6 +517,9 @@ impl Sim {
             self.role_changed(node);
         }
         if self.nodes[node].role == Role::Halted && role != Role::Halted {
+            if role == Role::Leader && self.was_removed(node) {
+                self.coverage.mark("a leader was removed");
+            }
             self.halted(node)?;
         }
         if self.nodes[node].effects_left == Some(0) {
@@ -564,11 +581,14 @@ impl Sim {
                 Request::Client { to, bytes } => {
                     (turn.datagrams, turn.longest) = (turn.datagrams + 1, turn.longest.max(bytes.len()));
                     self.frames_sent.message(&bytes);
-                    if bytes.get(KIND_OFFSET) == Some(&(Kind::TransferReply as u8)) {
-                        self.transfer_told(&bytes);
+                    match bytes.get(KIND_OFFSET).copied() {
+                        Some(kind) if kind == Kind::TransferReply as u8 => self.transfer_told(&bytes),
+                        Some(kind) if kind == Kind::MembersReply as u8 => self.change_told(&bytes),
+                        _ => {}
                     }
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
                     status_told(node, self.plan.memory_durability, shard, &bytes)?;
+                    self.checks.configurations.told(node, shard.core(), &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
                     self.checks.streams.sent(node, shard.machine().tail().0, &bytes)?;
                     self.checks.trims.sent(node, &bytes, shard.machine().first().0, self.now_ns)?;
@@ -637,13 +657,15 @@ impl Sim {
         let role = core.role();
         if role != this.role {
             self.coverage.role(this.role, role);
-            if !coverage::is_legal(this.role, role) {
+            let reconfigured = this.epoch != core.configuration().epoch;
+            if !coverage::is_legal(this.role, role, reconfigured) {
                 return violated("roles change as they may", format!("n{node}: {:?} -> {role:?}", this.role));
             }
             self.trace
                 .note(self.now_ns, What::Node(node, format!("{:?} -> {role:?} in {}", this.role, core.promised())));
             this.role = role;
         }
+        this.epoch = core.configuration().epoch;
         for change in self.checks.modes.turned(node, shard.modes())? {
             let text = format!("{} -> {}: {}", change.from.name(), change.to.name(), change.reason.name());
             self.coverage.mode(change.from, change.to);
@@ -669,10 +691,12 @@ impl Sim {
                 continue;
             }
             let value = held.map_or_else(|| this.value_on_disk(slot).map(Cow::from), |value| Ok(Cow::from(value)))?;
-            if self.checks.applied(node, slot, &value)? {
+            if let Some(changed) = self.checks.applied(node, slot, &value)? {
                 self.trace.note(self.now_ns, What::Applied(node, slot.0));
+                changed.into_iter().for_each(|changed| self.coverage.mark(change_mark(changed)));
             }
         }
+        self.checks.configurations.turned(node, core, applied)?;
         if from <= applied {
             self.checks.sessions.agrees(node, applied, shard.machine())?;
             self.checks.kv.agrees(node, applied, shard.embedded())?;

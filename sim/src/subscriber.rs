@@ -38,7 +38,7 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     pub(crate) fn new(plan: &Plan, index: usize) -> Subscriber {
         let options = ReadOptions { max_datagrams: 8, seed: plan.seed, ..ReadOptions::default() };
-        let members = members(plan.nodes, index).into_iter().map(|(_, address)| address).collect();
+        let members = members(plan.machines(), index).into_iter().map(|(_, address)| address).collect();
         let stream = plan.seed.wrapping_mul(1_000).wrapping_add(index as u64);
         let core = SubscribeCore::new((CLUSTER, GROUP), members, options, stream, Sequence(1));
         Subscriber {

@@ -27,8 +27,8 @@ impl Sim {
         else {
             return;
         };
-        let target = self.transfers.below(self.plan.nodes as u64 + 1) as usize;
-        let target = Some(target).filter(|target| *target < self.plan.nodes);
+        let target = self.transfers.below(self.plan.machines() as u64 + 1) as usize;
+        let target = Some(target).filter(|target| *target < self.plan.machines());
         self.ask_to_hand_over(leader, target);
         if self.plan.rate(Fault::Replay) > 0 {
             self.repeat_releases();
@@ -68,7 +68,7 @@ impl Sim {
 
     /// Earlier releases come again while other leases run.
     fn repeat_releases(&mut self) {
-        for node in 0..self.plan.nodes {
+        for node in 0..self.plan.machines() {
             let old = self.net.history.pick_answer(node, Kind::Release, &mut self.transfers).cloned();
             let Some(Old { from, to, peers, bytes }) = old else { continue };
             let delay_ns = self.transfers.below(4 * self.plan.timing.heartbeat_ns);

@@ -24,7 +24,7 @@ impl Sim {
         let next_ns = self.trims_rng.exponential(self.plan.trim_mean_ms * 1_000_000);
         self.after(next_ns, Happening::Trim);
         let leads = |node: &usize| self.nodes[*node].role == Role::Leader && self.nodes[*node].health == Health::Up;
-        let Some(leader) = (0..self.plan.nodes).find(leads) else { return Ok(()) };
+        let Some(leader) = (0..self.plan.machines()).find(leads) else { return Ok(()) };
         let tail = self.checks.sessions.entries().len() as u64;
         let first = self.checks.sessions.first();
         // Mostly what a retention would give up; now and then all of it, and more.
@@ -38,8 +38,11 @@ impl Sim {
         bytes.truncate(length);
         self.frames_sent.message(&bytes);
         // A follower says who leads.
-        let to =
-            if self.trims_rng.percent(90) { leader } else { self.trims_rng.below(self.plan.nodes as u64) as usize };
+        let to = if self.trims_rng.percent(90) {
+            leader
+        } else {
+            self.trims_rng.below(self.plan.machines() as u64) as usize
+        };
         self.transmit(End::Stranger, End::Node(to), false, 0, bytes.into());
         Ok(())
     }
@@ -54,7 +57,7 @@ impl Sim {
         self.checks.trims.has(node, tail.max(delivered));
         if this.role == Role::Leader && self.plan.trim_mean_ms > 0 {
             let local_ns = this.clock.monotonic_ns(self.now_ns);
-            for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            for other in (0..self.plan.machines()).filter(|other| *other != node) {
                 let heard = shard.core().prefix_of(NodeId(other as u8));
                 let heard = heard.is_some_and(|(_, at_ns)| local_ns.saturating_sub(at_ns) < LIVE_NS);
                 self.checks.trims.hears(node, other, heard, self.now_ns);
@@ -85,7 +88,7 @@ impl Sim {
                 self.checks.streams.trimmed(client, first, model)?;
                 self.coverage.mark("a subscriber was told that its entries were trimmed");
                 let seed = self.plan.seed;
-                subscriber.begin_at(first, self.plan.nodes, seed);
+                subscriber.begin_at(first, self.plan.machines(), seed);
             }
             Client::Appender(_) => {}
         }

@@ -27,6 +27,9 @@ pub(crate) struct Order {
     /// Which faults.
     #[arg(long, value_enum, default_value = "mixed")]
     profile: Profile,
+    /// How long the faults last, simulated seconds; the seed decides if not given.
+    #[arg(long)]
+    chaos_s: Option<u64>,
     /// A known bug to put back.
     #[arg(long)]
     mutant: Option<String>,
@@ -71,7 +74,11 @@ enum Line {
 
 impl Order {
     pub(crate) fn seeds(from: u64, count: u64, profile: Profile) -> Order {
-        Order { from, count, profile, mutant: None, plan: None, trace: false }
+        Order { from, count, profile, chaos_s: None, mutant: None, plan: None, trace: false }
+    }
+
+    pub(crate) fn for_seconds(self, chaos_s: Option<u64>) -> Order {
+        Order { chaos_s, ..self }
     }
 
     pub(crate) fn with_mutant(self, mutant: &str) -> Order {
@@ -87,7 +94,7 @@ impl Order {
     }
 
     fn plan_of(&self, seed: u64) -> Plan {
-        Plan { mutant: self.mutant.clone(), ..Plan::new(seed, self.profile) }
+        plan(seed, self.profile, self.chaos_s, self.mutant.clone())
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
@@ -95,6 +102,9 @@ impl Order {
         command.args(["worker", "--from", &self.from.to_string(), "--count", &self.count.to_string()]);
         let profile = clap::ValueEnum::to_possible_value(&self.profile).context("a profile without a name")?;
         command.args(["--profile", profile.get_name()]);
+        if let Some(chaos_s) = self.chaos_s {
+            command.args(["--chaos-s", &chaos_s.to_string()]);
+        }
         if let Some(mutant) = &self.mutant {
             command.args(["--mutant", mutant]);
         }
@@ -107,6 +117,12 @@ impl Order {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().context("cannot start a worker")
     }
+}
+
+/// The plan of a seed, but for what the caller wants otherwise.
+pub(crate) fn plan(seed: u64, profile: Profile, chaos_s: Option<u64>, mutant: Option<String>) -> Plan {
+    let plan = Plan { mutant, ..Plan::new(seed, profile) };
+    Plan { safety_ms: chaos_s.map_or(plan.safety_ms, |seconds| seconds * 1_000), ..plan }
 }
 
 /// The child's side.

@@ -11,6 +11,7 @@
 //!
 //! A log with damage that is not repaired yet gets no snapshot: it would hide what recovery must know.
 
+use super::governed::Governed;
 use super::replay::{Pending, Replay};
 use crate::index::Index;
 use crate::machine::StateMachine;
@@ -335,6 +336,7 @@ impl Replay {
             self.founded_by(configuration);
         }
         (self.configuration, self.configured_at) = (configuration, Slot(state.configured_at.get()));
+        self.governed = Governed::new(self.configured_at, configuration);
         self.machine = crate::sequencer::Sequencer::restore(&mut rest)?;
         if mutant("sessions_missing_from_snapshot") {
             self.machine.forget_sessions();

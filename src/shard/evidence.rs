@@ -264,16 +264,20 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn tell_evidence(&mut self, request: &EvidenceRequest, told: Told, slot: Slot, records: Option<SlotRecords>) {
-        let configuration = *self.core.configuration();
-        let quorums = configuration.quorums;
+        // Without a slot to speak of it is the present one.
+        let of_slot = self.membership.governing(slot);
+        let present = (slot == Slot::ZERO).then(|| self.core.configuration());
+        let (epoch, members, quorums) = of_slot.or(present).map_or_else(Default::default, |configuration| {
+            (configuration.epoch, configuration.voters(), (configuration.quorums.phase1, configuration.quorums.phase2))
+        });
         let mut body = EvidenceReplyBody {
             request_id: request.body.request_id,
             slot: U64::new(slot.0),
             tail: U64::new(self.machine.tail().0),
-            members: U64::new(configuration.voters().0),
-            epoch: U32::new(configuration.epoch.0),
-            phase1: quorums.phase1 as u8,
-            phase2: quorums.phase2 as u8,
+            members: U64::new(members.0),
+            epoch: U32::new(epoch.0),
+            phase1: quorums.0 as u8,
+            phase2: quorums.1 as u8,
             told: told as u8,
             mode: self.modes.mode() as u8,
             // One node's word on itself.
@@ -296,7 +300,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             };
             body.ballot = U64::new(value.ballot.pack());
             body.lsn = U64::new(value.lsn.0);
-            body.epoch = U32::new(value.epoch.0);
             body.payload_crc = U32::new(value.payload_crc);
             body.payload_bytes = U32::new(value.payload_bytes);
         }

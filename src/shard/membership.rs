@@ -2,6 +2,7 @@
 //! from a configuration that governs. The rules are the core's ([`synod_paxos::Replica::plan_change`]).
 
 use super::clients::put;
+use super::governed::Governed;
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
 use std::net::SocketAddrV4;
@@ -11,18 +12,29 @@ use synod_wire::client::Counter;
 use synod_wire::configuration::{ADDRESS_OF_FILE, MAX_CONFIGURATION_BYTES};
 use synod_wire::frame::{FrameError, Kind};
 use synod_wire::members::{ChangeBody, MembersReplyBody, ProgressRow, change, outcome};
-use synod_wire::{Configuration, Epoch, Member, NodeId};
+use synod_wire::{Configuration, Epoch, Member, NodeId, Slot};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Membership {
     /// What this leader was asked for and is to propose when the slots below are chosen.
     wanted: Option<Configuration>,
+    /// Who the members were when.
+    governed: Governed,
 }
 
 impl Membership {
+    pub(super) fn new(governed: Governed) -> Membership {
+        Membership { wanted: None, governed }
+    }
+
+    /// The configuration that governs a slot, if this node still knows it.
+    pub(super) fn governing(&self, slot: Slot) -> Option<&Configuration> {
+        self.governed.of(slot)
+    }
+
     /// What is being proposed.
     pub(super) fn proposed(&self) -> Configuration {
         self.wanted.expect("a configuration is proposed that was asked for")
@@ -68,6 +80,11 @@ fn refusal(error: ChangeError) -> (u8, u64) {
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
+    /// Whether a change was asked for that governs not yet.
+    pub fn changes_members(&self) -> bool {
+        self.membership.wanted.is_some()
+    }
+
     /// An operator asks for a change.
     pub(super) fn on_change(&mut self, to: SocketAddrV4, id: u64, of: Epoch, change: Change) {
         let planned = match self.membership.wanted {
@@ -155,6 +172,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A configuration governs from here on.
     pub(super) fn configured(&mut self, configuration: &Configuration) -> Result<(), Fatal> {
         self.membership.wanted = None;
+        self.membership.governed.push(self.core.configured_at(), *configuration);
         self.counters.add(Counter::Configurations, 1);
         self.learn_addresses(configuration)?;
         let (voters, nodes) = (configuration.voters(), configuration.nodes());

@@ -41,6 +41,7 @@ mod durability;
 mod evidence;
 mod failslow;
 pub mod front;
+mod governed;
 mod histogram;
 pub mod install;
 pub mod jobs;
@@ -114,7 +115,7 @@ use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
 use synod_wire::mutant::mutant;
-use synod_wire::{ClusterId, GroupId, Lsn, NodeId, NodeSet};
+use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
 use transfers::Transfers;
 
 /// What a shard is told at its start.
@@ -252,6 +253,7 @@ struct Parked {
     after: Lsn,
     to: NodeSet,
     message: Message,
+    epoch: Epoch,
 }
 
 /// Parked messages: room for a promise of two of the largest windows, 6,554 parts.
@@ -316,8 +318,18 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, embedded, index, slots, first_segment, segment_bytes, findings: _ } =
-            found;
+        let Recovered {
+            mut log,
+            core,
+            machine,
+            embedded,
+            index,
+            slots,
+            governed,
+            first_segment,
+            segment_bytes,
+            findings: _,
+        } = found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
@@ -337,7 +349,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             refresh_board_at_ns: 0,
             jobs_out: 0,
             segment_retry_ns: 0,
-            membership: Membership::default(),
+            membership: Membership::new(governed),
             started_ns: now_ns,
             started_wall_ns: io.wall_ns(),
             turn_before_ns: now_ns,

@@ -13,7 +13,7 @@ use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
 use synod_wire::mutant::mutant;
 use synod_wire::record::{ChosenRange, DurabilityMark, LeaseMark, MAX_CHOSEN_RANGES};
-use synod_wire::{Lsn, NodeSet, Slot};
+use synod_wire::{Epoch, Lsn, NodeSet, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
@@ -26,14 +26,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             // To the others it is gone, until its log moves; what waits for that is sent then.
             Output::Send { after, .. } if self.is_hung() && after <= self.vouched() => {}
-            Output::Send { to, message, after } if after <= self.vouched() => self.send(to, &message),
-            Output::Send { to, message, after } => {
+            Output::Send { to, message, after, epoch } if after <= self.vouched() => self.send(to, &message, epoch),
+            Output::Send { to, message, after, epoch } => {
                 if self.parked.len() == MAX_PARKED {
                     // The oldest is the least useful; like a lost datagram, it is asked for again.
                     self.parked.pop_front();
                     self.counters.add(Counter::SendErrors, 1);
                 }
-                self.parked.push_back(Parked { after, to, message });
+                self.parked.push_back(Parked { after, to, message, epoch });
             }
             Output::Deliver { slot } => self.deliver(slot)?,
             Output::ServeCatchUp { to, first, last } => self.serve_catch_up(to, first, last),
@@ -163,14 +163,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         for _ in 0..self.parked.len() {
             let Some(parked) = self.parked.pop_front() else { break };
             if parked.after <= durable || mutant("any_sync_releases_all") {
-                self.send(parked.to, &parked.message);
+                self.send(parked.to, &parked.message, parked.epoch);
             } else {
                 self.parked.push_back(parked);
             }
         }
     }
 
-    pub(super) fn send(&mut self, to: NodeSet, message: &Message) {
+    /// Sends a message, as one of the epoch in which it was said.
+    pub(super) fn send(&mut self, to: NodeSet, message: &Message, epoch: Epoch) {
         if self.outbox.crowded() {
             self.outbox.send(&mut self.io, &self.log);
         }
@@ -187,11 +188,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Message::Value { slot, .. } => self.send_value(to, Kind::Value, *slot),
             Message::Learn { slot, .. } => self.send_value(to, Kind::Learnt, *slot),
-            other => self.send_small(to, other),
+            other => self.send_small(to, other, epoch),
         }
     }
 
-    fn send_small(&mut self, to: NodeSet, message: &Message) {
+    fn send_small(&mut self, to: NodeSet, message: &Message, epoch: Epoch) {
         let base = self.header(Kind::Promised);
         let Some(out) = self.outbox.room() else { return };
         let (kind, head, bytes) = codec::encode(message, out);
@@ -199,7 +200,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let flags = self.word.flags();
         let trimmed = kind == Kind::Promise && self.index.first_slot() > Slot(1);
         let slot = if trimmed && mutant("trimmed_prefix_read_as_nothing") { Slot::ZERO } else { head.slot };
-        let header = Header { kind, flags, slot, ballot: head.ballot, promised, ..base };
+        let header = Header { kind, flags, slot, ballot: head.ballot, promised, epoch, ..base };
         let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
         write_header(out, &header, bytes, crc);
         self.outbox.push(to, HEADER_BYTES + bytes);

@@ -5,6 +5,7 @@
 
 use super::Fatal;
 use super::checkpoint::Maker;
+use super::governed::Governed;
 use super::replay::{Pending, Replay, payload};
 use crate::index::Index;
 use crate::machine::StateMachine;
@@ -30,6 +31,8 @@ pub struct Recovered {
     /// Where old entries lie.
     pub index: Index,
     pub(crate) slots: Slots,
+    /// Who the members were.
+    pub(crate) governed: Governed,
     /// The first segment of the log.
     pub first_segment: u64,
     /// Bytes of a segment.
@@ -100,7 +103,8 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
     }
     replay.unknown(&found.damage);
     replay.lacks_below(found.first_segment * found.segment_bytes);
-    let restart = replay.finish();
+    let mut restart = replay.finish();
+    restart.removed = replay.governed.removed(maker.expect.node, found.identity.incarnation, replay.joins);
     if mutant("fence_lost_at_restart") {
         replay.machine.forget_fence();
     }
@@ -115,6 +119,7 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         embedded: replay.embedded,
         index: replay.index,
         slots: replay.slots,
+        governed: replay.governed,
         first_segment: found.first_segment,
         segment_bytes: found.segment_bytes,
         findings: Findings { snapshot, records: found.records, torn: found.torn, damage: found.damage },

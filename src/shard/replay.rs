@@ -2,6 +2,7 @@
 //! feeds one the whole log, or the part behind a snapshot; the maker of snapshots (`checkpoint.rs`) feeds one what became
 //! durable, on its own thread.
 
+use super::governed::Governed;
 use crate::index::{Index, SPARE_BLOCKS};
 use crate::machine::{StateMachine, apply_run};
 use crate::sequencer::Sequencer;
@@ -53,6 +54,8 @@ pub(super) struct Replay {
     /// Who governs the slots above what is applied, and the slot that it stands in.
     pub(super) configuration: Configuration,
     pub(super) configured_at: Slot,
+    /// And who did before.
+    pub(super) governed: Governed,
     /// This life of the log joined a group that others founded.
     pub(super) joins: bool,
     /// What makes the log one that this node cannot start from.
@@ -68,6 +71,7 @@ pub(super) struct Replay {
 impl Replay {
     /// Before the first record, with a machine that has seen nothing.
     pub(super) fn new(paxos: &synod_paxos::Settings, embedded: Option<Box<dyn StateMachine>>) -> Replay {
+        let founding = Configuration::founding(&paxos.members, paxos.quorums);
         Replay {
             machine: Sequencer::new(),
             embedded,
@@ -77,8 +81,9 @@ impl Replay {
             kept: 0,
             restart: Restart::default(),
             repaired: Vec::new(),
-            configuration: Configuration::founding(&paxos.members, paxos.quorums),
+            configuration: founding,
             configured_at: Slot::ZERO,
+            governed: Governed::new(Slot::ZERO, founding),
             joins: false,
             bad: None,
             durability: None,
@@ -228,6 +233,7 @@ impl Replay {
         self.index.applied(slot, place.pos, place.end(), tail, timestamp_ns);
         if let Some(configuration) = batch.configuration() {
             (self.configuration, self.configured_at) = (configuration, slot);
+            self.governed.push(slot, configuration);
             // What members of an earlier configuration chose above it is merely accepted.
             let before = |value: &&mut Pending| value.chosen.is_some_and(|epoch| epoch < configuration.epoch);
             self.pending.values_mut().filter(before).for_each(|value| value.chosen = None);

@@ -15,6 +15,7 @@ use crate::index::Lacks;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddrV4;
+use synod_paxos::Role;
 use synod_ring::Io;
 use synod_wal::LogError;
 use synod_wire::client::{Counter, ReadBody, ReadReplyBody};
@@ -311,6 +312,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         if let Some(ended) = self.streams.ended.iter().find(|ended| ended.ticket == ticket).copied() {
             self.send_end(ticket, ended.next, ended.reason);
+        } else if self.stands_still() {
+            self.send_end(ticket, next, StreamEnd::Halted);
         } else if self.read_label(Recency::StalePossible).is_err() {
             self.send_end(ticket, next, StreamEnd::Recovering);
         } else if next < self.machine.first() {
@@ -326,6 +329,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
     }
 
+    /// Whether nothing will be applied here any more: who subscribes would wait in vain.
+    fn stands_still(&self) -> bool {
+        self.core.role() == Role::Halted || self.core.waits_to_be_added()
+    }
+
     /// Sends subscribers what they may have; a bounded piece of it each turn.
     pub(super) fn serve_streams(&mut self) {
         if self.streams.is_empty() {
@@ -338,6 +346,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return;
         }
         (self.streams.served_tail, self.streams.woken, self.streams.due_ns) = (tail, false, u64::MAX);
+        if self.stands_still() {
+            return self.end_streams(StreamEnd::Halted);
+        }
         let Ok(label) = self.read_label(Recency::StalePossible) else {
             return self.end_streams(StreamEnd::Recovering);
         };
@@ -534,7 +545,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             | StreamEnd::Shutdown
             | StreamEnd::Closed
             | StreamEnd::Trimmed
-            | StreamEnd::Unreadable => {}
+            | StreamEnd::Unreadable
+            | StreamEnd::Halted => {}
         }
         self.streams.all.swap_remove(at);
         if self.streams.ended.len() == MAX_SUBSCRIBERS {

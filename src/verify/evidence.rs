@@ -88,9 +88,9 @@ impl Group {
 
 /// The same as a running node would tell it.
 fn told(log: &LogFacts, records: &SlotRecords) -> LogEvidence {
-    let last = log.configurations.last_key_value().map_or(0, |(epoch, _)| *epoch);
-    let epoch = records.value.map_or(Epoch(last), |value| value.epoch);
-    let membership = log.configurations.get(&epoch.0);
+    let governs = log.configurations.iter().rev().find(|(_, membership)| membership.above < records.slot);
+    let epoch = governs.map_or(Epoch(0), |(epoch, _)| Epoch(*epoch));
+    let membership = governs.map(|(_, membership)| membership);
     let quorums = membership.map_or(Quorums { phase1: 0, phase2: 0 }, |membership| Quorums {
         phase1: membership.phase1.into(),
         phase2: membership.phase2.into(),

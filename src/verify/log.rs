@@ -17,6 +17,8 @@ use zerocopy::FromBytes;
 /// A configuration as a log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Membership {
+    /// The slot above which it governs.
+    pub(super) above: Slot,
     pub(super) phase1: u8,
     pub(super) phase2: u8,
     pub(super) members: Vec<u8>,
@@ -233,7 +235,7 @@ impl<'a> Pass<'a> {
     fn configuration(&mut self, frame: &Frame<'_>) -> Option<()> {
         let (body, members) = Configuration::read_from_prefix(frame.payload).ok()?;
         let members = members.get(..usize::from(body.members))?.to_vec();
-        let membership = Membership { phase1: body.phase1, phase2: body.phase2, members };
+        let membership = Membership { above: Slot::ZERO, phase1: body.phase1, phase2: body.phase2, members };
         self.log.configurations.insert(frame.header.epoch.0, membership);
         self.log.joined = body.learners > 0;
         Some(())
@@ -254,7 +256,8 @@ impl<'a> Pass<'a> {
             Ok(Some(configuration)) => {
                 let Quorums { phase1, phase2 } = configuration.quorums;
                 let members = configuration.voters().iter().map(|node| node.0).collect();
-                let membership = Membership { phase1: phase1 as u8, phase2: phase2 as u8, members };
+                let (phase1, phase2) = (phase1 as u8, phase2 as u8);
+                let membership = Membership { above: header.slot, phase1, phase2, members };
                 self.log.configurations.insert(configuration.epoch.0, membership);
             }
             Ok(None) => {}

@@ -111,9 +111,9 @@ pub struct EvidenceReplyBody {
     pub chosen_ballot: U64,
     /// Whose votes chose it, as [`crate::NodeSet`]; empty: that stands in the log of the ballot's leader.
     pub acceptors: U64,
-    /// The voting members, as [`crate::NodeSet`].
+    /// Those whose votes choose the slot, as [`crate::NodeSet`]; none: the node does not know any more.
     pub members: U64,
-    /// The epoch that the value was logged under.
+    /// The epoch of the configuration that governs the slot; 0: the node does not know any more.
     pub epoch: U32,
     /// The value's checksum (CRC-32C).
     pub payload_crc: U32,

@@ -101,5 +101,7 @@ numbered! {
         Closed = 7, "CLOSED";
         /// The node cannot read what comes next: its log is damaged there.
         Unreadable = 8, "UNREADABLE";
+        /// The node applies nothing any more: it has halted, was removed from the group, or waits to be added to it.
+        Halted = 9, "HALTED";
     }
 }

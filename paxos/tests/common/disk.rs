@@ -238,6 +238,7 @@ impl Scan {
             founded: self.founded,
             applied,
             configuration,
+            removed: false,
             held: held.collect(),
             chosen_upto: self.chosen_upto,
             unknown,

@@ -32,6 +32,7 @@ struct Parked {
     after: Lsn,
     message: Message,
     value: Option<Value>,
+    epoch: Epoch,
 }
 
 /// One member.
@@ -194,7 +195,7 @@ impl Node {
                 checks.on_logged(self.settings.me, &logged);
                 self.disk.append(lsn, logged);
             }
-            Output::Send { to, message, after } => {
+            Output::Send { to, message, after, epoch } => {
                 let value = match message {
                     Message::Accept { slot, .. } | Message::Value { slot, .. } => {
                         Some(self.copies[&slot].value.clone())
@@ -202,7 +203,7 @@ impl Node {
                     _ => None,
                 };
                 assert!(!to.contains(self.settings.me), "a message to itself");
-                let send = Parked { to, after, message, value };
+                let send = Parked { to, after, message, value, epoch };
                 if after <= self.disk.durable() {
                     self.release(send, checks, sent);
                 } else {
@@ -231,7 +232,8 @@ impl Node {
                     let Copy { value, ballot, mark } = self.applied[slot.0 as usize - 1].clone();
                     let message = Message::Learn { slot, ballot, mark };
                     let to = [to].into_iter().collect();
-                    self.release(Parked { to, after: Lsn::ZERO, message, value: Some(value) }, checks, sent);
+                    let epoch = self.core().configuration().epoch;
+                    self.release(Parked { to, after: Lsn::ZERO, message, value: Some(value), epoch }, checks, sent);
                 }
             }
             Output::Became { role, reason } => self.roles.push((role, reason)),
@@ -275,7 +277,7 @@ impl Node {
             sent.push(Packet {
                 from: self.settings.me,
                 to,
-                epoch: self.core().configuration().epoch,
+                epoch: send.epoch,
                 lsn: self.disk.durable(),
                 message: send.message.clone(),
                 value: send.value.clone(),

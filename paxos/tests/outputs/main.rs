@@ -173,7 +173,7 @@ fn set(nodes: &[NodeId]) -> NodeSet {
 }
 
 fn send(to: &[NodeId], message: Message, after: Lsn) -> Output {
-    Output::Send { to: set(to), message, after }
+    Output::Send { to: set(to), message, after, epoch: Epoch(1) }
 }
 
 fn persist(lsn: u64, promised: Ballot, record: Record) -> Output {

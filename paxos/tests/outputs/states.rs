@@ -16,7 +16,12 @@ fn marks(all: &[StateMark]) -> Message {
 #[test]
 fn a_checkpoint_is_told_to_all_with_those_before_it() {
     let mut bench = Bench::follower();
-    let told = |all: &[StateMark]| Output::Send { to: set(&[TWO, THREE]), message: marks(all), after: Lsn::ZERO };
+    let told = |all: &[StateMark]| Output::Send {
+        to: set(&[TWO, THREE]),
+        message: marks(all),
+        after: Lsn::ZERO,
+        epoch: Epoch(1),
+    };
     assert_eq!(bench.step(Input::Checkpoint(mark(10, 1))), [told(&[mark(10, 1)])]);
     for slot in 20..24 {
         bench.step(Input::Checkpoint(mark(slot, 1)));

@@ -60,6 +60,11 @@ impl Ballots {
         }
     }
 
+    /// Another life of a node's log begins.
+    pub(crate) fn reborn(&mut self, node: usize) {
+        self.said[node] = Said::default();
+    }
+
     /// A node knows that its log is durable up to here.
     pub(crate) fn durable(&mut self, node: usize, lsn: Lsn) {
         let said = &mut self.said[node];

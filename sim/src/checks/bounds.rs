@@ -34,7 +34,7 @@ impl Bounds {
             max_datagram_bytes: HEADER_BYTES + plan.max_batch_bytes,
             max_in_flight: plan.max_in_flight,
             window_slots: plan.window_slots,
-            nodes: plan.nodes,
+            nodes: plan.machines(),
         }
     }
 

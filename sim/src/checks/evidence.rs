@@ -6,6 +6,7 @@
 //! that is the evidence which `verify` and `evidence` read. An acceptor may be named for a slot that it knew chosen
 //! already, in a lower ballot ("Votes and ballots": both count only slots accepted in that reply's ballot or known chosen).
 
+use super::configurations::Configurations;
 use super::one_value::OneValue;
 use super::{Checked, violated};
 use crate::plan::Plan;
@@ -14,7 +15,7 @@ use synod_paxos::Replica;
 use synod_wire::evidence::{EvidenceReplyBody, Held, Told};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::ChosenRange;
-use synod_wire::{Ballot, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Configuration, NodeId, NodeSet, Slot};
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "evidence is true";
@@ -25,21 +26,13 @@ pub(crate) struct Evidence {
     told: Vec<(usize, ChosenRange)>,
     /// The slot that each question of a client is about, by client and number.
     asked: BTreeMap<(usize, u64), Slot>,
-    members: NodeSet,
-    quorums: (usize, usize),
     /// Under memory durability a vote for what is delivered in the same turn is counted nowhere: single votes cannot be held to.
     votes_on_disk: bool,
 }
 
 impl Evidence {
     pub(crate) fn new(plan: &Plan) -> Evidence {
-        Evidence {
-            told: Vec::new(),
-            asked: BTreeMap::new(),
-            members: (0..plan.nodes).map(|node| NodeId(node as u8)).collect(),
-            quorums: (plan.phase1, plan.phase2),
-            votes_on_disk: !plan.memory_durability,
-        }
+        Evidence { told: Vec::new(), asked: BTreeMap::new(), votes_on_disk: !plan.memory_durability }
     }
 
     /// A client asks who chose a slot; by its number, or by a sequence that was given in it.
@@ -50,7 +43,7 @@ impl Evidence {
     /// A client hears what a node tells. True: it told who chose the slot.
     pub(crate) fn heard(
         &self,
-        one_value: &OneValue,
+        (one_value, members): (&OneValue, &Configurations),
         (client, node): (usize, usize),
         body: &EvidenceReplyBody,
     ) -> Result<bool, super::Violation> {
@@ -62,7 +55,10 @@ impl Evidence {
             return wrong(format!("asked for was {asked:?}"));
         }
         let quorums = (usize::from(body.phase1), usize::from(body.phase2));
-        if (NodeSet(body.members.get()), quorums) != (self.members, self.quorums) {
+        // Who has not delivered the last configuration goes by an earlier one; and who joined late does not know the first.
+        let told = members.of_epoch(body.epoch.get()).filter(|told| told.epoch <= members.governing(slot).epoch);
+        let is = told.map(|told| (told.voters(), (told.quorums.phase1, told.quorums.phase2)));
+        if body.epoch.get() > 0 && is != Some((NodeSet(body.members.get()), quorums)) {
             return wrong(format!("members {:#b} with quorums {quorums:?}", body.members.get()));
         }
         let (ballot, crc) = (Ballot::unpack(body.ballot.get()), body.payload_crc.get());
@@ -78,11 +74,17 @@ impl Evidence {
         if known_chosen && chosen.is_none_or(|(_, value)| value != crc) {
             return wrong(format!("the value {crc:08x} was chosen; on the disks it is {chosen:?}"));
         }
-        self.named(one_value, slot, body).or_else(wrong)
+        self.named(one_value, told, slot, body).or_else(wrong)
     }
 
     /// Whether acceptors are named, and rightly; in words if not.
-    fn named(&self, one_value: &OneValue, slot: Slot, body: &EvidenceReplyBody) -> Result<bool, String> {
+    fn named(
+        &self,
+        one_value: &OneValue,
+        told: Option<&Configuration>,
+        slot: Slot,
+        body: &EvidenceReplyBody,
+    ) -> Result<bool, String> {
         let (ballot, acceptors) = (Ballot::unpack(body.chosen_ballot.get()), NodeSet(body.acceptors.get()));
         if ballot == Ballot::ZERO {
             return Ok(false);
@@ -94,7 +96,9 @@ impl Evidence {
             return Ok(false);
         }
         let voted = one_value.voted(slot, ballot);
-        if acceptors.len() < self.quorums.1 || acceptors.0 & !self.members.0 != 0 {
+        let no_quorum =
+            |told: &Configuration| acceptors.len() < told.quorums.phase2 || acceptors.0 & !told.voters().0 != 0;
+        if told.is_some_and(no_quorum) {
             return Err(format!("{acceptors:?} are no quorum"));
         }
         let liars = acceptors.0 & !voted.0 != 0 && self.votes_on_disk;

@@ -5,6 +5,7 @@ mod acked;
 mod ballots;
 mod bounds;
 mod conditions;
+mod configurations;
 mod damage;
 mod durable;
 mod evidence;
@@ -30,6 +31,7 @@ mod views;
 mod zeros;
 
 pub(crate) use bounds::Turn;
+pub(crate) use configurations::Changed;
 pub(crate) use damage::has_a_cause;
 pub(crate) use fresh::leaves_within_lease;
 pub(crate) use hung::hung_is_silent;
@@ -69,6 +71,7 @@ pub(crate) fn violated<T>(property: &str, detail: impl Into<String>) -> Result<T
 
 /// All checkers of a run.
 pub(crate) struct Checks {
+    pub(crate) configurations: configurations::Configurations,
     pub(crate) one_value: one_value::OneValue,
     pub(crate) prefix: prefix::Prefix,
     pub(crate) sessions: sessions::Sessions,
@@ -96,29 +99,41 @@ pub(crate) struct Checks {
 impl Checks {
     pub(crate) fn new(plan: &Plan) -> Checks {
         Checks {
-            one_value: one_value::OneValue::new(plan.phase2),
-            prefix: prefix::Prefix::new(plan.nodes),
+            configurations: configurations::Configurations::new(plan),
+            one_value: one_value::OneValue::default(),
+            prefix: prefix::Prefix::new(plan.machines()),
             sessions: sessions::Sessions::new(Payloads::new(plan)),
-            ballots: ballots::Ballots::new(plan.nodes),
+            ballots: ballots::Ballots::new(plan.machines()),
             acked: acked::Acked::default(),
             conditions: conditions::Conditions::default(),
             reads: reads::Reads::default(),
-            views: views::Views::new(plan.nodes, plan.clients + plan.readers),
+            views: views::Views::new(plan.machines(), plan.clients + plan.readers),
             fresh: fresh::Fresh::default(),
-            linear: linear::Linear::new(plan.seed, plan.nodes),
+            linear: linear::Linear::new(plan.seed, plan.machines()),
             bounds: bounds::Bounds::new(plan),
             evidence: evidence::Evidence::new(plan),
-            told: told::Told::new(plan.nodes),
-            modes: modes::Modes::new(plan.nodes),
+            told: told::Told::new(plan.machines()),
+            modes: modes::Modes::new(plan.machines()),
             kv: kv::Maps::new(plan),
             snapshots: snapshots::Snapshots::default(),
-            streams: streams::Streams::new(plan.nodes),
-            trims: trims::Trims::new(plan.nodes),
-            prevotes: prevotes::PreVotes::new(plan.nodes),
+            streams: streams::Streams::new(plan.machines()),
+            trims: trims::Trims::new(plan.machines()),
+            prevotes: prevotes::PreVotes::new(plan.machines()),
             slow: slow::Slow::new(plan),
-            durable: durable::Durable::new(plan.nodes),
-            before: vec![None; plan.nodes],
+            durable: durable::Durable::new(plan.machines()),
+            before: vec![None; plan.machines()],
         }
+    }
+
+    /// A node's log is made anew, for another life of it: nothing that it said binds that one.
+    pub(crate) fn born(&mut self, node: usize, incarnation: u64) {
+        self.configurations.born(node, incarnation);
+    }
+
+    /// And its operator had it join the group so: it votes no more until it is promoted.
+    pub(crate) fn reborn(&mut self, node: usize) {
+        self.ballots.reborn(node);
+        self.told.reborn(node);
     }
 
     /// A node has a new core: nothing links it to the last one but what it said.
@@ -170,22 +185,33 @@ impl Checks {
         self.ballots.durable(node, durable);
         records.iter().try_for_each(|record| {
             self.told.logged(node, record);
-            self.one_value.logged(node, record)
+            self.configurations.logged(record);
+            self.one_value.logged(&self.configurations, node, record)
         })
     }
 
-    /// A node has applied a slot. True: it is the first to.
-    pub(crate) fn applied(&mut self, node: usize, slot: Slot, value: &[u8]) -> Result<bool, Violation> {
+    /// A node has applied a slot. If it is the first to: what became of the members, if anything.
+    pub(crate) fn applied(
+        &mut self,
+        node: usize,
+        slot: Slot,
+        value: &[u8],
+    ) -> Result<Option<Option<Changed>>, Violation> {
         let crc = synod_wire::frame::checksum(value);
         self.one_value.applied(node, slot, crc)?;
         let first = self.prefix.applied(node, slot, crc)?;
-        if first {
+        if !first {
+            return Ok(None);
+        }
+        {
             let before = self.sessions.entries().len();
             self.sessions.apply(slot, value)?;
             self.kv.apply(&self.sessions.entries()[before..], self.sessions.payloads());
             self.conditions.applied(value)?;
         }
-        Ok(first)
+        let Some(changed) = self.configurations.applied(slot, value)? else { return Ok(Some(None)) };
+        self.one_value.reconfigured(&self.configurations, slot, changed)?;
+        Ok(Some(Some(changed)))
     }
 
     /// A client hears a node acknowledge the entry at a place. False: there is none, or nobody offered it.

@@ -59,7 +59,7 @@ impl Modes {
         for change in &changes {
             let floor = matches!(
                 change.reason,
-                ModeReason::DiskRolledBack | ModeReason::FormattedAnew | ModeReason::BeyondRepair
+                ModeReason::DiskRolledBack | ModeReason::FormattedAnew | ModeReason::BeyondRepair | ModeReason::Removed
             );
             let (from, to) = (change.from, change.to);
             if from != mode || !ALLOWED.contains(&(from, to)) || floor != (to == Mode::Floor) {

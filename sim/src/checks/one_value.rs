@@ -4,6 +4,7 @@
 //! proposal accepted by any acceptor has value v. Votes are counted from what the simulated disks hold, so the order in
 //! which nodes talk about them does not matter. (Under memory durability, also from what they hold in memory after each turn.)
 
+use super::configurations::{Changed, Configurations};
 use super::{Checked, violated};
 use crate::disk::Logged;
 use std::collections::BTreeMap;
@@ -18,29 +19,30 @@ struct Votes {
 }
 
 /// See the module.
+#[derive(Default)]
 pub(crate) struct OneValue {
-    phase2: usize,
     votes: BTreeMap<(Slot, Ballot), Votes>,
     chosen: BTreeMap<Slot, (Ballot, u32)>,
 }
 
 impl OneValue {
-    pub(crate) fn new(phase2: usize) -> OneValue {
-        OneValue { phase2, votes: BTreeMap::new(), chosen: BTreeMap::new() }
-    }
-
     /// A record of `node` is durable.
-    pub(crate) fn logged(&mut self, node: usize, record: &Logged) -> Checked {
+    pub(crate) fn logged(&mut self, members: &Configurations, node: usize, record: &Logged) -> Checked {
         let (slot, ballot, crc) = (record.header.slot, record.header.ballot, record.payload_crc);
         match record.header.kind {
-            Kind::Accept => self.vote(node, slot, ballot, crc),
+            Kind::Accept => self.vote(members, node, (slot, ballot, crc)),
             Kind::Learnt => self.same(node, slot, crc, "learnt"),
             _ => Ok(()),
         }
     }
 
     /// `node` has voted: durably, or, under memory durability, in memory.
-    pub(crate) fn vote(&mut self, node: usize, slot: Slot, ballot: Ballot, crc: u32) -> Checked {
+    pub(crate) fn vote(
+        &mut self,
+        members: &Configurations,
+        node: usize,
+        (slot, ballot, crc): (Slot, Ballot, u32),
+    ) -> Checked {
         if let Some((below, chosen)) = self.chosen.get(&slot)
             && ballot > *below
             && crc != *chosen
@@ -55,9 +57,14 @@ impl OneValue {
             return violated(PROPERTY, format!("slot {slot}: two values in ballot {ballot}, one of them at n{node}"));
         }
         votes.nodes.insert(NodeId(node as u8));
-        if votes.nodes.len() < self.phase2 {
+        if !is_quorum(members, slot, votes.nodes) {
             return Ok(());
         }
+        self.choose(slot, ballot, crc)
+    }
+
+    /// A quorum holds a value durably.
+    fn choose(&mut self, slot: Slot, ballot: Ballot, crc: u32) -> Checked {
         if let Some((lowest, chosen)) = self.chosen.get_mut(&slot) {
             if *chosen != crc {
                 return violated(PROPERTY, format!("slot {slot}: two values are chosen"));
@@ -75,6 +82,25 @@ impl OneValue {
                 format!("slot {slot} is chosen in ballot {ballot}, though another value has votes in {higher}"),
             ),
         }
+    }
+
+    /// A configuration governs the slots above this one: what the members of the last one chose there out of order is merely
+    /// accepted. Those votes count again, but for those of an earlier life of a log.
+    pub(crate) fn reconfigured(&mut self, members: &Configurations, above: Slot, changed: Changed) -> Checked {
+        let lost = match changed {
+            Changed::Added(node) | Changed::Reborn(node) => Some(node),
+            Changed::Promoted(_) | Changed::Removed(_) => None,
+        };
+        let lost: NodeSet = lost.into_iter().collect();
+        drop(self.chosen.split_off(&above.next()));
+        let mut quorums = Vec::new();
+        for ((slot, ballot), votes) in self.votes.range_mut((above.next(), Ballot::ZERO)..) {
+            votes.nodes = NodeSet(votes.nodes.0 & !lost.0);
+            if is_quorum(members, *slot, votes.nodes) {
+                quorums.push((*slot, *ballot, votes.crc));
+            }
+        }
+        quorums.into_iter().try_for_each(|(slot, ballot, crc)| self.choose(slot, ballot, crc))
     }
 
     /// A node acts on a value as chosen.
@@ -120,6 +146,12 @@ impl OneValue {
     pub(crate) fn highest(&self) -> (Slot, Ballot) {
         self.chosen.last_key_value().map_or_else(Default::default, |(slot, (ballot, _))| (*slot, *ballot))
     }
+}
+
+/// Whether those who vote in the slot are enough of `nodes`.
+fn is_quorum(members: &Configurations, slot: Slot, nodes: NodeSet) -> bool {
+    let configuration = members.governing(slot);
+    NodeSet(nodes.0 & configuration.voters().0).len() >= configuration.quorums.phase2
 }
 
 const HIGHEST: Ballot = Ballot { round: u64::MAX, node: NodeId(u8::MAX) };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{Replica, Role};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::peer::{PreVoteAckBody, Round};
-use synod_wire::{Ballot, NodeId, NodeSet};
+use synod_wire::{Ballot, Epoch, NodeId, NodeSet};
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "a leader whom a quorum hears is let alone";
@@ -22,6 +22,7 @@ struct Standing {
     leader: Option<NodeId>,
     promised: Ballot,
     phase1: usize,
+    epoch: Epoch,
     quiet: bool,
 }
 
@@ -32,6 +33,7 @@ impl Standing {
             leader: core.leader(),
             promised: core.promised(),
             phase1: core.quorums().phase1,
+            epoch: core.configuration().epoch,
             quiet: core.hears_no_leader(local_ns),
         }
     }
@@ -124,6 +126,8 @@ impl PreVotes {
         let stood = after.role == Role::Candidate && after.promised.node == me && after.promised > before.promised;
         // Who leads already and begins phase 1 anew, for a value that nobody hands out, deposes itself.
         let led = matches!(before.role, Role::Preparing | Role::Leader);
+        // Who stands already begins anew for the members that have come to govern.
+        let led = led || before.role == Role::Candidate && before.epoch != after.epoch;
         if !stood || led || self.handed_over.contains(&(node, before.promised)) {
             return Ok(());
         }

@@ -50,7 +50,7 @@ impl Slow {
     pub(crate) fn new(plan: &Plan) -> Slow {
         // Under memory durability nobody waits for a disk.
         let factor = if plan.memory_durability { 0 } else { plan.fail_slow_factor };
-        Slow { factor, min_ns: plan.fail_slow_min_ns, leaders: vec![Leader::default(); plan.nodes] }
+        Slow { factor, min_ns: plan.fail_slow_min_ns, leaders: vec![Leader::default(); plan.machines()] }
     }
 
     /// A node stood still, or its process ended: its clock says nothing of its disk.

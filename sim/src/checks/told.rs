@@ -27,6 +27,11 @@ impl Told {
         Told { promised: vec![Ballot::ZERO; nodes], ballots: Vec::new(), votes: Vec::new() }
     }
 
+    /// Another life of a node's log begins.
+    pub(crate) fn reborn(&mut self, node: usize) {
+        self.promised[node] = Ballot::ZERO;
+    }
+
     /// A record of `node` is durable.
     pub(crate) fn logged(&mut self, node: usize, record: &Logged) {
         self.promised[node] = self.promised[node].max(record.header.promised);
