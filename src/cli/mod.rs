@@ -5,6 +5,7 @@ pub mod entries;
 pub mod output;
 
 mod append;
+mod check;
 mod config;
 mod demo;
 mod evidence;
@@ -47,6 +48,8 @@ enum Command {
     /// Print, check or explain a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at the host: what a node needs, what is, and how to mend it; exit code 1 if something required is missing
+    Check(CheckArgs),
     /// Prepare a node's directory; refuses one that is in use
     Format(FormatArgs),
     /// Run a node in the foreground; SIGTERM ends it cleanly
@@ -199,6 +202,35 @@ struct ReplaceArgs {
 struct RecoverArgs {
     #[command(flatten)]
     member: MemberArgs,
+}
+
+/// Which host, and what it is for.
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// The configuration file; without it, what concerns a node is unknown.
+    #[arg(long, value_name = "F", requires = "node")]
+    config: Option<PathBuf>,
+    /// The node that is to run here.
+    #[arg(long, value_name = "N", requires = "config")]
+    node: Option<u8>,
+    /// The network card; the one that has the node's address when left out. Name it where that is a bridge, a bond or a VLAN.
+    #[arg(long, value_name = "NAME", value_parser = check::parse_nic)]
+    nic: Option<String>,
+    /// Take the host's files below this directory instead, as of a recorded host; what only system calls tell is unknown then.
+    #[arg(long, value_name = "DIR", hide = true)]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// Fail also on what is only recommended.
+    #[arg(long)]
+    strict: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
 }
 
 #[derive(Debug, Args)]
@@ -528,6 +560,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Config(ConfigCommand::Default) => config::default(),
         Command::Config(ConfigCommand::Validate { file }) => config::validate(&file),
         Command::Config(ConfigCommand::Show { file, memory, output }) => config::show(&file, memory, output),
+        Command::Check(args) => check::check(&args),
         Command::Format(args) => node::format(&args),
         Command::Start(args) => node::start(&args),
         Command::Append(args) => append::append(&args),
