@@ -4,6 +4,7 @@ use super::output::{Failure, Outcome, Style, Table, print, print_json};
 use super::{CheckArgs, ClusterArgs, HostArgs, known_node};
 use crate::host::facts::{Host, OnlyFiles};
 use crate::host::{Finding, Severity, Target, check as look, worst};
+use std::path::Path;
 
 /// Prints every condition; fails if one that is required does not hold (strictly: or one that is recommended).
 pub(super) fn check(args: &CheckArgs) -> Outcome {
@@ -16,10 +17,15 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     if worst(&findings) >= fails_from { Err(Failure::Told) } else { Ok(()) }
 }
 
+/// This host, or a recorded one.
+pub(super) fn host(root: Option<&Path>) -> Host {
+    root.map_or_else(Host::real, |root| Host::at(root, OnlyFiles))
+}
+
 impl HostArgs {
-    /// The host: this one, or a recorded one.
+    /// The host.
     pub(super) fn host(&self) -> Host {
-        self.root.as_ref().map_or_else(Host::real, |root| Host::at(root, OnlyFiles))
+        host(self.root.as_deref())
     }
 
     /// What it is for.

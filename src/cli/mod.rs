@@ -19,6 +19,7 @@ mod status;
 mod subscribe;
 mod transfer;
 mod trim;
+mod tune;
 mod verify;
 
 use crate::config::{Config, Loaded, load};
@@ -50,6 +51,9 @@ enum Command {
     Config(ConfigCommand),
     /// Look at the host: what a node needs, what is, and how to mend it; exit code 1 if something required is missing
     Check(CheckArgs),
+    /// Change of the host what needs no boot, and take it back
+    #[command(subcommand)]
+    Tune(TuneCommand),
     /// Prepare a node's directory; refuses one that is in use
     Format(FormatArgs),
     /// Run a node in the foreground; SIGTERM ends it cleanly
@@ -231,6 +235,71 @@ struct CheckArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Style,
+}
+
+#[derive(Debug, Subcommand)]
+enum TuneCommand {
+    /// Show each knob and what it would change, and what is to be done by hand
+    List(TuneListArgs),
+    /// Make the changes that `check` asks for; each is printed before, and what was is kept
+    Apply(TuneApplyArgs),
+    /// Take back what `apply` changed, the last change first
+    Revert(TuneRevertArgs),
+}
+
+#[derive(Debug, Args)]
+struct TuneListArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// These knobs only; may be given more than once.
+    #[arg(long, value_name = "KNOB", value_parser = tune::knob_names())]
+    only: Vec<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+/// How changes are made.
+#[derive(Debug, Args)]
+struct TuneToArgs {
+    /// Print the changes and make none.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where the previous values are kept; /var/lib/synod/tune.json when left out.
+    #[arg(long, value_name = "F")]
+    state: Option<PathBuf>,
+    /// How to print: text, or one JSON object a line.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct TuneApplyArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// These knobs only; may be given more than once.
+    #[arg(long, value_name = "KNOB", value_parser = tune::knob_names())]
+    only: Vec<String>,
+    /// Make no change, but write a shell script that makes them (and takes them back); "-" is stdout.
+    #[arg(long, value_name = "F", conflicts_with_all = ["dry_run", "state", "output"])]
+    output_script: Option<PathBuf>,
+    #[command(flatten)]
+    to: TuneToArgs,
+}
+
+#[derive(Debug, Args)]
+struct TuneRevertArgs {
+    /// These knobs only; may be given more than once.
+    #[arg(long, value_name = "KNOB", value_parser = tune::knob_names())]
+    only: Vec<String>,
+    /// Take back also what others have changed since.
+    #[arg(long)]
+    force: bool,
+    /// Take the host's files below this directory instead, as of a recorded host.
+    #[arg(long, value_name = "DIR", hide = true)]
+    root: Option<PathBuf>,
+    #[command(flatten)]
+    to: TuneToArgs,
 }
 
 #[derive(Debug, Args)]
@@ -561,6 +630,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Config(ConfigCommand::Validate { file }) => config::validate(&file),
         Command::Config(ConfigCommand::Show { file, memory, output }) => config::show(&file, memory, output),
         Command::Check(args) => check::check(&args),
+        Command::Tune(command) => tune::tune(&command),
         Command::Format(args) => node::format(&args),
         Command::Start(args) => node::start(&args),
         Command::Append(args) => append::append(&args),

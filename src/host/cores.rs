@@ -114,6 +114,17 @@ pub(super) fn interrupt_numbers(host: &Host) -> Result<Vec<String>, String> {
     Ok(names.into_iter().filter(|name| name.parse::<u32>().is_ok()).collect())
 }
 
+/// Those of them that go to these cores.
+pub(super) fn disturbing(host: &Host, cores: &Cpus, numbers: Vec<String>) -> Result<Vec<String>, String> {
+    let mut disturbing = Vec::new();
+    for number in numbers {
+        if !interrupt_cpus(host, &number)?.shared_with(cores).is_empty() {
+            disturbing.push(number);
+        }
+    }
+    Ok(disturbing)
+}
+
 pub(super) fn interrupts(host: &Host, target: &Target) -> Finding {
     let condition = Condition::new("interrupts", "no device's interrupt goes to a pipeline's core");
     let numbers = match interrupt_numbers(host) {
@@ -124,14 +135,10 @@ pub(super) fn interrupts(host: &Host, target: &Target) -> Finding {
         Ok(both) => both,
         Err(finding) => return finding,
     };
-    let mut disturbing = Vec::new();
-    for number in numbers {
-        match interrupt_cpus(host, &number) {
-            Ok(cpus) if cpus.shared_with(&cores).is_empty() => {}
-            Ok(_) => disturbing.push(number),
-            Err(reason) => return condition.unknown(reason),
-        }
-    }
+    let disturbing = match disturbing(host, &cores, numbers) {
+        Ok(disturbing) => disturbing,
+        Err(reason) => return condition.unknown(reason),
+    };
     let current = match disturbing.len() {
         0 => format!("none on {cores}"),
         several => format!("{several} on {cores}: {}", disturbing.join(",")),

@@ -1,8 +1,8 @@
 //! Where all facts about a host come from: files below a root directory, and the few system calls of [`Calls`]. The tests bring
 //! a recorded tree and recorded answers; nothing else in `host` touches the machine.
 
-use serde::{Deserialize, Serialize};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -67,7 +67,7 @@ pub struct Clock {
 }
 
 /// Descriptors of a network card's rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSizes {
     /// For what comes in.
     pub rx: u32,
@@ -85,7 +85,7 @@ pub struct Rings {
 }
 
 /// How long a network card holds interrupts back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coalescing {
     /// After a datagram came in, microseconds.
     pub rx_us: u32,
@@ -129,16 +129,34 @@ impl Host {
 
     /// The same; None if there is no such file.
     pub fn read_if_there(&self, path: impl AsRef<Path>) -> Result<Option<String>, String> {
+        Ok(self.read_whole(path)?.map(|text| text.trim_end().to_string()))
+    }
+
+    /// Writes a line to a file that is there, as the files of /proc and /sys want it.
+    pub fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<(), String> {
+        let opened = OpenOptions::new().write(true).truncate(true).open(self.place(&path));
+        // In one write: each is an order to the kernel.
+        let written = opened.and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()));
+        written.map_err(|error| reason(path.as_ref(), &error))
+    }
+
+    /// All of a file to the last byte; None if there is no such file.
+    pub fn read_whole(&self, path: impl AsRef<Path>) -> Result<Option<String>, String> {
         match std::fs::read_to_string(self.place(&path)) {
-            Ok(text) => Ok(Some(text.trim_end().to_string())),
+            Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(reason(path.as_ref(), &error)),
         }
     }
 
-    /// Writes a file in place, as the files of /proc and /sys want it.
-    pub fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<(), String> {
-        std::fs::write(self.place(&path), format!("{text}\n")).map_err(|error| reason(path.as_ref(), &error))
+    /// Makes it so.
+    pub fn write_whole(&self, path: impl AsRef<Path>, text: &str) -> Result<(), String> {
+        std::fs::write(self.place(&path), text).map_err(|error| reason(path.as_ref(), &error))
+    }
+
+    /// No kernel answers to what is written here.
+    pub fn is_recorded(&self) -> bool {
+        self.root != Path::new("/")
     }
 
     /// Removes a file.

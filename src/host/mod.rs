@@ -1,5 +1,5 @@
 //! The host beneath a node: what it offers, what it withholds, and how to mend that. Nothing here is on a node's path; the
-//! command `check` calls it.
+//! commands `check` and `tune` call it.
 //!
 //! | file | topic |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `kernel.rs`, `ethtool.rs` | the system calls |
 //! | `cpus.rs` | sets of CPUs, as the kernel writes them |
 //! | `cores.rs`, `system.rs`, `disk.rs`, `net.rs`, `numa.rs` | the conditions, by topic |
+//! | `tune/` | the changes that need no boot, made and taken back |
 
 mod cores;
 pub mod cpus;
@@ -19,6 +20,7 @@ mod numa;
 #[cfg(test)]
 mod recorded;
 mod system;
+pub mod tune;
 
 use crate::config::{Config, Node, WriterCore};
 use cpus::Cpus;
@@ -68,6 +70,16 @@ pub struct Finding {
     pub mend: String,
 }
 
+/// What `current` begins with where a condition could not be found out.
+const UNKNOWN: &str = "unknown: ";
+
+impl Finding {
+    /// Why it could not be found out, if so.
+    pub fn unknown_reason(&self) -> Option<&str> {
+        self.current.strip_prefix(UNKNOWN)
+    }
+}
+
 /// A condition whose state is not known yet.
 pub(crate) struct Condition {
     name: &'static str,
@@ -89,7 +101,7 @@ impl Condition {
 
     /// It cannot be found out here. Never a guess.
     pub(crate) fn unknown(self, reason: impl AsRef<str>) -> Finding {
-        self.unmet(Severity::Note, format!("unknown: {}", reason.as_ref()), "")
+        self.unmet(Severity::Note, format!("{UNKNOWN}{}", reason.as_ref()), "")
     }
 
     /// `recommended` where something is wrong, else ok.
@@ -207,7 +219,7 @@ mod tests {
             let [finding] = bad.as_slice() else { panic!("{}: {bad:#?}", case.says) };
             assert_eq!((finding.condition, finding.severity), (case.condition, case.severity), "{finding:?}");
             assert!(finding.current.contains(case.says), "{} not in {finding:?}", case.says);
-            let unknown = finding.current.starts_with("unknown: ");
+            let unknown = finding.unknown_reason().is_some();
             assert!(unknown || !finding.mend.is_empty(), "no mend: {finding:?}");
             assert!(
                 !unknown || finding.severity == Severity::Note,
@@ -232,7 +244,7 @@ mod tests {
         let mut recorded = bare_metal();
         recorded.forget_everything();
         for finding in check(&recorded.host(), &recorded.target) {
-            assert!(finding.current.starts_with("unknown: "), "{finding:?}");
+            assert!(finding.unknown_reason().is_some(), "{finding:?}");
             assert_eq!(finding.severity, Severity::Note, "{finding:?}");
         }
     }

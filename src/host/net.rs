@@ -9,7 +9,7 @@ use synod_wire::frame::HEADER_BYTES;
 const IP_UDP_BYTES: usize = 20 + 8;
 const LOOPBACK: &str = "loopback: nothing to set";
 /// An interrupt that is held back for longer than this shows in a commit.
-const COALESCE_MAX_US: u32 = 10;
+pub(super) const COALESCE_MAX_US: u32 = 10;
 
 /// The node's interface: the one that was named, else the one with the node's address.
 pub(super) fn nic(host: &Host, target: &Target) -> Result<String, String> {

@@ -24,6 +24,8 @@ pub(super) struct Answers {
     pub(super) nic: Result<String, String>,
     pub(super) rings: Result<Rings, String>,
     pub(super) coalescing: Result<Coalescing, String>,
+    /// What the card makes of rings that it is to have.
+    pub(super) takes_rings: fn(RingSizes) -> Result<RingSizes, String>,
 }
 
 /// Shared with the host that is under test, so that what it set can be seen.
@@ -69,7 +71,8 @@ impl Calls for Kept {
 
     fn set_rings(&self, _nic: &str, rings: RingSizes) -> Result<(), String> {
         let mut answers = self.0.borrow_mut();
-        answers.rings.as_mut().map(|now| now.now = rings).map_err(|reason| reason.clone())
+        let taken = (answers.takes_rings)(rings)?;
+        answers.rings.as_mut().map(|now| now.now = taken).map_err(|reason| reason.clone())
     }
 
     fn coalescing(&self, _nic: &str) -> Result<Coalescing, String> {
@@ -122,6 +125,7 @@ impl Recorded {
             nic: Err(no()),
             rings: Err(no()),
             coalescing: Err(no()),
+            takes_rings: Ok,
         };
     }
 }
@@ -165,6 +169,7 @@ fn prepared_answers() -> Answers {
         nic: Ok("eth0".into()),
         rings: Ok(Rings { now: most, most }),
         coalescing: Ok(Coalescing { rx_us: 0, tx_us: 8, adaptive_rx: false, adaptive_tx: false }),
+        takes_rings: Ok,
     }
 }
 
@@ -203,6 +208,7 @@ fn put_system(recorded: &Recorded) {
     recorded.put(&"/sys/devices/system/clocksource/clocksource0/current_clocksource".to_string(), "tsc");
     recorded.put("/proc/sys/net/core/rmem_max", "67108864");
     recorded.put("/proc/sys/net/core/wmem_max", "67108864");
+    recorded.put("/etc/security/limits.d/10-others.conf", "@others - nofile 65536");
 }
 
 fn put_disk(recorded: &Recorded) {
@@ -315,7 +321,11 @@ pub(super) const CASES: &[Case] = &[
     case("isolation", Recommended, "not 3", |host| host.put(&format!("{CPU}/isolated"), "2")),
     case("tickless", Recommended, "not 2-3", |host| host.put(&format!("{CPU}/nohz_full"), "(null)")),
     case("rcu_callbacks", Recommended, "not 2-3", |host| host.put("/proc/cmdline", "quiet")),
-    case("interrupts", Recommended, "1 on 2-3: 36", |host| host.put("/proc/irq/36/effective_affinity_list", "3")),
+    case("interrupts", Recommended, "1 on 2-3: 36", |host| {
+        host.put("/proc/irq/36/smp_affinity_list", "0-3");
+        host.put("/proc/irq/36/effective_affinity_list", "3");
+        host.put("/proc/irq/default_smp_affinity", "ff");
+    }),
     case("interrupts", Recommended, "1 on 2-3: 36", |host| {
         host.remove("/proc/irq/36/effective_affinity_list");
         host.put("/proc/irq/36/smp_affinity_list", "0-7");
