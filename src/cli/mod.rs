@@ -5,6 +5,7 @@ pub mod entries;
 pub mod output;
 
 mod append;
+mod check;
 mod config;
 mod demo;
 mod evidence;
@@ -18,6 +19,7 @@ mod status;
 mod subscribe;
 mod transfer;
 mod trim;
+mod tune;
 mod verify;
 
 use crate::config::{Config, Loaded, load};
@@ -47,6 +49,11 @@ enum Command {
     /// Print, check or explain a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at the host: what a node needs, what is, and how to mend it; exit code 1 if something required is missing
+    Check(CheckArgs),
+    /// Change of the host what needs no boot, and take it back
+    #[command(subcommand)]
+    Tune(TuneCommand),
     /// Prepare a node's directory; refuses one that is in use
     Format(FormatArgs),
     /// Run a node in the foreground; SIGTERM ends it cleanly
@@ -199,6 +206,100 @@ struct ReplaceArgs {
 struct RecoverArgs {
     #[command(flatten)]
     member: MemberArgs,
+}
+
+/// Which host, and what it is for.
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// The configuration file; without it, what concerns a node is unknown.
+    #[arg(long, value_name = "F", requires = "node")]
+    config: Option<PathBuf>,
+    /// The node that is to run here.
+    #[arg(long, value_name = "N", requires = "config")]
+    node: Option<u8>,
+    /// The network card; the one that has the node's address when left out. Name it where that is a bridge, a bond or a VLAN.
+    #[arg(long, value_name = "NAME", value_parser = check::parse_nic)]
+    nic: Option<String>,
+    /// Take the host's files below this directory instead, as of a recorded host; what only system calls tell is unknown then.
+    #[arg(long, value_name = "DIR", hide = true)]
+    root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// Fail also on what is only recommended.
+    #[arg(long)]
+    strict: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Subcommand)]
+enum TuneCommand {
+    /// Show each knob and what it would change, and what is to be done by hand
+    List(TuneListArgs),
+    /// Make the changes that `check` asks for; each is printed before, and what was is kept
+    Apply(TuneApplyArgs),
+    /// Take back what `apply` changed, the last change first
+    Revert(TuneRevertArgs),
+}
+
+#[derive(Debug, Args)]
+struct TuneListArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// These knobs only; may be given more than once.
+    #[arg(long, value_name = "KNOB", value_parser = tune::knob_names())]
+    only: Vec<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+/// How changes are made.
+#[derive(Debug, Args)]
+struct TuneToArgs {
+    /// Print the changes and make none.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where the previous values are kept; /var/lib/synod/tune.json when left out.
+    #[arg(long, value_name = "F")]
+    state: Option<PathBuf>,
+    /// How to print: text, or one JSON object a line.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct TuneApplyArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// These knobs only; may be given more than once.
+    #[arg(long, value_name = "KNOB", value_parser = tune::knob_names())]
+    only: Vec<String>,
+    /// Make no change, but write a shell script that makes them (and takes them back); "-" is stdout.
+    #[arg(long, value_name = "F", conflicts_with_all = ["dry_run", "state", "output"])]
+    output_script: Option<PathBuf>,
+    #[command(flatten)]
+    to: TuneToArgs,
+}
+
+#[derive(Debug, Args)]
+struct TuneRevertArgs {
+    /// These knobs only; may be given more than once.
+    #[arg(long, value_name = "KNOB", value_parser = tune::knob_names())]
+    only: Vec<String>,
+    /// Take back also what others have changed since.
+    #[arg(long)]
+    force: bool,
+    /// Take the host's files below this directory instead, as of a recorded host.
+    #[arg(long, value_name = "DIR", hide = true)]
+    root: Option<PathBuf>,
+    #[command(flatten)]
+    to: TuneToArgs,
 }
 
 #[derive(Debug, Args)]
@@ -528,6 +629,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Config(ConfigCommand::Default) => config::default(),
         Command::Config(ConfigCommand::Validate { file }) => config::validate(&file),
         Command::Config(ConfigCommand::Show { file, memory, output }) => config::show(&file, memory, output),
+        Command::Check(args) => check::check(&args),
+        Command::Tune(command) => tune::tune(&command),
         Command::Format(args) => node::format(&args),
         Command::Start(args) => node::start(&args),
         Command::Append(args) => append::append(&args),
