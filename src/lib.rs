@@ -15,5 +15,6 @@ pub mod memory;
 pub mod node;
 pub mod pipeline;
 pub mod sequencer;
+mod service;
 pub mod shard;
 pub mod verify;

@@ -8,6 +8,7 @@ mod append;
 mod config;
 mod demo;
 mod evidence;
+mod generate;
 mod inspect;
 mod iotune;
 mod jitter;
@@ -95,6 +96,18 @@ enum Command {
     Jitter(jitter::JitterArgs),
     /// Compare logs, offline: no two disagree, nothing is missing or damaged
     Verify(VerifyArgs),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Run three nodes here, sequence an input, kill the leader, and check everything
     Demo(DemoArgs),
 }
@@ -558,6 +571,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Iotune(args) => iotune::iotune(&args),
         Command::Jitter(args) => jitter::jitter(&args),
         Command::Verify(args) => verify::verify(&args),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { dir } => generate::man(&dir),
         Command::Demo(args) => demo::demo(&args),
     }
 }
