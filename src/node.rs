@@ -5,6 +5,7 @@ use crate::admin::{About, Admin};
 use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
+use crate::service::{NEWS_MAX, News, Service};
 use crate::shard::FailSlowSettings;
 use crate::shard::checkpoint::Maker;
 use crate::shard::install::TransferJob;
@@ -19,6 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use synod_ring::{Arena, HousePort, LogThread, LogThreadGot, LogWriter, Port, UringIo, Waker};
@@ -108,10 +110,22 @@ fn wal_settings(config: &Config) -> synod_wal::Settings {
 pub fn run(config: &Config, node: NodeId, order: Order) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("cannot watch signals")?;
     let handle = signals.handle();
-    let running = Node::spawn(config, node, order, machine::built_in(config), Arc::new(move || handle.close()))?;
+    let (tell, told) = sync_channel(NEWS_MAX);
+    let news = tell.clone();
+    let hooks = Hooks {
+        on_end: Arc::new(move || handle.close()),
+        on_news: Arc::new(move |of_group| {
+            // Where nobody listens, nobody is told.
+            let _nobody = news.send(of_group);
+        }),
+    };
+    let running = Node::spawn(config, node, order, machine::built_in(config), hooks)?;
+    let (boards, shared) = (running.boards.clone(), running.shared.clone());
+    let service = Service::start(tell, told, boards, move || shared.wake())?;
     // Ends with a signal, or when a pipeline closes the handle.
     let signal = signals.forever().next();
     tracing::info!(%node, ?signal, "stopping");
+    service.stops();
     running.stop()
 }
 
@@ -142,6 +156,16 @@ pub struct Node {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<anyhow::Result<()>>>,
     admin: Option<Admin>,
+    boards: Vec<Arc<Board>>,
+}
+
+/// What pipelines call.
+#[derive(Clone)]
+struct Hooks {
+    /// One of them ended.
+    on_end: Arc<dyn Fn() + Send + Sync>,
+    /// It reads its log, or serves.
+    on_news: Arc<dyn Fn(News) + Send + Sync>,
 }
 
 /// What ends a node's pipelines.
@@ -154,6 +178,11 @@ struct Shared {
 impl Shared {
     fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has every pipeline take a turn.
+    fn wake(&self) {
         // A pipeline that panicked while it held the lock has pushed its waker or not; the others still have to end.
         for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             waker.wake();
@@ -165,28 +194,26 @@ impl Node {
     /// Starts a node. It is up when its clients are answered; an error of a group, its log for one, ends the node and is told by
     /// [`Node::wait`] or [`Node::stop`].
     pub fn start(config: &Config, node: NodeId, make: MakeMachine) -> anyhow::Result<Node> {
-        Node::spawn(config, node, Order::Serve, make, Arc::new(|| {}))
+        let hooks = Hooks { on_end: Arc::new(|| {}), on_news: Arc::new(|_| {}) };
+        Node::spawn(config, node, Order::Serve, make, hooks)
     }
 
-    fn spawn(
-        config: &Config,
-        node: NodeId,
-        order: Order,
-        make: MakeMachine,
-        on_end: Arc<dyn Fn() + Send + Sync>,
-    ) -> anyhow::Result<Node> {
+    fn spawn(config: &Config, node: NodeId, order: Order, make: MakeMachine, hooks: Hooks) -> anyhow::Result<Node> {
         let features = synod_ring::probe()?;
         tracing::info!(%node, kernel = %uname().release().to_string_lossy(), ?features, "starting");
         // From here on what was started is stopped if the rest cannot be.
-        let mut started = Node { shared: Arc::default(), threads: Vec::new(), admin: None };
+        let mut started = Node { shared: Arc::default(), threads: Vec::new(), admin: None, boards: Vec::new() };
         let groups: Vec<(GroupId, Arc<Board>)> = group_ids(config).map(|group| (group, Arc::default())).collect();
         let listen = config.node(node).and_then(|node| node.admin_listen);
         let about = About { cluster: config.cluster_id(), node, groups: groups.clone() };
         started.admin = listen.map(|listen| Admin::start(listen, about)).transpose()?;
         for (group, board) in groups {
             let shared = started.shared.clone();
-            let ends_node = EndsNode { shared: shared.clone(), on_end: on_end.clone() };
-            let pipeline = Pipeline { config: config.clone(), node, group, order, shared, make: make.clone(), board };
+            started.boards.push(board.clone());
+            let ends_node = EndsNode { shared: shared.clone(), on_end: hooks.on_end.clone() };
+            let on_news = hooks.on_news.clone();
+            let pipeline =
+                Pipeline { config: config.clone(), node, group, order, shared, make: make.clone(), board, on_news };
             let thread = thread::Builder::new().name(format!("synod-group-{group}"));
             let spawned = thread.spawn(move || {
                 let _ends_node = ends_node;
@@ -259,12 +286,14 @@ struct Pipeline {
     shared: Arc<Shared>,
     make: MakeMachine,
     board: Arc<Board>,
+    on_news: Arc<dyn Fn(News) + Send + Sync>,
 }
 
 impl Pipeline {
     fn run(&self) -> anyhow::Result<()> {
         let unpinned = thread_affinity()?;
         loop {
+            (self.on_news)(News::Reads(self.group));
             let (port, house) = synod_ring::port(jobs::MAX_JOBS)?;
             let house_stop = Arc::new(AtomicBool::new(false));
             let doorbell = house.doorbell().clone();
@@ -335,6 +364,7 @@ impl Pipeline {
         }
         self.shared.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
         let mut shard = Shard::new(settings, io, send_arena, found)?;
+        (self.on_news)(News::Serves(self.group));
         let exit = shard.run(&self.shared.stop);
         shard.into_io().close().context("the reactor did not close cleanly")?;
         Ok(exit?)

@@ -2,7 +2,7 @@
 //! on the product's reactor and waits as the product does.
 
 use crate::environment::Environment;
-use crate::files::{self, BLOCK_BYTES, LOG_BYTES};
+use crate::files::{self, BLOCK_BYTES};
 use crate::host::{Host, Usage, Watch};
 use crate::load::{self, Pace, Plan, Target};
 use crate::options::{RoundArgs, ShapeArgs, Style, WaitArgs};
@@ -11,13 +11,13 @@ use crate::packets::{self, Packets};
 use crate::report;
 use crate::skeleton::{Logs, Setup, Skeleton, Work};
 use crate::stats::{Measured, Spread, Summary};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use synod_ring::{Arena, Event, FileSlot, Io, LogWriter, Settings, UringIo, port};
+use synod::measure::disk::{Disk, Shape};
+use synod_ring::LogWriter;
 
 /// Arguments of `floor`.
 #[derive(Args, Debug)]
@@ -149,9 +149,9 @@ fn measure(item: Item, args: &FloorArgs, dir: &Path, logs: &Logs) -> anyhow::Res
         Plan { pace: Pace::Closed { outstanding }, warm_up: args.rounds.warm_up(), measure: args.rounds.measure() };
     let (nodes, durable) = match item {
         Item::Write => {
-            let mut disk = Disk::open(dir, args.wait)?;
+            let mut disk = OneWrite::open(dir, args.wait)?;
             let measured = load::run(&mut disk, &plan)?;
-            return Ok((measured, vec![disk.io.stats().into()]));
+            return Ok((measured, vec![disk.disk.stats().into()]));
         }
         Item::RoundTrip => (1, false),
         Item::Skeleton { durable, .. } => (usize::from(args.nodes), durable),
@@ -214,74 +214,30 @@ fn print(report: &Report, style: Style) -> anyhow::Result<()> {
 }
 
 /// A disk as a target of load: each entry is one durable write of one block.
-struct Disk {
-    io: UringIo<(), ()>,
-    arena: Arena,
-    offset: u64,
-    queued: bool,
+struct OneWrite {
+    disk: Disk,
+    ended: Vec<u64>,
 }
 
-impl Disk {
-    fn open(dir: &Path, wait: WaitArgs) -> anyhow::Result<Disk> {
+impl OneWrite {
+    fn open(dir: &Path, wait: WaitArgs) -> anyhow::Result<OneWrite> {
         let path = dir.join("write.log");
         if !path.exists() {
             files::prepare_log(&path)?;
         }
-        let (log, send) = (Arena::new(BLOCK_BYTES)?, Arena::new(BLOCK_BYTES)?);
-        let (core, _house) = port(1)?;
-        let any = "127.0.0.1:0".parse()?;
-        let mut settings = Settings {
-            peers_listen: any,
-            clients_listen: any,
-            peers: Vec::new(),
-            rx_buffers_peers: 16,
-            rx_buffers_clients: 16,
-            rx_buffer_bytes: 64,
-            sq_entries: 16,
-            cq_entries: 0,
-            socket_buffer_bytes: 1 << 16,
-            wait: wait.mode(),
-            dont_fragment: false,
-            log_writer: LogWriter::Ring,
-            log_threads: 1,
-            napi_busy_poll_us: 0,
-            segmentation: false,
-            receive_offload: false,
-            max_events: 16,
-        };
-        settings.cq_entries = settings.cq_entries_min();
-        let mut io = UringIo::new(settings, &log, &send, core)?;
-        io.attach(FileSlot(0), Arc::new(files::open_log(&path)?))?;
-        Ok(Disk { io, arena: log, offset: 0, queued: false })
+        let shape = Shape { block_bytes: BLOCK_BYTES, depth: 1 };
+        let disk = Disk::open(files::open_log(&path)?, shape, LogWriter::Ring, wait.mode())?;
+        Ok(OneWrite { disk, ended: Vec::new() })
     }
 }
 
-impl Target for Disk {
+impl Target for OneWrite {
     fn offer(&mut self) -> anyhow::Result<bool> {
-        if self.queued {
-            return Ok(false);
-        }
-        self.io.write(FileSlot(0), self.offset, self.arena.slice(0, BLOCK_BYTES), self.offset);
-        self.offset = (self.offset + BLOCK_BYTES as u64) % LOG_BYTES;
-        self.queued = true;
-        Ok(true)
+        Ok(self.disk.begin(0))
     }
 
     fn poll(&mut self, max_wait: Duration) -> anyhow::Result<u64> {
-        let mut events = Vec::new();
-        self.io.poll(self.io.now_ns() + max_wait.as_nanos() as u64, true, &mut events)?;
-        let mut ended = 0;
-        for event in events {
-            match event {
-                Event::Written { result: Ok(BLOCK_BYTES), .. } => ended += 1,
-                Event::Written { result: Ok(bytes), .. } => bail!("a write ended after {bytes} bytes"),
-                Event::Written { result: Err(errno), .. } => {
-                    return Err(std::io::Error::from_raw_os_error(errno)).context("a write failed");
-                }
-                other => bail!("a reactor that only writes says {other:?}"),
-            }
-        }
-        self.queued &= ended == 0;
-        Ok(ended)
+        self.disk.reap(max_wait, &mut self.ended)?;
+        Ok(self.ended.drain(..).count() as u64)
     }
 }

@@ -14,12 +14,13 @@
 //! | `skeleton/` | client, leader and followers without a protocol, each a process |
 //! | `cluster`, `product` | nodes of the product on this machine; its client as a target of load |
 //! | `load` | closed and open loop, the same code for the product and the skeleton |
-//! | `stats`, `report` | percentiles and spreads; tables |
+//! | `report` | tables |
 //! | `output/` | reports: a page with plots, HdrHistogram's files, JSON |
+//! | `synod::measure` | percentiles and spreads, HdrHistogram's formats, files on a real disk and durable writes to them: what `synod iotune` measures with, too |
 //! | `baseline/`, `trace` | the command `baseline`: instructions and system calls of a commit; counting system calls |
 //! | `profile/` | the command `profile`: flame graph, threads, system calls |
 //! | `environment/` | the command `collect-env`: the machine, as far as a latency depends on it |
-//! | `options`, `files`, `host`, `interrupt` | common arguments; files on a real disk; who else used the processors; Ctrl-C |
+//! | `options`, `host`, `interrupt` | common arguments; who else used the processors; Ctrl-C |
 //!
 //! Exit codes: 0 measured, 1 it failed (or a limit that was asked for is exceeded), 2 wrong usage.
 
@@ -33,7 +34,6 @@ mod compare;
 mod disturb;
 mod environment;
 mod failover;
-mod files;
 mod floor;
 mod host;
 mod interrupt;
@@ -54,10 +54,11 @@ mod scenario;
 mod skeleton;
 mod slow_disk;
 mod soak;
-mod stats;
 mod trace;
 mod transfer;
 mod wait;
+
+use synod::measure::{files, stats};
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

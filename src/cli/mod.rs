@@ -9,7 +9,10 @@ mod check;
 mod config;
 mod demo;
 mod evidence;
+mod generate;
 mod inspect;
+mod iotune;
+mod jitter;
 mod kv;
 mod member;
 mod node;
@@ -26,11 +29,16 @@ use crate::config::{Config, Loaded, load};
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use entries::{InputFormat, OutputFormat};
+use indicatif::{ProgressBar, ProgressStyle};
 use output::{Failure, Outcome, Style};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::io::Read;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use synod_client::{ClientError, Consistency};
 use synod_wire::frame::HEADER_BYTES;
 use synod_wire::{GroupId, NodeId};
@@ -89,8 +97,24 @@ enum Command {
     /// Look into a log, offline
     #[command(subcommand)]
     Inspect(InspectCommand),
+    /// Measure durable writes to a directory; proposes [wal] keys and time-outs, and predicts the commit latency
+    Iotune(iotune::IotuneArgs),
+    /// Measure how long each core stands still, as a pipeline pinned to it would
+    Jitter(jitter::JitterArgs),
     /// Compare logs, offline: no two disagree, nothing is missing or damaged
     Verify(VerifyArgs),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Run three nodes here, sequence an input, kill the leader, and check everything
     Demo(DemoArgs),
 }
@@ -647,7 +671,11 @@ fn run(cli: Cli) -> Outcome {
         Command::TransferLeader(args) => transfer::transfer(&args),
         Command::Evidence(args) => evidence::evidence(&args),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),
+        Command::Iotune(args) => iotune::iotune(&args),
+        Command::Jitter(args) => jitter::jitter(&args),
         Command::Verify(args) => verify::verify(&args),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { dir } => generate::man(&dir),
         Command::Demo(args) => demo::demo(&args),
     }
 }
@@ -709,6 +737,33 @@ fn window_bytes(config: &Config, entries: usize) -> usize {
 /// What a client's error means for the exit code.
 fn client_failure(error: ClientError) -> Failure {
     if error.is_unavailable() { Failure::Unavailable(error.into()) } else { Failure::Failed(error.into()) }
+}
+
+/// A flag that SIGINT and SIGTERM raise; a second one ends the process at once.
+fn interrupts() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag down, and only then raises it.
+        flag::register_conditional_shutdown(signal, 1, stop.clone()).context("cannot watch signals")?;
+        flag::register(signal, stop.clone()).context("cannot watch signals")?;
+    }
+    Ok(stop)
+}
+
+/// A bar on stderr, where that is a terminal.
+fn progress_bar(length: u64) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(length);
+    bar.set_style(ProgressStyle::with_template("{wide_bar} {percent:>3} % {elapsed:>4} {msg}").context("a template")?);
+    Ok(bar)
+}
+
+/// A file for latencies, whose name says in which of HdrHistogram's forms.
+fn histogram_file(text: &str) -> Result<PathBuf, String> {
+    let file = PathBuf::from(text);
+    match file.extension().and_then(|end| end.to_str()) {
+        Some("hlog" | "hgrm") => Ok(file),
+        _ => Err("the name must end in .hlog or .hgrm".into()),
+    }
 }
 
 /// A random identity for a session.

@@ -106,7 +106,7 @@ const RANGES: &[Range] = &[
 ];
 
 /// `1_234_567`, as TOML and this file write long numbers.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {

@@ -4,12 +4,11 @@
 //! | file in the directory | what it is |
 //! |---|---|
 //! | `report.html` | one page, plots included, nothing loaded from elsewhere (`page`, `plots`) |
-//! | `LEVEL.WHO.hlog` | HdrHistogram's interval log, an interval a second (`logs`) |
-//! | `LEVEL.WHO.hgrm` | HdrHistogram's percentile file, all rounds together (`logs`) |
+//! | `LEVEL.WHO.hlog` | HdrHistogram's interval log, an interval a second (`synod::measure::logs`) |
+//! | `LEVEL.WHO.hgrm` | HdrHistogram's percentile file, all rounds together (`synod::measure::logs`) |
 //! | `results.json` | what `-o json` prints |
 //! | `env.json` | the machine and the configuration |
 
-mod logs;
 mod page;
 mod plots;
 
@@ -18,6 +17,7 @@ use crate::stats::{Measured, Spread};
 use anyhow::Context;
 use serde::Serialize;
 use std::path::Path;
+use synod::measure::logs;
 
 /// Everything that a report tells.
 pub(crate) struct Sheet {
@@ -77,7 +77,8 @@ pub(crate) fn write(dir: &Path, sheet: &Sheet) -> anyhow::Result<()> {
         for series in &level.series {
             let stem = format!("{}.{}", slug(&level.name), slug(&series.name));
             let measured = &series.measured;
-            put(dir, &format!("{stem}.hlog"), &logs::interval_log(&sheet.title, measured)?)?;
+            let of = logs::Series { tag: None, intervals: &measured.intervals };
+            put(dir, &format!("{stem}.hlog"), &logs::interval_log(&sheet.title, &[of])?)?;
             put(dir, &format!("{stem}.hgrm"), logs::percentiles(&measured.latency_ns).as_bytes())?;
         }
     }

@@ -8,48 +8,48 @@ use std::time::{Duration, SystemTime};
 const LONGEST_NS: u64 = 60_000_000_000;
 
 /// How long one interval of a measurement is.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
+pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The latencies that ended within one stretch of a measurement.
 #[derive(Clone, Debug)]
-pub(crate) struct Interval {
+pub struct Interval {
     /// When it began.
-    pub(crate) start: SystemTime,
+    pub start: SystemTime,
     /// [`INTERVAL`]; the last of a measurement ends with it.
-    pub(crate) length: Duration,
+    pub length: Duration,
     /// Nanoseconds. Its pages are the kernel's until a latency touches them: some 50 KiB are in use.
-    pub(crate) latency_ns: Histogram<u64>,
+    pub latency_ns: Histogram<u64>,
 }
 
 /// What one measurement gave.
 #[derive(Clone, Debug)]
-pub(crate) struct Measured {
+pub struct Measured {
     /// From (intended) start to acknowledgement, nanoseconds.
-    pub(crate) latency_ns: Histogram<u64>,
+    pub latency_ns: Histogram<u64>,
     /// Operations that ended within the measured time.
-    pub(crate) ended: u64,
+    pub ended: u64,
     /// The measured time.
-    pub(crate) elapsed: Duration,
+    pub elapsed: Duration,
     /// Why an open loop did not keep its rate.
-    pub(crate) missed: Option<String>,
+    pub missed: Option<String>,
     /// In the order of their starts; of several rounds, one after the other.
-    pub(crate) intervals: Vec<Interval>,
+    pub intervals: Vec<Interval>,
 }
 
 impl Measured {
     /// Nothing yet.
-    pub(crate) fn new() -> Measured {
+    pub fn new() -> Measured {
         Measured { latency_ns: no_latencies(), ended: 0, elapsed: Duration::ZERO, missed: None, intervals: Vec::new() }
     }
 
     /// Takes one latency in.
-    pub(crate) fn record(&mut self, latency: Duration) {
+    pub fn record(&mut self, latency: Duration) {
         self.latency_ns.saturating_record(nanos(latency));
     }
 
     /// Takes one latency in that ended `at` after the measurement began, which was at `began`. A second in which nothing
     /// ended is an empty interval: a stall is seen as such.
-    pub(crate) fn record_at(&mut self, latency: Duration, began: SystemTime, at: Duration) {
+    pub fn record_at(&mut self, latency: Duration, began: SystemTime, at: Duration) {
         self.record(latency);
         let index = at.as_secs() as usize;
         while self.intervals.len() <= index {
@@ -60,7 +60,7 @@ impl Measured {
     }
 
     /// The measurement that began at `began` took `took`: its last interval ends with it.
-    pub(crate) fn close(&mut self, began: SystemTime, took: Duration) {
+    pub fn close(&mut self, began: SystemTime, took: Duration) {
         if let Some(last) = self.intervals.last_mut() {
             // Where the last second was silent the measurement ended before this interval; none is empty of time.
             let length = (began + took).duration_since(last.start).unwrap_or(Duration::ZERO);
@@ -69,7 +69,7 @@ impl Measured {
     }
 
     /// Adds another round of the same thing.
-    pub(crate) fn add(&mut self, other: &Measured) {
+    pub fn add(&mut self, other: &Measured) {
         self.latency_ns += &other.latency_ns;
         self.ended += other.ended;
         self.elapsed += other.elapsed;
@@ -78,7 +78,7 @@ impl Measured {
     }
 
     /// Adds what went on at the same time: its n-th interval is part of the n-th here.
-    pub(crate) fn add_beside(&mut self, other: &Measured) {
+    pub fn add_beside(&mut self, other: &Measured) {
         let (elapsed, mut intervals) = (self.elapsed.max(other.elapsed), std::mem::take(&mut self.intervals));
         for (mine, theirs) in intervals.iter_mut().zip(&other.intervals) {
             mine.latency_ns += &theirs.latency_ns;
@@ -90,7 +90,7 @@ impl Measured {
     }
 
     /// The numbers.
-    pub(crate) fn summary(&self) -> Summary {
+    pub fn summary(&self) -> Summary {
         let at = |quantile| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
         Summary {
             operations: self.latency_ns.len(),
@@ -104,7 +104,8 @@ impl Measured {
     }
 }
 
-fn no_latencies() -> Histogram<u64> {
+/// An empty histogram of latencies, nanoseconds.
+pub fn no_latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are valid")
 }
 
@@ -114,33 +115,33 @@ fn nanos(latency: Duration) -> u64 {
 
 /// A measurement in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Summary {
+pub struct Summary {
     /// Operations whose latency was taken.
-    pub(crate) operations: u64,
+    pub operations: u64,
     /// Operations a second.
-    pub(crate) per_second: f64,
+    pub per_second: f64,
     /// Median latency.
-    pub(crate) p50_us: f64,
+    pub p50_us: f64,
     /// The 99th percentile.
-    pub(crate) p99_us: f64,
+    pub p99_us: f64,
     /// The 99.9th percentile.
-    pub(crate) p999_us: f64,
+    pub p999_us: f64,
     /// The longest.
-    pub(crate) max_us: f64,
+    pub max_us: f64,
     /// Why an open loop did not keep its rate.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) missed: Option<String>,
+    pub missed: Option<String>,
 }
 
 /// How far the rounds lie apart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Spread {
+pub struct Spread {
     /// The least.
-    pub(crate) min: f64,
+    pub min: f64,
     /// The middle one (the mean of the two middle ones of an even number).
-    pub(crate) median: f64,
+    pub median: f64,
     /// The greatest.
-    pub(crate) max: f64,
+    pub max: f64,
 }
 
 impl Spread {
@@ -148,7 +149,7 @@ impl Spread {
     ///
     /// # Panics
     /// If there is none.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         assert!(!sorted.is_empty(), "the spread of nothing");
         sorted.sort_by(f64::total_cmp);
