@@ -27,6 +27,8 @@ pub fn probe() -> Result<Features, IoError> {
     let (ring, no_sqarray) = open(PROBE_ENTRIES, PROBE_ENTRIES * 2)?;
     check_features(&ring)?;
     check_opcodes(&ring)?;
+    // A seccomp profile may allow the one call and refuse the other.
+    ring.submitter().submit_and_wait(0).map_err(|error| refused("io_uring_enter", &error))?;
     let registered_ring = super::enter::Ring::new(ring).is_registered();
     Ok(Features { kernel: kernel_release(), no_sqarray, registered_ring })
 }
@@ -74,6 +76,7 @@ pub(super) fn check_opcodes(ring: &IoUring) -> Result<(), IoError> {
         ("IORING_OP_RECV", opcode::RecvMulti::CODE),
         ("IORING_OP_RECVMSG", opcode::RecvMsgMulti::CODE),
         ("IORING_OP_WRITE_FIXED", opcode::WriteFixed::CODE),
+        ("IORING_OP_WRITE", opcode::Write::CODE),
         ("IORING_OP_READ", opcode::Read::CODE),
         ("IORING_OP_ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
     ];
