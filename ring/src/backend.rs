@@ -4,7 +4,7 @@
 //! the node, once a process. May touch: a ring of its own, closed at once.
 
 use crate::port::Port;
-use crate::uring::{Features, probe};
+use crate::uring::{Features, probe_with};
 use crate::wake::Waker;
 use crate::writer::LogThreadGot;
 use crate::{Arena, Io, IoError, Settings};
@@ -53,14 +53,14 @@ pub struct Choice {
 }
 
 impl Want {
-    /// Asks the kernel, and chooses.
-    pub fn choose(self) -> Result<Choice, IoError> {
+    /// Asks the kernel for a ring with so many submissions, and chooses.
+    pub fn choose(self, sq_entries: u32) -> Result<Choice, IoError> {
         let without = |refused| Choice { backend: Backend::Syscall, features: None, refused };
         let with = |features| Choice { backend: Backend::Uring, features: Some(features), refused: None };
         match self {
             Want::Syscall => Ok(without(None)),
-            Want::Uring => probe().map(with),
-            Want::Auto => match probe() {
+            Want::Uring => probe_with(sq_entries).map(with),
+            Want::Auto => match probe_with(sq_entries) {
                 Err(refused @ IoError::Unsupported { .. }) => Ok(without(Some(refused))),
                 probed => probed.map(with),
             },
@@ -114,7 +114,7 @@ mod tests {
         for (want, expected) in
             [(Want::Auto, Backend::Uring), (Want::Uring, Backend::Uring), (Want::Syscall, Backend::Syscall)]
         {
-            let choice = want.choose().unwrap();
+            let choice = want.choose(64).unwrap();
             assert_eq!((choice.backend, choice.features.is_some()), (expected, expected == Backend::Uring));
             assert!(choice.refused.is_none());
         }

@@ -31,6 +31,7 @@ mod enter;
 mod receive;
 mod setup;
 
+pub(crate) use setup::probe_with;
 pub use setup::{Features, probe};
 
 use crate::arena::{Mapping, kept};

@@ -24,7 +24,12 @@ const KERNEL_MEND: &str = "Boot Linux 6.1 or later";
 
 /// Asks the kernel whether a reactor can run, and which newer features it would use.
 pub fn probe() -> Result<Features, IoError> {
-    let (ring, no_sqarray) = open(PROBE_ENTRIES, PROBE_ENTRIES * 2)?;
+    probe_with(PROBE_ENTRIES)
+}
+
+/// The same with a ring of this size: newer kernels count its memory as locked, and an old limit (64 KiB) has no room for it.
+pub(crate) fn probe_with(sq_entries: u32) -> Result<Features, IoError> {
+    let (ring, no_sqarray) = open(sq_entries, sq_entries * 2)?;
     check_features(&ring)?;
     check_opcodes(&ring)?;
     // A seccomp profile may allow the one call and refuse the other.
