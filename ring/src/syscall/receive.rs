@@ -22,7 +22,7 @@ pub(super) struct Receiver {
     buffers: Buffers,
     /// By buffer; the first points into the other three, which are never moved.
     messages: Box<[libc::mmsghdr]>,
-    pieces: Box<[libc::iovec]>,
+    _pieces: Box<[libc::iovec]>,
     names: Box<[libc::sockaddr_in]>,
     controls: Box<[Control]>,
     /// What was received and not handed out yet, in order; at most one for each buffer.
@@ -60,7 +60,7 @@ impl Receiver {
         };
         let messages = (0..count).map(message).collect();
         let ready = VecDeque::with_capacity(count);
-        Ok(Receiver { buffers, messages, pieces, names, controls, ready, ran_out: false })
+        Ok(Receiver { buffers, messages, _pieces: pieces, names, controls, ready, ran_out: false })
     }
 
     /// Receives what waits in the socket, `most` messages at most and as many as there are free buffers in a row; how many
@@ -68,7 +68,6 @@ impl Receiver {
     pub(super) fn receive(&mut self, socket: RawFd, most: usize) -> Result<u64, i32> {
         let run = self.free_run(most);
         let messages = &mut self.messages[run.clone()];
-        debug_assert_eq!(self.pieces.len(), usize::from(self.buffers.count), "what the messages point to is there");
         // SAFETY: each message points to tables that are not moved and to a buffer that nobody holds; their number is right.
         let got = unsafe {
             libc::recvmmsg(
