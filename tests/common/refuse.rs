@@ -54,12 +54,17 @@ pub fn direct_io() -> io::Result<()> {
     ])
 }
 
+/// As `prctl` takes them.
+const YES: libc::c_ulong = 1;
+const NO: libc::c_ulong = 0;
+
 fn filter(steps: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_ptr().cast_mut() };
     // SAFETY: takes no pointer. Without privileges a filter needs it.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, YES, NO, NO, NO) })?;
+    let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
     // SAFETY: reads a live program of that many steps.
-    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) })
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) })
 }
 
 /// As for anyone on a host: nobody's process, with the limits that there are without asking. Needs root, or changes the limits alone.
