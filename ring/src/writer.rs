@@ -249,7 +249,8 @@ fn write_durably(job: &Job) -> i32 {
     }
     let written = write(0);
     // SAFETY: takes no pointer.
-    if written < 0 || unsafe { libc::fdatasync(file.as_raw_fd()) } == 0 {
+    let sync = || unsafe { libc::fdatasync(file.as_raw_fd()) };
+    if written < 0 || sync() == 0 {
         return written;
     }
     // Told like any other error, and never tried again. That nothing happened is not said of a sync, whatever it was.

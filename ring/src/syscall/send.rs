@@ -60,7 +60,8 @@ impl Sender {
         self.names[place] = to;
         let message = self.trains.couple(&raw const self.names[place], pieces);
         // SAFETY: the train that was just put together, in the table of trains.
-        self.messages[place].msg_hdr = unsafe { *message };
+        let header = unsafe { *message };
+        self.messages[place].msg_hdr = header;
         self.queued += 1;
     }
 
