@@ -19,3 +19,4 @@ pub mod sequencer;
 mod service;
 pub mod shard;
 pub mod verify;
+pub mod without;

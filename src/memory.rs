@@ -4,7 +4,7 @@
 //! What grows with the log, and so stands in no pool: the index, 56 bytes for each 64 slots.
 
 use crate::cli::output::Table;
-use crate::config::{Config, Machine};
+use crate::config::{Config, KernelIo, Machine};
 use crate::machine::kv;
 use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
@@ -27,6 +27,8 @@ const SESSION_BYTES: usize = 256;
 /// A submission (with its index) and a completion of the ring.
 const SUBMISSION_BYTES: usize = 64 + 4;
 const COMPLETION_BYTES: usize = 16;
+/// Without the ring: a message with its piece, its address and its control message.
+const MESSAGE_BYTES: usize = 64 + 16 + 16 + 24;
 
 /// One kind of memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -125,6 +127,12 @@ fn buffers(config: &Config, pools: &mut Pools) {
     pools.add("receive buffers, peers", peers, for_peers, format!("net.rx_buffers_peers x ({sum})"));
     let sum = if offload { sum.to_string() } else { format!("address + {sum}") };
     pools.add("receive buffers, clients", clients, for_clients, format!("net.rx_buffers_clients x ({sum})"));
+    if config.cpu.io == KernelIo::Syscall {
+        pools.add("messages to send", 2 * node::SQ_ENTRIES as usize, MESSAGE_BYTES, "2 sockets x 1024");
+        pools.add("messages to receive", peers + clients, MESSAGE_BYTES, "receive buffers");
+        return;
+    }
+    // Where "auto" has to do without the ring, those above take its place, and less than half a MiB.
     pools.add("ring, submissions", node::SQ_ENTRIES as usize, SUBMISSION_BYTES, "fixed");
     let completions = (peers + clients + node::SQ_ENTRIES as usize + synod_ring::WRITES_MAX + 1).next_power_of_two();
     pools.add(
@@ -199,6 +207,17 @@ mod tests {
         let one = Config { groups: vec![Group::default(), kv], ..Config::default() };
         let maps = Memory::of(&one).pools.into_iter().find(|pool| pool.name == "key-value maps").unwrap();
         assert_eq!((maps.count, maps.total_bytes > 2 * kv::MAX_STATE_BYTES), (2, true));
+    }
+
+    #[test]
+    fn what_takes_the_rings_place_is_counted_where_there_is_to_be_none() {
+        let mut config = Config::default();
+        let named = |config: &Config, name: &str| {
+            Memory::of(config).pools.iter().filter(|pool| pool.name.starts_with(name)).count()
+        };
+        assert_eq!((named(&config, "ring, "), named(&config, "messages ")), (2, 0));
+        config.cpu.io = KernelIo::Syscall;
+        assert_eq!((named(&config, "ring, "), named(&config, "messages ")), (0, 2));
     }
 
     #[test]

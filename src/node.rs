@@ -6,13 +6,14 @@ use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::service::{NEWS_MAX, News, Service};
-use crate::shard::FailSlowSettings;
 use crate::shard::checkpoint::Maker;
 use crate::shard::install::TransferJob;
 use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{
     self, Board, CatchUpSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings,
 };
+use crate::shard::{FailSlowSettings, Gauge};
+use crate::without::{Lack, Lacks};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
@@ -23,7 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use synod_ring::{Arena, HousePort, LogThread, LogThreadGot, LogWriter, Port, UringIo, Waker};
+use synod_ring::{
+    Arena, Backend, HousePort, LogThread, LogThreadGot, LogWriter, Port, Reactor, SyscallIo, UringIo, Waker, Want,
+};
 use synod_wal::{Dir, Expect};
 use synod_wire::frame::{Header, Kind};
 use synod_wire::record::Configuration;
@@ -199,8 +202,10 @@ impl Node {
     }
 
     fn spawn(config: &Config, node: NodeId, order: Order, make: MakeMachine, hooks: Hooks) -> anyhow::Result<Node> {
-        let features = synod_ring::probe()?;
-        tracing::info!(%node, kernel = %uname().release().to_string_lossy(), ?features, "starting");
+        let choice = Want::from(config.cpu.io).choose(SQ_ENTRIES)?;
+        let (io, refused) = (choice.backend, choice.refused.map(|refused| Arc::from(refused.to_string())));
+        let kernel = uname();
+        tracing::info!(%node, kernel = %kernel.release().to_string_lossy(), io = io.name(), features = ?choice.features, "starting");
         // From here on what was started is stopped if the rest cannot be.
         let mut started = Node { shared: Arc::default(), threads: Vec::new(), admin: None, boards: Vec::new() };
         let groups: Vec<(GroupId, Arc<Board>)> = group_ids(config).map(|group| (group, Arc::default())).collect();
@@ -211,9 +216,9 @@ impl Node {
             let shared = started.shared.clone();
             started.boards.push(board.clone());
             let ends_node = EndsNode { shared: shared.clone(), on_end: hooks.on_end.clone() };
+            let (config, make, refused) = (config.clone(), make.clone(), refused.clone());
             let on_news = hooks.on_news.clone();
-            let pipeline =
-                Pipeline { config: config.clone(), node, group, order, shared, make: make.clone(), board, on_news };
+            let pipeline = Pipeline { config, node, group, order, shared, make, board, on_news, io, refused };
             let thread = thread::Builder::new().name(format!("synod-group-{group}"));
             let spawned = thread.spawn(move || {
                 let _ends_node = ends_node;
@@ -287,6 +292,10 @@ struct Pipeline {
     make: MakeMachine,
     board: Arc<Board>,
     on_news: Arc<dyn Fn(News) + Send + Sync>,
+    /// How the node enters the kernel.
+    io: Backend,
+    /// Why not by io_uring, where it was to be had if it can be.
+    refused: Option<Arc<str>>,
 }
 
 impl Pipeline {
@@ -348,20 +357,27 @@ impl Pipeline {
             records = found.findings.records,
             "the log is read"
         );
+        match self.io {
+            Backend::Uring => self.serve::<UringIo<Job, Done>>(settings, found, port, unpinned),
+            Backend::Syscall => self.serve::<SyscallIo<Job, Done>>(settings, found, port, unpinned),
+        }
+    }
+
+    /// Runs the shard on a reactor of this kind.
+    fn serve<R: Reactor<Job = Job, Done = Done>>(
+        &self,
+        settings: shard::Settings,
+        found: shard::Recovered,
+        port: Port<Job, Done>,
+        unpinned: CpuSet,
+    ) -> anyhow::Result<Exit> {
         let send_arena = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
         let ring_settings = self.ring_settings(self.log_writer(unpinned));
-        let io: UringIo<Job, Done> = UringIo::new(ring_settings, found.log.arena(), &send_arena, port)?;
-        if let Err(errno) = io.napi_busy_poll() {
-            let error = std::io::Error::from_raw_os_error(errno);
-            tracing::warn!(group = self.group.0, %error, "the kernel refused net.napi_busy_poll_us; going on without");
-        }
-        if let Err(errno) = io.receive_offload() {
-            let error = std::io::Error::from_raw_os_error(errno);
-            tracing::warn!(group = self.group.0, %error, "the kernel refused net.receive_offload; going on without");
-        }
+        let io = R::new(ring_settings, found.log.arena(), &send_arena, port)?;
         if let Some(got) = io.log_thread() {
             self.tell_of_log_thread(got)?;
         }
+        self.tell_of_lacks(&io, found.log.is_direct());
         self.shared.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
         let mut shard = Shard::new(settings, io, send_arena, found)?;
         (self.on_news)(News::Serves(self.group));
@@ -467,6 +483,8 @@ impl Pipeline {
     fn log_writer(&self, unpinned: CpuSet) -> LogWriter {
         let thread = |core: Option<usize>| core.map_or(LogThread { cpus: Some(unpinned) }, LogThread::on);
         match self.config.wal.writer {
+            // A configuration that insists on both is refused; one that leaves the ring to the host gets what there is.
+            Writer::Ring if self.io == Backend::Syscall => LogWriter::Thread(thread(self.writer_core())),
             Writer::Ring => LogWriter::Ring,
             Writer::Thread => LogWriter::Thread(thread(self.writer_core())),
             Writer::Auto => LogWriter::Auto(thread(self.writer_core())),
@@ -492,7 +510,7 @@ impl Pipeline {
         }
     }
 
-    /// A CPU that was named and is refused is an error; one that was found by itself, and the real-time class, are told.
+    /// A CPU that was named and is refused is an error; one that was found by itself is told.
     fn tell_of_log_thread(&self, got: LogThreadGot) -> anyhow::Result<()> {
         let group = self.group.0;
         let refusal = |errno: i32| std::io::Error::from_raw_os_error(errno);
@@ -506,16 +524,22 @@ impl Pipeline {
                 tracing::warn!(group, error = %refusal(errno), "the log-writer thread cannot be pinned");
             }
         }
-        match got.real_time {
-            Ok(()) => tracing::info!(group, thread = got.thread_id, "the log-writer thread runs in SCHED_FIFO"),
-            Err(errno) => tracing::info!(
-                group,
-                thread = got.thread_id,
-                error = %refusal(errno),
-                "the log-writer thread runs in the normal class; CAP_SYS_NICE or `ulimit -r 10` lets it run before others"
-            ),
-        }
+        let class = if got.real_time.is_ok() { "SCHED_FIFO" } else { "normal" };
+        tracing::info!(group, thread = got.thread_id, class, "the log-writer thread runs");
         Ok(())
+    }
+
+    /// Says what the host refused, and shows it from now on.
+    fn tell_of_lacks(&self, io: &impl Reactor, log_is_direct: bool) {
+        let (mut lacks, group) = (Lacks::default(), self.group.0);
+        if let Some(refused) = &self.refused {
+            lacks.note(group, Lack::Uring, refused);
+        }
+        lacks.note_reactor(group, io);
+        if !log_is_direct {
+            lacks.note(group, Lack::DirectIo, &"EINVAL, or no alignment that would do");
+        }
+        self.board.set(Gauge::Lacks, lacks.0);
     }
 
     fn ring_settings(&self, log_writer: LogWriter) -> synod_ring::Settings {

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use synod::config::KernelIo;
 use synod::shard::Order;
 use synod_client::Options;
 
@@ -72,7 +73,14 @@ fn note() {
 
 #[test]
 fn a_warm_pipeline_allocates_nothing() {
+    for io in [KernelIo::Uring, KernelIo::Syscall] {
+        allocates_nothing(io);
+    }
+}
+
+fn allocates_nothing(io: KernelIo) {
     let cluster = Cluster::prepare("hot-path", |config| {
+        config.cpu.io = io;
         config.wal.segment_bytes = 256 << 20;
         // Backtraces, if there are any, are slow; the leader is to stay the leader.
         config.consensus.election_timeout_min_us = 2_000_000;
@@ -95,12 +103,12 @@ fn a_warm_pipeline_allocates_nothing() {
     load.await_acks(COUNTED, SOON);
     COUNTING.store(false, Ordering::Relaxed);
     assert_eq!(acknowledged(&load.join()), WARM_UP + 2 * COUNTED);
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+    let allocations = ALLOCATIONS.swap(0, Ordering::Relaxed);
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).expect("raise SIGTERM");
     for node in nodes {
         node.join().expect("no node panics").expect("a node that is stopped ends well");
     }
-    say(&format!("hot path: {allocations} allocations of three pipelines in {COUNTED} commits"));
+    say(&format!("hot path ({io:?}): {allocations} allocations of three pipelines in {COUNTED} commits"));
     for (site, count) in SITES.lock().expect("no panic while it is held").iter() {
         say(&format!("{count} times:\n{site}"));
     }

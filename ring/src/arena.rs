@@ -151,6 +151,19 @@ impl Arena {
     }
 }
 
+/// The address and length of bytes that a reactor keeps mapped, in its log arena or, where they may be there, in the other.
+///
+/// # Panics
+/// If they lie in neither: nothing would keep them.
+pub(crate) fn kept(bytes: Slice<'_>, log: &Mapping, send: Option<&Mapping>) -> (*const u8, u32) {
+    let bytes = bytes.bytes();
+    assert!(
+        log.holds(bytes) || send.is_some_and(|send| send.holds(bytes)),
+        "bytes from an arena that this reactor was not made with"
+    );
+    (bytes.as_ptr(), u32::try_from(bytes.len()).expect("arenas are smaller than 4 GiB"))
+}
+
 impl Mapping {
     pub(crate) fn base(&self) -> *const u8 {
         self.base.as_ptr()
@@ -158,6 +171,21 @@ impl Mapping {
 
     pub(crate) fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// Keeps every page in memory from now on; the errno where the kernel does not let it.
+    pub(crate) fn lock(&self) -> Result<(), i32> {
+        // SAFETY: base and bytes are those of this mapping; locking changes no byte.
+        let result = unsafe { libc::mlock(self.base.as_ptr().cast(), self.bytes) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    fn holds(&self, bytes: &[u8]) -> bool {
+        let (start, base) = (bytes.as_ptr().addr(), self.base().addr());
+        start >= base && start + bytes.len() <= base + self.bytes
     }
 
     /// Gives every page its memory now, so that no later use faults. Leaves the contents as they are.

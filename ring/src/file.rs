@@ -48,6 +48,10 @@ pub trait BlockFile: Debug + Send + Sync {
     fn forget(&self) -> io::Result<()>;
     /// The unit of direct reads and writes, bytes; 0: there are none; None: the file system does not say.
     fn direct_bytes(&self) -> io::Result<Option<u32>>;
+    /// Whether it is read and written around the page cache. What the kernel does not know has none.
+    fn is_direct(&self) -> io::Result<bool> {
+        Ok(true)
+    }
     /// The descriptor, if the kernel knows the file.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 }
@@ -185,6 +189,10 @@ impl BlockFile for File {
         let stat = rustix::fs::statx(self, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
         let says = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN);
         Ok(says.then_some(stat.stx_dio_offset_align))
+    }
+
+    fn is_direct(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fcntl_getfl(self)?.contains(rustix::fs::OFlags::DIRECT))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

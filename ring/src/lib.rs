@@ -1,4 +1,5 @@
-//! The reactor of one core: the [`Io`] trait that a shard is generic over, and its implementation on io_uring.
+//! The reactor of one core: the [`Io`] trait that a shard is generic over, and its implementations on io_uring ([`UringIo`]) and on
+//! plain system calls ([`SyscallIo`]).
 //!
 //! A shard's turn is: [`Io::poll`] (submit everything, wait, reap a bounded batch of [`Event`]s), handle them, queue
 //! sends and log writes, poll again. Nothing here knows what a datagram or a log write means.
@@ -17,7 +18,13 @@
 
 mod arena;
 #[cfg(not(loom))]
+mod backend;
+#[cfg(not(loom))]
+mod buffers;
+#[cfg(not(loom))]
 mod clock;
+#[cfg(not(loom))]
+mod delay;
 mod file;
 mod port;
 mod settings;
@@ -25,18 +32,34 @@ mod settings;
 mod socket;
 mod sync;
 #[cfg(not(loom))]
+mod syscall;
+#[cfg(not(loom))]
+mod trains;
+#[cfg(not(loom))]
 mod uring;
 mod wait;
 mod wake;
+#[cfg(not(loom))]
+mod writer;
+#[cfg(not(loom))]
+mod writes;
 
 pub use arena::{Arena, Loan, Slice};
+#[cfg(not(loom))]
+pub use backend::{Backend, Choice, Reactor, Want};
 pub use file::{BlockFile, View};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]
-pub use uring::{CLOSE_WAIT, Features, LOG_THREAD_PRIORITY, LogThreadGot, UringIo, probe};
+pub use syscall::SyscallIo;
+#[cfg(not(loom))]
+pub use uring::{Features, UringIo, probe};
 pub use wait::{BACK_OFF_MAX_NS, BACK_OFF_MIN_NS, LATE_YIELD_NS, PROMPT_YIELDS, WaitMode};
 pub use wake::Waker;
+#[cfg(not(loom))]
+pub use writer::{LOG_THREAD_PRIORITY, LogThreadGot};
+#[cfg(not(loom))]
+pub use writes::CLOSE_WAIT;
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;

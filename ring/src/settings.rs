@@ -161,7 +161,7 @@ fn refuse(reason: String, mend: String) -> Result<(), IoError> {
 pub struct Stats {
     /// Polls.
     pub polls: u64,
-    /// `io_uring_enter` calls.
+    /// System calls: `io_uring_enter`, or those of the sockets and of waiting.
     pub enters: u64,
     /// Those of them that could wait.
     pub blocks: u64,

@@ -91,6 +91,28 @@ pub(crate) fn sockaddr(address: SocketAddrV4) -> libc::sockaddr_in {
     }
 }
 
+/// What the kernel's form of an IPv4 address says.
+pub(crate) fn address_of(raw: &libc::sockaddr_in) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes()), u16::from_be(raw.sin_port))
+}
+
+/// `CMSG_SPACE` of the length of a datagram, an int.
+pub(crate) const CONTROL_BYTES: usize = 24;
+
+/// The length of each datagram of a piece, if that is what a control message says (UDP_GRO), and if there is one.
+pub(crate) fn segment_of(control: &[u8]) -> Option<usize> {
+    let word = |at: usize| i32::from_ne_bytes(control[at..at + 4].try_into().expect("four bytes"));
+    // `struct cmsghdr`: a length of 64 bits, the level, the type; then the number.
+    let is_segment = word(8) == libc::SOL_UDP && word(12) == libc::UDP_GRO;
+    is_segment.then(|| usize::try_from(word(16)).ok()).flatten().filter(|bytes| *bytes > 0)
+}
+
+/// Whether the refusal of a train is no matter of the moment: this path cannot do it (no checksum offload, a smaller MTU). From then
+/// on datagrams go one by one, so that only those that do not fit are lost.
+pub(crate) fn refuses_trains(errno: i32) -> bool {
+    [libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP].contains(&errno)
+}
+
 /// An address as the kernel wrote it in front of a datagram: nothing if it is not IPv4's.
 pub(crate) fn parse_sockaddr(bytes: &[u8]) -> Option<SocketAddrV4> {
     let (family, rest) = bytes.split_first_chunk::<2>()?;
@@ -138,8 +160,7 @@ fn bound_to(fd: &OwnedFd) -> Result<SocketAddrV4, IoError> {
     if result != 0 {
         return Err(last("getsockname"));
     }
-    let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
-    Ok(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)))
+    Ok(address_of(&raw))
 }
 
 fn listen_error(address: SocketAddrV4, source: std::io::Error) -> IoError {

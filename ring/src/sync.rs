@@ -36,6 +36,14 @@ mod real {
             Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
         }
 
+        /// Takes the count away; there is one.
+        pub(crate) fn clear(&self) {
+            let mut count = [0u8; 8];
+            // SAFETY: writes eight bytes into a live array.
+            let read = unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+            assert_eq!(read, 8, "an eventfd that is readable gave nothing: {}", std::io::Error::last_os_error());
+        }
+
         pub(crate) fn signal(&self) {
             let one = 1u64.to_ne_bytes();
             // SAFETY: writes eight bytes from a live array.

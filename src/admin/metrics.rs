@@ -4,6 +4,7 @@
 use super::About;
 use crate::node::monotonic_ns;
 use crate::shard::{Board, Gauge};
+use crate::without::{Lack, Lacks};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -282,6 +283,15 @@ impl Groups {
             u64::MAX => -1.0,
             slots => slots as f64,
         })?;
+        let without = "1: the host refuses this, and the group does without";
+        let mut family = encoder.encode_descriptor("host_lacks", without, None, MetricType::Gauge)?;
+        for (group, board) in self.groups() {
+            let lacks = Lacks(board.gauge(Gauge::Lacks));
+            for lack in Lack::ALL {
+                let labels = labels(&group, Some(("what", lack.name())));
+                family.encode_family(&labels)?.encode_gauge(&i64::from(lacks.has(lack)))?;
+            }
+        }
         let leader = ("leader_node", "The leader that the node knows; -1: none");
         self.gauge(encoder, leader, |board| board.gauge(Gauge::Leader) as f64 - 1.0)
     }

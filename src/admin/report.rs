@@ -3,6 +3,7 @@
 use super::About;
 use crate::node::monotonic_ns;
 use crate::shard::{Board, Gauge};
+use crate::without::{Lack, Lacks};
 use serde::Serialize;
 use synod_wire::client::{Counter, role};
 use synod_wire::mode::{Mode, ModeReason};
@@ -34,6 +35,8 @@ pub struct GroupReport {
     pub tail: u64,
     /// The first sequence that can be read.
     pub first_sequence: u64,
+    /// What the host refuses it: [`crate::without::Lack`].
+    pub without: Vec<&'static str>,
     /// Since its core last showed its state, seconds.
     pub shown_seconds_ago: f64,
 }
@@ -102,6 +105,7 @@ fn of_group(group: GroupId, board: &Board, now_ns: u64) -> GroupReport {
         applied_slot: gauge(Gauge::AppliedSlot),
         tail: gauge(Gauge::Tail),
         first_sequence: board.counter(Counter::FirstSequence),
+        without: Lacks(gauge(Gauge::Lacks)).list().map(Lack::name).collect(),
         shown_seconds_ago: if came_up { seconds_since(gauge(Gauge::RefreshedNs)) } else { 0.0 },
     }
 }

@@ -4,7 +4,7 @@
 //! compares the two.
 
 use super::values::DRIFT_MAX_PPM;
-use super::{Config, Durability, IN_FLIGHT_MAX, Machine, Node, Wait};
+use super::{Config, Durability, IN_FLIGHT_MAX, KernelIo, Machine, Node, Wait, Writer};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_paxos::MAX_LEASE_NS;
@@ -126,6 +126,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     findings.nodes(config);
     findings.groups(config);
+    findings.writer(config);
     findings.ports(config);
     findings.time_outs(config);
     findings.leases(config);
@@ -315,6 +316,14 @@ impl Findings {
                     "pin each group to a core of its own, or write \"none\"",
                 );
             }
+        }
+    }
+
+    /// A log is not written through a ring that there is not to be.
+    fn writer(&mut self, config: &Config) {
+        if config.cpu.io == KernelIo::Syscall && config.wal.writer == Writer::Ring {
+            let reason = "\"ring\" is the pipeline's io_uring, and cpu.io = \"syscall\" is to do without it";
+            self.add("wal.writer", reason, "write \"auto\" or \"thread\", or cpu.io = \"uring\"");
         }
     }
 
@@ -522,6 +531,20 @@ mod tests {
             c.nodes[2].client_listen = "10.0.0.1:7500".parse().unwrap();
         };
         assert_eq!(keys_after(remote), ["node[0].peer_listen"]);
+    }
+
+    #[test]
+    fn no_log_is_written_through_a_ring_that_is_not_there() {
+        let both = |io, writer| keys_after(|c| (c.cpu.io, c.wal.writer) = (io, writer));
+        assert_eq!(both(KernelIo::Syscall, Writer::Ring), ["wal.writer"]);
+        for (io, writer) in [
+            (KernelIo::Syscall, Writer::Thread),
+            (KernelIo::Syscall, Writer::Auto),
+            (KernelIo::Uring, Writer::Ring),
+            (KernelIo::Auto, Writer::Ring),
+        ] {
+            assert!(both(io, writer).is_empty(), "{io:?} {writer:?}");
+        }
     }
 
     #[test]

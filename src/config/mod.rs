@@ -11,7 +11,7 @@ mod values;
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
 pub use values::{
-    Drift, Durability, Every, IN_FLIGHT_MAX, InFlight, Level, Machine, QuorumSize, Wait, Writer, WriterCore,
+    Drift, Durability, Every, IN_FLIGHT_MAX, InFlight, KernelIo, Level, Machine, QuorumSize, Wait, Writer, WriterCore,
 };
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,8 @@ pub struct Group {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cpu {
+    /// How a core enters the kernel.
+    pub io: KernelIo,
     /// How a core waits for work.
     pub wait: Wait,
     /// How long an idle core polls before it blocks, microseconds.
@@ -228,7 +230,7 @@ impl Default for Cluster {
 
 impl Default for Cpu {
     fn default() -> Cpu {
-        Cpu { wait: Wait::Auto, yield_idle_us: 50, yield_durable_us: 500 }
+        Cpu { io: KernelIo::Auto, wait: Wait::Auto, yield_idle_us: 50, yield_durable_us: 500 }
     }
 }
 

@@ -20,6 +20,29 @@ pub enum Wait {
     Block,
 }
 
+/// How a core enters the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelIo {
+    /// By io_uring where it can be had, else by plain system calls.
+    #[default]
+    Auto,
+    /// By io_uring.
+    Uring,
+    /// By plain system calls.
+    Syscall,
+}
+
+impl From<KernelIo> for synod_ring::Want {
+    fn from(io: KernelIo) -> synod_ring::Want {
+        match io {
+            KernelIo::Auto => synod_ring::Want::Auto,
+            KernelIo::Uring => synod_ring::Want::Uring,
+            KernelIo::Syscall => synod_ring::Want::Syscall,
+        }
+    }
+}
+
 /// What an acknowledgement rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -68,6 +68,8 @@ gauges! {
     LeaseLeftNs,
     /// Slots that damage hides; [`u64::MAX`]: all that are open.
     UnknownSlots,
+    /// What the host refuses: [`crate::without::Lacks`].
+    Lacks,
     /// Slots that it proposed and that are not chosen.
     OpenSlots,
     /// Messages that wait for the log.
@@ -154,7 +156,7 @@ impl Board {
         put(&self.counters[counter as usize], value);
     }
 
-    pub(super) fn set(&self, gauge: Gauge, value: u64) {
+    pub(crate) fn set(&self, gauge: Gauge, value: u64) {
         put(&self.gauges[gauge as usize], value);
     }
 }

@@ -1,6 +1,7 @@
 //! A cluster of real processes on a loopback address of its own, with logs on the real disk.
 
 use super::host::LoopDisk;
+use super::refuse::Restriction;
 use super::{await_until, say};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
@@ -34,6 +35,8 @@ pub struct Cluster {
     config_file: PathBuf,
     nodes: Vec<Option<Child>>,
     namespaces: Vec<Option<File>>,
+    /// What the processes of all nodes do to themselves first.
+    restrictions: Vec<Restriction>,
     environment: Vec<(NodeId, String, String)>,
     /// Given back after the nodes have gone and before the directory goes: fields are dropped in this order.
     disks: Vec<(NodeId, LoopDisk)>,
@@ -92,6 +95,7 @@ impl Cluster {
             config_file,
             nodes,
             namespaces,
+            restrictions: Vec::new(),
             environment: Vec::new(),
             disks: Vec::new(),
             dir: Some(dir),
@@ -126,6 +130,19 @@ impl Cluster {
     /// Runs node `index` in a network namespace from now on.
     pub fn put_into_namespace(&mut self, node: NodeId, namespace: File) {
         self.namespaces[usize::from(node.0)] = Some(namespace);
+    }
+
+    /// Whatever is run of the nodes finds less than the host has from now on.
+    pub fn restrict(&mut self, restriction: Restriction) {
+        self.restrictions.push(restriction);
+    }
+
+    /// The same for one command.
+    fn restrict_command(&self, command: &mut Command) {
+        for restriction in self.restrictions.iter().copied() {
+            // SAFETY: a restriction makes async-signal-safe calls only, and allocates nothing.
+            unsafe { command.pre_exec(restriction) };
+        }
     }
 
     /// Puts a node that is not formatted on a disk of its own. Needs privileges.
@@ -174,8 +191,10 @@ impl Cluster {
 
     /// Runs `synod format`.
     pub fn format(&self, node: NodeId) -> Output {
-        let config = self.config_file.to_str().expect("a path in UTF-8");
-        self.synod(&["format", "--config", config, "--node", &node.to_string()])
+        let mut command = Command::new(SYNOD);
+        command.arg("format").arg("--config").arg(&self.config_file).args(["--node", &node.to_string()]);
+        self.restrict_command(&mut command);
+        command.stdin(Stdio::null()).output().expect("run synod")
     }
 
     /// The command that starts a node in the foreground; it dies with the thread that spawns it.
@@ -185,6 +204,8 @@ impl Cluster {
         command.env("NO_COLOR", "1").stdin(Stdio::null());
         let own = self.environment.iter().filter(|(whose, ..)| *whose == node);
         command.envs(own.map(|(_, key, value)| (key, value)));
+        // First, as another user's process gets no signal at its parent's death that it asked for before.
+        self.restrict_command(&mut command);
         let parent = rustix::process::getpid();
         let namespace = self.namespaces[usize::from(node.0)].as_ref().map(AsRawFd::as_raw_fd);
         // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid, setns), and nothing is

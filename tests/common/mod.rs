@@ -9,6 +9,7 @@ pub mod host;
 pub mod load;
 pub mod numbered;
 pub mod packet;
+pub mod refuse;
 
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -20,7 +20,7 @@ const LOCK: &str = "lock";
 pub enum Opening {
     /// To be read, through the page cache.
     Read,
-    /// To be read and written directly.
+    /// To be read and written directly, or through the page cache where the file system refuses the other.
     Direct,
     /// As [`Opening::Direct`], made anew and empty.
     Create,
@@ -155,9 +155,17 @@ impl Directory for Folder {
             return Ok(Arc::new(File::open(path)?));
         }
         let create = opening == Opening::Create;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(libc::O_DIRECT).create(create).truncate(create);
-        Ok(Arc::new(options.open(path)?))
+        let open = |flags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).custom_flags(flags).create(create).truncate(create).open(&path)
+        };
+        match open(libc::O_DIRECT) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            // Some take the flag, and say of the file that it has no direct reads and writes.
+            Ok(file) if matches!(file.direct_bytes(), Ok(Some(0))) => {}
+            opened => return Ok(Arc::new(opened?)),
+        }
+        Ok(Arc::new(open(0)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -281,25 +289,21 @@ pub(crate) fn open_read(dir: &Dir, name: &str) -> Result<Arc<dyn BlockFile>, Log
     dir.open(name, Opening::Read).map_err(LogError::file("open", &dir.path().join(name)))
 }
 
-/// Opens a file for direct writes (and reads).
+/// Opens a file for direct writes (and reads), as far as the file system takes them.
 pub(crate) fn open_direct(dir: &Dir, name: &str, create: bool) -> Result<Arc<dyn BlockFile>, LogError> {
-    let path = dir.path().join(name);
     let opening = if create { Opening::Create } else { Opening::Direct };
-    dir.open(name, opening).map_err(|source| match source.raw_os_error() {
-        Some(libc::EINVAL) => LogError::NoDirectIo { path, reason: source.to_string() },
-        _ => LogError::file("open", &path)(source),
-    })
+    dir.open(name, opening).map_err(LogError::file("open", &dir.path().join(name)))
 }
 
 /// The unit of writes that the device below `file` asks for, at least [`MIN_BLOCK_BYTES`].
 pub(crate) fn block_bytes(file: &dyn BlockFile, path: &Path) -> Result<u32, LogError> {
-    let refuse = |reason: String| Err(LogError::NoDirectIo { path: path.to_path_buf(), reason });
     match file.direct_bytes().map_err(LogError::file("statx", path))? {
-        // The file system does not say (tmpfs, for one); a page suits whatever takes O_DIRECT at all.
-        None => Ok(MIN_BLOCK_BYTES),
-        Some(0) => refuse("statx reports no direct I/O".into()),
+        // The file system does not say (tmpfs, for one), or has no direct writes; a page suits whatever takes them at all, and the
+        // page cache.
+        None | Some(0) => Ok(MIN_BLOCK_BYTES),
         Some(align) if align > MAX_BLOCK_BYTES || !align.is_power_of_two() => {
-            refuse(format!("it asks for blocks of {align} bytes, {MAX_BLOCK_BYTES} is the most"))
+            let reason = format!("it asks for blocks of {align} bytes, {MAX_BLOCK_BYTES} is the most");
+            Err(LogError::NoDirectIo { path: path.to_path_buf(), reason })
         }
         Some(align) => Ok(align.max(MIN_BLOCK_BYTES)),
     }

@@ -143,8 +143,8 @@ pub enum LogError {
         /// Bytes that it needs.
         bytes: u64,
     },
-    /// The file system does not take direct writes.
-    #[error("{} does not accept O_DIRECT ({reason}). Put the log on a local ext4 or XFS file system", path.display())]
+    /// The file system does not take direct writes as a log makes them.
+    #[error("{} cannot be written directly ({reason}). Put the log on a local ext4 or XFS file system", path.display())]
     NoDirectIo {
         /// The file or directory.
         path: PathBuf,

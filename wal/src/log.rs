@@ -27,6 +27,7 @@ pub struct Log {
     pub(crate) settings: Settings,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
+    direct: bool,
     pub(crate) arena: Arena,
     /// Below this the ring never held the log (it starts with the last part of what recovery read).
     arena_floor: u64,
@@ -110,6 +111,7 @@ pub(crate) struct Start {
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
     pub(crate) files: Vec<PreparedSegment>,
+    pub(crate) direct: bool,
     pub(crate) arena: Arena,
     pub(crate) arena_floor: u64,
     pub(crate) head: u64,
@@ -132,6 +134,7 @@ impl Log {
             settings: start.settings,
             geometry: start.geometry,
             identity: start.identity,
+            direct: start.direct,
             arena: start.arena,
             arena_floor: start.arena_floor,
             limit: 0,
@@ -158,6 +161,11 @@ impl Log {
         };
         log.begin_turn();
         log
+    }
+
+    /// Whether it is written around the page cache; else the file system refused that, and each write is synced through it.
+    pub fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// Whose log it is.

@@ -82,6 +82,11 @@ pub fn recover(
     segments.check(expect, settings)?;
     check_blocks(&segments)?;
     sync(&segments)?;
+    let direct = is_direct(&segments)?;
+    if !direct {
+        // After a write that failed the cache may show what never came to the disk.
+        forget_pages(&segments)?;
+    }
     let mut found = Found::default();
     let end = scanner(&segments, from)?.run(&mut |item| {
         found.take(item, visit);
@@ -109,6 +114,7 @@ pub fn recover(
         geometry: segments.geometry,
         identity: segments.identity,
         files,
+        direct,
         arena,
         arena_floor,
         head,
@@ -223,6 +229,13 @@ fn sync(segments: &Segments) -> Result<(), LogError> {
         segment.file.sync().map_err(LogError::file("sync", &segment.path))?;
     }
     sync_dir(&segments.dir)
+}
+
+/// Whether the file system lets the log be written around the page cache.
+fn is_direct(segments: &Segments) -> Result<bool, LogError> {
+    let last = segments.end_index() - 1;
+    let file = open_direct(&segments.dir, &segment_name(last), false)?;
+    file.is_direct().map_err(LogError::file("ask for the flags of", &segment_path(&segments.dir, last)))
 }
 
 /// Cuts the torn tail at `end`, durably; where to append, and what was cut.

@@ -9,13 +9,7 @@
 //! Called by: the reactor's `write`, and its completions.
 
 use crate::settings::LogWriter;
-
-/// How a write goes to the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Route {
-    Ring,
-    Thread,
-}
+use crate::writes::Route;
 
 impl Route {
     fn other(self) -> Route {

@@ -4,14 +4,10 @@
 
 use super::UringIo;
 use super::complete::{CANCEL, RECEIVE_CLIENTS, RECEIVE_PEERS, WAKE};
-use super::writer::Writer;
+use crate::writes::{CLOSE_WAIT, did_not_end};
 use crate::{IoError, clock};
 use io_uring::opcode::AsyncCancel2;
 use io_uring::types::CancelBuilder;
-use std::time::Duration;
-
-/// How long closing waits for log writes to end. A disk that takes longer is broken; the process must be able to go.
-pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 impl<J, D> UringIo<J, D> {
     /// Ends the reactor, as dropping it does, and says whether everything ended. What was queued is still submitted; log writes
@@ -61,7 +57,7 @@ impl<J, D> UringIo<J, D> {
         loop {
             self.reap(&mut events, self.max_events);
             events.clear();
-            if self.writers.iter().map(Writer::running).sum::<Result<usize, _>>()? == 0 {
+            if self.writers.running()? == 0 {
                 break;
             }
             self.arm_wake()?;
@@ -72,7 +68,7 @@ impl<J, D> UringIo<J, D> {
                 slept?;
             }
         }
-        self.writers.iter_mut().try_for_each(Writer::stop)
+        self.writers.stop()
     }
 
     fn time_left(&self, deadline_ns: u64) -> Result<u64, IoError> {
@@ -80,11 +76,7 @@ impl<J, D> UringIo<J, D> {
         if left_ns > 0 {
             return Ok(left_ns);
         }
-        let source = std::io::Error::new(
-            std::io::ErrorKind::TimedOut,
-            format!("{} log writes did not end in {CLOSE_WAIT:?}", self.writes.running()),
-        );
-        Err(IoError::System { call: "closing the reactor", source })
+        Err(did_not_end(&self.writes))
     }
 
     fn is_busy(&self) -> bool {
@@ -98,9 +90,11 @@ impl<J, D> UringIo<J, D> {
         submitter
             .unregister_files()
             .map_err(|source| IoError::System { call: "io_uring_unregister(FILES)", source })?;
-        submitter
-            .unregister_buffers()
-            .map_err(|source| IoError::System { call: "io_uring_unregister(BUFFERS)", source })?;
+        if self.locked.is_ok() {
+            submitter
+                .unregister_buffers()
+                .map_err(|source| IoError::System { call: "io_uring_unregister(BUFFERS)", source })?;
+        }
         for pool in &self.rx {
             submitter
                 .unregister_buf_ring(pool.group())

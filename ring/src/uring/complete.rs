@@ -5,10 +5,10 @@
 //! Called by: the reactor's turn, and its closing.
 
 use super::UringIo;
-use super::receive::Piece;
-use super::writer::Writer;
-use super::writes::Ended;
+use crate::buffers::Piece;
+use crate::socket::refuses_trains;
 use crate::wake::{DONE, WOKEN, WRITER_GONE, WRITTEN};
+use crate::writes::Ended;
 use crate::{Event, IoError, Socket, clock};
 use io_uring::cqueue::{self, Entry};
 
@@ -47,7 +47,7 @@ impl<J, D> UringIo<J, D> {
             }
         }
         while self.written && events.len() < limit {
-            match self.writers.iter_mut().find_map(Writer::next_done) {
+            match self.writers.next_done() {
                 Some(done) => self.wrote(done.place, done.result, events),
                 None => self.written = false,
             }
@@ -64,9 +64,8 @@ impl<J, D> UringIo<J, D> {
         self.answers |= reasons & DONE != 0;
         self.written |= reasons & WRITTEN != 0;
         if reasons & WRITER_GONE != 0 {
-            // Whichever it was: nothing is written any more.
-            let gone = self.writers.iter_mut().map(Writer::is_gone).last();
-            self.note(gone.map_or(Ok(()), Err));
+            let gone = self.writers.is_gone();
+            self.note(gone);
         }
         if reasons & WOKEN != 0 {
             events.push(Event::Woken);
@@ -85,10 +84,7 @@ impl<J, D> UringIo<J, D> {
             }
             TRAIN => {
                 self.stats.sends_failed += 1;
-                // Not a matter of the moment: this path cannot do it (no checksum offload, a smaller MTU). From now on one by
-                // one, so that only those of these datagrams that do not fit are lost.
-                self.segmentation[user_data as u32 as usize] &=
-                    ![libc::EIO, libc::EINVAL, libc::EMSGSIZE, libc::EOPNOTSUPP].contains(&-entry.result());
+                self.segmentation[user_data as u32 as usize] &= !refuses_trains(-entry.result());
                 events.push(Event::SendFailed(-entry.result()));
             }
             WRITE => self.wrote(user_data as u8, entry.result(), events),
@@ -124,22 +120,9 @@ impl<J, D> UringIo<J, D> {
     }
 
     /// Makes an event of each datagram of a piece, up to the bound.
-    fn hand_out(&mut self, mut piece: Piece, events: &mut Vec<Event<D>>, limit: usize) {
-        let pool = &self.rx[piece.socket as usize];
-        let count = match piece.socket {
-            Socket::Peers => &mut self.stats.datagrams_peers,
-            Socket::Clients => &mut self.stats.datagrams_clients,
-        };
-        while events.len() < limit {
-            let (buf, last) = pool.next_of(&mut piece);
-            *count += 1;
-            self.stats.datagrams_cut += u64::from(buf.cut);
-            events.push(Event::Datagram { buf, from: piece.from });
-            if last {
-                return;
-            }
-        }
-        self.rest = Some(piece);
+    fn hand_out(&mut self, piece: Piece, events: &mut Vec<Event<D>>, limit: usize) {
+        let buffers = &self.rx[piece.socket as usize].buffers;
+        self.rest = buffers.hand_out(piece, events, limit, &mut self.stats);
     }
 
     /// Nothing that the network does ends receiving: an ICMP error of an earlier send (ECONNREFUSED and its kin) surfaces here

@@ -3,7 +3,7 @@
 //! One ring, made on the thread that runs it and used by that thread alone (SINGLE_ISSUER, DEFER_TASKRUN: completions run when
 //! this thread enters the kernel, never in between; TASKRUN_FLAG: a word in shared memory says when that is worth while). Two
 //! sockets, each with one multishot receive into a ring of buffers of its own; sends whose success makes no completion; log
-//! writes from a registered arena with RWF_DSYNC, or by a thread of its own (see [`writer`], [`choice`]); a read of an eventfd
+//! writes from a registered arena with RWF_DSYNC, or by a thread of its own (see [`crate::writer`], [`choice`]); a read of an eventfd
 //! for wakes by other threads. Called by: the shard, through `Io`. May touch: everything that a [`Settings`] names, and nothing else.
 //!
 //! # Who owns which bytes when
@@ -14,7 +14,8 @@
 //!   where the kernel would otherwise arm a poll, or hand the request to a worker, and read the bytes later. A poll does not
 //!   return before the kernel took every submission, see [`UringIo::turn`]. Hence the rule of `Io`: unchanged until the next
 //!   poll returns.
-//! - *Log writes* are read until their completion, from the log arena, whose pages the kernel pinned when it was registered;
+//! - *Log writes* are read until their completion, from the log arena, whose pages the kernel pinned when it was registered (or
+//!   pins for each write, where it may not keep so many);
 //!   the log-writer thread holds a reference to it.
 //! - *Both arenas* are kept by reference count. A slice of any other arena is refused by assertion: nothing would keep it.
 //!
@@ -26,39 +27,35 @@
 mod choice;
 mod close;
 mod complete;
-mod delay;
 mod enter;
 mod receive;
 mod setup;
-mod trains;
-mod writer;
-mod writes;
 
-pub use close::CLOSE_WAIT;
+pub(crate) use setup::probe_with;
 pub use setup::{Features, probe};
-pub use writer::{LOG_THREAD_PRIORITY, LogThreadGot};
 
-use crate::arena::Mapping;
+use crate::arena::{Mapping, kept};
+use crate::buffers::Piece;
 use crate::port::Port;
 use crate::settings::{LogWriter, Settings, Stats};
 use crate::socket::{self, ADDRESS_BYTES, UdpSocket, sockaddr};
+use crate::trains::Trains;
 use crate::wait::{Step, Waiter};
 use crate::wake::Waker;
-use crate::{Arena, BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, RxBuf, Slice, Socket, clock};
-use choice::{Choice, Route};
+use crate::writer::{LogThreadGot, Writers};
+use crate::writes::{Route, Write, Writes};
+use crate::{Arena, BlockFile, Event, FILE_SLOTS, FileSlot, Io, IoError, Reactor, RxBuf, Slice, Socket, clock};
+use choice::Choice;
 use enter::Ring;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
-use receive::{Piece, RxPool};
+use receive::RxPool;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use trains::Trains;
-use writer::Writer;
-use writes::{Write, Writes};
 
 /// Places in the ring's table of files.
 const FILE_PEERS: types::Fixed = types::Fixed(0);
@@ -97,13 +94,15 @@ pub struct UringIo<J, D> {
     clients_next: usize,
     napi: Result<(), i32>,
     receive_offload: Result<(), i32>,
+    /// The log arena is registered, which keeps it in memory.
+    locked: Result<(), i32>,
     trains: Trains,
     /// Several datagrams to one receiver go in one submission, from the members' socket and from the clients'.
     segmentation: [bool; 2],
     writes: Writes,
     choice: Choice,
     /// The log-writer threads, unless all writes go through the ring.
-    writers: Vec<Writer>,
+    writers: Writers,
     files: [Option<Arc<dyn BlockFile>>; FILE_SLOTS as usize],
     wake_armed: bool,
     port: Port<J, D>,
@@ -141,13 +140,13 @@ impl<J: Send, D: Send> UringIo<J, D> {
         setup::check_features(&ring)?;
         setup::check_opcodes(&ring)?;
         let ring = Ring::new(ring);
-        register(&ring, &rx, &log, &sockets, port.wake().event().as_raw_fd())?;
+        register(&ring, &rx, &sockets, port.wake().event().as_raw_fd())?;
+        let locked = register_log(&ring, &log)?;
         let napi = setup::busy_poll(&ring, settings.napi_busy_poll_us);
         let writers = match settings.log_writer {
-            LogWriter::Ring => Vec::new(),
+            LogWriter::Ring => Writers::none(),
             LogWriter::Thread(thread) | LogWriter::Auto(thread) => {
-                let started = (0..settings.log_threads).map(|_| Writer::start(thread, log.clone(), &port));
-                started.collect::<Result<_, _>>()?
+                Writers::start(settings.log_threads, thread, &log, &port)?
             }
         };
 
@@ -170,6 +169,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
             clients_next: 0,
             napi,
             receive_offload,
+            locked,
             trains: Trains::new(),
             segmentation: [settings.segmentation; 2],
             writes: Writes::new(),
@@ -206,9 +206,14 @@ impl<J: Send, D: Send> UringIo<J, D> {
         self.receive_offload
     }
 
+    /// Whether the log arena is registered with the kernel, which keeps it in memory; the errno if the kernel refuses.
+    pub fn log_locked(&self) -> Result<(), i32> {
+        self.locked
+    }
+
     /// What the kernel let the log-writer threads have, if there are any: they all ask for the same.
     pub fn log_thread(&self) -> Option<LogThreadGot> {
-        self.writers.first().map(Writer::got)
+        self.writers.got()
     }
 
     /// Where members' datagrams come in: the address asked for, with the port that the kernel chose if that was 0.
@@ -251,14 +256,22 @@ fn check_log_arena(log_arena: &Arena) -> Result<(), IoError> {
     })
 }
 
-/// Tells the ring its files and its memory.
-fn register(
-    ring: &Ring,
-    rx: &[RxPool; 2],
-    log: &Arc<Mapping>,
-    sockets: &[UdpSocket; 2],
-    wake: i32,
-) -> Result<(), IoError> {
+/// Tells the ring the memory that log writes are taken from, so that the kernel pins it once and not for each write. Where it may not
+/// pin so much (RLIMIT_MEMLOCK, without CAP_IPC_LOCK), writes go without: the errno.
+fn register_log(ring: &Ring, log: &Mapping) -> Result<Result<(), i32>, IoError> {
+    let piece = libc::iovec { iov_base: log.base().cast_mut().cast(), iov_len: log.len() };
+    // SAFETY: the mapping outlives the ring, see `UringIo`'s order of fields and `close`.
+    match unsafe { ring.submitter().register_buffers(&[piece]) } {
+        Ok(()) => Ok(Ok(())),
+        Err(error) => match error.raw_os_error() {
+            Some(errno @ (libc::ENOMEM | libc::EPERM)) => Ok(Err(errno)),
+            _ => Err(setup::refused("io_uring_register(BUFFERS)", &error)),
+        },
+    }
+}
+
+/// Tells the ring its files and its receive buffers.
+fn register(ring: &Ring, rx: &[RxPool; 2], sockets: &[UdpSocket; 2], wake: i32) -> Result<(), IoError> {
     let explain = |call| move |error: std::io::Error| setup::refused(call, &error);
     let submitter = ring.submitter();
     let mut files = [-1; FILES];
@@ -266,9 +279,6 @@ fn register(
     files[1] = sockets[1].fd.as_raw_fd();
     files[2] = wake;
     submitter.register_files(&files).map_err(explain("io_uring_register(FILES)"))?;
-    let piece = libc::iovec { iov_base: log.base().cast_mut().cast(), iov_len: log.len() };
-    // SAFETY: the mapping outlives the ring, see `UringIo`'s order of fields and `close`.
-    unsafe { submitter.register_buffers(&[piece]) }.map_err(explain("io_uring_register(BUFFERS)"))?;
     for pool in rx {
         // SAFETY: the ring of buffers is page-aligned, has that many entries, and outlives the ring likewise.
         unsafe { submitter.register_buf_ring_with_flags(pool.ring_address(), pool.count(), pool.group(), 0) }
@@ -287,13 +297,17 @@ fn send_entry(socket: types::Fixed, to: *const libc::sockaddr_in, address: *cons
         .user_data(complete::SEND)
 }
 
-fn write_entry(place: u8, write: Write) -> Entry {
+/// `registered`: the log arena is.
+fn write_entry(place: u8, write: Write, registered: bool) -> Entry {
     let file = types::Fixed(FILE_LOG_FIRST + u32::from(write.file.0));
-    opcode::WriteFixed::new(file, write.address, write.len, BUFFER_LOG)
-        .offset(write.offset)
-        .rw_flags(libc::RWF_DSYNC)
-        .build()
-        .user_data(complete::WRITE | u64::from(place))
+    let Write { address, len, offset, .. } = write;
+    let entry = match registered {
+        true => {
+            opcode::WriteFixed::new(file, address, len, BUFFER_LOG).offset(offset).rw_flags(libc::RWF_DSYNC).build()
+        }
+        false => opcode::Write::new(file, address, len).offset(offset).rw_flags(libc::RWF_DSYNC).build(),
+    };
+    entry.user_data(complete::WRITE | u64::from(place))
 }
 
 impl<J, D> UringIo<J, D> {
@@ -385,7 +399,7 @@ impl<J, D> UringIo<J, D> {
 
     fn receive(&self, index: usize) -> Entry {
         let pool = &self.rx[index];
-        let (file, about) = match pool.socket {
+        let (file, about) = match pool.socket() {
             Socket::Peers => (FILE_PEERS, complete::RECEIVE_PEERS),
             Socket::Clients => (FILE_CLIENTS, complete::RECEIVE_CLIENTS),
         };
@@ -425,23 +439,8 @@ impl<J, D> UringIo<J, D> {
         Ok(())
     }
 
-    /// The address and length of bytes that the reactor keeps mapped. `log_only` where they must be registered, too.
-    fn kept(&self, bytes: Slice<'_>, log_only: bool) -> (*const u8, u32) {
-        let bytes = bytes.bytes();
-        let start = bytes.as_ptr().addr();
-        let lies_in = |mapping: &Mapping| {
-            let base = mapping.base().addr();
-            start >= base && start + bytes.len() <= base + mapping.len()
-        };
-        assert!(
-            lies_in(&self.log) || (!log_only && lies_in(&self.send)),
-            "bytes from an arena that this reactor was not made with"
-        );
-        (bytes.as_ptr(), u32::try_from(bytes.len()).expect("arenas are smaller than 4 GiB"))
-    }
-
     fn queue_send(&mut self, socket: types::Fixed, to: *const libc::sockaddr_in, bytes: Slice<'_>) {
-        let (address, len) = self.kept(bytes, false);
+        let (address, len) = kept(bytes, &self.log, Some(&self.send));
         let entry = send_entry(socket, to, address, len);
         self.stats.sends += 1;
         // SAFETY: the bytes are kept (above) and unchanged until the next poll returned (the rule of `Io`), the address lies in
@@ -461,10 +460,8 @@ impl<J, D> UringIo<J, D> {
 
     /// Queues a train; room was made.
     fn queue_train(&mut self, socket: Socket, to: *const libc::sockaddr_in, datagrams: &[Slice<'_>]) {
-        for bytes in datagrams {
-            self.kept(*bytes, false);
-        }
-        let pieces = datagrams.iter().map(|bytes| (bytes.bytes().as_ptr(), bytes.bytes().len() as u32));
+        let (log, send) = (&self.log, &self.send);
+        let pieces = datagrams.iter().map(|bytes| kept(*bytes, log, Some(send)));
         let message = self.trains.couple(to, pieces);
         let file = if socket == Socket::Peers { FILE_PEERS } else { FILE_CLIENTS };
         let entry = opcode::SendMsg::new(file, message)
@@ -493,11 +490,10 @@ impl<J, D> UringIo<J, D> {
     fn start_write(&mut self, place: u8, write: Write) -> Result<(), IoError> {
         if write.route == Route::Thread {
             let file = self.files[usize::from(write.file.0)].clone().expect("checked when the write was asked for");
-            let idlest = self.writers.iter_mut().min_by_key(|writer| writer.queued());
-            idlest.expect("a route that the choice offers").write(place, write, file);
+            self.writers.write(place, write, file);
             return Ok(());
         }
-        let entry = write_entry(place, write);
+        let entry = write_entry(place, write, self.locked.is_ok());
         // SAFETY: the bytes lie in the log arena (checked when the write was asked for), which outlives the ring, and stay
         // unchanged until the completion (the rule of `Io`).
         unsafe { self.push(&entry) }
@@ -510,6 +506,44 @@ impl<J, D> UringIo<J, D> {
         {
             self.failed = Some(error);
         }
+    }
+}
+
+impl<J: Send, D: Send> Reactor for UringIo<J, D> {
+    fn new(settings: Settings, log_arena: &Arena, send_arena: &Arena, port: Port<J, D>) -> Result<Self, IoError> {
+        UringIo::new(settings, log_arena, send_arena, port)
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker()
+    }
+
+    fn peers_address(&self) -> SocketAddrV4 {
+        self.peers_address()
+    }
+
+    fn clients_address(&self) -> SocketAddrV4 {
+        self.clients_address()
+    }
+
+    fn napi_busy_poll(&self) -> Result<(), i32> {
+        self.napi_busy_poll()
+    }
+
+    fn receive_offload(&self) -> Result<(), i32> {
+        self.receive_offload()
+    }
+
+    fn log_locked(&self) -> Result<(), i32> {
+        self.log_locked()
+    }
+
+    fn log_thread(&self) -> Option<LogThreadGot> {
+        self.log_thread()
+    }
+
+    fn close(self) -> Result<(), IoError> {
+        self.close()
     }
 }
 
@@ -628,7 +662,7 @@ impl<J, D> Io for UringIo<J, D> {
 
     fn write(&mut self, file: FileSlot, offset: u64, bytes: Slice<'_>, token: u64) {
         assert!(self.files[usize::from(file.0)].is_some(), "file slot {} has no file", file.0);
-        let (address, len) = self.kept(bytes, true);
+        let (address, len) = kept(bytes, &self.log, None);
         let (route, timed) = self.choice.next();
         let timed_from_ns = timed.then(clock::monotonic_ns);
         let write = Write { file, offset, address, len, token, route, timed_from_ns };
@@ -668,7 +702,9 @@ mod tests {
         let (route, timed_from_ns) = (Route::Ring, None);
         let address = std::ptr::null();
         let write = Write { file: FileSlot(1), offset: 0, address, len: 0, token: 0, route, timed_from_ns };
-        assert_eq!(operation_flags(&write_entry(0, write)), libc::RWF_DSYNC);
+        for registered in [true, false] {
+            assert_eq!(operation_flags(&write_entry(0, write, registered)), libc::RWF_DSYNC);
+        }
         let send = send_entry(FILE_PEERS, std::ptr::null(), std::ptr::null(), 0);
         assert_eq!(operation_flags(&send), libc::MSG_DONTWAIT);
     }

@@ -24,9 +24,16 @@ const KERNEL_MEND: &str = "Boot Linux 6.1 or later";
 
 /// Asks the kernel whether a reactor can run, and which newer features it would use.
 pub fn probe() -> Result<Features, IoError> {
-    let (ring, no_sqarray) = open(PROBE_ENTRIES, PROBE_ENTRIES * 2)?;
+    probe_with(PROBE_ENTRIES)
+}
+
+/// The same with a ring of this size: newer kernels count its memory as locked, and an old limit (64 KiB) has no room for it.
+pub(crate) fn probe_with(sq_entries: u32) -> Result<Features, IoError> {
+    let (ring, no_sqarray) = open(sq_entries, sq_entries * 2)?;
     check_features(&ring)?;
     check_opcodes(&ring)?;
+    // A seccomp profile may allow the one call and refuse the other.
+    ring.submitter().submit_and_wait(0).map_err(|error| refused("io_uring_enter", &error))?;
     let registered_ring = super::enter::Ring::new(ring).is_registered();
     Ok(Features { kernel: kernel_release(), no_sqarray, registered_ring })
 }
@@ -74,6 +81,7 @@ pub(super) fn check_opcodes(ring: &IoUring) -> Result<(), IoError> {
         ("IORING_OP_RECV", opcode::RecvMulti::CODE),
         ("IORING_OP_RECVMSG", opcode::RecvMsgMulti::CODE),
         ("IORING_OP_WRITE_FIXED", opcode::WriteFixed::CODE),
+        ("IORING_OP_WRITE", opcode::Write::CODE),
         ("IORING_OP_READ", opcode::Read::CODE),
         ("IORING_OP_ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
     ];

@@ -1,10 +1,10 @@
-//! Several datagrams to one receiver in one submission: UDP segmentation offload (`UDP_SEGMENT`, "GSO").
+//! Several datagrams to one receiver in one piece: UDP segmentation offload (`UDP_SEGMENT`, "GSO").
 //!
 //! The cost of a datagram is mostly the way through the network stack, not the system call. A train of datagrams of one length
 //! (the last may be shorter) goes down that way once, and is cut up at its end: by the network card, or just in front of the
 //! receiving socket on loopback. Each datagram stays a piece of its arena: the train is a list of pieces. What the kernel reads
-//! besides (headers, lists, the segment's length) lies here until it took the submission. Called by: the reactor. May touch: its
-//! own table.
+//! besides (headers, lists, the segment's length) lies here until it took the submission. Called by: the reactors. May touch: their
+//! own tables.
 
 use crate::socket::ADDRESS_BYTES;
 use crate::{SEGMENTS_MAX, TRAIN_BYTES_MAX};
@@ -23,25 +23,25 @@ struct Train {
 }
 
 /// The table of trains.
-pub(super) struct Trains {
+pub(crate) struct Trains {
     table: Box<[Train]>,
     used: usize,
 }
 
 impl Trains {
-    pub(super) fn new() -> Trains {
+    pub(crate) fn new() -> Trains {
         // SAFETY: all bytes zero is a valid msghdr and iovec.
         let empty = || unsafe { std::mem::zeroed::<Train>() };
         Trains { table: (0..TRAINS).map(|_| empty()).collect(), used: 0 }
     }
 
     /// Whether the next train must wait until the kernel took those that are queued.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.used == TRAINS
     }
 
     /// The kernel took every submission: all places are free.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.used = 0;
     }
 
@@ -49,7 +49,7 @@ impl Trains {
     ///
     /// # Panics
     /// If the table is full, or the pieces are no train.
-    pub(super) fn couple(
+    pub(crate) fn couple(
         &mut self,
         to: *const libc::sockaddr_in,
         pieces: impl Iterator<Item = (*const u8, u32)>,

@@ -1,11 +1,18 @@
-//! What the reactor's tests share: a reactor of small sizes on loopback, and turning it until something came.
-#![allow(dead_code, reason = "each test binary uses a part")]
+//! The contract of `Io`, as tests that every reactor of this crate passes: each is a test binary of its own, which says what its
+//! `Reactor` is and what it does in its own way. Here is what they share: a reactor of small sizes on loopback, and turning it until
+//! something came.
 
+mod datagrams;
+mod log_writes;
+mod setting_up;
+mod waiting;
+
+use crate::{Reactor, WRITERS};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_ring::{Arena, Event, HousePort, Io, LogWriter, RxBuf, Settings, UringIo, WaitMode, port};
-
-pub(crate) type Reactor = UringIo<u64, u64>;
+#[allow(unused_imports, reason = "one of the reactors has these as methods of its own")]
+use synod_ring::Reactor as _;
+use synod_ring::{Arena, Event, HousePort, Io, RxBuf, Settings, WaitMode, port};
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,7 +36,7 @@ pub(crate) fn settings() -> Settings {
         wait: WaitMode::Auto { idle_us: 50, durable_us: 500 },
         dont_fragment: true,
         max_events: 64,
-        log_writer: LogWriter::Ring,
+        log_writer: WRITERS[0],
         log_threads: 2,
         napi_busy_poll_us: 0,
         segmentation: true,
@@ -52,7 +59,7 @@ pub(crate) fn node(settings: Settings) -> Node {
     let log = Arena::new(1 << 20).unwrap();
     let send = Arena::new(1 << 16).unwrap();
     let (core, house) = port(JOBS).unwrap();
-    let io = UringIo::new(settings, &log, &send, core).unwrap();
+    let io = Reactor::new(settings, &log, &send, core).unwrap();
     Node { io, log, send, house }
 }
 

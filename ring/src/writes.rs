@@ -1,31 +1,41 @@
 //! The log writes that are in flight, whichever way: what each was, so that its completion finds its token and a write that did
 //! not happen can be submitted again as it was.
 //!
-//! Called by: the reactor. Touches no memory but its own: the addresses in it are for the kernel only.
+//! Called by: the reactors. Touches no memory but its own: the addresses in it are for the kernel only.
 
-use super::choice::Route;
 use crate::settings::WRITES_MAX;
-use crate::{FILE_SLOTS, FileSlot};
+use crate::{FILE_SLOTS, FileSlot, IoError};
+use std::time::Duration;
+
+/// How long closing a reactor waits for log writes to end. A disk that takes longer is broken; the process must be able to go.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// Submissions of one write before EAGAIN or EINTR is reported like any other error.
 const SUBMITS_MAX: u32 = 100;
 
+/// How a write goes to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Ring,
+    Thread,
+}
+
 /// One write, as it was asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Write {
-    pub(super) file: FileSlot,
-    pub(super) offset: u64,
-    pub(super) address: *const u8,
-    pub(super) len: u32,
-    pub(super) token: u64,
-    pub(super) route: Route,
+pub(crate) struct Write {
+    pub(crate) file: FileSlot,
+    pub(crate) offset: u64,
+    pub(crate) address: *const u8,
+    pub(crate) len: u32,
+    pub(crate) token: u64,
+    pub(crate) route: Route,
     /// When it was asked for, where its time is wanted.
-    pub(super) timed_from_ns: Option<u64>,
+    pub(crate) timed_from_ns: Option<u64>,
 }
 
 /// What a completion means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// It is over; this is for the shard.
     Written { token: u64, result: Result<usize, i32> },
     /// Nothing happened; it stands in line to be submitted again.
@@ -38,7 +48,7 @@ struct InFlight {
     submits: u32,
 }
 
-pub(super) struct Writes {
+pub(crate) struct Writes {
     table: [Option<InFlight>; WRITES_MAX],
     /// Free places of the table.
     free: Vec<u8>,
@@ -50,7 +60,7 @@ pub(super) struct Writes {
 const _: () = assert!(WRITES_MAX <= u8::MAX as usize);
 
 impl Writes {
-    pub(super) fn new() -> Writes {
+    pub(crate) fn new() -> Writes {
         Writes {
             table: [None; WRITES_MAX],
             free: (0..WRITES_MAX as u8).rev().collect(),
@@ -63,7 +73,7 @@ impl Writes {
     ///
     /// # Panics
     /// If [`WRITES_MAX`] are in flight.
-    pub(super) fn begin(&mut self, write: Write) -> u8 {
+    pub(crate) fn begin(&mut self, write: Write) -> u8 {
         let place = self.free.pop().expect("more than WRITES_MAX log writes in flight");
         self.per_file[usize::from(write.file.0)] += 1;
         self.table[usize::from(place)] = Some(InFlight { write, submits: 1 });
@@ -71,7 +81,7 @@ impl Writes {
     }
 
     /// Takes the kernel's answer to the write with this number.
-    pub(super) fn end(&mut self, place: u8, result: i32) -> Ended {
+    pub(crate) fn end(&mut self, place: u8, result: i32) -> Ended {
         let entry = self.table[usize::from(place)].as_mut().expect("a completion of no write");
         let nothing_happened = result == -libc::EAGAIN || result == -libc::EINTR;
         if nothing_happened && entry.submits < SUBMITS_MAX {
@@ -88,26 +98,38 @@ impl Writes {
     }
 
     /// The next write to submit again.
-    pub(super) fn next_again(&mut self) -> Option<(u8, Write)> {
+    pub(crate) fn next_again(&mut self) -> Option<(u8, Write)> {
         let place = self.again.pop()?;
         let entry = self.table[usize::from(place)].as_ref().expect("a retry of no write");
         Some((place, entry.write))
     }
 
+    /// Whether writes stand in line to be submitted again.
+    pub(crate) fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
     /// The write with this number.
-    pub(super) fn get(&self, place: u8) -> Write {
+    pub(crate) fn get(&self, place: u8) -> Write {
         self.table[usize::from(place)].as_ref().expect("a completion of no write").write
     }
 
     /// Writes that the kernel, or the log-writer thread, has.
-    pub(super) fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         WRITES_MAX - self.free.len() - self.again.len()
     }
 
     /// Whether a file has writes that did not end.
-    pub(super) fn uses(&self, file: FileSlot) -> bool {
+    pub(crate) fn uses(&self, file: FileSlot) -> bool {
         self.per_file[usize::from(file.0)] > 0
     }
+}
+
+/// Writes that a reactor which is to end waited for in vain.
+pub(crate) fn did_not_end(writes: &Writes) -> IoError {
+    let text = format!("{} log writes did not end in {CLOSE_WAIT:?}", writes.running());
+    let source = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
+    IoError::System { call: "closing the reactor", source }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The log-writer thread: durable writes by `pwritev2(RWF_DSYNC)` on a thread of the pipeline's own.
+//! The log-writer threads: durable writes by `pwritev2(RWF_DSYNC)` on threads of the pipeline's own.
 //!
 //! An `io_uring` write with RWF_DSYNC ends in a kernel worker on the CPU of the disk's interrupt, and whoever spins or yields
 //! there starves it. A thread of its own, best on that very CPU and in a real-time class, is scheduled before them: the robust
@@ -6,15 +6,15 @@
 //!
 //! Two bounded queues with room for every write that a reactor may have in flight lead there and back, see [`crate::port`]. The
 //! thread never polls: it sleeps on a futex, or in the write. Errors and short writes come back as the kernel told them, and the
-//! reactor treats them as it treats those of its ring. Called by: the reactor. May touch: the bytes of a write and its file,
+//! reactor treats them as it treats those of its ring. Called by: the reactors. May touch: the bytes of a write and its file,
 //! both of which the thread keeps alive by itself.
 
-use super::delay::Delay;
-use super::writes::Write;
 use crate::arena::Mapping;
+use crate::delay::Delay;
 use crate::port::{HousePort, Port};
 use crate::settings::{LogThread, WRITES_MAX};
 use crate::wake::WRITER_GONE;
+use crate::writes::Write;
 use crate::{BlockFile, IoError};
 use rustix::thread::CpuSet;
 use std::os::fd::AsRawFd;
@@ -41,9 +41,9 @@ unsafe impl Send for Job {}
 
 /// How a write ended: bytes, or a negative errno, as in a completion of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Done {
-    pub(super) place: u8,
-    pub(super) result: i32,
+pub(crate) struct Done {
+    pub(crate) place: u8,
+    pub(crate) result: i32,
 }
 
 /// What the kernel let the log-writer thread have; an errno where it refused.
@@ -58,7 +58,7 @@ pub struct LogThreadGot {
 }
 
 /// The reactor's end.
-pub(super) struct Writer {
+struct Writer {
     port: Port<Job, Done>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -70,11 +70,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread. It keeps the arena mapped for as long as it lives.
-    pub(super) fn start<J, D>(
-        settings: LogThread,
-        arena: Arc<Mapping>,
-        beside: &Port<J, D>,
-    ) -> Result<Writer, IoError> {
+    fn start<J, D>(settings: LogThread, arena: Arc<Mapping>, beside: &Port<J, D>) -> Result<Writer, IoError> {
         let (port, house) = beside.beside(WRITES_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, told) = mpsc::sync_channel(1);
@@ -91,42 +87,37 @@ impl Writer {
         Ok(Writer { port, stop, thread: Some(handle), got, running: 0, gone: false })
     }
 
-    pub(super) fn got(&self) -> LogThreadGot {
+    fn got(&self) -> LogThreadGot {
         self.got
     }
 
     /// Hands a write over. The table of writes bounds their number.
-    pub(super) fn write(&mut self, place: u8, write: Write, file: Arc<dyn BlockFile>) {
+    fn write(&mut self, place: u8, write: Write, file: Arc<dyn BlockFile>) {
         self.running += 1;
         let job = Job { place, file, offset: write.offset, address: write.address, len: write.len };
         assert!(self.port.request(job).is_ok(), "more than WRITES_MAX log writes at the writer's");
     }
 
     /// The next write that ended.
-    pub(super) fn next_done(&mut self) -> Option<Done> {
+    fn next_done(&mut self) -> Option<Done> {
         let done = self.port.next_done()?;
         self.running -= 1;
         Some(done)
     }
 
-    /// Writes that it was handed and has not given back.
-    pub(super) fn queued(&self) -> usize {
-        self.running
-    }
-
     /// Writes that are still to come back; an error if they never will.
-    pub(super) fn running(&self) -> Result<usize, IoError> {
+    fn running(&self) -> Result<usize, IoError> {
         if self.gone && self.running > 0 { Err(gone()) } else { Ok(self.running) }
     }
 
     /// The thread told that it panics. Its writes never come back.
-    pub(super) fn is_gone(&mut self) -> IoError {
+    fn is_gone(&mut self) -> IoError {
         self.gone = true;
         gone()
     }
 
     /// Ends the thread, which must have nothing to do, and waits for its end: then its files are closed.
-    pub(super) fn stop(&mut self) -> Result<(), IoError> {
+    fn stop(&mut self) -> Result<(), IoError> {
         self.tell_to_stop();
         match self.thread.take().map(JoinHandle::join) {
             None | Some(Ok(())) => Ok(()),
@@ -137,6 +128,57 @@ impl Writer {
     fn tell_to_stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.port.ring();
+    }
+}
+
+/// The log-writer threads of a reactor.
+pub(crate) struct Writers(Vec<Writer>);
+
+impl Writers {
+    /// So many of them. They ask for the same, and each keeps the arena mapped for as long as it lives.
+    pub(crate) fn start<J, D>(
+        count: usize,
+        thread: LogThread,
+        arena: &Arc<Mapping>,
+        beside: &Port<J, D>,
+    ) -> Result<Writers, IoError> {
+        let started = (0..count).map(|_| Writer::start(thread, arena.clone(), beside));
+        started.collect::<Result<_, _>>().map(Writers)
+    }
+
+    /// None at all.
+    pub(crate) fn none() -> Writers {
+        Writers(Vec::new())
+    }
+
+    pub(crate) fn got(&self) -> Option<LogThreadGot> {
+        self.0.first().map(Writer::got)
+    }
+
+    /// Hands a write to the thread that has the fewest.
+    pub(crate) fn write(&mut self, place: u8, write: Write, file: Arc<dyn BlockFile>) {
+        let idlest = self.0.iter_mut().min_by_key(|writer| writer.running);
+        idlest.expect("a route that there are threads for").write(place, write, file);
+    }
+
+    /// The next write that ended.
+    pub(crate) fn next_done(&mut self) -> Option<Done> {
+        self.0.iter_mut().find_map(Writer::next_done)
+    }
+
+    /// Writes that are still to come back; an error if they never will.
+    pub(crate) fn running(&self) -> Result<usize, IoError> {
+        self.0.iter().map(Writer::running).sum()
+    }
+
+    /// One of them told that it panics. Whichever it was: nothing is written any more.
+    pub(crate) fn is_gone(&mut self) -> Result<(), IoError> {
+        self.0.iter_mut().map(Writer::is_gone).last().map_or(Ok(()), Err)
+    }
+
+    /// Ends the threads, which must have nothing to do, and waits for their ends: then their files are closed.
+    pub(crate) fn stop(&mut self) -> Result<(), IoError> {
+        self.0.iter_mut().try_for_each(Writer::stop)
     }
 }
 
@@ -190,14 +232,32 @@ fn prepare(cpus: Option<CpuSet>) -> LogThreadGot {
     LogThreadGot { thread_id: rustix::thread::gettid().as_raw_nonzero().get(), cpus, real_time }
 }
 
+/// Writes, and returns when the bytes are on stable storage: one call where the file takes it, else a write and an `fdatasync`.
 fn write_durably(job: &Job) -> i32 {
     let Some(file) = job.file.descriptor() else { return -libc::EBADF };
     let Ok(offset) = libc::off_t::try_from(job.offset) else { return -libc::EINVAL };
     let piece = libc::iovec { iov_base: job.address.cast_mut().cast(), iov_len: job.len as usize };
-    // SAFETY: the bytes lie in the arena that this thread keeps mapped, and stay unchanged until the completion (see `Job`).
-    let written = unsafe { libc::pwritev2(file.as_raw_fd(), &raw const piece, 1, offset, libc::RWF_DSYNC) };
-    // No write is longer than 31 bits: its length came from 32, and the kernel caps at less.
-    i32::try_from(written).ok().filter(|bytes| *bytes >= 0).unwrap_or_else(|| -last_errno())
+    let write = |flags| {
+        // SAFETY: the bytes lie in the arena that this thread keeps mapped, and stay unchanged until the completion (see `Job`).
+        let written = unsafe { libc::pwritev2(file.as_raw_fd(), &raw const piece, 1, offset, flags) };
+        // No write is longer than 31 bits: its length came from 32, and the kernel caps at less.
+        i32::try_from(written).ok().filter(|bytes| *bytes >= 0).unwrap_or_else(|| -last_errno())
+    };
+    let result = write(libc::RWF_DSYNC);
+    if result != -libc::EOPNOTSUPP {
+        return result;
+    }
+    let written = write(0);
+    // SAFETY: takes no pointer.
+    let sync = || unsafe { libc::fdatasync(file.as_raw_fd()) };
+    if written < 0 || sync() == 0 {
+        return written;
+    }
+    // Told like any other error, and never tried again. That nothing happened is not said of a sync, whatever it was.
+    match last_errno() {
+        libc::EINTR | libc::EAGAIN => -libc::EIO,
+        errno => -errno,
+    }
 }
 
 fn last_errno() -> i32 {

@@ -31,13 +31,13 @@ enum Order {
 }
 
 /// See the module.
-pub(super) struct Delay {
+pub(crate) struct Delay {
     file: Option<PathBuf>,
 }
 
 impl Delay {
     /// As the process's environment says.
-    pub(super) fn of_process() -> Delay {
+    pub(crate) fn of_process() -> Delay {
         Delay { file: std::env::var_os(VARIABLE).map(PathBuf::from) }
     }
 
@@ -45,7 +45,7 @@ impl Delay {
     ///
     /// # Panics
     /// If the file cannot be read, or says something else: a test that means to slow a disk must not go on without.
-    pub(super) fn hold(&self, stop: &AtomicBool) {
+    pub(crate) fn hold(&self, stop: &AtomicBool) {
         loop {
             match self.order() {
                 Order::Go => return,
