@@ -14,3 +14,4 @@ pub mod pipeline;
 pub mod sequencer;
 pub mod shard;
 pub mod verify;
+pub mod view;

@@ -316,11 +316,12 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A shard over what [`recover`] found.
     pub fn new(settings: Settings, mut io: I, send_arena: synod_ring::Arena, found: Recovered) -> Result<Self, Fatal> {
-        let Recovered { mut log, core, machine, embedded, index, slots, first_segment, segment_bytes, findings: _ } =
+        let Recovered { mut log, core, machine, embedded, index, slots, first_segment, segment_bytes, findings } =
             found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
+        settings.board.set(Gauge::SnapshotSlot, findings.snapshot.map_or(0, |slot| slot.0));
         let mut shard = Shard {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),
