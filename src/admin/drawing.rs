@@ -111,20 +111,22 @@ pub(super) fn time_line(history: &History) -> Markup {
             text x="0" y="42" { "lease" }
             @for (at, length, leader) in leaders {
                 rect class="leader" data-leader=[leader] data-samples=(length) x=(x(at)) y="2" width=(length as f64 * column) height="20"
-                    fill=(leader.map_or("#e8e8e8", colour_of)) { title { (leader.map_or("no leader".to_owned(), |node| format!("node {node}"))) } }
-                @if length > 4 {
-                    text x=(x(at) + 4.0) y="16" { (leader.map_or("none".to_owned(), |node| format!("node {node}"))) }
-                }
+                    fill=(leader.map_or("#e8e8e8", colour_of)) { title { (name_of_leader(leader)) } }
+                @if length > 4 { text x=(x(at) + 4.0) y="16" { (name_of_leader(leader)) } }
             }
             @for (at, length, lease) in leases {
-                rect class="lease" data-lease=(name_of(lease)) data-samples=(length) x=(x(at)) y="28" width=(length as f64 * column) height="20"
-                    fill=(colour_of_lease(lease)) { title { (name_of(lease)) } }
+                rect class="lease" data-lease=(name_of(lease)) data-samples=(length) x=(x(at)) y="28"
+                    width=(length as f64 * column) height="20" fill=(colour_of_lease(lease)) { title { (name_of(lease)) } }
                 @if length > 4 { text x=(x(at) + 4.0) y="42" { (name_of(lease)) } }
             }
             text x=(LABEL) y="62" { (KEPT_SAMPLES) " s ago" }
             text x=(WIDTH) y="62" text-anchor="end" { "now" }
         }
     }
+}
+
+fn name_of_leader(leader: Option<NodeId>) -> String {
+    leader.map_or("no leader".to_owned(), |node| format!("node {node}"))
 }
 
 fn name_of(lease: Lease) -> &'static str {
@@ -165,8 +167,8 @@ pub(super) fn log(log: &LogPicture) -> Markup {
     };
     let told = |slot: Option<Slot>| slot.map_or("none".to_owned(), |slot| slot.to_string());
     html! {
-        svg class="log" data-first=[log.first] data-snapshot=[log.snapshot] data-committed=(log.committed) data-accepted=(log.accepted)
-            viewBox={ "0 0 " (WIDTH) " " (height) } role="img" aria-label="structure of the log" {
+        svg class="log" data-first=[log.first] data-snapshot=[log.snapshot] data-committed=(log.committed)
+            data-accepted=(log.accepted) viewBox={ "0 0 " (WIDTH) " " (height) } role="img" aria-label="structure of the log" {
             text x="0" y="16" { "all slots" }
             rect x=(LABEL) y="4" width=(WIDTH - LABEL) height="16" fill="#e3ebf3" {}
             rect x=(LABEL) y="4" width=(whole(log.committed) - LABEL) height="16" fill="#8fb4d9" {}
@@ -241,7 +243,8 @@ pub(super) fn latency(commits: &Commits, led: &Status, p999: Duration) -> Markup
         svg class="latency" viewBox={ "0 0 " (WIDTH) " 190" } role="img" aria-label="histogram of commit latency" {
             @for (bucket, count) in commits.iter().enumerate() {
                 rect class="bucket" data-from-ns=(start_ns(bucket)) data-count=(count) x=(x(bucket) + 0.5)
-                    y=(150.0 - 110.0 * *count as f64 / highest) width=(column - 1.0) height=(110.0 * *count as f64 / highest) fill="#56a0d3" {
+                    y=(150.0 - 110.0 * *count as f64 / highest) width=(column - 1.0)
+                    height=(110.0 * *count as f64 / highest) fill="#56a0d3" {
                     title { (count) " commits from " (short(Duration::from_nanos(start_ns(bucket)))) " on" }
                 }
                 @if bucket % 4 == 1 {

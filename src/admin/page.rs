@@ -2,7 +2,7 @@
 
 use super::{About, Health, drawing};
 use crate::view::latency::short;
-use crate::view::{Cell, GroupView, LogPicture, Standing, View};
+use crate::view::{Cell, GroupView, LogPicture, Standing, View, clock};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::time::Duration;
 use synod_client::{Mode, Stage, Status};
@@ -40,8 +40,6 @@ pub(super) struct Shown<'a> {
 /// The page.
 pub(super) fn render(shown: &Shown<'_>) -> String {
     let Shown { about, view, health, .. } = shown;
-    let second = shown.wall.as_secs();
-    let clock = format!("{:02}:{:02}:{:02} UTC", second / 3_600 % 24, second / 60 % 60, second % 60);
     let groups = view.groups.len();
     let first = shown.only.map(usize::from).filter(|at| *at < groups);
     let at = match first {
@@ -61,7 +59,9 @@ pub(super) fn render(shown: &Shown<'_>) -> String {
             }
             body {
                 h1 { "Synod: node " (about.node) " of cluster " (about.cluster.0) }
-                p class="note" { "version " (env!("CARGO_PKG_VERSION")) " · " (clock) " · as this node knows it; the others were asked just now" }
+                p class="note" {
+                    "version " (env!("CARGO_PKG_VERSION")) " · " (clock(shown.wall)) " · as this node knows it; the others were asked just now"
+                }
                 @if health.ok {
                     p class="well" { "This node does its work in all groups." }
                 } @else {
@@ -99,14 +99,15 @@ fn silent(shown: &Shown<'_>) -> Markup {
     });
     html! {
         @for (group, cell, unknown) in unknown {
-            p class="ill" data-unknown=(cell.node) { "node " (cell.node) " group " (group) ": " (unknown_since(cell, unknown, shown.wall)) }
+            p class="ill" data-unknown=(cell.node) {
+                "node " (cell.node) " group " (group) ": " (unknown_since(cell, unknown, shown.wall))
+            }
         }
     }
 }
 
 fn unknown_since(cell: &Cell, unknown: Duration, wall: Duration) -> String {
-    let at = wall.saturating_sub(unknown).as_secs();
-    let clock = format!("{:02}:{:02}:{:02} UTC", at / 3_600 % 24, at / 60 % 60, at % 60);
+    let clock = clock(wall.saturating_sub(unknown));
     match cell.heard_ns {
         Some(_) => format!("unknown since {clock} ({:.1} s)", unknown.as_secs_f64()),
         None => format!("unknown since {clock}, when this node started to look"),

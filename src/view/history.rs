@@ -135,7 +135,7 @@ impl History {
 }
 
 fn rate(earlier: &Sample, later: &Sample) -> Option<f64> {
-    (earlier.of?, later.of?);
+    earlier.of.and(later.of)?;
     let seconds = later.at_ns.saturating_sub(earlier.at_ns) as f64 / 1e9;
     // Another leader may not have applied yet what the one before it had.
     (seconds > 0.0).then(|| later.tail.saturating_sub(earlier.tail) as f64 / seconds)

@@ -158,3 +158,9 @@ impl Cell {
         self.current().is_none().then(|| Duration::from_nanos(now_ns.saturating_sub(from_ns)))
     }
 }
+
+/// The time of day of a moment since the Unix epoch.
+pub fn clock(moment: Duration) -> String {
+    let second = moment.as_secs();
+    format!("{:02}:{:02}:{:02} UTC", second / 3_600 % 24, second / 60 % 60, second % 60)
+}

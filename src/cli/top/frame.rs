@@ -3,7 +3,7 @@
 use super::{colour_of, named};
 use crate::config::Config;
 use crate::view::latency::{Percentiles, short};
-use crate::view::{Cell, GroupView, Lease, LogPicture, Position, Sample, Standing, View};
+use crate::view::{Cell, GroupView, Lease, LogPicture, Position, Sample, Standing, View, clock};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use std::time::Duration;
@@ -68,12 +68,10 @@ impl Shown<'_> {
     }
 
     fn title(&self, group: &GroupView) -> Line<'static> {
-        let second = self.wall.as_secs();
-        let clock = format!("{:02}:{:02}:{:02} UTC", second / 3_600 % 24, second / 60 % 60, second % 60);
         let (cluster, group) = (self.config.cluster.id, named(group.group, self.view.groups.len()));
         let mut spans = vec![
             Span::styled("synod top", Style::new().add_modifier(Modifier::BOLD)),
-            Span::raw(format!("   cluster {cluster}   {group}   {clock}")),
+            Span::raw(format!("   cluster {cluster}   {group}   {}", clock(self.wall))),
         ];
         if self.paused {
             spans.push(Span::styled("   PAUSED", Style::new().fg(Color::Yellow)));
