@@ -19,4 +19,5 @@ pub mod sequencer;
 mod service;
 pub mod shard;
 pub mod verify;
+pub mod view;
 pub mod without;

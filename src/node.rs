@@ -210,7 +210,8 @@ impl Node {
         let mut started = Node { shared: Arc::default(), threads: Vec::new(), admin: None, boards: Vec::new() };
         let groups: Vec<(GroupId, Arc<Board>)> = group_ids(config).map(|group| (group, Arc::default())).collect();
         let listen = config.node(node).and_then(|node| node.admin_listen);
-        let about = About { cluster: config.cluster_id(), node, groups: groups.clone() };
+        let about =
+            About { cluster: config.cluster_id(), node, config: Arc::new(config.clone()), groups: groups.clone() };
         started.admin = listen.map(|listen| Admin::start(listen, about)).transpose()?;
         for (group, board) in groups {
             let shared = started.shared.clone();

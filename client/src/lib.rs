@@ -76,7 +76,7 @@ pub use held::EntryRef;
 pub use kv::{Kv, KvRead, KvReader, KvValue, KvWritten};
 pub use members::{ChangeOutcome, MemberChange, Members, Progress, change_members, members};
 pub use options::{Options, OptionsError, ReadOptions, Resume};
-pub use query::{StageTimes, Status, Tail, check_tail, status};
+pub use query::{Picture, StageTimes, Status, Tail, check_tail, status, statuses};
 pub use question::{Answer, QuestionCore, QuestionCounters, Questions, Standing};
 pub use read::{ReadCore, ReadCounters};
 pub use reader::Reader;

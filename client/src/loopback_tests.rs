@@ -5,8 +5,10 @@ use crate::*;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use synod_wire::Slot;
 use synod_wire::client::{Counter, Decision, ReadBody, StatusBody, role};
 use synod_wire::frame::Kind;
+use synod_wire::picture::PictureBody;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -400,19 +402,48 @@ fn a_reader_that_hears_nothing_gives_up_and_one_that_is_refused_says_so() {
 // ---- Questions ----
 
 fn status_reply(node: u8, request_id: u64, role: u8, round: u64, tail: u64, counters: &[u64]) -> Vec<u8> {
+    let mut head = header(Kind::StatusReply);
+    head.from = NodeId(node);
+    datagram(&head, &status_payload(request_id, role, round, tail, counters))
+}
+
+fn status_payload(request_id: u64, role: u8, round: u64, tail: u64, counters: &[u64]) -> Vec<u8> {
     let mut body = StatusBody::new_zeroed();
     body.request_id = U64::new(request_id);
     body.role = role;
-    body.promised = U64::new(synod_wire::Ballot { round, node: NodeId(node) }.pack());
+    body.promised = U64::new(synod_wire::Ballot { round, node: NodeId(2) }.pack());
     body.tail = U64::new(tail);
     body.uptime_ns = U64::new(1_500_000_000);
     body.core = U32::new(u32::MAX);
     body.counters = counters.len() as u8;
     let mut payload = body.as_bytes().to_vec();
     counters.iter().for_each(|value| payload.extend_from_slice(&value.to_le_bytes()));
-    let mut head = header(Kind::StatusReply);
-    head.from = NodeId(node);
-    datagram(&head, &payload)
+    payload
+}
+
+#[test]
+fn a_picture_is_read_whole_or_not_at_all_and_who_is_silent_keeps_no_other_answer_back() {
+    let mut body = PictureBody::new_zeroed();
+    (body.members, body.voters, body.phase1, body.phase2) = (2, U64::new(0b101), 2, 2);
+    body.nodes[1] = 2;
+    body.delivered[1] = U64::new(43);
+    (body.first_slot, body.p999_ns, body.commits[3]) = (U64::new(9), U32::new(1_500), U64::new(7));
+    let told = move |bytes: usize| {
+        let mut payload = status_payload(1, role::LEADER, 4, 77, &[]);
+        payload.extend_from_slice(&body.as_bytes()[..bytes]);
+        let head = synod_wire::frame::Header { from: NodeId(2), ..header(Kind::StatusReply) };
+        datagram(&head, &payload)
+    };
+    let all = size_of::<PictureBody>();
+    let node = Node::start(move |_| vec![told(all - 1), told(all)]);
+    let (_silent, silent) = bind();
+    let asked = [(GROUP, silent), (GROUP, node.address)];
+    let mut answers = statuses(&asked, CLUSTER, Duration::from_millis(150)).unwrap().into_iter();
+    assert!(matches!(answers.next(), Some(Err(ClientError::NoAnswer(_)))));
+    let picture = answers.next().unwrap().unwrap().picture.expect("it is whole");
+    assert_eq!((picture.first_slot, picture.snapshot, picture.voters.len()), (Slot(9), None, 2));
+    assert_eq!(picture.positions, [(NodeId(0), None), (NodeId(2), Some(Slot(42)))]);
+    assert_eq!((picture.p999, picture.commits[3]), (Duration::from_nanos(1_500), 7));
 }
 
 /// A node that answers for its tail, as recently as this; the first `deaf` datagrams get no answer.

@@ -11,7 +11,8 @@ use synod_wire::client::{Consistency, Counter, Durability, ReadBody, Refusal, St
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes};
 use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mode::{Mode, ModeReason};
-use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Sequence, Slot};
+use synod_wire::picture::{COMMIT_BUCKETS, PictureBody};
+use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet, Quorums, Sequence, Slot};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
@@ -77,6 +78,41 @@ pub struct Status {
     pub guarantee: Guarantee,
     /// How long commits that it led took to reach each stage, since it started.
     pub stages: Vec<StageTimes>,
+    /// What it adds for those who draw it; `None`: its datagrams have no room for it.
+    pub picture: Option<Picture>,
+}
+
+/// What a node adds to its status for those who draw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// The first slot that its log has.
+    pub first_slot: Slot,
+    /// The last slot of its newest snapshot, if one is known.
+    pub snapshot: Option<Slot>,
+    /// Who votes.
+    pub voters: NodeSet,
+    /// How many of them each phase needs.
+    pub quorums: Quorums,
+    /// The members; on a leader with the slot up to which each is known to have delivered everything.
+    pub positions: Vec<(NodeId, Option<Slot>)>,
+    /// The 99.9th percentile of what clients waited for, since the node started.
+    pub p999: Duration,
+    /// Slots that it led by what clients waited, since it started: see [`synod_wire::picture::commit_bucket_end_ns`].
+    pub commits: [u64; COMMIT_BUCKETS],
+}
+
+impl From<PictureBody> for Picture {
+    fn from(body: PictureBody) -> Picture {
+        Picture {
+            first_slot: Slot(body.first_slot.get()),
+            snapshot: Some(Slot(body.snapshot_slot.get())).filter(|slot| *slot != Slot::ZERO),
+            voters: NodeSet(body.voters.get()),
+            quorums: Quorums { phase1: body.phase1.into(), phase2: body.phase2.into() },
+            positions: body.positions().collect(),
+            p999: Duration::from_nanos(body.p999_ns.get().into()),
+            commits: body.commits.map(|count| count.get()),
+        }
+    }
 }
 
 /// How long commits took to reach one stage on the leader, from the moment that a client's datagram was reaped.
@@ -122,7 +158,13 @@ impl Status {
         role::name(self.role)
     }
 
-    fn from_reply(header: &Header, body: &StatusBody, counters: &[U64], stages: &[StageRow]) -> Status {
+    fn from_reply(
+        header: &Header,
+        body: &StatusBody,
+        counters: &[U64],
+        stages: &[StageRow],
+        picture: Option<PictureBody>,
+    ) -> Status {
         Status {
             node: header.from,
             epoch: header.epoch,
@@ -150,6 +192,7 @@ impl Status {
             bound_left: micros(body.bound_left_us),
             guarantee: told(body.guarantee),
             stages: Stage::ALL.into_iter().zip(stages).map(|(stage, row)| StageTimes::of(stage, row)).collect(),
+            picture: picture.map(Picture::from),
         }
     }
 }
@@ -177,14 +220,31 @@ pub fn status(
     group: GroupId,
     timeout: Duration,
 ) -> Result<Status, ClientError> {
-    let mut round = Round::new(vec![member], cluster, group, None)?;
-    round.run(timeout, |answers| answers[0].status.is_some() || answers[0].refusal.is_some())?;
-    let answer = round.answers.swap_remove(0);
-    match (answer.status, answer.refusal) {
+    let mut answers = statuses(&[(group, member)], cluster, timeout)?;
+    answers.pop().expect("one question has one answer")
+}
+
+/// Asks nodes about groups, all at once, as [`status`] does one about one: the answers are in the order of the questions.
+pub fn statuses(
+    asked: &[(GroupId, SocketAddrV4)],
+    cluster: ClusterId,
+    timeout: Duration,
+) -> Result<Vec<Result<Status, ClientError>>, ClientError> {
+    let mut round = Round::about(asked, cluster, None)?;
+    let has_answered = |answer: &Answer| answer.status.is_some() || answer.refusal.is_some();
+    round.run(timeout, |answers| answers.iter().all(has_answered))?;
+    let silence = round.unavailable(timeout);
+    let told = |answer: Answer| match (answer.status, answer.refusal) {
         (Some(status), _) => Ok(status),
         (None, Some((refusal, detail))) => Err(ClientError::Refused { refusal, detail }),
-        (None, None) => Err(ClientError::NoAnswer(round.unavailable(timeout))),
-    }
+        (None, None) => Err(ClientError::NoAnswer(Unavailable {
+            members: 1,
+            answered: false,
+            last_refusal: None,
+            ..silence.clone()
+        })),
+    };
+    Ok(round.answers.into_iter().map(told).collect())
 }
 
 /// Asks all members until one says that it leads, or until `timeout`: what that one says, in the highest ballot.
@@ -241,9 +301,10 @@ fn leases_are_off(answers: &[Answer]) -> bool {
     answers.iter().any(|answer| answer.refusal == Some((Refusal::NoLease, 0)))
 }
 
-/// What one member has answered.
+/// What one member has answered about one group.
 #[derive(Debug)]
 struct Answer {
+    group: GroupId,
     address: SocketAddrV4,
     status: Option<Status>,
     tail: Option<Tail>,
@@ -268,7 +329,6 @@ fn tail_question(consistency: Consistency) -> ReadBody {
 struct Round {
     socket: Socket,
     cluster: ClusterId,
-    group: GroupId,
     /// What is asked: for the tail, this recent, or for the status.
     asks_tail: Option<Consistency>,
     answers: Vec<Answer>,
@@ -283,9 +343,18 @@ impl Round {
         asks_tail: Option<Consistency>,
     ) -> Result<Round, ClientError> {
         check_members(members.len()).map_err(|error: OptionsError| ClientError::Options(error))?;
-        let answers =
-            members.into_iter().map(|address| Answer { address, status: None, tail: None, refusal: None }).collect();
-        Ok(Round { socket: Socket::bind(Duration::ZERO)?, cluster, group, asks_tail, answers, answered: false })
+        let asked: Vec<_> = members.into_iter().map(|address| (group, address)).collect();
+        Round::about(&asked, cluster, asks_tail)
+    }
+
+    fn about(
+        asked: &[(GroupId, SocketAddrV4)],
+        cluster: ClusterId,
+        asks_tail: Option<Consistency>,
+    ) -> Result<Round, ClientError> {
+        let unanswered = |&(group, address)| Answer { group, address, status: None, tail: None, refusal: None };
+        let answers = asked.iter().map(unanswered).collect();
+        Ok(Round { socket: Socket::bind(Duration::ZERO)?, cluster, asks_tail, answers, answered: false })
     }
 
     /// Until `done` or `timeout`.
@@ -321,14 +390,15 @@ impl Round {
             // A full socket buffer or a lost datagram: the question is repeated anyway.
             match self.asks_tail {
                 None if answer.status.is_none() => {
-                    let length = finish_request(&mut out, (Kind::Status, 0), self.cluster, self.group, REQUEST_ID, 0);
+                    let length = finish_request(&mut out, (Kind::Status, 0), self.cluster, answer.group, REQUEST_ID, 0);
                     self.socket.send(&out[..length], length, answer.address)?;
                 }
                 Some(consistency) if answer.tail.is_none() => {
                     let body = tail_question(consistency);
                     let bytes = size_of::<ReadBody>();
                     out[HEADER_BYTES..HEADER_BYTES + bytes].copy_from_slice(body.as_bytes());
-                    let length = finish_request(&mut out, (Kind::Read, 0), self.cluster, self.group, REQUEST_ID, bytes);
+                    let length =
+                        finish_request(&mut out, (Kind::Read, 0), self.cluster, answer.group, REQUEST_ID, bytes);
                     self.socket.send(&out[..length], length, answer.address)?;
                 }
                 _ => {}
@@ -339,15 +409,15 @@ impl Round {
 
     /// Files what `from` answers; what is malformed or not asked for is ignored, for the question is repeated.
     fn take(&mut self, from: SocketAddrV4, datagram: &[u8]) {
-        let Some(answer) = self.answers.iter_mut().find(|answer| answer.address == from) else {
-            return;
-        };
-        let ours = |frame: &Frame| frame.header.cluster == self.cluster && frame.header.group == self.group;
+        let cluster = self.cluster;
+        let ours = |frame: &Frame| frame.header.cluster == cluster;
         for frame in Frames::new(datagram).map_while(Result::ok).filter(ours) {
+            let is_it = |answer: &&mut Answer| answer.address == from && answer.group == frame.header.group;
+            let Some(answer) = self.answers.iter_mut().find(is_it) else { continue };
             self.answered = true;
             match Reply::parse(&frame) {
-                Ok(Reply::Status(body, counters, stages)) if body.request_id.get() == REQUEST_ID => {
-                    answer.status = Some(Status::from_reply(&frame.header, &body, counters, stages));
+                Ok(Reply::Status(body, counters, stages, picture)) if body.request_id.get() == REQUEST_ID => {
+                    answer.status = Some(Status::from_reply(&frame.header, &body, counters, stages, picture));
                 }
                 Ok(Reply::Read(body, _)) if body.request_id.get() == REQUEST_ID => {
                     let asked = self.asks_tail.unwrap_or_default();

@@ -8,6 +8,7 @@ use synod_wire::client::{
 use synod_wire::evidence::EvidenceReplyBody;
 use synod_wire::frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, aligned, checksum, write_header};
 use synod_wire::guarantee::{Guarantee, GuaranteeBytes};
+use synod_wire::picture::PictureBody;
 use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead};
 use synod_wire::transfer::TransferReplyBody;
 use synod_wire::trim::{TrimLimit, TrimReplyBody};
@@ -26,7 +27,7 @@ pub(crate) enum Reply<'a> {
     Stream(u64, StreamHead, ReadReplyBody, ReadEntries<'a>),
     StreamEnd(StreamEndBody, StreamEnd),
     Query(ReadReplyBody, &'a [u8]),
-    Status(StatusBody, &'a [U64], &'a [StageRow]),
+    Status(StatusBody, &'a [U64], &'a [StageRow], Option<PictureBody>),
     Evidence(EvidenceReplyBody),
     Trimmed(TrimReplyBody, TrimLimit),
     Transfer(TransferReplyBody),
@@ -138,8 +139,11 @@ impl<'a> Reply<'a> {
                 let (counters, rest) = <[U64]>::ref_from_prefix_with_elems(rest, usize::from(body.counters))
                     .map_err(|_| FrameError::Truncated)?;
                 let (stages, rest) = rows(rest, body.stages)?;
-                nothing_left(rest)?;
-                Ok(Reply::Status(body, counters, stages))
+                let picture = match rest {
+                    [] => None,
+                    rest => Some(PictureBody::parse(rest).ok_or(FrameError::Body)?),
+                };
+                Ok(Reply::Status(body, counters, stages, picture))
             }
             Kind::EvidenceReply => Ok(Reply::Evidence(EvidenceReplyBody::parse(payload)?)),
             Kind::TransferReply => Ok(Reply::Transfer(TransferReplyBody::parse(payload)?)),

@@ -204,7 +204,11 @@ const PLAIN_GAUGES: [(Gauge, &str, &str); 14] = [
     (Gauge::OpenSlots, "open_slots", "Slots that this leader proposed and that have not come through all stages"),
     (Gauge::ParkedMessages, "parked_messages", "Messages that wait for the log"),
     (Gauge::JobsOut, "housekeeping_jobs", "Requests to the housekeeping threads that are not done"),
-    (Gauge::SnapshotSlot, "snapshot_slot", "The last slot of the newest snapshot that this process wrote"),
+    (
+        Gauge::SnapshotSlot,
+        "snapshot_slot",
+        "The last slot of the newest snapshot that this process wrote or began with",
+    ),
     (Gauge::SnapshotBytes, "snapshot_bytes", "The size of that snapshot"),
 ];
 
@@ -366,7 +370,7 @@ impl Groups {
 }
 
 fn encode_latency(mut encoder: MetricEncoder<'_>, histogram: &crate::shard::Histogram) -> fmt::Result {
-    let upto = histogram.at_or_below(&LATENCY_BOUNDS_NS);
+    let upto = histogram.at_or_below(LATENCY_BOUNDS_NS);
     let count = histogram.count().max(upto.last().copied().unwrap_or(0));
     let mut below = 0;
     let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(upto.len() + 1);

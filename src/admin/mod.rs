@@ -1,20 +1,26 @@
-//! What a node tells over HTTP: metrics for Prometheus, health and status for scripts. One thread of its own, far from the pipelines'
-//! cores; it reads their boards ([`crate::shard::Board`]) and asks them nothing, so that no scrape can hold up a commit.
+//! What a node tells over HTTP: metrics for Prometheus, health and status for scripts, a page for people. One thread of its own, far
+//! from the pipelines' cores; it reads their boards ([`crate::shard::Board`]) and asks them nothing, so that no scrape can hold up a
+//! commit. The page asks the *other* nodes, as `synod status` does.
 //!
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the thread, and what it answers to which path |
 //! | `metrics.rs` | the boards as Prometheus metrics |
 //! | `report.rs` | health and status |
+//! | `viewer.rs`, `page.rs`, `drawing.rs` | the page: what it knows, its HTML, its pictures |
 //! | `server.rs` | HTTP: bounded connections, bounded time |
 
+mod drawing;
 mod metrics;
+mod page;
 mod report;
 mod server;
+mod viewer;
 
 pub use metrics::Metrics;
 pub use report::{Health, report};
 
+use crate::config::Config;
 use crate::shard::Board;
 use anyhow::Context;
 use std::net::{SocketAddrV4, TcpListener};
@@ -22,6 +28,7 @@ use std::sync::Arc;
 use std::thread;
 use synod_wire::{ClusterId, GroupId, NodeId};
 use tokio::sync::Notify;
+use viewer::Viewer;
 
 /// The threads that answer give way to the pipelines where they share a CPU.
 const ADMIN_NICE: i32 = 10;
@@ -33,6 +40,8 @@ pub struct About {
     pub cluster: ClusterId,
     /// The node.
     pub node: NodeId,
+    /// What it runs by: where the other nodes are, for one.
+    pub config: Arc<Config>,
     /// Its groups' boards.
     pub groups: Vec<(GroupId, Arc<Board>)>,
 }
@@ -57,7 +66,7 @@ impl Admin {
         socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
         let stop = Arc::new(Notify::new());
         let (stopped, node) = (stop.clone(), about.node);
-        let answers = Answers { metrics: Metrics::new(&about), about };
+        let answers = Answers { metrics: Metrics::new(&about), viewer: Viewer::new(about.clone()), about };
         let serve = move || {
             if let Err(error) = rustix::process::nice(ADMIN_NICE) {
                 tracing::warn!(%error, "HTTP is answered at normal priority");
@@ -67,7 +76,7 @@ impl Admin {
             }
         };
         let thread = thread::Builder::new().name("synod-admin".into()).spawn(serve).context("cannot start a thread")?;
-        tracing::info!(%node, %address, "answering HTTP: /metrics, /health, /status");
+        tracing::info!(%node, %address, "answering HTTP: /, /metrics, /health, /status");
         Ok(Admin { address, stop, thread: Some(thread) })
     }
 
@@ -99,10 +108,20 @@ struct Answer {
 struct Answers {
     metrics: Metrics,
     about: About,
+    viewer: Viewer,
 }
 
 impl Answers {
-    fn to(&self, path: &str) -> Answer {
+    /// The answer to a path with its query.
+    async fn to_path(&self, path: &str, query: &str) -> Answer {
+        match path {
+            "/" => self.viewer.page(query.strip_prefix("group=").and_then(|group| group.parse().ok())).await,
+            path => self.at_once(path),
+        }
+    }
+
+    /// What this node knows by itself.
+    fn at_once(&self, path: &str) -> Answer {
         let json = |status, body| Answer { status, content_type: "application/json", body };
         match path {
             "/metrics" => match self.metrics.text() {
@@ -117,7 +136,7 @@ impl Answers {
             }
             "/status" => json(200, report::json(&report(&self.about))),
             _ => {
-                let body = "there are /metrics, /health and /status\n".to_owned();
+                let body = "there are /, /metrics, /health and /status\n".to_owned();
                 Answer { status: 404, content_type: "text/plain; charset=utf-8", body }
             }
         }

@@ -10,7 +10,7 @@ use synod_wire::mode::{Mode, ModeReason};
 use synod_wire::{GroupId, NodeId};
 
 /// A core that has not shown its state for so long is stuck.
-const STUCK_NS: u64 = 2_000_000_000;
+pub(super) const STUCK_NS: u64 = 2_000_000_000;
 
 /// What a node says of one group.
 #[derive(Clone, Debug, PartialEq, Serialize)]

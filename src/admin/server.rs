@@ -4,7 +4,7 @@ use super::{Answer, Answers};
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -28,11 +28,15 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// Answers until it is told to stop.
 pub(super) fn serve(listener: TcpListener, answers: Arc<Answers>, stop: &Notify) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // The page's questions to other nodes: one round at a time.
+    let runtime = runtime.enable_all().max_blocking_threads(1).build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot watch a socket")?;
+        let noted = answers.clone();
         tokio::select! {
             () = accept(&listener, answers) => {}
+            () = noted.viewer.note_on() => {}
             () = stop.notified() => {}
         }
         Ok(())
@@ -61,8 +65,8 @@ async fn accept(listener: &tokio::net::TcpListener, answers: Arc<Answers>) {
 
 async fn answer(stream: TcpStream, answers: Arc<Answers>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(&answers, &request);
-        async move { Ok::<_, Infallible>(response) }
+        let answers = answers.clone();
+        async move { Ok::<_, Infallible>(respond(&answers, &request).await) }
     });
     let mut http = http1::Builder::new();
     http.max_buf_size(MAX_HEAD_BYTES);
@@ -74,17 +78,21 @@ async fn answer(stream: TcpStream, answers: Arc<Answers>) {
     }
 }
 
-fn respond(answers: &Answers, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(answers: &Answers, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = Response::new(Full::new(Bytes::from_static(b"this address takes no orders: GET alone\n")));
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    let Answer { status, content_type, body } = answers.to(request.uri().path());
+    let Answer { status, content_type, body } =
+        answers.to_path(request.uri().path(), request.uri().query().unwrap_or("")).await;
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // Nothing is loaded from anywhere, and nothing runs.
+    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod evidence;
 mod generate;
+mod health;
 mod inspect;
 mod iotune;
 mod jitter;
@@ -20,6 +21,7 @@ mod read;
 mod session;
 mod status;
 mod subscribe;
+mod top;
 mod transfer;
 mod trim;
 mod tune;
@@ -85,6 +87,13 @@ enum Command {
     Kv(KvCommand),
     /// Show every node and group
     Status(StatusArgs),
+    /// Watch a group: its modes, leader, log, latency and rate. Prints once where stdout is no terminal
+    Top(TopArgs),
+    /// For scripts: whether each group has a leader and a quorum in step (exit code 0), or not (3); with --node, whether a node does its
+    /// work (0), fails (1), or is without a leader or quorum (3)
+    Health(HealthArgs),
+    /// For scripts: whether a node leads a group (exit code 0) or another does (1); prints the leader. 3: none is known
+    IsLeader(IsLeaderArgs),
     /// Show or change who votes in the groups
     #[command(subcommand)]
     Member(MemberCommand),
@@ -558,6 +567,54 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+struct TopArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The group that is shown first; the only one with --once.
+    #[arg(long, value_name = "G")]
+    group: Option<u8>,
+    /// Print one frame of each group as plain text, and end.
+    #[arg(long)]
+    once: bool,
+    /// How often the nodes are asked.
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    interval_ms: u64,
+    /// How long to wait for a node's answer; no longer than the interval.
+    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout_ms: u64,
+}
+
+#[derive(Debug, Args)]
+struct HealthArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The node; the cluster as a whole when left out.
+    #[arg(long, value_name = "N")]
+    node: Option<u8>,
+    /// How long to wait for the nodes' answers.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
+struct IsLeaderArgs {
+    #[command(flatten)]
+    target: GroupArgs,
+    /// The node.
+    #[arg(long, value_name = "N")]
+    node: u8,
+    /// How long to wait for the nodes' answers.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
+}
+
+#[derive(Debug, Args)]
 struct TransferArgs {
     #[command(flatten)]
     target: GroupArgs,
@@ -666,6 +723,9 @@ fn run(cli: Cli) -> Outcome {
         Command::CheckTail(args) => read::check_tail(&args),
         Command::Kv(command) => kv::kv(&command),
         Command::Status(args) => status::status(&args),
+        Command::Top(args) => top::top(&args),
+        Command::Health(args) => health::health(&args),
+        Command::IsLeader(args) => health::is_leader(&args),
         Command::Member(command) => member::member(&command),
         Command::Recover(args) => member::recover(&args),
         Command::TransferLeader(args) => transfer::transfer(&args),

@@ -1,16 +1,17 @@
 //! `synod status`: what the nodes say of themselves.
 
-use super::StatusArgs;
 use super::output::{Failure, Outcome, Style, Table, print, print_json};
+use super::{StatusArgs, client_failure};
 use crate::config::Config;
-use anyhow::{Context, anyhow};
+use crate::view::{Answer, ask};
+use anyhow::anyhow;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_client::{ClientError, Mode, StageTimes, Status};
+use synod_client::{Mode, Picture, StageTimes, Status};
+use synod_wire::GroupId;
 use synod_wire::client::role;
-use synod_wire::{GroupId, NodeId};
 
 /// One node's word on one group.
 #[derive(Debug, Serialize)]
@@ -60,6 +61,35 @@ struct State {
     /// How long commits took on it as a leader, from the client's datagram to each stage.
     stages: BTreeMap<&'static str, StageState>,
     counters: BTreeMap<&'static str, u64>,
+    /// `None`: the node's datagrams have no room for it.
+    picture: Option<PictureState>,
+}
+
+/// See [`synod_client::Picture`].
+#[derive(Debug, Serialize)]
+struct PictureState {
+    first_slot: u64,
+    snapshot_slot: Option<u64>,
+    voters: Vec<u8>,
+    phase1: usize,
+    phase2: usize,
+    /// On a leader: up to where it knows each member to have delivered everything.
+    delivered: BTreeMap<u8, u64>,
+    p999_us: f64,
+}
+
+impl PictureState {
+    fn of(picture: &Picture) -> PictureState {
+        PictureState {
+            first_slot: picture.first_slot.0,
+            snapshot_slot: picture.snapshot.map(|slot| slot.0),
+            voters: picture.voters.iter().map(|node| node.0).collect(),
+            phase1: picture.quorums.phase1,
+            phase2: picture.quorums.phase2,
+            delivered: picture.positions.iter().filter_map(|(node, slot)| Some((node.0, (*slot)?.0))).collect(),
+            p999_us: picture.p999.as_nanos() as f64 / 1_000.0,
+        }
+    }
 }
 
 /// See [`synod_client::StageTimes`].
@@ -106,6 +136,7 @@ impl State {
             durability: status.durability.map(|durability| durability.name()),
             stages: status.stages.iter().map(|times| (times.stage.name(), StageState::of(times))).collect(),
             counters: status.named_counters().collect(),
+            picture: status.picture.as_ref().map(PictureState::of),
         }
     }
 }
@@ -117,7 +148,7 @@ fn micros(span: Option<Duration>) -> u128 {
 /// Asks every node about every group, all at once.
 pub(super) fn status(args: &StatusArgs) -> Outcome {
     let config = args.cluster.load()?.config;
-    let answers = ask_all(&config, Duration::from_millis(args.timeout_ms))?;
+    let answers = ask(&config, Duration::from_millis(args.timeout_ms), |_, _| true).map_err(client_failure)?;
     let rows: Vec<Row> = answers.iter().map(row).collect();
     match args.output {
         Style::Text => print(&table(&rows))?,
@@ -131,35 +162,6 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
     let groups = names.join(", ");
     let reason = anyhow!("group {groups}: no leader, or too few nodes answer. Start the nodes that are unreachable");
     Err(Failure::Unavailable(reason))
-}
-
-/// A node, a group, where it was asked, and what it said.
-struct Answer {
-    node: NodeId,
-    group: GroupId,
-    address: SocketAddrV4,
-    status: Result<Status, ClientError>,
-}
-
-fn ask_all(config: &Config, timeout: Duration) -> anyhow::Result<Vec<Answer>> {
-    let cluster = config.cluster_id();
-    std::thread::scope(|scope| {
-        let mut asked = Vec::new();
-        for group in config.group_ids() {
-            for (node, address) in config.client_addresses(group) {
-                let ask = move || {
-                    let status = synod_client::status(address, cluster, group, timeout);
-                    Answer { node, group, address, status }
-                };
-                let name = format!("status-{node}-{group}");
-                let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn_scoped(scope, ask);
-                asked.push(thread.context("cannot start a thread to ask a node")?);
-            }
-        }
-        let answers =
-            asked.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread that asked a node panicked")));
-        answers.collect()
-    })
 }
 
 fn row(answer: &Answer) -> Row {

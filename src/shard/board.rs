@@ -7,12 +7,16 @@
 use super::Shard;
 use super::histogram::Histogram;
 use super::jobs::{Done, Job};
+use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 use synod_paxos::Role;
 use synod_ring::Io;
 use synod_wire::client::{Counter, Stage, role};
+use synod_wire::configuration::MAX_MEMBERS;
 use synod_wire::mode::Mode;
-use synod_wire::{NodeId, Slot};
+use synod_wire::picture::{COMMIT_BUCKETS, PictureBody, commit_bucket_end_ns};
+use synod_wire::{NodeId, NodeSet, Slot};
+use zerocopy::little_endian::{U32, U64};
 
 /// How often the gauges are written.
 const REFRESH_NS: u64 = 5_000_000;
@@ -76,7 +80,7 @@ gauges! {
     ParkedMessages,
     /// Requests to the housekeeping threads that are not done.
     JobsOut,
-    /// The last slot of the newest snapshot that this process wrote.
+    /// The last slot of the newest snapshot that this process wrote or began with.
     SnapshotSlot,
     /// The size of that snapshot.
     SnapshotBytes,
@@ -86,6 +90,22 @@ gauges! {
     StartedNs,
     /// When these were written last, likewise.
     RefreshedNs,
+    /// The node of the ballot that it promised.
+    BallotNode,
+    /// The members of the configuration that governs, as a [`synod_wire::NodeSet`].
+    MemberSet,
+    /// Those of them that vote, likewise.
+    VoterSet,
+    /// Members needed for phase 1.
+    Phase1,
+    /// Members needed for phase 2.
+    Phase2,
+    /// The first slot that its log has.
+    FirstSlot,
+    /// How long leases are configured, nanoseconds; 0: they are off.
+    LeaseNs,
+    /// For how long it is bound by a lease that it granted yet, nanoseconds.
+    BoundLeftNs,
 }
 
 /// See the module.
@@ -147,6 +167,36 @@ impl Board {
         &self.stages[stage as usize]
     }
 
+    /// What a status reply adds for those who draw it.
+    pub fn picture(&self) -> PictureBody {
+        let members = NodeSet(self.gauge(Gauge::MemberSet));
+        let (mut nodes, mut delivered) = ([0; MAX_MEMBERS], [U64::ZERO; MAX_MEMBERS]);
+        for ((node, slot), member) in nodes.iter_mut().zip(&mut delivered).zip(members.iter()) {
+            *node = member.0;
+            *slot = U64::new(self.delivered(member).map_or(0, |slot| slot.0 + 1));
+        }
+        let replied = self.stage(Stage::Replied);
+        let count = replied.count();
+        let mut below = 0;
+        let commits = replied.at_or_below(array::from_fn::<u64, COMMIT_BUCKETS, _>(commit_bucket_end_ns));
+        let commits = commits.map(|upto| U64::new(upto - std::mem::replace(&mut below, upto)));
+        let [p999_ns] = replied.quantiles(count, [999]);
+        PictureBody {
+            first_slot: U64::new(self.gauge(Gauge::FirstSlot)),
+            snapshot_slot: U64::new(self.gauge(Gauge::SnapshotSlot)),
+            voters: U64::new(self.gauge(Gauge::VoterSet)),
+            p999_ns: U32::new(u32::try_from(p999_ns).unwrap_or(u32::MAX)),
+            phase1: self.gauge(Gauge::Phase1) as u8,
+            phase2: self.gauge(Gauge::Phase2) as u8,
+            members: members.len() as u8,
+            reserved: 0,
+            nodes,
+            padding: [0; 7],
+            delivered,
+            commits,
+        }
+    }
+
     pub(super) fn add(&self, counter: Counter, count: u64) {
         let cell = &self.counters[counter as usize];
         put(cell, get(cell) + count);
@@ -181,7 +231,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return;
         }
         self.refresh_board_at_ns = now_ns + REFRESH_NS;
+        self.write_board();
+    }
+
+    /// Writes all of it.
+    pub(super) fn write_board(&mut self) {
         self.refresh_counters();
+        let now_ns = self.io.now_ns();
         let (core, board) = (&self.core, &self.settings.board);
         let unknown = core.unknown_slots().map_or(u64::MAX, |count| count as u64);
         for (gauge, value) in [
@@ -206,6 +262,14 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             (Gauge::JobsOut, self.jobs_out as u64),
             (Gauge::StartedNs, self.started_ns),
             (Gauge::RefreshedNs, now_ns),
+            (Gauge::BallotNode, core.promised().node.0.into()),
+            (Gauge::MemberSet, core.configuration().nodes().0),
+            (Gauge::VoterSet, core.configuration().voters().0),
+            (Gauge::Phase1, core.configuration().quorums.phase1 as u64),
+            (Gauge::Phase2, core.configuration().quorums.phase2 as u64),
+            (Gauge::FirstSlot, self.index.first_slot().0),
+            (Gauge::LeaseNs, core.lease_length_ns().unwrap_or(0)),
+            (Gauge::BoundLeftNs, core.bound_until_ns().saturating_sub(now_ns)),
         ] {
             board.set(gauge, value);
         }

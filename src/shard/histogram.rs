@@ -63,16 +63,15 @@ impl Histogram {
 
     /// How many lie at or below each of these values (ascending), as exactly as the buckets tell: one counts as a whole for the bound
     /// that its upper end is nearest below.
-    pub fn at_or_below(&self, bounds: &[u64]) -> Vec<u64> {
+    pub fn at_or_below<const N: usize>(&self, bounds: [u64; N]) -> [u64; N] {
         let (mut at, mut below) = (0, 0);
-        let upto = |bound: &u64| {
-            while at < BUCKETS && upper_end(at) <= *bound {
+        bounds.map(|bound| {
+            while at < BUCKETS && upper_end(at) <= bound {
                 below += get(&self.counts[at]);
                 at += 1;
             }
             below
-        };
-        bounds.iter().map(upto).collect()
+        })
     }
 
     /// The values below or at which these shares (ascending, in thousandths) of `count` lie; the upper ends of their buckets.
@@ -146,7 +145,7 @@ mod tests {
         for value in 1..=10_000u64 {
             histogram.record(value * 100);
         }
-        let below = histogram.at_or_below(&[0, 50_000, 500_000, 1 << 36]);
+        let below = histogram.at_or_below([0, 50_000, 500_000, 1 << 36]);
         assert!(below[0] == 0 && below[3] == 10_000, "{below:?}");
         assert!((490..=500).contains(&below[1]) && (4_920..=5_000).contains(&below[2]), "{below:?}");
     }

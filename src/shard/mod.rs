@@ -328,11 +328,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             governed,
             first_segment,
             segment_bytes,
-            findings: _,
+            findings,
         } = found;
         log.attach_segments(&mut io)?;
         let peers: Vec<NodeId> = settings.members.iter().map(|(node, _)| *node).collect();
         let now_ns = io.now_ns();
+        settings.board.set(Gauge::SnapshotSlot, findings.snapshot.map_or(0, |slot| slot.0));
         let mut shard = Shard {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),

@@ -11,12 +11,14 @@ use synod_wire::batch::MIN_BATCH_BYTES;
 use synod_wire::client::{Counter, Refusal, Stage, StageRow, StatusBody};
 use synod_wire::frame::{FrameError, Kind};
 use synod_wire::guarantee::{Guarantee, Recency};
+use synod_wire::picture::PictureBody;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-/// The status without its stages, which are left out where the largest batch leaves no room for them.
+/// The status without its stages and its picture, which are left out where the largest batch leaves no room for them.
 const STATUS_BYTES: usize = size_of::<StatusBody>() + 8 * Counter::ALL.len();
 const STAGES_BYTES: usize = Stage::ALL.len() * size_of::<StageRow>();
+const PICTURE_BYTES: usize = size_of::<PictureBody>();
 const _: () = assert!(STATUS_BYTES <= MIN_BATCH_BYTES);
 
 /// Why a datagram, or the rest of it, is dropped.
@@ -113,10 +115,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     pub(super) fn send_status(&mut self, to: SocketAddrV4, request_id: u64) {
-        self.refresh_counters();
+        self.write_board();
         let body = self.status_body(request_id);
         let board = self.settings.board.clone();
         let stages = if body.stages > 0 { &self.stages.rows()[..] } else { &[] };
+        let fits = STATUS_BYTES + STAGES_BYTES + PICTURE_BYTES <= self.settings.max_batch_bytes;
+        let picture = fits.then(|| board.picture());
         self.reply(to, Kind::StatusReply, |out| {
             let mut used = put(body.as_bytes(), out);
             for counter in Counter::ALL {
@@ -124,6 +128,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             for row in stages {
                 used += put(row.as_bytes(), &mut out[used..]);
+            }
+            if let Some(picture) = &picture {
+                used += put(picture.as_bytes(), &mut out[used..]);
             }
             used
         });

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod cluster;
 pub mod host;
+pub mod http;
 pub mod load;
 pub mod numbered;
 pub mod packet;

@@ -442,7 +442,7 @@ pub mod role {
 }
 
 /// A node's state of one group; [`StatusBody::counters`] values of 8 bytes follow, in [`Counter`]'s order, then
-/// [`StatusBody::stages`] [`StageRow`]s.
+/// [`StatusBody::stages`] [`StageRow`]s, then a [`crate::picture::PictureBody`] or nothing.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct StatusBody {

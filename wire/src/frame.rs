@@ -149,7 +149,7 @@ pub enum Kind {
     SessionOpened = 82,
     /// Entries read. Payload: [`crate::client::ReadReplyBody`] and entries.
     ReadReply = 83,
-    /// Payload: [`crate::client::StatusBody`], counters and stages.
+    /// Payload: [`crate::client::StatusBody`], counters, stages and a [`crate::picture::PictureBody`], if there is room.
     StatusReply = 84,
     /// Payload: [`crate::evidence::EvidenceReplyBody`].
     EvidenceReply = 90,

@@ -22,6 +22,7 @@ pub mod mode;
 pub mod mutant;
 mod numbered;
 pub mod peer;
+pub mod picture;
 pub mod record;
 pub mod snapshot;
 pub mod stream;

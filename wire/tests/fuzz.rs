@@ -272,6 +272,7 @@ fn bodies_have_the_sizes_of_format_1() {
     assert_eq!((size_of::<client::AckHeader>(), size_of::<client::AckRun>()), (32, 32));
     assert_eq!((size_of::<client::RefusalBody>(), size_of::<client::StatusBody>()), (52, 136));
     assert_eq!((size_of::<client::Receipt>(), size_of::<client::StageRow>()), (56, 20));
+    assert_eq!(size_of::<synod_wire::picture::PictureBody>(), 440);
     assert_eq!(size_of::<record::DurabilityMark>(), 8);
     let stream = (size_of::<SubscribeBody>(), size_of::<StreamHead>(), size_of::<StreamEndBody>());
     assert_eq!(stream, (48, 16, 24));

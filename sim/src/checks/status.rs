@@ -7,8 +7,10 @@ use super::{Checked, violated};
 use crate::io::SimIo;
 use synod::shard::Shard;
 use synod_paxos::Role;
+use synod_wire::NodeId;
 use synod_wire::client::{Durability, StageRow, StatusBody, role};
 use synod_wire::frame::{Kind, parse};
+use synod_wire::picture::PictureBody;
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "a status tells the truth";
@@ -35,6 +37,8 @@ pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, d
     };
     let leader = core.leader();
     let numbers_bytes = usize::from(body.counters) * 8 + usize::from(body.stages) * size_of::<StageRow>();
+    // The smaller of the plans' two batches has room for neither stages nor the picture, the larger one for both.
+    let behind_bytes = if body.stages == 0 { 0 } else { size_of::<PictureBody>() };
     let durability = if memory_durability { Durability::Memory } else { Durability::Disk };
     let rows = [
         ("node", u64::from(frame.header.from.0), node as u64),
@@ -49,7 +53,7 @@ pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, d
         ("unknown slots", body.unknown_slots.get().into(), core.unknown_slots().map_or(u32::MAX as u64, |n| n as u64)),
         ("durable Lsn", body.durable_lsn.get(), shard.log().durable_lsn().0),
         ("durable bytes", body.durable_bytes.get(), shard.log().durable_pos()),
-        ("bytes of counters and stages", numbers_bytes as u64, rest.len() as u64),
+        ("bytes behind its body", (numbers_bytes + behind_bytes) as u64, rest.len() as u64),
         ("durability", u64::from(body.durability), durability as u64),
         ("mode", u64::from(body.mode), shard.modes().mode() as u64),
         ("lease's length", body.lease_us.get().into(), core.lease_length_ns().unwrap_or(0) / 1_000),
@@ -63,6 +67,27 @@ pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, d
     }
     if body.accepted.get() > core.highest_held().0 {
         return violated(PROPERTY, format!("n{node} says that it holds slot {}", body.accepted));
+    }
+    if behind_bytes == 0 { Ok(()) } else { pictured(node, shard, &rest[numbers_bytes..]) }
+}
+
+/// What is drawn of it.
+fn pictured(node: usize, shard: &Shard<SimIo>, bytes: &[u8]) -> Checked {
+    let core = shard.core();
+    let Some(picture) = PictureBody::parse(bytes) else {
+        return violated(PROPERTY, format!("n{node} sends a picture that is none"));
+    };
+    let members: Vec<NodeId> = core.configuration().members().iter().map(|member| member.node).collect();
+    if picture.voters.get() != core.configuration().voters().0 || !picture.positions().map(|(node, _)| node).eq(members)
+    {
+        return violated(PROPERTY, format!("n{node} does not say who its members are: {picture:?}"));
+    }
+    let farthest = picture.positions().filter_map(|(_, slot)| slot).max();
+    if farthest.is_some_and(|slot| !core.leads() || slot > core.known_chosen()) {
+        return violated(
+            PROPERTY,
+            format!("n{node} says that a member has delivered {farthest:?}, which it cannot know"),
+        );
     }
     Ok(())
 }
