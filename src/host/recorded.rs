@@ -205,7 +205,7 @@ fn put_system(recorded: &Recorded) {
     recorded.put("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never");
     recorded.put("/proc/swaps", "Filename\tType\tSize\tUsed\tPriority");
     recorded.put("/proc/sys/vm/swappiness", "60");
-    recorded.put(&"/sys/devices/system/clocksource/clocksource0/current_clocksource".to_string(), "tsc");
+    recorded.put("/sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc");
     recorded.put("/proc/sys/net/core/rmem_max", "67108864");
     recorded.put("/proc/sys/net/core/wmem_max", "67108864");
     recorded.put("/etc/security/limits.d/10-others.conf", "@others - nofile 65536");

@@ -36,6 +36,12 @@ pub struct Measured {
     pub intervals: Vec<Interval>,
 }
 
+impl Default for Measured {
+    fn default() -> Measured {
+        Measured::new()
+    }
+}
+
 impl Measured {
     /// Nothing yet.
     pub fn new() -> Measured {
