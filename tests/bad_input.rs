@@ -158,6 +158,8 @@ fn a_host_that_does_not_fit_ends_the_node_with_words_that_help() {
 
     let mut command = start(NODE);
     without_io_uring(&mut command);
+    // By default it would go on without.
+    command.env("SYNOD__CPU__IO", "uring");
     let words = ["io_uring cannot be used", "Operation not permitted", "kernel.io_uring_disabled=0", "seccomp"];
     fails_with("io_uring switched off", &mut command, &words);
 

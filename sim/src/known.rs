@@ -63,7 +63,7 @@ pub const MUTANTS: &[Mutant] = &[
     bug(15, "non_voter_counted", "a learner's vote and promise are counted"),
     bug(15, "non_voter_stands", "a learner stands for election"),
     bug(15, "lagging_learner_promoted", "a learner votes however far it is behind"),
-    bug(16, "overlapping_changes", "a change is made before enough members know the last one"),
+    bug(16, "overlapping_changes", "a change is made before enough members know the last one").slow(),
     bug(17, "sessions_missing_from_snapshot", "a snapshot lacks the sessions"),
     bug(18, "restored_state_applied_again", "a restored snapshot's last slot is applied once more"),
     bug(19, "lease_on_wall_clock", "a lease is read off the wall clock"),
@@ -93,7 +93,8 @@ pub const MUTANTS: &[Mutant] = &[
         31,
         "chosen_above_configuration_is_final",
         "what an earlier configuration chose out of order above a later one is taken as final",
-    ),
+    )
+    .slow(),
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(
@@ -147,11 +148,11 @@ pub const MUTANTS: &[Mutant] = &[
     // Reads.
     rule("read_unconfirmed", "a leader answers reads without asking whether it still leads"),
     rule("read_before_delivery", "a replica answers a read before it has delivered the watermark"),
-    rule("bounded_from_answer", "a bounded read counts from the leader's answer, not from the question"),
+    rule("bounded_from_answer", "a bounded read counts from the leader's answer, not from the question").slow(),
     rule("lease_from_answer", "a lease counts from the answer to its heartbeat"),
     rule("promises_within_lease", "an acceptor promises within a lease that it granted"),
     rule("handover_keeps_lease", "a leader that hands over keeps its lease"),
-    rule("old_release_frees", "a lease that was given up in an older ballot frees who granted one in this"),
+    rule("old_release_frees", "a lease that was given up in an older ballot frees who granted one in this").slow(),
     rule("take_over_within_lease", "a member takes over within the lease that it granted"),
     rule("snapshot_drops_later_votes", "a recovery from a snapshot does not read the votes above it").slow(),
     rule("snapshot_install_lowers_promise", "an installed snapshot's promise replaces the node's own"),

@@ -29,7 +29,7 @@ fn the_network_profile_breaks_links_and_nothing_else() {
 
 #[test]
 fn the_disk_profile_damages_logs() {
-    let coverage = run_some(Profile::Disk, 40);
+    let coverage = run_some(Profile::Disk, 12);
     let damage = [Fault::Corruption, Fault::CorruptionEverywhere, Fault::Misdirected, Fault::PhantomWrite];
     assert!(damage.iter().any(|fault| coverage.faults.contains_key(fault)));
     assert!(coverage.faults.contains_key(&Fault::TornWrite));
