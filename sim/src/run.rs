@@ -58,6 +58,8 @@ const ELECTIONS_TO_COMMIT: u64 = 4;
 const DRAIN_NS: u64 = 10_000_000_000;
 /// And members all the slots.
 const CONVERGE_NS: u64 = 10_000_000_000;
+/// Who joined a moment ago has the whole log to learn, a window at a time: so much more for each slot, where members change.
+const CATCH_UP_SLOT_NS: u64 = 5_000_000;
 /// How long the load goes on after the healing.
 const CALM_NS: u64 = 2_000_000_000;
 /// A fresh read is asked for so often, an election time-out apart, of a healthy core: a leader may be lost meanwhile.
@@ -353,7 +355,8 @@ impl Sim {
             let has_all = |node: &usize| sim.nodes[*node].shard.as_ref().is_some_and(|shard| shard.applied() == end);
             nodes.iter().all(|node| has_all(node) || !sim.belongs(*node))
         };
-        if self.run_while(CONVERGE_NS, converged)? {
+        let slots = if self.plan.change_mean_ms > 0 { self.checks.prefix.end().0 } else { 0 };
+        if self.run_while(CONVERGE_NS + slots * CATCH_UP_SLOT_NS, converged)? {
             return Ok(());
         }
         let end = self.checks.prefix.end();
