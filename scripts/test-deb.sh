@@ -19,7 +19,7 @@ if [ "${1:-}" = inside ]; then
     mount --make-rprivate /
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
-    mount -t tmpfs -o size=16m tmpfs "$root/dev/shm" 2>/dev/null || true
+    mount -t tmpfs -o size=16m tmpfs "$root/dev/shm" || echo "$0: no /dev/shm in the root" >&2
     ip link set lo up
     ulimit -l unlimited
     exec chroot "$root" /bin/bash /test-inside.sh

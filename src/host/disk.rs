@@ -40,8 +40,8 @@ pub(super) fn direct_io(host: &Host, target: &Target) -> Finding {
     let mend = "put the node's dir on a local ext4 or XFS file system";
     match asked {
         Err(Refusal::Unknown(reason)) => condition.unknown(reason),
-        Err(Refusal::Refused { current, mend }) => condition.unmet(Severity::Required, current, mend),
-        Ok(0) => condition.unmet(Severity::Required, "the file system has none", mend),
+        Err(Refusal::Refused { current, mend }) => condition.unmet(Severity::Recommended, current, mend),
+        Ok(0) => condition.unmet(Severity::Recommended, "the file system has none", mend),
         Ok(bytes) if bytes > MAX_BLOCK_BYTES => {
             condition.unmet(Severity::Required, format!("blocks of {bytes} bytes"), mend)
         }

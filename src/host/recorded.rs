@@ -261,14 +261,14 @@ use Severity::{Note, Recommended, Required};
 
 /// At least one for each condition.
 pub(super) const CASES: &[Case] = &[
-    case("io_uring", Required, "no DEFER", |host| {
+    case("io_uring", Recommended, "no DEFER", |host| {
         host.answers.borrow_mut().io_uring = Err(refused("no DEFER_TASKRUN"))
     }),
-    case("direct_io", Required, "refuses", |host| {
+    case("direct_io", Recommended, "refuses", |host| {
         host.answers.borrow_mut().direct_io = Err(refused("refuses O_DIRECT"))
     }),
     case("direct_io", Required, "65536", |host| host.answers.borrow_mut().direct_io = Ok(65_536)),
-    case("direct_io", Required, "has none", |host| host.answers.borrow_mut().direct_io = Ok(0)),
+    case("direct_io", Recommended, "has none", |host| host.answers.borrow_mut().direct_io = Ok(0)),
     case("direct_io", Note, "unknown: not", |host| {
         host.answers.borrow_mut().direct_io = Err(Refusal::Unknown("not allowed".into()));
     }),

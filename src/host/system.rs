@@ -15,7 +15,7 @@ pub(super) fn io_uring(host: &Host, _target: &Target) -> Finding {
     let condition = Condition::new("io_uring", "set-up flags, features and operations of the reactor (Linux 6.1)");
     match host.calls.io_uring() {
         Ok(current) => condition.ok(current),
-        Err(Refusal::Refused { current, mend }) => condition.unmet(Severity::Required, current, mend),
+        Err(Refusal::Refused { current, mend }) => condition.unmet(Severity::Recommended, current, mend),
         Err(Refusal::Unknown(reason)) => condition.unknown(reason),
     }
 }
