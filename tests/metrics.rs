@@ -4,9 +4,10 @@
 mod common;
 
 use common::cluster::{Cluster, GROUP, SOON};
+use common::http::{admin, ask, listen};
 use common::{await_until, serial};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddrV4, TcpStream};
 use synod_client::{Appender, ClientError, Options};
 use synod_wire::NodeId;
@@ -14,29 +15,9 @@ use synod_wire::NodeId;
 const PORT: u16 = 7600;
 
 fn prepared(name: &str) -> Cluster {
-    let mut cluster = Cluster::prepare(name, |config| {
-        for node in &mut config.nodes {
-            node.admin_listen = Some(SocketAddrV4::new(*node.client_listen.ip(), PORT + u16::from(node.id)));
-        }
-    });
+    let mut cluster = Cluster::prepare(name, |config| listen(config, PORT));
     cluster.start_all();
     cluster
-}
-
-fn admin(cluster: &Cluster, node: NodeId) -> SocketAddrV4 {
-    cluster.config.node(node).and_then(|node| node.admin_listen).expect("it was configured")
-}
-
-/// One request; the status, the head and the body.
-fn ask(cluster: &Cluster, node: NodeId, request: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(admin(cluster, node)).expect("the admin address answers");
-    stream.set_read_timeout(Some(SOON)).expect("a time-out");
-    write!(stream, "{request} HTTP/1.1\r\nHost: synod\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, head.to_owned(), body.to_owned())
 }
 
 /// A scrape: each sample's name with its labels (but for cluster and node), and its value.
