@@ -64,14 +64,21 @@ impl Histogram {
     /// How many lie at or below each of these values (ascending), as exactly as the buckets tell: one counts as a whole for the bound
     /// that its upper end is nearest below.
     pub fn at_or_below<const N: usize>(&self, bounds: [u64; N]) -> [u64; N] {
+        let mut counts = [0; N];
+        self.count_at_or_below(&bounds, &mut counts);
+        counts
+    }
+
+    /// Over slices, by a loop: as `bounds.map`, a loop of its own for each bound, LLVM 22 takes hours to optimize what calls it.
+    fn count_at_or_below(&self, bounds: &[u64], counts: &mut [u64]) {
         let (mut at, mut below) = (0, 0);
-        bounds.map(|bound| {
-            while at < BUCKETS && upper_end(at) <= bound {
+        for (bound, count) in bounds.iter().zip(counts) {
+            while at < BUCKETS && upper_end(at) <= *bound {
                 below += get(&self.counts[at]);
                 at += 1;
             }
-            below
-        })
+            *count = below;
+        }
     }
 
     /// The values below or at which these shares (ascending, in thousandths) of `count` lie; the upper ends of their buckets.
