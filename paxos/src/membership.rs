@@ -236,9 +236,14 @@ impl Replica {
     /// taken away: the others may need it to find out.
     pub fn is_settled(&self) -> bool {
         let knows = |node: NodeId| self.prefixes.get(&node).is_some_and(|(prefix, _)| *prefix >= self.config_slot);
-        let mine = self.votes() && self.durable >= self.config_lsn;
+        let mine = self.votes() && self.knows_configuration_for_good();
         let others = self.config.voters().iter().filter(|node| *node != self.settings.me && knows(*node)).count();
         others + usize::from(mine) >= self.config.quorums.phase2
+    }
+
+    /// Whether what shows the configuration chosen is durable here.
+    pub fn knows_configuration_for_good(&self) -> bool {
+        self.durable >= self.config_lsn
     }
 
     /// A leader that is no voter any more ends when the others can do without it.

@@ -162,6 +162,13 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a process stood still between reading the clock and using it", None),
     ("a log too damaged to be read", Some(TOO_DAMAGED)),
     ("a leader was removed", None),
+    ("a leader was asked for a change before enough knew the last one", None),
+    (
+        "what was chosen above a configuration is open again",
+        Some(
+            "takes four elections in a row, each with its own losses; the scenario chosen_above_a_configuration.txt has it",
+        ),
+    ),
     ("a learner may vote", None),
     ("a look for evidence fails", None),
     ("a member was removed", None),

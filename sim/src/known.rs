@@ -1,6 +1,8 @@
 //! The bugs that the checkers are tested with: each stands behind a switch in the product's code, compiled out of every
 //! build but the simulator's with its feature `mutants`. `sim/README.md` says what kills them, and which of the list are absent.
 
+use crate::plan::Profile;
+
 /// A known bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mutant {
@@ -12,19 +14,35 @@ pub struct Mutant {
     pub what: &'static str,
     /// It takes too many seeds for the fast subset.
     pub slow: bool,
+    /// What it is looked for in.
+    pub ground: Ground,
+}
+
+/// Runs in which a mutant is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Seeds of a profile.
+    Seeds(Profile),
+    /// Seeds of a scenario: its name, and its text. Of a schedule that chance comes by in one of very many runs.
+    Scenario(&'static str, &'static str),
 }
 
 const fn bug(number: u32, name: &'static str, what: &'static str) -> Mutant {
-    Mutant { number: Some(number), name, what, slow: false }
+    Mutant { number: Some(number), name, what, slow: false, ground: Ground::Seeds(Profile::Mixed) }
 }
 
 const fn rule(name: &'static str, what: &'static str) -> Mutant {
-    Mutant { number: None, name, what, slow: false }
+    Mutant { number: None, name, what, slow: false, ground: Ground::Seeds(Profile::Mixed) }
 }
 
 impl Mutant {
     const fn slow(self) -> Mutant {
         Mutant { slow: true, ..self }
+    }
+
+    /// It takes a group whose members change.
+    const fn members(self) -> Mutant {
+        Mutant { ground: Ground::Seeds(Profile::Members), ..self }
     }
 }
 
@@ -60,10 +78,10 @@ pub const MUTANTS: &[Mutant] = &[
     bug(14, "old_promise_counted", "promises of another ballot are counted"),
     bug(14, "partial_promise_counts", "a part of a promise counts as the whole").slow(),
     bug(14, "votes_survive_reelection", "votes of an earlier leadership of this node count in the next").slow(),
-    bug(15, "non_voter_counted", "a learner's vote and promise are counted"),
-    bug(15, "non_voter_stands", "a learner stands for election"),
-    bug(15, "lagging_learner_promoted", "a learner votes however far it is behind"),
-    bug(16, "overlapping_changes", "a change is made before enough members know the last one").slow(),
+    bug(15, "non_voter_counted", "a learner's vote and promise are counted").members(),
+    bug(15, "non_voter_stands", "a learner stands for election").members(),
+    bug(15, "lagging_learner_promoted", "a learner votes however far it is behind").members(),
+    bug(16, "overlapping_changes", "a change is made before enough members know the last one").members(),
     bug(17, "sessions_missing_from_snapshot", "a snapshot lacks the sessions"),
     bug(18, "restored_state_applied_again", "a restored snapshot's last slot is applied once more"),
     bug(19, "lease_on_wall_clock", "a lease is read off the wall clock"),
@@ -89,12 +107,17 @@ pub const MUTANTS: &[Mutant] = &[
     bug(30, "return_opens_evicted_session", "a client that comes back to an evicted session gets a new, empty one")
         .slow(),
     bug(30, "session_number_ignored", "a session takes what was meant for an earlier one of its client"),
-    bug(
-        31,
-        "chosen_above_configuration_is_final",
-        "what an earlier configuration chose out of order above a later one is taken as final",
-    )
-    .slow(),
+    Mutant {
+        ground: Ground::Scenario(
+            "chosen_above_a_configuration",
+            include_str!("../scenarios/chosen_above_a_configuration.txt"),
+        ),
+        ..bug(
+            31,
+            "chosen_above_configuration_is_final",
+            "what an earlier configuration chose out of order above a later one is taken as final",
+        )
+    },
     // Votes and ballots.
     rule("accepts_below_promise", "an acceptor accepts in a ballot below its promise"),
     rule(
@@ -118,7 +141,7 @@ pub const MUTANTS: &[Mutant] = &[
     // Membership.
     rule("founded_by_some", "a fresh node votes before every founding member has confirmed").slow(),
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
-    rule("earlier_life_counted", "what an earlier life of a member's log said is counted"),
+    rule("earlier_life_counted", "what an earlier life of a member's log said is counted").members(),
     rule("configuration_overtakes", "a configuration is proposed before all below it is chosen"),
     // Damage.
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),

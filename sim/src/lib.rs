@@ -58,7 +58,7 @@ mod trims;
 pub use checks::{SIMULATOR, Violation};
 pub use coverage::{Coverage, Missed};
 pub use fault::{Area, Fault, Style};
-pub use known::{MUTANTS, Mutant, has_mutants};
+pub use known::{Ground, MUTANTS, Mutant, has_mutants};
 pub use plan::{Plan, Profile, Timing};
 pub use rng::Rng;
 pub use run::{Failure, Outcome, run};

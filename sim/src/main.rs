@@ -6,7 +6,7 @@ mod report;
 mod shrink;
 mod worker;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use report::Total;
@@ -41,6 +41,17 @@ enum Command {
         /// Print every event.
         #[arg(long)]
         trace: bool,
+    },
+    /// Run a scenario of `sim/scenarios`, and print every event
+    Script {
+        /// Its file.
+        file: PathBuf,
+        /// Other timings, sizes and loads.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// A bug that is put back (in a build with `--features mutants`).
+        #[arg(long)]
+        mutant: Option<String>,
     },
     /// Put each known bug back and count the seeds until a checker finds it.
     Mutants(mutants::Hunt),
@@ -117,6 +128,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(order) => run(&order),
         Command::Replay { file, trace } => replay(&file, trace),
+        Command::Script { file, seed, mutant } => script(&file, seed, mutant),
         Command::Mutants(hunt) => mutants::run(&hunt),
         Command::Drive(order) => drive(&order).map(|()| true),
         Command::Worker(order) => worker::work(&order).map(|()| true),
@@ -286,6 +298,12 @@ fn replay(file: &Path, trace: bool) -> anyhow::Result<bool> {
             Ok(false)
         }
     }
+}
+
+fn script(file: &Path, seed: u64, mutant: Option<String>) -> anyhow::Result<bool> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let plan = synod_sim::scenario(&text, seed).map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    one_traced(&Plan { mutant, ..plan })
 }
 
 fn one_traced(plan: &Plan) -> anyhow::Result<bool> {

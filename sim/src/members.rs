@@ -2,7 +2,7 @@
 //! join again, or formats one that was removed. He knows what an operator must: he asks for a change only while none is under way,
 //! and for none that would leave too few who can vote. From a stream of chance of its own. Used by the engine.
 
-use crate::checks::{Changed, Checked};
+use crate::checks::{Changed, ChangedAt, Checked};
 use crate::client::request_header;
 use crate::fault::Fault;
 use crate::history::KIND_OFFSET;
@@ -40,22 +40,27 @@ pub(crate) struct Operator {
     requests: u64,
     /// Whom he asked last, and in which life of its process.
     asked: Option<(usize, u64)>,
+    /// Whether he can wait. A stream of its own: what else he does hangs on the other alone.
+    impatience: Rng,
 }
 
 impl Operator {
     pub(crate) fn new(seed: u64) -> Operator {
-        Operator { rng: Rng::new(seed, "operator of members"), requests: 0, asked: None }
+        let (rng, impatience) = (Rng::new(seed, "operator of members"), Rng::new(seed, "impatience"));
+        Operator { rng, requests: 0, asked: None, impatience }
     }
 }
 
-/// The place that the coverage lists for a change.
-pub(crate) fn change_mark(changed: Changed) -> &'static str {
-    match changed {
+/// The places that the coverage lists for a change.
+pub(crate) fn change_marks(changed: ChangedAt) -> impl Iterator<Item = &'static str> {
+    let mark = match changed.what {
         Changed::Added(_) => "a node joined",
         Changed::Reborn(_) => "a node that lost its log joined again",
         Changed::Promoted(_) => "a learner may vote",
         Changed::Removed(_) => "a member was removed",
-    }
+    };
+    let voided = changed.voided.then_some("what was chosen above a configuration is open again");
+    [mark].into_iter().chain(voided)
 }
 
 impl Sim {
@@ -213,6 +218,36 @@ impl Sim {
             self.kill_at_work(leader, KILL_WITHIN_CHANGE);
         }
         Ok(())
+    }
+
+    /// A node leads from now on: in some runs an operator who cannot wait asks it for a change while too few know the last one.
+    pub(crate) fn hurry(&mut self, leader: usize) {
+        if self.plan.change_mean_ms == 0 || !self.chaos_on {
+            return;
+        }
+        let latest = self.checks.configurations.latest().epoch;
+        let core = self.nodes[leader].shard.as_ref().map(|shard| shard.core());
+        let is_early = core.is_some_and(|core| !core.is_settled() && core.configuration().epoch == latest);
+        let rate = self.plan.rate(Fault::OverlappingChanges);
+        if !is_early || rate == 0 || !self.operator.impatience.ppm(rate) {
+            return;
+        }
+        let node = self.operator.impatience.below(self.plan.machines() as u64) as usize;
+        let wanted = match self.votes(node) {
+            true => Wanted::Remove(node),
+            false if self.belongs(node) => Wanted::Promote(node),
+            false => return,
+        };
+        if self.leaves_enough(wanted) {
+            self.coverage.fault(Fault::OverlappingChanges);
+            self.coverage.mark("a leader was asked for a change before enough knew the last one");
+            self.send_change(leader, wanted);
+        }
+    }
+
+    /// What a scenario asks for.
+    pub(crate) fn ask_to_remove(&mut self, leader: usize, node: usize) {
+        self.send_change(leader, Wanted::Remove(node));
     }
 
     /// A learner hears nothing for a while.

@@ -3,17 +3,19 @@
 
 use crate::Style;
 use crate::worker::{self, Order, Verdict};
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use serde::Serialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use synod_sim::{MUTANTS, Mutant, Profile, SIMULATOR, Violation};
+use synod_sim::{Ground, MUTANTS, Mutant, Plan, Profile, SIMULATOR, Violation};
 
 /// Seeds that one worker process runs at a time.
 const BATCH: u64 = 20;
 /// Seeds for each mutant, at most. The fast subset has them too, though its mutants need few: a change of plans then costs a minute,
 /// and does not fail it.
 const SEEDS: u64 = 1_000;
+/// Of a scenario: other timings, sizes and loads.
+const SCENARIO_SEEDS: u64 = 5;
 
 /// Which mutants, and how long for each.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,22 +67,47 @@ impl Hunt {
 
     /// Seeds until a checker finds the mutant, and which.
     fn hunt(&self, mutant: &Mutant) -> anyhow::Result<Fate> {
+        let (done, found) = match mutant.ground {
+            Ground::Seeds(profile) => self.hunt_in_seeds(mutant.name, profile)?,
+            Ground::Scenario(_, text) => hunt_in_scenario(mutant.name, text)?,
+        };
         let Mutant { number, name, what, .. } = *mutant;
-        let seeds = self.seeds;
+        let killed = found.is_some();
+        let (property, detail) = found.map(|violation| (violation.property, violation.detail)).unzip();
+        Ok(Fate { number, name, what, seeds: done, killed, property, detail })
+    }
+
+    fn hunt_in_seeds(&self, name: &str, profile: Profile) -> anyhow::Result<(u64, Option<Violation>)> {
         let mut done = 0;
-        while done < seeds {
-            let count = BATCH.min(seeds - done);
-            let order = Order::seeds(self.from + done, count, Profile::Mixed).with_mutant(name);
+        while done < self.seeds {
+            let count = BATCH.min(self.seeds - done);
+            let order = Order::seeds(self.from + done, count, profile).with_mutant(name);
             let ended = worker::supervise(&order, &mut |_, verdict| !is_kill(&verdict))?;
             done += ended.done;
             if let Some((seed, failure)) = ended.stopped {
-                must_pass(seed)?;
-                let (property, detail) = (Some(failure.violation.property), Some(failure.violation.detail));
-                return Ok(Fate { number, name, what, seeds: done, killed: true, property, detail });
+                must_pass(seed, profile)?;
+                return Ok((done, Some(failure.violation)));
             }
         }
-        Ok(Fate { number, name, what, seeds, killed: false, property: None, detail: None })
+        Ok((done, None))
     }
+}
+
+/// The scenario runs as it is, and does not with the bug.
+fn hunt_in_scenario(name: &str, text: &str) -> anyhow::Result<(u64, Option<Violation>)> {
+    for seed in 0..SCENARIO_SEEDS {
+        let plan = synod_sim::scenario(text, seed).map_err(|error| anyhow!("{error}"))?;
+        if let Verdict::Failed(failure) = worker::one(&plan)? {
+            bail!("the scenario fails without any mutant: {:?}", failure.violation);
+        }
+        let mutated = worker::one(&Plan { mutant: Some(name.to_owned()), ..plan })?;
+        if let Verdict::Failed(failure) = mutated
+            && failure.violation.property != SIMULATOR
+        {
+            return Ok((seed + 1, Some(failure.violation)));
+        }
+    }
+    Ok((SCENARIO_SEEDS, None))
 }
 
 /// Runs every mutant until it is killed; false if one survives.
@@ -136,8 +163,8 @@ fn in_order(hunt: &Hunt, wanted: &[Mutant], tell: &mut dyn FnMut(Fate)) -> anyho
 }
 
 /// A seed that fails without the bug too has not found it.
-fn must_pass(seed: u64) -> anyhow::Result<()> {
-    let ended = worker::supervise(&Order::seeds(seed, 1, Profile::Mixed), &mut |_, verdict| !is_kill(&verdict))?;
+fn must_pass(seed: u64, profile: Profile) -> anyhow::Result<()> {
+    let ended = worker::supervise(&Order::seeds(seed, 1, profile), &mut |_, verdict| !is_kill(&verdict))?;
     match ended.stopped {
         None => Ok(()),
         Some((_, failure)) => {

@@ -155,7 +155,8 @@ impl Sim {
         if self.plan.trim_mean_ms > 0 {
             self.after(5_000_000_000, Happening::Trim);
         }
-        if self.plan.change_mean_ms > 0 {
+        // A scenario is its own operator.
+        if self.plan.change_mean_ms > 0 && self.plan.script.is_empty() {
             self.after(3_000_000_000, Happening::Change);
         }
         let first_ns = self.chaos.exponential(self.plan.timing.strike_mean_ns);

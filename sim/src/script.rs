@@ -12,7 +12,10 @@
 //! at 2000 isolate 0 3000           n0 is cut off from the others for 3,000 ms
 //! at 2000 oneway 0 1 3000          what n0 sends to n1 is lost
 //! at 2000 hold 0 1 3000            what n0 sends to n1 arrives after that, all at once
-//! at 2000 lose Accept leader * 500 frames of this kind are lost on their way there
+//! at 2000 lose Accept leader * 500 datagrams with a frame of this kind are lost on their way there (`Configuration`: with one
+//!                                  that asks to accept a change of the members)
+//! at 2000 call A leader            from now on A names whoever leads now; `call E other A`: the last founder that A does not name
+//! at 2000 remove A E               A is asked to remove E from the members (with a line `changes`: they may change)
 //! at 2000 chain 3000               each node reaches its neighbours only
 //! at 2000 pause leader 900         whoever leads is frozen (a number names a node)
 //! at 2000 transfer leader 2        whoever leads is asked to hand over to n2; without a name: to whoever is furthest
@@ -41,7 +44,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use synod_paxos::Role;
 use synod_wire::batch::{CONDITION_BYTES, max_entry_bytes};
-use synod_wire::frame::Kind;
+use synod_wire::frame::{Frames, Header, Kind, flags};
 
 /// Something that a scenario makes happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +55,7 @@ pub struct Step {
     pub words: Vec<String>,
 }
 
-/// Frames that a scenario takes out of the network.
+/// Datagrams that a scenario takes out of the network.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Losing {
     kind: Kind,
@@ -62,10 +65,18 @@ pub(crate) struct Losing {
 }
 
 impl Losing {
-    /// Whether it takes a datagram whose first frame is of `kind`.
-    pub(crate) fn takes(&self, now_ns: u64, from: End, to: End, kind: Option<u8>) -> bool {
+    /// Whether it takes this datagram.
+    pub(crate) fn takes(&self, now_ns: u64, from: End, to: End, datagram: &[u8]) -> bool {
         let fits = |end, wanted: Option<usize>| wanted.is_none_or(|node| end == End::Node(node));
-        now_ns < self.until_ns && kind == Some(self.kind as u8) && fits(from, self.from) && fits(to, self.to)
+        let configures = |header: &Header| header.kind == Kind::Accept && header.flags & flags::CONFIGURATION != 0;
+        let is_meant = |header: &Header| match self.kind {
+            Kind::Configuration => configures(header),
+            kind => header.kind == kind,
+        };
+        now_ns < self.until_ns
+            && fits(from, self.from)
+            && fits(to, self.to)
+            && Frames::new(datagram).flatten().any(|frame| is_meant(&frame.header))
     }
 }
 
@@ -97,6 +108,7 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
                 let longest = max_entry_bytes(plan.max_batch_bytes) - CONDITION_BYTES;
                 plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
             }
+            "changes" => plan.change_mean_ms = 1_000,
             "durability" => plan.memory_durability = words.get(1).is_some_and(|word| word == "memory"),
             "sees" => {}
             "at" => {
@@ -170,7 +182,21 @@ impl Sim {
                 let kind = Kind::ALL.iter().find(|kind| format!("{kind:?}") == words[1]);
                 let kind = *kind.unwrap_or_else(|| panic!("there is no kind {:?}", words[1]));
                 let end = |word: &String| (word != "*").then(|| self.named(word));
-                self.losing = Some(Losing { kind, from: end(&words[2]), to: end(&words[3]), until_ns });
+                self.losing.push(Losing { kind, from: end(&words[2]), to: end(&words[3]), until_ns });
+            }
+            Some("call") => {
+                let node = match words[2].as_str() {
+                    "other" => {
+                        let but = self.named(&words[3]);
+                        (0..self.plan.nodes).rev().find(|node| *node != but).expect("a group of more than one")
+                    }
+                    word => self.named(word),
+                };
+                self.called.insert(words[1].clone(), node);
+            }
+            Some("remove") => {
+                let (leader, node) = (self.named(&words[1]), self.named(&words[2]));
+                self.ask_to_remove(leader, node);
             }
             Some("fail") => {
                 let node = self.named(&words[1]);
@@ -221,11 +247,12 @@ impl Sim {
         self.net.cut(End::Node(from), End::Node(to), self.now_ns + ms * 1_000_000);
     }
 
-    /// A node by its number, or the one that leads (or else the first).
+    /// A node by its number, by the name that it was called, or the one that leads or is about to (or else the first).
     fn named(&self, word: &str) -> usize {
-        let leads = |node: &crate::node::Node| node.role == Role::Leader && node.health == Health::Up;
+        let with = |role| self.nodes.iter().position(|node| node.role == role && node.health == Health::Up);
         match word {
-            "leader" => self.nodes.iter().position(leads).unwrap_or(0),
+            "leader" => with(Role::Leader).or_else(|| with(Role::Preparing)).unwrap_or(0),
+            name if self.called.contains_key(name) => self.called[name],
             _ => word.parse().unwrap_or_else(|_| panic!("{word:?} is no node")),
         }
     }

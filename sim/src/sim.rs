@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::history::KIND_OFFSET;
 use crate::io::{Arrival, MAX_EVENTS, RX_BUFFERS, Request, socket_index};
 use crate::load::Client;
-use crate::members::{Operator, change_mark};
+use crate::members::{Operator, change_marks};
 use crate::net::{Fate, Network};
 use crate::node::{Health, Node, node_address, node_at};
 use crate::plan::Plan;
@@ -21,7 +21,7 @@ use crate::rng::Rng;
 use crate::script::Losing;
 use crate::trace::{End, Glance, Trace, What};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use synod::shard::checkpoint::Progress;
 use synod::shard::install::{TransferDone, TransferJob};
@@ -121,7 +121,9 @@ pub(crate) struct Sim {
     pub(crate) offered: u64,
     pub(crate) load_ns: u64,
     /// What a scenario takes out of the network.
-    pub(crate) losing: Option<Losing>,
+    pub(crate) losing: Vec<Losing>,
+    /// Nodes that a scenario has named.
+    pub(crate) called: BTreeMap<String, usize>,
     /// Sessions that open until another is evicted.
     pub(crate) crowd: Option<Crowd>,
     /// Sessions that crowds have opened.
@@ -172,7 +174,8 @@ impl Sim {
             operations: 0,
             offered: 0,
             load_ns: 0,
-            losing: None,
+            losing: Vec::new(),
+            called: BTreeMap::new(),
             crowd: None,
             crowd_opened: 0,
             frames_sent: FramesSent::default(),
@@ -298,7 +301,7 @@ impl Sim {
         // A recovery may be the first to apply what was chosen behind a hole.
         for slot in (seen.0 + 1..=shard.applied().0).map(Slot) {
             if let Some(Some(changed)) = self.checks.applied(node, slot, &this.value_on_disk(slot)?)? {
-                self.coverage.mark(change_mark(changed));
+                change_marks(changed).for_each(|mark| self.coverage.mark(mark));
             }
         }
         self.checks.sessions.agrees(node, shard.applied(), shard.machine())?;
@@ -492,8 +495,9 @@ impl Sim {
         let shard = this.shard.as_ref().expect("the process runs");
         let latest_ns = local_ns + this.port.borrow().stalled_ns;
         self.checks.prevotes.begins(node, shard.core(), latest_ns);
+        let lease_until_ns = shard.core().lease_until_ns();
         let result = this.shard.as_mut().expect("the process runs").turn();
-        let sent = self.carry_out(node)?;
+        let sent = self.carry_out(node, lease_until_ns)?;
         self.observe_memory(node)?;
         // What the turn found durable counts, even if it was the last: replies that rest on it have left.
         self.observe_log(node)?;
@@ -511,6 +515,9 @@ impl Sim {
             return self.recover_anew(node);
         }
         if self.nodes[node].role != role {
+            if self.nodes[node].role == Role::Leader {
+                self.hurry(node);
+            }
             if self.nodes[node].role == Role::Preparing {
                 self.nobody_else_holds_a_lease(node)?;
             }
@@ -560,8 +567,8 @@ impl Sim {
         }
     }
 
-    /// Carries out what a turn asked for: datagrams sent, and the longest.
-    fn carry_out(&mut self, node: usize) -> Result<Turn, crate::checks::Violation> {
+    /// Carries out what a turn asked for: datagrams sent, and the longest. `lease_until_ns`: as it was before the turn.
+    fn carry_out(&mut self, node: usize, lease_until_ns: u64) -> Result<Turn, crate::checks::Violation> {
         let mut requests = std::mem::take(&mut self.scratch.requests);
         std::mem::swap(&mut requests, &mut self.nodes[node].port.borrow_mut().requests);
         let mut turn = Turn::default();
@@ -594,7 +601,9 @@ impl Sim {
                     self.checks.trims.sent(node, &bytes, shard.machine().first().0, self.now_ns)?;
                     let this = &self.nodes[node];
                     let local_ns = this.clock.monotonic_ns(self.now_ns) + this.port.borrow().stalled_ns;
-                    leaves_within_lease(node, (local_ns, shard.core().lease_until_ns()), &bytes)?;
+                    // What was answered by it leaves, though the turn went on to give it up, or to win more of it.
+                    let lease_until_ns = lease_until_ns.max(shard.core().lease_until_ns());
+                    leaves_within_lease(node, (local_ns, lease_until_ns), &bytes)?;
                     if let Some((client, life)) = client_at(to) {
                         self.transmit(End::Node(node), End::Client(client), false, life, bytes);
                     }
@@ -693,7 +702,7 @@ impl Sim {
             let value = held.map_or_else(|| this.value_on_disk(slot).map(Cow::from), |value| Ok(Cow::from(value)))?;
             if let Some(changed) = self.checks.applied(node, slot, &value)? {
                 self.trace.note(self.now_ns, What::Applied(node, slot.0));
-                changed.into_iter().for_each(|changed| self.coverage.mark(change_mark(changed)));
+                changed.into_iter().flat_map(change_marks).for_each(|mark| self.coverage.mark(mark));
             }
         }
         self.checks.configurations.turned(node, core, applied)?;
@@ -854,7 +863,7 @@ impl Sim {
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
         self.net.history.remember(from, to, peers, &bytes);
-        if self.losing.is_some_and(|losing| losing.takes(self.now_ns, from, to, bytes.get(17).copied())) {
+        if self.losing.iter().any(|losing| losing.takes(self.now_ns, from, to, &bytes)) {
             return self.note(What::Lost(from, to, glance, "script"));
         }
         let copies = 1 + u64::from(self.net.doubles());

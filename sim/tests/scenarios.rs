@@ -65,6 +65,7 @@ fn each_bug_fails_the_script_of_its_rule() {
     const KILLED_BY: &[(&str, &str)] = &[
         ("ack_before_sync", "failed_sync_ends_the_process"),
         ("amnesiac_votes", "amnesia_after_a_disk_swap"),
+        ("chosen_above_configuration_is_final", "chosen_above_a_configuration"),
         ("counted_lsn_not_told", "rolled_back_disk"),
         ("damage_truncated", "phantom_write_is_damage"),
         ("duplicate_sequenced_again", "retry_at_another_node"),

@@ -32,7 +32,6 @@ pub(super) fn start(args: &StartArgs) -> Outcome {
         .with_max_level(tracing::Level::from(config.log.level))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init()
         .map_err(|error| Failure::Failed(anyhow::anyhow!("cannot set up logging: {error}")))?;
     let order = if args.floor { Order::Floor } else { Order::Serve };

@@ -1,5 +1,5 @@
-//! The members change as they may: each configuration follows the one before it by one change of one member, its own quorums
-//! meet, a learner votes only when it has come near, and what nodes take for the configuration, and tell of it, is one
+//! The members change as they may: each configuration follows the one before it by one change of one member, and only when a phase 2
+//! quorum has had the one before it on disk; its own quorums meet, a learner votes only when it has come near, and what nodes take for the configuration, and tell of it, is one
 //! that was chosen (S1, S2). Which configuration governs a slot is looked up here by the other checkers.
 //!
 //! Source: Lamport, Malkhi and Zhou, "Reconfiguring a State Machine" (2010); Ongaro, "Consensus: Bridging Theory and Practice" (2014),
@@ -12,7 +12,7 @@ use synod_paxos::Replica;
 use synod_wire::batch::Batch;
 use synod_wire::frame::{Frame, Kind, flags, parse};
 use synod_wire::members::MembersReplyBody;
-use synod_wire::{Configuration, NodeId, NodeSet, Quorums, Slot};
+use synod_wire::{Configuration, Epoch, NodeId, NodeSet, Quorums, Slot};
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "members change one at a time";
@@ -43,6 +43,16 @@ pub(crate) struct Configurations {
     proposed: Slot,
     /// By node: how far the present life of its log was seen to be.
     furthest: Vec<Slot>,
+    /// By node: the last configuration that a life of its log held as chosen, durably.
+    held: Vec<Epoch>,
+}
+
+/// What became of the members, and of the slots above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChangedAt {
+    pub(crate) what: Changed,
+    /// A slot above, which the members before had chosen out of order, is open again.
+    pub(crate) voided: bool,
 }
 
 impl Configurations {
@@ -56,6 +66,7 @@ impl Configurations {
             founding: vec![0; plan.machines()],
             proposed: Slot::ZERO,
             furthest: vec![Slot::ZERO; plan.machines()],
+            held: vec![Epoch(1); plan.machines()],
         }
     }
 
@@ -68,10 +79,20 @@ impl Configurations {
     }
 
     /// A record of a node is durable.
-    pub(crate) fn logged(&mut self, record: &Logged) {
-        if record.header.flags & flags::CONFIGURATION != 0 {
-            self.proposed = self.proposed.max(record.header.slot);
+    pub(crate) fn logged(&mut self, record: &Logged) -> Checked {
+        let slot = record.header.slot;
+        if record.header.flags & flags::CONFIGURATION == 0 || slot <= self.proposed {
+            return Ok(());
         }
+        self.proposed = slot;
+        let (above, last) = &self.all[self.all.len() - 1];
+        let hold = last.voters().iter().filter(|node| self.held[usize::from(node.0)] >= last.epoch).count();
+        if self.changes && slot > *above && hold < last.quorums.phase2 {
+            let what =
+                format!("slot {slot} is to follow {last:?}, which {hold} of its voters have had on disk as chosen");
+            return violated("the next change waits until enough know the last one", what);
+        }
+        Ok(())
     }
 
     /// Whether a configuration may still be chosen in a slot that nobody has applied.
@@ -171,6 +192,9 @@ impl Configurations {
             return Ok(());
         }
         let believed = core.configuration();
+        if core.knows_configuration_for_good() {
+            self.held[node] = self.held[node].max(believed.epoch);
+        }
         if self.of_epoch(believed.epoch.0) != Some(believed) {
             return violated(
                 TRUTH,
@@ -215,8 +239,8 @@ fn reply(frame: &Frame<'_>) -> Option<(MembersReplyBody, Configuration)> {
 mod tests {
     use super::*;
     use crate::plan::Profile;
+    use synod_wire::Member;
     use synod_wire::batch::{MAX_CONFIGURATION_BATCH_BYTES, write_configuration};
-    use synod_wire::{Epoch, Member};
 
     fn configurations() -> Configurations {
         let plan = Plan {

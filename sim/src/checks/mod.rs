@@ -31,7 +31,7 @@ mod views;
 mod zeros;
 
 pub(crate) use bounds::Turn;
-pub(crate) use configurations::Changed;
+pub(crate) use configurations::{Changed, ChangedAt};
 pub(crate) use damage::has_a_cause;
 pub(crate) use fresh::leaves_within_lease;
 pub(crate) use hung::hung_is_silent;
@@ -185,7 +185,7 @@ impl Checks {
         self.ballots.durable(node, durable);
         records.iter().try_for_each(|record| {
             self.told.logged(node, record);
-            self.configurations.logged(record);
+            self.configurations.logged(record)?;
             self.one_value.logged(&self.configurations, node, record)
         })
     }
@@ -196,7 +196,7 @@ impl Checks {
         node: usize,
         slot: Slot,
         value: &[u8],
-    ) -> Result<Option<Option<Changed>>, Violation> {
+    ) -> Result<Option<Option<ChangedAt>>, Violation> {
         let crc = synod_wire::frame::checksum(value);
         self.one_value.applied(node, slot, crc)?;
         let first = self.prefix.applied(node, slot, crc)?;
@@ -210,8 +210,8 @@ impl Checks {
             self.conditions.applied(value)?;
         }
         let Some(changed) = self.configurations.applied(slot, value)? else { return Ok(Some(None)) };
-        self.one_value.reconfigured(&self.configurations, slot, changed)?;
-        Ok(Some(Some(changed)))
+        let voided = self.one_value.reconfigured(&self.configurations, slot, changed)?;
+        Ok(Some(Some(ChangedAt { what: changed, voided })))
     }
 
     /// A client hears a node acknowledge the entry at a place. False: there is none, or nobody offered it.

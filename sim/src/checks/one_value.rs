@@ -5,11 +5,11 @@
 //! which nodes talk about them does not matter. (Under memory durability, also from what they hold in memory after each turn.)
 
 use super::configurations::{Changed, Configurations};
-use super::{Checked, violated};
+use super::{Checked, Violation, violated};
 use crate::disk::Logged;
 use std::collections::BTreeMap;
 use synod_wire::frame::Kind;
-use synod_wire::{Ballot, NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, Epoch, NodeId, NodeSet, Slot};
 
 const PROPERTY: &str = "one value per slot";
 
@@ -23,6 +23,8 @@ struct Votes {
 pub(crate) struct OneValue {
     votes: BTreeMap<(Slot, Ballot), Votes>,
     chosen: BTreeMap<Slot, (Ballot, u32)>,
+    /// Slots that the members before a configuration had chosen out of order, and the epoch of that configuration.
+    voided: BTreeMap<Slot, Epoch>,
 }
 
 impl OneValue {
@@ -85,14 +87,19 @@ impl OneValue {
     }
 
     /// A configuration governs the slots above this one: what the members of the last one chose there out of order is merely
-    /// accepted. Those votes count again, but for those of an earlier life of a log.
-    pub(crate) fn reconfigured(&mut self, members: &Configurations, above: Slot, changed: Changed) -> Checked {
+    /// accepted. Those votes count again, but for those of an earlier life of a log. True: a slot is not chosen any more.
+    pub(crate) fn reconfigured(
+        &mut self,
+        members: &Configurations,
+        above: Slot,
+        changed: Changed,
+    ) -> Result<bool, Violation> {
         let lost = match changed {
             Changed::Added(node) | Changed::Reborn(node) => Some(node),
             Changed::Promoted(_) | Changed::Removed(_) => None,
         };
         let lost: NodeSet = lost.into_iter().collect();
-        drop(self.chosen.split_off(&above.next()));
+        let were_chosen = self.chosen.split_off(&above.next());
         let mut quorums = Vec::new();
         for ((slot, ballot), votes) in self.votes.range_mut((above.next(), Ballot::ZERO)..) {
             votes.nodes = NodeSet(votes.nodes.0 & !lost.0);
@@ -100,7 +107,10 @@ impl OneValue {
                 quorums.push((*slot, *ballot, votes.crc));
             }
         }
-        quorums.into_iter().try_for_each(|(slot, ballot, crc)| self.choose(slot, ballot, crc))
+        quorums.into_iter().try_for_each(|(slot, ballot, crc)| self.choose(slot, ballot, crc))?;
+        let epoch = members.governing(above.next()).epoch;
+        self.voided.extend(were_chosen.keys().map(|slot| (*slot, epoch)));
+        Ok(were_chosen.keys().any(|slot| !self.chosen.contains_key(slot)))
     }
 
     /// A node acts on a value as chosen.
@@ -135,6 +145,11 @@ impl OneValue {
     /// Whether a quorum holds a value of `slot` durably.
     pub(crate) fn is_chosen(&self, slot: Slot) -> bool {
         self.chosen.contains_key(&slot)
+    }
+
+    /// Whether it is chosen, or was by the members whom one that goes by this epoch knows.
+    pub(crate) fn was_chosen(&self, slot: Slot, epoch: Epoch) -> bool {
+        self.is_chosen(slot) || self.voided.get(&slot).is_some_and(|by| epoch < *by)
     }
 
     /// Whether `slot` was chosen in a ballot below this one.

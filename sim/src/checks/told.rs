@@ -8,7 +8,7 @@ use super::{Checked, violated};
 use crate::disk::Logged;
 use synod_wire::frame::{Header, Kind};
 use synod_wire::peer::AcceptedBody;
-use synod_wire::{Ballot, NodeId, Slot};
+use synod_wire::{Ballot, Epoch, NodeId, Slot};
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "what a reply asserts is on disk";
@@ -19,7 +19,7 @@ pub(crate) struct Told {
     promised: Vec<Ballot>,
     /// Said in this turn; what the turn made durable is not yet known when it is said.
     ballots: Vec<(usize, Kind, Ballot)>,
-    votes: Vec<(usize, Ballot, Slot)>,
+    votes: Vec<(usize, (Ballot, Epoch), Slot)>,
 }
 
 impl Told {
@@ -44,7 +44,7 @@ impl Told {
 
     /// A frame leaves a node.
     pub(crate) fn sent(&mut self, node: usize, header: &Header, payload: &[u8]) {
-        let Header { kind, ballot, slot, .. } = *header;
+        let Header { kind, ballot, slot, epoch, .. } = *header;
         if !matches!(kind, Kind::Promise | Kind::Accepted | Kind::Prepare) {
             return;
         }
@@ -58,7 +58,7 @@ impl Told {
             let words = body.bits.map(|word| word.get());
             let bits = (0..256).filter(|bit| words[bit / 64] >> (bit % 64) & 1 == 1);
             let named = bits.map(|bit| Slot(slot.0 + 1 + bit as u64));
-            self.votes.extend(std::iter::once(slot).chain(named).map(|slot| (node, ballot, slot)));
+            self.votes.extend(std::iter::once(slot).chain(named).map(|slot| (node, (ballot, epoch), slot)));
         }
     }
 
@@ -73,9 +73,9 @@ impl Told {
                 return violated(PROPERTY, detail);
             }
         }
-        for (node, ballot, slot) in self.votes.drain(..) {
+        for (node, (ballot, epoch), slot) in self.votes.drain(..) {
             let voted = one_value.voted(slot, ballot).contains(NodeId(node as u8));
-            if slot > Slot::ZERO && !voted && !one_value.is_chosen(slot) {
+            if slot > Slot::ZERO && !voted && !one_value.was_chosen(slot, epoch) {
                 let detail = format!("n{node} votes for slot {slot} in ballot {ballot}, which is not on its disk");
                 return violated(PROPERTY, detail);
             }
