@@ -230,6 +230,7 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("recovery: a disk that was replaced or rolled back", None),
     ("recovery: a preparation left over", None),
     ("recovery: a segment's header is damaged", None),
+    ("recovery: a member's snapshot and the end of the own log", None),
     ("recovery: a snapshot and what the log has behind it", None),
     ("recovery: a torn flush whose trailer is whole", None),
     ("recovery: a torn tail, nothing of it kept", None),

@@ -73,6 +73,10 @@ impl Sim {
             ("recovery: a torn tail, nothing of it kept", findings.torn.is_some_and(|torn| torn.kept == 0)),
             ("recovery: a torn tail, whole records kept", findings.torn.is_some_and(|torn| torn.kept > 0)),
             ("recovery: a snapshot and what the log has behind it", findings.snapshot.is_some()),
+            (
+                "recovery: a member's snapshot and the end of the own log",
+                findings.installed && 2 * findings.records < shard.log().last_lsn().0,
+            ),
             ("recovery: a torn flush whose trailer is whole", findings.torn.is_some() && before.trailer_over_torn),
             ("recovery: a cut that was interrupted, again", findings.torn.is_some() && before.killed_while_cutting),
             ("recovery: damage that is named", lost().any(|damage| damage.complete)),

@@ -816,7 +816,7 @@ impl Sim {
                 ("a read of chunks fails", Done::Transfer(TransferDone::Read(chunks, Err(unreadable()))))
             }
             // What it rests on was never written, and its own file would be lost with it.
-            Job::Transfer(TransferJob::Install(_, whole)) if this.disk.lying => {
+            Job::Transfer(TransferJob::Install(_, whole, _)) if this.disk.lying => {
                 ("a snapshot cannot be installed", Done::Transfer(TransferDone::Installed(whole, Err(unreadable()))))
             }
             Job::Evidence { request, .. } if fails => {

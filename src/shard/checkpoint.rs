@@ -108,10 +108,12 @@ impl Shadow {
     /// From the newest snapshot that can be used, or from the log's first record.
     pub(super) fn begin(maker: &Maker, dir: &Dir, reader: &LogReader) -> Result<Shadow, LogError> {
         let (replay, start) = super::recovery::begin(dir, maker)?;
-        let (segment, first_lsn) = match start {
-            Start::Beginning => (0, Lsn(1)),
-            Start::At { segment, first_lsn } => (segment, first_lsn),
-        };
+        Ok(Shadow::over(replay, start, reader))
+    }
+
+    /// From what a snapshot has, whose log goes on at `start`.
+    pub(super) fn over(replay: Replay, start: Start, reader: &LogReader) -> Shadow {
+        let (segment, first_lsn) = start.place();
         let mut shadow = Shadow {
             promised: replay.restart.promised,
             replay,
@@ -122,7 +124,25 @@ impl Shadow {
             segment_bytes: reader.segment_bytes(),
         };
         shadow.drop_front(reader.first_segment());
-        Ok(shadow)
+        shadow
+    }
+
+    /// Reads the log up to here and applies nothing of it: what a recovery would know from it in front of where it may then begin. None:
+    /// what cannot be read is not made good yet, and a recovery must find it.
+    pub(super) fn facts_upto(&mut self, upto_pos: u64, reader: &mut LogReader) -> Result<Option<Vec<u8>>, LogError> {
+        self.replay.limit = self.replay.slots.applied();
+        while self.pos < upto_pos {
+            let begun = self.pos;
+            self.read_piece(upto_pos, reader)?;
+            if self.pos == begun {
+                break;
+            }
+        }
+        if self.replay.bad.is_some() || !self.is_repaired() {
+            return Ok(None);
+        }
+        let start = self.start_of_recovery(reader);
+        Ok(Some(self.replay.facts(start, self.promised, &self.replay.index)))
     }
 
     /// The log has no segments below this one any more: what lies there leaves the index.

@@ -4,23 +4,25 @@
 //! | of an installed snapshot | is |
 //! |---|---|
 //! | its state: slot, configuration, sessions, timestamps, trims, the machine | the other member's, byte for byte |
-//! | its facts: promise, founding, marks, leases, durability | those of this node's newest snapshot, or of a log's beginning |
-//! | where a recovery goes on in the log | where one from that snapshot would |
+//! | its facts: promise, founding, marks, leases, durability | this node's: of its log up to where that was durable when the last chunk had come |
+//! | where a recovery goes on in the log | in the segment with the lowest vote above the slot, or else the last: as from a snapshot of its own |
 //! | its index | empty: it goes on behind the slot |
 //!
-//! So a recovery reads all of the log again that it would have read without, and no promise, no vote above the slot and no mark
-//! of this node's can be lost by it.
+//! So the log is read once for it, off the core, and no promise, no vote above the slot and no mark of this node's is lost by it. While
+//! damage in the log is not made good, the facts are those of this node's newest snapshot, or of a log's beginning, and a recovery
+//! reads from there all that it would have read without.
 
-use super::checkpoint::{Maker, remove_older};
+use super::checkpoint::{Maker, Shadow, remove_older};
 use super::replay::Replay;
 use crate::index::Index;
 use synod_wal::partial::{self, Whole};
-use synod_wal::{Dir, Expect, Identity, LogError, LogReader, Start, snapshot};
+use synod_wal::snapshot::Snapshot;
+use synod_wal::{Dir, Expect, Identity, LogError, LogReader, snapshot};
 use synod_wire::frame::checksum;
 use synod_wire::mutant::mutant;
 use synod_wire::peer::CHUNK_BYTES;
 use synod_wire::snapshot::{Head, State};
-use synod_wire::{Lsn, NodeId, Slot};
+use synod_wire::{NodeId, Slot};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A request.
@@ -34,8 +36,8 @@ pub enum TransferJob {
     Open(Dir, Whole),
     /// Keep what comes next, from this offset on.
     Store(Dir, Whole, u64, Vec<u8>),
-    /// All is there: make a snapshot of it.
-    Install(Dir, Whole),
+    /// All is there: make a snapshot of it. The log is durable up to this position.
+    Install(Dir, Whole, u64),
 }
 
 /// Chunks that a member wants.
@@ -87,7 +89,9 @@ pub(super) fn perform(job: TransferJob, maker: &Maker) -> TransferDone {
             let stored = partial::store(dir, &whole, offset, &data);
             TransferDone::Stored(whole, stored.map(|()| data))
         }
-        TransferJob::Install(dir, whole) => TransferDone::Installed(whole, install(&dir, &whole, maker)),
+        TransferJob::Install(dir, whole, upto_pos) => {
+            TransferDone::Installed(whole, install(&dir, &whole, upto_pos, maker))
+        }
     }
 }
 
@@ -110,7 +114,7 @@ fn read(dir: &Dir, chunks: &Chunks) -> Result<Vec<u8>, LogError> {
     snapshot::read_part(dir, chunks.whole.slot, size_of::<Head>() as u64 + begin, (end - begin) as usize)
 }
 
-fn install(dir: &Dir, whole: &Whole, maker: &Maker) -> Result<Installed, LogError> {
+fn install(dir: &Dir, whole: &Whole, upto_pos: u64, maker: &Maker) -> Result<Installed, LogError> {
     let (own, start) = super::recovery::begin(dir, maker)?;
     if own.slots.applied() >= whole.slot {
         partial::remove_upto(dir, whole.slot)?;
@@ -121,14 +125,14 @@ fn install(dir: &Dir, whole: &Whole, maker: &Maker) -> Result<Installed, LogErro
         partial::remove_upto(dir, whole.slot)?;
         return Ok(Installed::Refused(reason));
     }
-    let start = match start {
-        Start::Beginning => (0, Lsn(1)),
-        Start::At { segment, first_lsn } => (segment, first_lsn),
+    let mut reader = LogReader::open(dir)?;
+    let facts = own.facts(start.place(), own.restart.promised, &Index::starting_after(whole.slot));
+    let incarnation = reader.identity().incarnation;
+    let with_old_facts = Snapshot { incarnation, body: body(&state, &facts) };
+    let body = match later_facts(&with_old_facts, upto_pos, &mut reader, maker)? {
+        Some(facts) => body(&state, &facts),
+        None => with_old_facts.body,
     };
-    let facts = own.facts(start, own.restart.promised, &Index::starting_after(whole.slot));
-    let head = Head { state_bytes: whole.bytes.into(), facts_bytes: (facts.len() as u64).into() };
-    let body = [head.as_bytes(), &state, &facts].concat();
-    let reader = LogReader::open(dir)?;
     // One that is there already is of no use, or this node would begin with it.
     if snapshot::list(dir)?.contains(&whole.slot) {
         snapshot::remove(dir, whole.slot)?;
@@ -137,6 +141,23 @@ fn install(dir: &Dir, whole: &Whole, maker: &Maker) -> Result<Installed, LogErro
     partial::remove_upto(dir, whole.slot)?;
     remove_older(dir, None)?;
     Ok(Installed::Written)
+}
+
+fn body(state: &[u8], facts: &[u8]) -> Vec<u8> {
+    let head = Head { state_bytes: (state.len() as u64).into(), facts_bytes: (facts.len() as u64).into() };
+    [head.as_bytes(), state, facts].concat()
+}
+
+/// The facts of a snapshot whose log was read up to here; none while damage is not made good.
+fn later_facts(
+    snapshot: &Snapshot,
+    upto_pos: u64,
+    reader: &mut LogReader,
+    maker: &Maker,
+) -> Result<Option<Vec<u8>>, LogError> {
+    let mut replay = Replay::new(&maker.paxos, (maker.make)());
+    let Ok(start) = replay.restore(snapshot) else { return Ok(None) };
+    Shadow::over(replay, start, reader).facts_upto(upto_pos, reader)
 }
 
 /// The first slot that a log has for good. Below it the front was removed, or a snapshot of another member's stands for what this one

@@ -157,7 +157,7 @@ impl Housekeeper {
     }
 
     fn transfer(&mut self, job: TransferJob) -> TransferDone {
-        if matches!(job, TransferJob::Install { .. }) {
+        if matches!(job, TransferJob::Install(..)) {
             // It is behind now, and the log does not have what would get it further.
             self.shadow = None;
         }

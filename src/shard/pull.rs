@@ -354,7 +354,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return pull.begin_group();
         }
         pull.phase = Phase::Installing;
-        let job = TransferJob::Install(self.settings.dir.clone(), pull.whole);
+        let job = TransferJob::Install(self.settings.dir.clone(), pull.whole, self.log.durable_pos());
         if !self.ask(Job::Transfer(job)) {
             // The next offer finds it on disk.
             self.pulling.pull = None;

@@ -46,6 +46,8 @@ pub struct Recovered {
 pub struct Findings {
     /// The slot of the snapshot that it began from.
     pub snapshot: Option<Slot>,
+    /// It is another member's: the log has nothing of what it stands for.
+    pub installed: bool,
     /// Records that were read behind it.
     pub records: u64,
     /// The torn tail that was cut.
@@ -122,7 +124,7 @@ pub fn recover(dir: &Dir, maker: &Maker, wal: &synod_wal::Settings, now_ns: u64)
         governed: replay.governed,
         first_segment: found.first_segment,
         segment_bytes: found.segment_bytes,
-        findings: Findings { snapshot, records: found.records, torn: found.torn, damage: found.damage },
+        findings: Findings { snapshot, installed, records: found.records, torn: found.torn, damage: found.damage },
     })
 }
 

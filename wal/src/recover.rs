@@ -61,6 +61,16 @@ pub enum Start {
     },
 }
 
+impl Start {
+    /// The segment, and the Lsn of the first record at or behind its start.
+    pub fn place(self) -> (u64, Lsn) {
+        match self {
+            Start::Beginning => (0, Lsn(1)),
+            Start::At { segment, first_lsn } => (segment, first_lsn),
+        }
+    }
+}
+
 /// Recovers the log in `dir`: takes its lock, syncs it, calls `visit` for each whole record in order from `from` on, cuts a torn
 /// tail, and makes sure that the segment to append to exists. May be interrupted at any point and repeated. Segments below
 /// `from` are kept for reads, and not scanned: what they had of promises and damage is for the snapshot to know.
