@@ -399,7 +399,7 @@ impl Round {
             let (answers, cluster, group) = (&mut self.answers, self.cluster, self.group);
             self.socket.receive_batch(&mut buffer, |_, from, datagram| {
                 let ours = |frame: &Frame| frame.header.cluster == cluster && frame.header.group == group;
-                for frame in Frames::new(datagram).map_while(Result::ok).filter(ours) {
+                for frame in Frames::new(datagram).flatten().filter(ours) {
                     // What is malformed is ignored, for the question is repeated.
                     if let Ok(Reply::Evidence(body)) = Reply::parse(&frame)
                         && answers.take(from, &frame.header, &body)

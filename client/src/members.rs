@@ -206,7 +206,7 @@ impl Call {
                 let Some(received) = self.socket.receive(&mut buffer)? else { break };
                 for datagram in received.datagrams(&buffer) {
                     let ours = |frame: &Frame| frame.header.cluster == self.cluster && frame.header.group == self.group;
-                    let told = Frames::new(datagram).map_while(Result::ok).filter(ours);
+                    let told = Frames::new(datagram).flatten().filter(ours);
                     let asked = nodes.contains(&received.from);
                     for answer in told.filter_map(|frame| parse(&frame, received.from)).filter(|_| asked) {
                         answers.retain(|(members, _)| members.address != received.from);

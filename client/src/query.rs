@@ -411,7 +411,7 @@ impl Round {
     fn take(&mut self, from: SocketAddrV4, datagram: &[u8]) {
         let cluster = self.cluster;
         let ours = |frame: &Frame| frame.header.cluster == cluster;
-        for frame in Frames::new(datagram).map_while(Result::ok).filter(ours) {
+        for frame in Frames::new(datagram).flatten().filter(ours) {
             let is_it = |answer: &&mut Answer| answer.address == from && answer.group == frame.header.group;
             let Some(answer) = self.answers.iter_mut().find(is_it) else { continue };
             self.answered = true;

@@ -306,7 +306,7 @@ impl ReadCore {
         for frame in Frames::new(datagram) {
             let Ok(frame) = frame else {
                 self.counters.malformed += 1;
-                return;
+                continue;
             };
             if frame.header.cluster != self.cluster || frame.header.group != self.group {
                 self.counters.foreign += 1;

@@ -158,7 +158,7 @@ impl Asking {
         let (address, cluster, group, status, to) = (self.address, self.cluster, self.group, &self.status, self.to);
         self.socket.receive_batch(buffer, |now_ns, from, datagram| {
             let ours = |frame: &Frame| frame.header.cluster == cluster && frame.header.group == group;
-            for frame in Frames::new(datagram).map_while(Result::ok).filter(|frame| from == address && ours(frame)) {
+            for frame in Frames::new(datagram).flatten().filter(|frame| from == address && ours(frame)) {
                 // What is malformed is ignored, for the request is repeated.
                 if let Ok(Reply::Transfer(body)) = Reply::parse(&frame)
                     && body.request_id.get() == REQUEST_ID

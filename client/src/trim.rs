@@ -110,7 +110,7 @@ impl TrimCore {
         if !self.route.knows(from) {
             return;
         }
-        for frame in Frames::new(datagram).map_while(Result::ok) {
+        for frame in Frames::new(datagram).flatten() {
             if frame.header.cluster != self.cluster || frame.header.group != self.group {
                 continue;
             }

@@ -182,7 +182,7 @@ impl Sim {
     /// A client hears a node.
     pub(crate) fn hear(&mut self, client: usize, node: usize, datagram: &[u8]) -> Checked {
         // What is damaged on the way ends here, as it does in the client's core.
-        for frame in Frames::new(datagram).map_while(Result::ok) {
+        for frame in Frames::new(datagram).flatten() {
             self.hear_frame(client, node, &frame)?;
         }
         Ok(())

@@ -61,6 +61,8 @@ pub enum Area {
     Client,
     /// Changes of the members: the rates are chances at each of the operator's looks.
     Members,
+    /// What the nodes run.
+    Releases,
 }
 
 faults! {
@@ -157,6 +159,8 @@ faults! {
     LaggingLearner = 35, Each, Members;
     /// A removed node comes back with the log and the configuration that it had.
     ReturnsRemoved = 37, Each, Members;
+    /// A node that starts is of the next release.
+    MixedReleases = 32, Each, Releases;
 }
 
 impl std::fmt::Display for Fault {

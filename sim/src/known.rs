@@ -141,6 +141,7 @@ pub const MUTANTS: &[Mutant] = &[
     // Membership.
     rule("founded_by_some", "a fresh node votes before every founding member has confirmed").slow(),
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
+    rule("later_revision_refused", "frames of a later revision of the format are refused"),
     rule("earlier_life_counted", "what an earlier life of a member's log said is counted").members(),
     rule("configuration_overtakes", "a configuration is proposed before all below it is chosen"),
     // Damage.

@@ -44,6 +44,7 @@ mod payload;
 mod plan;
 mod queue;
 mod recovery;
+mod releases;
 mod rivals;
 mod rng;
 mod run;

@@ -145,6 +145,8 @@ pub(crate) struct Node {
     pub(crate) slow_until_ns: u64,
     /// It is killed as soon as so many more of its sends, writes and jobs have left it.
     pub(crate) effects_left: Option<u64>,
+    /// It is of the next release.
+    pub(crate) next_release: bool,
     /// Completions are held back until then: its turns find nothing.
     pub(crate) withheld_until_ns: u64,
     /// Its process is to end right after the recovery under way.
@@ -193,6 +195,7 @@ impl Node {
             stalls_ns: 0,
             slow_until_ns: 0,
             effects_left: None,
+            next_release: false,
             withheld_until_ns: 0,
             killed_after_recovery: false,
             before: Before::default(),

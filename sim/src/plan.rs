@@ -16,6 +16,8 @@ const MAX_BATCH_BYTES: usize = 1_408;
 const KV_PERCENT: u64 = 30;
 /// Runs in which snapshots are sent to members that lag, of a hundred.
 const TRANSFER_PERCENT: u64 = 25;
+/// Runs with nodes of two releases, of a hundred.
+const MIXED_RELEASES_PERCENT: u64 = 20;
 /// Runs whose members change, of a hundred.
 const CHANGES_PERCENT: u64 = 20;
 /// A command has room for a key and for what its value is recognised by.
@@ -229,6 +231,10 @@ impl Plan {
         plan.hung_ns = plan.timing.election_max_ns * Rng::new(seed, "hung").pick(&[1, 2, 4]);
         plan.victims = victims(&plan, &mut rng);
         plan.faults = faults(&plan, &mut rng);
+        let mut releases = Rng::new(seed, "releases");
+        if wanted(profile, Fault::MixedReleases) && releases.percent(MIXED_RELEASES_PERCENT) {
+            plan.faults.insert(Fault::MixedReleases, releases.pick(&[300_000, 500_000]));
+        }
         plan.lease_ns = lease_ns(&plan.timing, &mut Rng::new(seed, "lease"));
         // Beyond what the nodes are told, leases promise nothing, nor do bounds; a round of reads uses no clock.
         if plan.lease_ns == 0 && Rng::new(seed, "drift").percent(30) {
@@ -371,7 +377,7 @@ fn victims(plan: &Plan, rng: &mut Rng) -> Vec<usize> {
 fn faults(plan: &Plan, rng: &mut Rng) -> BTreeMap<Fault, u64> {
     let mut faults = BTreeMap::new();
     let kinds_percent = rng.pick(&[15, 30, 55, 80]);
-    for fault in Fault::ALL.iter().filter(|fault| fault.area() != Area::Members) {
+    for fault in Fault::ALL.iter().filter(|fault| !matches!(fault.area(), Area::Members | Area::Releases)) {
         // Drawn for every kind, so that a profile does not change the others' rates.
         let chosen = rng.percent(kinds_percent);
         let rate = match fault.style() {

@@ -52,6 +52,7 @@ impl Sim {
             return Ok(None);
         }
         let findings = started?;
+        self.choose_release(node);
         self.mark_recovery(node, &findings);
         if doomed {
             self.coverage.fault(Fault::KillInRecovery);

@@ -120,6 +120,8 @@ pub(crate) struct Sim {
     pub(crate) operations: u64,
     pub(crate) offered: u64,
     pub(crate) load_ns: u64,
+    /// Which release a node starts with, and what that says.
+    pub(crate) releases: Rng,
     /// What a scenario takes out of the network.
     pub(crate) losing: Vec<Losing>,
     /// Nodes that a scenario has named.
@@ -174,6 +176,7 @@ impl Sim {
             operations: 0,
             offered: 0,
             load_ns: 0,
+            releases: Rng::new(seed, "what releases say"),
             losing: Vec::new(),
             called: BTreeMap::new(),
             crowd: None,
@@ -860,6 +863,7 @@ impl Sim {
 
     /// A datagram goes on its way: lost, late, twice, damaged, or just so. `life` is the receiving client's.
     pub(crate) fn transmit(&mut self, from: End, to: End, peers: bool, life: u16, bytes: Rc<[u8]>) {
+        let bytes = self.as_released(from, bytes);
         let glance = Glance::of(&bytes);
         self.note(What::Sent(from, to, glance));
         self.net.history.remember(from, to, peers, &bytes);

@@ -308,7 +308,7 @@ pub struct Retention {
 
 impl Default for Catchup {
     fn default() -> Catchup {
-        Catchup { max_datagrams_in_flight: 64, max_bytes_per_s: 1 << 30 }
+        Catchup { max_datagrams_in_flight: 256, max_bytes_per_s: 1 << 30 }
     }
 }
 

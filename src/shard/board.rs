@@ -106,6 +106,10 @@ gauges! {
     LeaseNs,
     /// For how long it is bound by a lease that it granted yet, nanoseconds.
     BoundLeftNs,
+    /// The revision of the format that all members speak, as far as they were heard.
+    AgreedRevision,
+    /// 1: a member speaks a later revision than this node, which is to be upgraded.
+    BehindInRevision,
 }
 
 /// See the module.
@@ -240,6 +244,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let now_ns = self.io.now_ns();
         let (core, board) = (&self.core, &self.settings.board);
         let unknown = core.unknown_slots().map_or(u64::MAX, |count| count as u64);
+        let others: NodeSet = core.configuration().nodes().iter().filter(|node| *node != self.settings.me).collect();
         for (gauge, value) in [
             (Gauge::Role, role_number(core.role()).into()),
             (Gauge::Leader, core.leader().map_or(0, |node| u64::from(node.0) + 1)),
@@ -270,6 +275,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             (Gauge::FirstSlot, self.index.first_slot().0),
             (Gauge::LeaseNs, core.lease_length_ns().unwrap_or(0)),
             (Gauge::BoundLeftNs, core.bound_until_ns().saturating_sub(now_ns)),
+            (Gauge::AgreedRevision, self.revisions.agreed(others).into()),
+            (Gauge::BehindInRevision, self.revisions.is_behind(others).into()),
         ] {
             board.set(gauge, value);
         }

@@ -23,6 +23,7 @@
 //! | `failslow.rs` | a disk that is slow, or hangs |
 //! | `board.rs` | counters, gauges and histograms, for the other threads |
 //! | `status.rs` | counters and the status reply |
+//! | `revisions.rs` | which revision of the format the members speak |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
 //! | `jobs.rs` | what housekeeping does for a shard |
@@ -58,6 +59,7 @@ mod recovery;
 mod replay;
 mod reply;
 mod retention;
+mod revisions;
 mod slots;
 mod snapshots;
 mod stages;
@@ -113,7 +115,7 @@ use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
 use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
-use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes};
+use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes, revision_of, unknown_frame_bytes};
 use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
 use transfers::Transfers;
@@ -285,6 +287,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     streams: Streams,
     transfers: Transfers,
     word: Word,
+    revisions: revisions::Revisions,
     stages: Stages,
     modes: Modes,
     counters: Counters,
@@ -343,6 +346,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             streams: Streams::new(settings.secret),
             transfers: Transfers::default(),
             word: Word::new(settings.durability, log.durable_lsn()),
+            revisions: revisions::Revisions::new(),
             stages: Stages::new(2 * core.window_slots() as usize, settings.board.clone()),
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
             disk: DiskWatch::new(settings.fail_slow, settings.durability),
@@ -500,6 +504,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return Ok(());
         }
         let mut offset = 0;
+        let revision = revision_of(self.io.datagram(buf));
         loop {
             // The frames are parsed one by one: the core's outputs copy a value out of the frame in between.
             let datagram = self.io.datagram(buf);
@@ -521,10 +526,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     continue;
                 }
                 Err(error) => {
+                    // What a later release says beside what is known here.
+                    let skipped = match error {
+                        Bad::Frame(error) => unknown_frame_bytes(&datagram[offset..], error),
+                        _ => None,
+                    };
                     self.count_bad_frame(error);
-                    return Ok(());
+                    let Some(bytes) = skipped else { return Ok(()) };
+                    offset += bytes;
+                    continue;
                 }
             };
+            self.revisions.heard(header.from, revision);
             let value = Attached { buf, start: offset + HEADER_BYTES, bytes: payload_bytes, payload_crc };
             offset += frame_bytes(payload_bytes);
             if matches!(message, Message::Accepted { .. }) {

@@ -9,6 +9,9 @@
 //! fewer disks, and once all members had caught up that way, on none, though nobody trimmed it. So values go on for as long as there are
 //! any.
 //!
+//! No more than [`BURST_VALUES`] values leave in one turn: each costs a few microseconds, which a commit of that turn would wait for.
+//! The rest of a request, and of what was read from disk for it, leaves in the turns that follow.
+//!
 //! The receiver asks for each chunk (`pull.rs`), so loss, pace and restarts are its affair; nothing is kept here but the last time that
 //! a chunk was asked for. A snapshot stays for [`HELD_NS`] from then on, though newer ones were made. Values and chunks together leave no
 //! faster than `catchup.max_bytes_per_s`; past it a member's request for values waits until it is due, one request a member. Requests for
@@ -16,7 +19,7 @@
 
 use super::clients::put;
 use super::install::{Chunks, TransferJob};
-use super::jobs::{Done, Job};
+use super::jobs::{Done, Job, MAX_JOBS};
 use super::{Shard, codec};
 use std::collections::VecDeque;
 use synod_ring::Io;
@@ -24,7 +27,7 @@ use synod_wal::LogError;
 use synod_wal::partial::Whole;
 use synod_wire::client::Counter;
 use synod_wire::configuration::MAX_MEMBERS;
-use synod_wire::frame::{HEADER_BYTES, Kind, checksum, write_header};
+use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead};
 use synod_wire::{NodeId, NodeSet, Slot};
 use zerocopy::IntoBytes;
@@ -46,6 +49,8 @@ impl Default for CatchUpSettings {
 const HELD_NS: u64 = 10_000_000_000;
 /// Reads of chunks that are out at once.
 const MAX_READS: usize = 4;
+/// Values that leave in one turn, at most.
+pub(super) const BURST_VALUES: u64 = 32;
 /// What may leave at once, in time at the configured pace.
 const DEPTH_NS: u64 = 10_000_000;
 /// Snapshots that may be offered: those that are kept, and one that is held.
@@ -88,14 +93,19 @@ pub(super) struct Offers {
     reads: usize,
     /// Requests for values that came faster than the pace allows: whose, and the slots; one a member.
     waiting: VecDeque<(NodeId, Slot, Slot)>,
+    /// Values that were read from disk and have not left: of one job each, which counts as out until then.
+    read: VecDeque<(NodeId, std::vec::IntoIter<Value>)>,
     pub(super) throttle: Throttle,
 }
+
+/// A value that was read from the log: its record's header, and the batch.
+pub(super) type Value = (Header, Vec<u8>);
 
 impl Offers {
     pub(super) fn new(settings: CatchUpSettings) -> Offers {
         let throttle = Throttle::new(settings.max_bytes_per_s);
-        let waiting = VecDeque::with_capacity(MAX_MEMBERS);
-        Offers { known: None, describing: false, fetched: None, reads: 0, waiting, throttle }
+        let (waiting, read) = (VecDeque::with_capacity(MAX_MEMBERS), VecDeque::with_capacity(MAX_JOBS));
+        Offers { known: None, describing: false, fetched: None, reads: 0, waiting, read, throttle }
     }
 
     /// A request for values is to wait. One that goes on where the member's last ends is part of it; another takes its place.
@@ -109,6 +119,11 @@ impl Offers {
         }
     }
 
+    /// Whether a request of this member's waits, or the rest of one.
+    pub(super) fn has_waiting(&self, of: NodeId) -> bool {
+        self.waiting.iter().any(|(node, ..)| *node == of)
+    }
+
     /// The request that is due.
     pub(super) fn due(&mut self, now_ns: u64) -> Option<(NodeId, Slot, Slot)> {
         if self.waiting.is_empty() || !self.throttle.allows(now_ns) {
@@ -117,9 +132,13 @@ impl Offers {
         self.waiting.pop_front()
     }
 
-    /// When one is.
+    /// When something is to leave.
     pub(super) fn next_ns(&self) -> u64 {
-        if self.waiting.is_empty() { u64::MAX } else { self.throttle.free_ns }
+        match (self.read.is_empty(), self.waiting.is_empty()) {
+            (false, _) => 0,
+            (true, false) => self.throttle.free_ns,
+            (true, true) => u64::MAX,
+        }
     }
 
     /// A snapshot was made.
@@ -169,6 +188,35 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Err(error) => {
                 tracing::error!(group = self.settings.group.0, %error, "a lagging member cannot be offered a snapshot");
             }
+        }
+    }
+
+    /// Values were read for a member.
+    pub(super) fn on_values_read(&mut self, to: NodeId, values: Vec<Value>) {
+        self.offers.read.push_back((to, values.into_iter()));
+    }
+
+    /// The turn's part: some of what was read for members that lag, and a request that had to wait and is due.
+    pub(super) fn serve_waiting(&mut self) {
+        if self.recover_again {
+            return;
+        }
+        let mut left = BURST_VALUES;
+        while left > 0
+            && let Some((to, values)) = self.offers.read.front_mut()
+        {
+            let (to, value) = (*to, values.next());
+            let Some((held, payload)) = value else {
+                self.offers.read.pop_front();
+                self.jobs_out -= 1;
+                continue;
+            };
+            left -= 1;
+            self.offers.throttle.spend(self.io.now_ns(), payload.len() as u64);
+            self.send_read([to].into_iter().collect(), Kind::Learnt, &held, &payload);
+        }
+        if let Some((to, first, last)) = self.offers.due(self.io.now_ns()) {
+            self.serve_catch_up(to, first, last);
         }
     }
 

@@ -9,6 +9,7 @@
 
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, MAX_JOB_BLOCKS, MAX_JOBS};
+use super::offers::BURST_VALUES;
 use super::reply::{Label, ReadRequest, ReadWriter};
 use super::streams::{HEAD_BYTES, Sending};
 use super::{Fatal, Shard};
@@ -440,9 +441,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Sends chosen values to a lagging peer.
     pub(super) fn serve_catch_up(&mut self, to: NodeId, first: Slot, last: Slot) {
         let now_ns = self.io.now_ns();
-        if !self.offers.throttle.allows(now_ns) {
+        let throttled = !self.offers.throttle.allows(now_ns);
+        if throttled || self.offers.has_waiting(to) {
             self.offers.wait(to, first, last);
-            return self.counters.add(Counter::CatchUpThrottled, 1);
+            return self.counters.add(Counter::CatchUpThrottled, throttled.into());
         }
         let peer: NodeSet = [to].into_iter().collect();
         let mut slot = first;
@@ -454,6 +456,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.hand_on();
             }
             slot = slot.next();
+            if slot.0 - first.0 == BURST_VALUES && slot <= last {
+                return self.offers.wait(to, slot, last);
+            }
         }
         if slot > last {
             return;
@@ -472,15 +477,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 return;
             }
             slot = end.next();
-        }
-    }
-
-    /// The turn's part: requests for values that had to wait and are due.
-    pub(super) fn serve_waiting(&mut self) {
-        while !self.recover_again
-            && let Some((to, first, last)) = self.offers.due(self.io.now_ns())
-        {
-            self.serve_catch_up(to, first, last);
         }
     }
 
@@ -529,14 +525,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.jobs_out -= 1;
                 tracing::error!(group, %error, "a read of the log failed");
             }
-            Done::CatchUp { to, values: Ok(values), .. } => {
-                self.jobs_out -= 1;
-                let to: NodeSet = [to].into_iter().collect();
-                for (held, payload) in values {
-                    self.offers.throttle.spend(self.io.now_ns(), payload.len() as u64);
-                    self.send_read(to, Kind::Learnt, &held, &payload);
-                }
-            }
+            Done::CatchUp { to, values: Ok(values), .. } => self.on_values_read(to, values),
             Done::CatchUp { to, first, values: Err(LogError::Trimmed { .. }) } => {
                 self.jobs_out -= 1;
                 self.below_the_log(to, first);

@@ -7,7 +7,7 @@ use crate::window::{PAGE_BYTES, Page, Window, is_ours, is_zero, lines, search_st
 use crate::{LogError, Place};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use synod_wire::frame::{Frame, HEADER_BYTES, Header, Kind, VERSION, frame_bytes};
+use synod_wire::frame::{Frame, HEADER_BYTES, Header, Kind, VERSION, VERSION_BITS, VERSION_OFFSET, frame_bytes};
 use synod_wire::mutant::mutant;
 use synod_wire::record::TrailerEntry;
 use synod_wire::{Ballot, Lsn};
@@ -633,7 +633,7 @@ fn trailers<'w>(
         }
         dirty = true;
         for (pos, line) in lines(page_pos, bytes) {
-            if line[16] != VERSION || line[17] != Kind::Trailer as u8 {
+            if line[VERSION_OFFSET] & VERSION_BITS != VERSION || line[17] != Kind::Trailer as u8 {
                 continue;
             }
             let frame = window.frame(pos).ok().filter(|frame| is_ours(&frame.header, &segments.identity));

@@ -5,7 +5,7 @@
 //! | 0 | 4 | CRC-32C of header bytes 4..64 |
 //! | 4 | 4 | CRC-32C of the payload |
 //! | 8 | 8 | zero; with `key_id` ≠ 0 bytes 0..16 are the datagram's MAC (not yet in use) |
-//! | 16 | 1 | format version |
+//! | 16 | 1 | low four bits: [`VERSION`]; high four: [`REVISION`] |
 //! | 17 | 1 | [`Kind`] |
 //! | 18 | 1 | flags |
 //! | 19 | 1 | key id; 0 = checksums only |
@@ -25,8 +25,18 @@ use crate::mutant::mutant;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The format of frames, records and segments.
+/// The format of frames, records and segments: what is there means the same in all releases of it, and no body grows or shrinks. A
+/// release of another format is not understood: its frames are dropped and counted, its files stop the start.
 pub const VERSION: u8 = 1;
+/// The revision of the format: a later one has more kinds of frames and more flags. Who knows an earlier one skips such frames, goes on
+/// with those behind them, and ignores such flags; so releases of one format may be mixed, and upgraded node by node. What all members
+/// must understand to be of use is sent only when all say that they do ([`revision_of`]). In files it stays 0: a release that writes
+/// what an earlier one cannot recover from writes another format.
+pub const REVISION: u8 = 0;
+/// The bits of a header's version byte that are the format.
+pub const VERSION_BITS: u8 = 0x0f;
+/// Where that byte stands in a header.
+pub const VERSION_OFFSET: usize = 16;
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 64;
 /// Frames start at multiples of this, in a datagram, an arena and a log.
@@ -361,7 +371,7 @@ pub fn write_header(out: &mut [u8], header: &Header, payload_bytes: usize, paylo
         header_crc: U32::ZERO,
         payload_crc: U32::new(payload_crc),
         mac_rest: U64::ZERO,
-        version: VERSION,
+        version: VERSION | REVISION << VERSION_BITS.count_ones(),
         kind: header.kind as u8,
         flags: header.flags,
         key_id: 0,
@@ -410,8 +420,9 @@ pub fn parse(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
 #[cfg(feature = "checksum")]
 pub fn parse_header(bytes: &[u8]) -> Result<(Header, u32, usize), FrameError> {
     let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| FrameError::Truncated)?;
-    if raw.version != VERSION {
-        return Err(FrameError::Version(raw.version));
+    let is_read = raw.version & VERSION_BITS == VERSION;
+    if !is_read || (raw.version != VERSION && mutant("later_revision_refused")) {
+        return Err(FrameError::Version(raw.version & VERSION_BITS));
     }
     if checksum(&raw.as_bytes()[4..]) != raw.header_crc.get() {
         return Err(FrameError::Checksum);
@@ -435,7 +446,19 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Header, u32, usize), FrameError> {
     Ok((header, raw.payload_crc.get(), usize::from(raw.length.get())))
 }
 
-/// The frames of one datagram. Ends after the first error.
+/// The revision that a datagram's sender speaks, going by its first frame.
+pub fn revision_of(datagram: &[u8]) -> u8 {
+    datagram.get(VERSION_OFFSET).map_or(REVISION, |version| version >> VERSION_BITS.count_ones())
+}
+
+/// The bytes of a frame whose kind is not known here, but whose header is whole: where the next one starts.
+#[cfg(feature = "checksum")]
+pub fn unknown_frame_bytes(bytes: &[u8], error: FrameError) -> Option<usize> {
+    let (raw, _) = RawHeader::ref_from_prefix(bytes).ok()?;
+    matches!(error, FrameError::Kind(_)).then(|| frame_bytes(raw.length.get().into()))
+}
+
+/// The frames of one datagram. Ends after the first error, but for kinds that are not known.
 #[cfg(feature = "checksum")]
 pub struct Frames<'a> {
     rest: &'a [u8],
@@ -458,10 +481,11 @@ impl<'a> Iterator for Frames<'a> {
             return None;
         }
         let parsed = parse(self.rest);
-        self.rest = match &parsed {
-            Ok(frame) => self.rest.get(frame_bytes(frame.payload.len())..).unwrap_or(&[]),
-            Err(_) => &[],
+        let bytes = match &parsed {
+            Ok(frame) => Some(frame_bytes(frame.payload.len())),
+            Err(error) => unknown_frame_bytes(self.rest, *error),
         };
+        self.rest = bytes.and_then(|bytes| self.rest.get(bytes..)).unwrap_or(&[]);
         Some(parsed)
     }
 }

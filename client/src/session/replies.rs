@@ -24,7 +24,7 @@ impl Core {
         for frame in Frames::new(datagram) {
             let Ok(frame) = frame else {
                 self.counters.malformed += 1;
-                return;
+                continue;
             };
             if frame.header.cluster != self.cluster || frame.header.group != self.group {
                 self.counters.foreign += 1;
