@@ -564,3 +564,27 @@ proptest! {
         prop_assert_eq!(Run::parse(&bytes[..used]).is_ok(), taken > 0);
     }
 }
+
+/// What a later release of the same format says beside what is known here is skipped; what is of another format ends the datagram.
+#[test]
+fn a_later_revision_is_read_and_a_frame_of_an_unknown_kind_is_skipped() {
+    let known = framed(&sample(Kind::Heartbeat), b"probe");
+    let mut later = known.clone();
+    later[VERSION_OFFSET] = VERSION | (REVISION + 1) << VERSION_BITS.count_ones();
+    reseal(&mut later);
+    let mut unknown = framed(&sample(Kind::Heartbeat), b"of a kind that comes later");
+    unknown[VERSION_OFFSET + 1] = 0xfe;
+    reseal(&mut unknown);
+    assert_eq!((revision_of(&known), revision_of(&later), revision_of(&[])), (REVISION, REVISION + 1, REVISION));
+    let datagram = [&unknown[..], &later, &unknown, &known].concat();
+    let kinds: Vec<_> = Frames::new(&datagram).map(|frame| frame.map(|frame| frame.header.kind)).collect();
+    let skipped = Err(FrameError::Kind(0xfe));
+    assert_eq!(kinds, [skipped, Ok(Kind::Heartbeat), skipped, Ok(Kind::Heartbeat)]);
+
+    let mut other = known.clone();
+    other[VERSION_OFFSET] = VERSION + 1;
+    reseal(&mut other);
+    let datagram = [&other[..], &known].concat();
+    let read: Vec<_> = Frames::new(&datagram).map(|frame| frame.map(drop)).collect();
+    assert_eq!(read, [Err(FrameError::Version(VERSION + 1))]);
+}
