@@ -10,7 +10,7 @@ use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
 use crate::shard::{
-    FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, JOB_DATAGRAMS, MAX_KEPT_PAYLOADS, MAX_SUBSCRIBERS, OUTBOX_BYTES,
+    FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, JOB_DATAGRAMS, MAX_KEPT_PAYLOADS, OUTBOX_BYTES,
     RECENT_CHOSEN_BYTES, RECENT_SLOTS, SUBSCRIBER_BYTES, TIMELINE_BYTES, TRANSFER_GROUP_BYTES,
 };
 use serde::Serialize;
@@ -174,11 +174,12 @@ fn tables(config: &Config, pools: &mut Pools) {
         value,
         "8192 x net.max_batch_bytes, allocated as they come",
     );
-    pools.add("subscribers", MAX_SUBSCRIBERS, SUBSCRIBER_BYTES, "fixed");
+    let subscribers = usize::from(config.clients.max_subscribers);
+    pools.add("subscribers", subscribers, SUBSCRIBER_BYTES, "clients.max_subscribers");
     pools.add("a member's snapshot on its way here", 1, TRANSFER_GROUP_BYTES, "allocated when one comes");
     let datagram = HEADER_BYTES + config.net.max_batch_bytes;
-    let from = "64 subscribers x 8 datagrams of old entries, allocated as they are used";
-    pools.add("read for subscribers", MAX_SUBSCRIBERS * usize::from(JOB_DATAGRAMS), datagram, from);
+    let from = "clients.max_subscribers x 8 datagrams of old entries, allocated as they are used";
+    pools.add("read for subscribers", subscribers * usize::from(JOB_DATAGRAMS), datagram, from);
     let job = MAX_JOB_SLOTS as usize * (HEADER_BYTES + config.net.max_batch_bytes);
     pools.add("housekeeping jobs", MAX_JOBS, job, "16 jobs x 256 slots x (frame header + net.max_batch_bytes)");
 }

@@ -10,7 +10,7 @@ use crate::shard::checkpoint::Maker;
 use crate::shard::install::TransferJob;
 use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{
-    self, Board, CatchUpSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings,
+    self, Board, CatchUpSettings, ClientSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings,
 };
 use crate::shard::{FailSlowSettings, Gauge};
 use crate::without::{Lack, Lacks};
@@ -442,6 +442,13 @@ impl Pipeline {
                 .map(|id| NodeId(*id))
                 .collect(),
             catch_up: CatchUpSettings { max_bytes_per_s: self.config.catchup.max_bytes_per_s },
+            clients: ClientSettings {
+                max_subscribers: self.config.clients.max_subscribers.into(),
+                silence_ns: self.config.clients.subscriber_silence_us * 1_000,
+                starved_ns: self.config.clients.subscriber_starved_us * 1_000,
+                max_waiting_reads: self.config.clients.max_waiting_reads.into(),
+                max_read_wait_ns: self.config.clients.max_read_wait_us * 1_000,
+            },
             retention: RetentionSettings {
                 max_bytes: self.config.retention.max_bytes,
                 max_age_ns: self.config.retention.max_age_s * 1_000_000_000,

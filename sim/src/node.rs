@@ -343,6 +343,7 @@ pub(crate) fn shard_settings(plan: &Plan, me: NodeId, joins: bool, dir: &Dir) ->
         },
         leader_priority: plan.leader_priority.iter().map(|node| NodeId(*node)).collect(),
         catch_up: CatchUpSettings { max_bytes_per_s: plan.catch_up_bytes_per_s },
+        clients: shard::ClientSettings::default(),
         retention: RetentionSettings { max_bytes: plan.retention_bytes, ..RetentionSettings::default() },
     }
 }

@@ -26,6 +26,7 @@ use anyhow::Context;
 use std::net::{SocketAddrV4, TcpListener};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 use synod_wire::{ClusterId, GroupId, NodeId};
 use tokio::sync::Notify;
 use viewer::Viewer;
@@ -44,6 +45,13 @@ pub struct About {
     pub config: Arc<Config>,
     /// Its groups' boards.
     pub groups: Vec<(GroupId, Arc<Board>)>,
+}
+
+impl About {
+    /// A core that has not shown its state for so long is stuck.
+    fn stuck_after(&self) -> Duration {
+        Duration::from_micros(self.config.metrics.stuck_after_us)
+    }
 }
 
 /// The thread that answers. Ends when it is dropped.
@@ -131,7 +139,7 @@ impl Answers {
                 }
             },
             "/health" => {
-                let health = Health::of(&report(&self.about));
+                let health = Health::of(&report(&self.about), self.about.stuck_after());
                 json(if health.ok { 200 } else { 503 }, report::json(&health))
             }
             "/status" => json(200, report::json(&report(&self.about))),

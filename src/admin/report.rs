@@ -5,12 +5,10 @@ use crate::node::monotonic_ns;
 use crate::shard::{Board, Gauge};
 use crate::without::{Lack, Lacks};
 use serde::Serialize;
+use std::time::Duration;
 use synod_wire::client::{Counter, role};
 use synod_wire::mode::{Mode, ModeReason};
 use synod_wire::{GroupId, NodeId};
-
-/// A core that has not shown its state for so long is stuck.
-pub(super) const STUCK_NS: u64 = 2_000_000_000;
 
 /// What a node says of one group.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,18 +62,19 @@ pub struct Health {
 }
 
 impl Health {
-    /// Of what a node says.
-    pub fn of(report: &Report) -> Health {
+    /// Of what a node says. A core that has not shown its state for `stuck_after` is stuck.
+    pub fn of(report: &Report, stuck_after: Duration) -> Health {
+        let ailment = |group| ailment(group, stuck_after);
         let reasons: Vec<String> = report.groups.iter().filter_map(ailment).collect();
         Health { ok: reasons.is_empty(), reasons }
     }
 }
 
 /// Why a group is not well.
-fn ailment(group: &GroupReport) -> Option<String> {
+fn ailment(group: &GroupReport, stuck_after: Duration) -> Option<String> {
     let number = group.group;
     let Some(mode) = group.mode else { return Some(format!("group {number} has not come up yet")) };
-    if group.shown_seconds_ago * 1e9 > STUCK_NS as f64 {
+    if group.shown_seconds_ago > stuck_after.as_secs_f64() {
         return Some(format!("group {number}: its core has not moved for {:.1} s", group.shown_seconds_ago));
     }
     let reason = group.mode_reason.unwrap_or("no reason given");

@@ -17,10 +17,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-/// Connections at once; further ones wait in the kernel.
-const MAX_CONNECTIONS: usize = 32;
-/// The longest that one lasts, however slow its other end is.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// After the kernel refused a connection (too many open files), before the next is taken.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Bytes of a request's head.
@@ -44,7 +40,8 @@ pub(super) fn serve(listener: TcpListener, answers: Arc<Answers>, stop: &Notify)
 }
 
 async fn accept(listener: &tokio::net::TcpListener, answers: Arc<Answers>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Further ones wait in the kernel.
+    let places = Arc::new(Semaphore::new(answers.about.config.metrics.max_connections.into()));
     loop {
         let place = places.clone().acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
@@ -64,6 +61,7 @@ async fn accept(listener: &tokio::net::TcpListener, answers: Arc<Answers>) {
 }
 
 async fn answer(stream: TcpStream, answers: Arc<Answers>) {
+    let longest = Duration::from_micros(answers.about.config.metrics.connection_timeout_us);
     let service = service_fn(move |request: Request<Incoming>| {
         let answers = answers.clone();
         async move { Ok::<_, Infallible>(respond(&answers, &request).await) }
@@ -71,7 +69,7 @@ async fn answer(stream: TcpStream, answers: Arc<Answers>) {
     let mut http = http1::Builder::new();
     http.max_buf_size(MAX_HEAD_BYTES);
     let served = http.serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_TIME, served).await {
+    match timeout(longest, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin address broke"),
         Err(_) => tracing::debug!("a connection to the admin address lasted too long"),

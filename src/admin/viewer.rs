@@ -38,6 +38,7 @@ impl Viewer {
 
     /// Notes the boards for the time line, for ever.
     pub(super) async fn note_on(&self) {
+        let stuck_ns = self.about.stuck_after().as_nanos() as u64;
         let mut ticks = tokio::time::interval(NOTE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -45,7 +46,7 @@ impl Viewer {
             let now_ns = monotonic_ns();
             let mut view = self.view();
             for (group, (_, board)) in view.groups.iter_mut().zip(&self.about.groups) {
-                let is_stuck = now_ns.saturating_sub(board.gauge(Gauge::RefreshedNs)) > report::STUCK_NS;
+                let is_stuck = now_ns.saturating_sub(board.gauge(Gauge::RefreshedNs)) > stuck_ns;
                 group.history.push(match is_stuck {
                     true => Sample::none(now_ns),
                     false => Sample::of_board(self.about.node, board, now_ns),
@@ -59,13 +60,14 @@ impl Viewer {
         self.ask_others().await;
         let now_ns = monotonic_ns();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let stuck_ns = self.about.stuck_after().as_nanos() as u64;
         let mut view = self.view();
         for (group, board) in &self.about.groups {
             let Some((status, written_ns)) = own::status(self.about.node, board, now_ns) else { continue };
-            let is_stuck = now_ns.saturating_sub(written_ns) > report::STUCK_NS;
+            let is_stuck = now_ns.saturating_sub(written_ns) > stuck_ns;
             view.hear(self.about.node, *group, (!is_stuck).then_some(status), Some(written_ns));
         }
-        let health = Health::of(&report(&self.about));
+        let health = Health::of(&report(&self.about), self.about.stuck_after());
         let shown = page::Shown { about: &self.about, view: &view, health: &health, only, now_ns, wall };
         Answer { status: 200, content_type: page::CONTENT_TYPE, body: page::render(&shown) }
     }

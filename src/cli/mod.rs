@@ -15,6 +15,7 @@ mod inspect;
 mod iotune;
 mod jitter;
 mod kv;
+mod logging;
 mod member;
 mod node;
 mod read;

@@ -1,11 +1,10 @@
 //! `synod format` and `synod start`: the commands that touch a node's directory.
 
-use super::output::{Failure, Outcome, print};
-use super::{FormatArgs, StartArgs};
+use super::output::{Outcome, print};
+use super::{FormatArgs, StartArgs, logging};
 use crate::memory::Memory;
 use crate::node;
 use crate::shard::Order;
-use std::io::IsTerminal;
 
 /// Prepares a node's directory.
 pub(super) fn format(args: &FormatArgs) -> Outcome {
@@ -27,13 +26,7 @@ pub(super) fn format(args: &FormatArgs) -> Outcome {
 pub(super) fn start(args: &StartArgs) -> Outcome {
     let (config, id) = args.node.load()?;
     print(&format!("node {id} of cluster {}\n{}", config.cluster.id, Memory::of(&config).table()))?;
-    // Diagnostics go to stderr, so that stdout stays the table above.
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::from(config.log.level))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init()
-        .map_err(|error| Failure::Failed(anyhow::anyhow!("cannot set up logging: {error}")))?;
+    logging::start(&config.log)?;
     let order = if args.floor { Order::Floor } else { Order::Serve };
     node::run(&config, id, order)?;
     Ok(())

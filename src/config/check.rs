@@ -88,6 +88,14 @@ const RANGES: &[Range] = &[
     ),
     range("wal.hung_after_us", |c| c.wal.hung_after_us, 10_000, 60_000_000, Form::Any),
     range("consensus.window_slots", |c| c.consensus.window_slots, 16, 65_536, Form::Any),
+    range("clients.max_subscribers", |c| c.clients.max_subscribers.into(), 1, 1_024, Form::Any),
+    range("clients.subscriber_silence_us", |c| c.clients.subscriber_silence_us, 500_000, 600_000_000, Form::Any),
+    range("clients.subscriber_starved_us", |c| c.clients.subscriber_starved_us, 10_000, 600_000_000, Form::Any),
+    range("clients.max_waiting_reads", |c| c.clients.max_waiting_reads.into(), 1, 4_096, Form::Any),
+    range("clients.max_read_wait_us", |c| c.clients.max_read_wait_us, 1_000, 600_000_000, Form::Any),
+    range("metrics.max_connections", |c| c.metrics.max_connections.into(), 1, 1_024, Form::Any),
+    range("metrics.connection_timeout_us", |c| c.metrics.connection_timeout_us, 100_000, 600_000_000, Form::Any),
+    range("metrics.stuck_after_us", |c| c.metrics.stuck_after_us, 100_000, 60_000_000, Form::Any),
     range("catchup.max_datagrams_in_flight", |c| c.catchup.max_datagrams_in_flight.into(), 1, 4_096, Form::Any),
     range("catchup.max_bytes_per_s", |c| c.catchup.max_bytes_per_s, 1 << 20, 10 << 30, Form::Any),
     range("snapshot.every_entries", |c| c.snapshot.every_entries.of(Machine::Log), 100, 1_000_000_000, Form::Any),
@@ -386,6 +394,15 @@ impl Findings {
             );
             self.add("consensus.retransmit_us", reason, format!("write at most {}", c.election_timeout_min_us));
         }
+        // A core that has nothing to do sleeps until the next heartbeat, and shows nothing before.
+        let stuck_after_us = config.metrics.stuck_after_us;
+        if stuck_after_us < c.heartbeat_us.saturating_mul(2) {
+            let reason = format!(
+                "{stuck_after_us} is less than two heartbeats: a core that has nothing to do would count as stuck"
+            );
+            let mend = format!("write at least {}", c.heartbeat_us.saturating_mul(2));
+            self.add("metrics.stuck_after_us", reason, mend);
+        }
     }
 
     /// A lease must outlast a lost heartbeat for its holder, and must not outlast an election time-out for who waits for it.
@@ -568,6 +585,13 @@ mod tests {
             ["consensus.election_timeout_max_us"]
         );
         assert_eq!(keys_after(|c| c.consensus.commit_linger_us = 20_001), ["consensus.commit_linger_us"]);
+        let slow = |stuck_after_us| {
+            move |c: &mut Config| {
+                (c.consensus.heartbeat_us, c.metrics.stuck_after_us) = (60_000, stuck_after_us);
+            }
+        };
+        assert_eq!(keys_after(slow(119_999)), ["metrics.stuck_after_us"]);
+        assert!(keys_after(slow(120_000)).is_empty());
         assert_eq!(keys_after(|c| c.consensus.window_slots = 60_000), ["consensus.window_slots"]);
         assert_eq!(keys_after(|c| c.net.max_batch_bytes = 65_408), ["consensus.window_slots"]);
         assert_eq!(keys_after(|c| c.groups = vec![Group { core: Some(1), ..Group::default() }; 2]), ["group[1].core"]);

@@ -17,8 +17,21 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub const ENVIRONMENT_PREFIX: &str = "SYNOD__";
 
 /// The sections whose keys the environment can override.
-const SECTIONS: [&str; 11] =
-    ["cluster", "cpu", "net", "wal", "consensus", "quorum", "catchup", "reads", "snapshot", "retention", "log"];
+const SECTIONS: [&str; 13] = [
+    "cluster",
+    "cpu",
+    "net",
+    "wal",
+    "consensus",
+    "quorum",
+    "clients",
+    "reads",
+    "catchup",
+    "snapshot",
+    "retention",
+    "metrics",
+    "log",
+];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,10 +244,12 @@ impl<'t> Reader<'t> {
             wal: self.section("wal"),
             consensus: self.section("consensus"),
             quorum: self.section("quorum"),
-            catchup: self.section("catchup"),
+            clients: self.section("clients"),
             reads: self.section("reads"),
+            catchup: self.section("catchup"),
             snapshot: self.section("snapshot"),
             retention: self.section("retention"),
+            metrics: self.section("metrics"),
             log: self.section("log"),
         };
         if config.groups.is_empty() {

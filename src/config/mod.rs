@@ -5,13 +5,16 @@
 //! [`Config`] that was checked.
 
 pub mod check;
+#[cfg(test)]
+mod every_key;
 pub mod load;
 mod values;
 
 pub use check::{Finding, check};
 pub use load::{ConfigError, Loaded, Origin, Problem};
 pub use values::{
-    Drift, Durability, Every, IN_FLIGHT_MAX, InFlight, KernelIo, Level, Machine, QuorumSize, Wait, Writer, WriterCore,
+    Drift, Durability, Every, Format, IN_FLIGHT_MAX, InFlight, KernelIo, Level, Machine, QuorumSize, Wait, Writer,
+    WriterCore,
 };
 
 use serde::{Deserialize, Serialize};
@@ -45,14 +48,18 @@ pub struct Config {
     pub consensus: Consensus,
     /// Quorum sizes.
     pub quorum: Quorum,
-    /// Bounds of catching up.
-    pub catchup: Catchup,
+    /// How much of a node its clients may take.
+    pub clients: Clients,
     /// What reads rest on.
     pub reads: Reads,
+    /// Bounds of catching up.
+    pub catchup: Catchup,
     /// Snapshots of the state.
     pub snapshot: Snapshot,
     /// What is kept of the log.
     pub retention: Retention,
+    /// What is answered over HTTP.
+    pub metrics: Metrics,
     /// Diagnostics.
     pub log: Log,
 }
@@ -192,6 +199,22 @@ pub struct Quorum {
     pub phase2: QuorumSize,
 }
 
+/// `[clients]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Clients {
+    /// Subscribers of each group at each node.
+    pub max_subscribers: u16,
+    /// A subscriber that is silent for so long is dropped, microseconds.
+    pub subscriber_silence_us: u64,
+    /// One that lets entries wait for so long without credit is dropped, microseconds.
+    pub subscriber_starved_us: u64,
+    /// Reads of each group that may wait at the log's end.
+    pub max_waiting_reads: u16,
+    /// The longest that one of them waits, microseconds.
+    pub max_read_wait_us: u64,
+}
+
 /// `[catchup]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -214,12 +237,26 @@ pub struct Reads {
     pub lease_us: u64,
 }
 
+/// `[metrics]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Connections to the admin address at once.
+    pub max_connections: u16,
+    /// The longest that one lasts, microseconds.
+    pub connection_timeout_us: u64,
+    /// A core that has shown nothing for so long is stuck, microseconds.
+    pub stuck_after_us: u64,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// The least severe message that is written.
     pub level: Level,
+    /// How one is written.
+    pub format: Format,
 }
 
 impl Default for Cluster {
@@ -306,6 +343,24 @@ pub struct Retention {
     pub max_age_s: u64,
 }
 
+impl Default for Clients {
+    fn default() -> Clients {
+        Clients {
+            max_subscribers: 64,
+            subscriber_silence_us: 3_000_000,
+            subscriber_starved_us: 2_000_000,
+            max_waiting_reads: 256,
+            max_read_wait_us: 10_000_000,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics { max_connections: 32, connection_timeout_us: 10_000_000, stuck_after_us: 2_000_000 }
+    }
+}
+
 impl Default for Catchup {
     fn default() -> Catchup {
         Catchup { max_datagrams_in_flight: 256, max_bytes_per_s: 1 << 30 }
@@ -330,10 +385,12 @@ impl Default for Config {
             wal: Wal::default(),
             consensus: Consensus::default(),
             quorum: Quorum::default(),
+            clients: Clients::default(),
+            reads: Reads::default(),
             catchup: Catchup::default(),
             snapshot: Snapshot::default(),
             retention: Retention::default(),
-            reads: Reads::default(),
+            metrics: Metrics::default(),
             log: Log::default(),
         }
     }

@@ -261,6 +261,17 @@ pub enum Level {
     Trace,
 }
 
+/// How a diagnostic message is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A line of JSON.
+    Json,
+}
+
 impl From<Level> for tracing::Level {
     fn from(level: Level) -> tracing::Level {
         match level {

@@ -14,6 +14,7 @@
 //! | `evidence.rs` | who chose a slot |
 //! | `reads.rs` | reads: how recent, when; catch-up, housekeeping's answers |
 //! | `streams.rs` | subscribers: credit, turns, why one is dropped |
+//! | `live.rs` | settings that change while it runs |
 //! | `queries.rs` | questions to the state machine |
 //! | `membership.rs` | who the members are; changes |
 //! | `transfers.rs` | who asked this leader to hand over, and what they are told |
@@ -46,6 +47,7 @@ mod governed;
 mod histogram;
 pub mod install;
 pub mod jobs;
+mod live;
 mod membership;
 pub mod mode;
 mod offers;
@@ -71,6 +73,7 @@ pub use board::{Board, Gauge};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
+pub use live::ClientSettings;
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
 pub use pull::GROUP_BYTES as TRANSFER_GROUP_BYTES;
@@ -151,6 +154,8 @@ pub struct Settings {
     pub leader_priority: Vec<NodeId>,
     /// How lagging members catch up.
     pub catch_up: CatchUpSettings,
+    /// How much of it its clients may take.
+    pub clients: ClientSettings,
     /// What is kept of the log.
     pub retention: RetentionSettings,
     /// When a disk is too slow.
@@ -341,9 +346,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             outbox: Outbox::new(send_arena, settings.max_datagram_bytes(), &peers),
             parked: VecDeque::with_capacity(64),
             admission: Admission::new(),
-            waiters: Waiters::new(settings.max_datagram_bytes()),
+            waiters: Waiters::new(settings.max_datagram_bytes(), settings.clients.max_waiting_reads),
             fresh: Fresh::new(),
-            streams: Streams::new(settings.secret),
+            streams: Streams::new(settings.secret, settings.clients.max_subscribers),
             transfers: Transfers::default(),
             word: Word::new(settings.durability, log.durable_lsn()),
             revisions: revisions::Revisions::new(),

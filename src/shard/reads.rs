@@ -25,10 +25,10 @@ use synod_wire::guarantee::{Guarantee, Recency};
 use synod_wire::mutant::mutant;
 use synod_wire::{NodeId, NodeSet, Sequence, Slot};
 
-/// Reads held at the tail; one more is answered at once, with nothing.
-const MAX_WAITERS: usize = 256;
-/// The longest that a read is held, milliseconds.
-const MAX_WAIT_MS: u64 = 10_000;
+/// Reads held at the tail by default; one more is answered at once, with nothing.
+pub(super) const MAX_WAITERS: usize = 256;
+/// The longest that a read is held by default.
+pub(super) const MAX_WAIT_NS: u64 = 10_000_000_000;
 /// Parts in a million.
 const PPM: u64 = 1_000_000;
 /// Datagrams of one read that are served from memory; the reader asks again for more.
@@ -99,9 +99,9 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    pub(super) fn new(max_datagram_bytes: usize) -> Waiters {
+    pub(super) fn new(max_datagram_bytes: usize, most: usize) -> Waiters {
         let body = vec![0; max_datagram_bytes].into();
-        Waiters { all: Vec::with_capacity(MAX_WAITERS), served_tail: Sequence::ZERO, body }
+        Waiters { all: Vec::with_capacity(most), served_tail: Sequence::ZERO, body }
     }
 
     /// When the first one must be answered.
@@ -267,10 +267,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return self.refuse(request.to, 0, request.body.request_id.get(), refusal, 0);
         }
         let tail = self.machine.tail();
-        let wait_ms = u64::from(request.body.wait_ms.get()).min(MAX_WAIT_MS);
+        let clients = &self.settings.clients;
+        let wait_ns = (u64::from(request.body.wait_ms.get()) * 1_000_000).min(clients.max_read_wait_ns);
         if request.from() == Sequence::ZERO || request.from() > tail {
-            if request.from() > tail && wait_ms > 0 && self.waiters.all.len() < MAX_WAITERS {
-                self.waiters.all.push((self.io.now_ns() + wait_ms * 1_000_000, request));
+            if request.from() > tail && wait_ns > 0 && self.waiters.all.len() < clients.max_waiting_reads {
+                self.waiters.all.push((self.io.now_ns() + wait_ns, request));
             } else {
                 self.answer_empty(&request);
             }

@@ -9,6 +9,7 @@
 //! of the address and the stream with a secret of the process, so that nothing is kept to know it again.
 
 use super::jobs::{Done, Job, MAX_JOB_BLOCKS};
+use super::live::ClientSettings;
 use super::reply::{Label, ReadRequest};
 use super::{Fatal, Shard, clients::put};
 use crate::index::Lacks;
@@ -27,12 +28,12 @@ use synod_wire::{Sequence, Slot};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Subscribers of a group at one node; one more is told TOO_MANY.
+/// Subscribers of a group at one node by default; one more is told TOO_MANY.
 pub const MAX_SUBSCRIBERS: usize = 64;
-/// A subscriber that is silent for so long is dropped: thirty times what the client library lets pass.
+/// A subscriber that is silent for so long is dropped by default: thirty times what the client library lets pass.
 pub const SILENCE_NS: u64 = 3_000_000_000;
-/// One that lets entries wait for so long without giving credit for them is dropped.
-const STARVED_NS: u64 = 2_000_000_000;
+/// One that lets entries wait for so long without giving credit for them is dropped by default.
+pub(super) const STARVED_NS: u64 = 2_000_000_000;
 /// Bytes of entries that a turn sends to all subscribers; past it the last datagram is still whole. Some twenty datagrams of an
 /// Ethernet frame: less time than a write to the log takes.
 const TURN_BYTES: usize = 32 << 10;
@@ -119,12 +120,12 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(secret: u64) -> Streams {
+    pub(super) fn new(secret: u64, most: usize) -> Streams {
         Streams {
             secret,
-            all: Vec::with_capacity(MAX_SUBSCRIBERS),
+            all: Vec::with_capacity(most),
             first: 0,
-            ended: VecDeque::with_capacity(MAX_SUBSCRIBERS),
+            ended: VecDeque::with_capacity(most),
             jobs: 0,
             served_tail: Sequence::ZERO,
             woken: false,
@@ -226,11 +227,11 @@ impl Subscriber {
     }
 
     /// Why it is dropped now, if it is.
-    fn is_over(&mut self, now_ns: u64, tail: Sequence, first: Sequence) -> Option<StreamEnd> {
+    fn is_over(&mut self, now_ns: u64, tail: Sequence, first: Sequence, clients: &ClientSettings) -> Option<StreamEnd> {
         if mutant("subscriber_never_dropped") {
             return None;
         }
-        if now_ns >= self.heard_ns + SILENCE_NS {
+        if now_ns >= self.heard_ns + clients.silence_ns {
             return Some(StreamEnd::TimedOut);
         }
         if self.in_vain >= MAX_READS_IN_VAIN {
@@ -245,7 +246,7 @@ impl Subscriber {
             return None;
         }
         let since_ns = *self.starved_ns.get_or_insert(now_ns);
-        (now_ns >= since_ns + STARVED_NS).then_some(StreamEnd::Slow)
+        (now_ns >= since_ns + clients.starved_ns).then_some(StreamEnd::Slow)
     }
 }
 
@@ -318,7 +319,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.send_end(ticket, next, StreamEnd::Recovering);
         } else if next < self.machine.first() {
             self.send_end(ticket, self.machine.first(), StreamEnd::Trimmed);
-        } else if self.streams.all.len() == MAX_SUBSCRIBERS {
+        } else if self.streams.all.len() >= self.settings.clients.max_subscribers {
             self.counters.add(Counter::RefusedBusy, 1);
             self.send_end(ticket, next, StreamEnd::TooMany);
         } else {
@@ -361,7 +362,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.streams.woken = true;
                 break;
             }
-            match self.streams.all[at].is_over(now_ns, tail, first) {
+            match self.streams.all[at].is_over(now_ns, tail, first, &self.settings.clients) {
                 // Its place is another's now.
                 Some(reason) if self.end_stream(at, reason) => {}
                 Some(_) => self.streams.woken = true,
@@ -416,14 +417,15 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 break;
             }
         }
+        let (silence_ns, starved_ns) = (self.settings.clients.silence_ns, self.settings.clients.starved_ns);
         let one = &mut self.streams.all[at];
-        let due_ns = one.starved_ns.map_or(u64::MAX, |since_ns| since_ns + STARVED_NS);
+        let due_ns = one.starved_ns.map_or(u64::MAX, |since_ns| since_ns + starved_ns);
         let retry_ns = if one.retry_ns > now_ns { one.retry_ns } else { u64::MAX };
         let trimmed_ns = one.trimmed_ns.map_or(u64::MAX, |since_ns| since_ns + TRIMMED_GRACE_NS);
         if one.trimmed_ns.is_some() && one.next >= self.machine.first() {
             self.front.changed();
         }
-        let due_ns = due_ns.min(trimmed_ns).min(one.heard_ns + SILENCE_NS).min(retry_ns);
+        let due_ns = due_ns.min(trimmed_ns).min(one.heard_ns + silence_ns).min(retry_ns);
         let (owed, next, sent) = (std::mem::take(&mut one.owed), one.next, one.sent);
         if owed && before == sent {
             self.send_word(ticket, sent, next, label);
@@ -433,7 +435,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let one = &mut self.streams.all[at];
         if one.next <= tail && one.sent == one.credit && one.starved_ns.is_none() {
             one.starved_ns = Some(now_ns);
-            self.streams.due(now_ns + STARVED_NS);
+            self.streams.due(now_ns + starved_ns);
         }
     }
 
@@ -549,7 +551,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             | StreamEnd::Halted => {}
         }
         self.streams.all.swap_remove(at);
-        if self.streams.ended.len() == MAX_SUBSCRIBERS {
+        if self.streams.ended.len() >= self.settings.clients.max_subscribers {
             self.streams.ended.pop_front();
         }
         self.streams.ended.push_back(Ended { ticket, next, reason });
