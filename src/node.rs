@@ -12,12 +12,12 @@ use crate::shard::jobs::{self, Done, Job};
 use crate::shard::{
     self, Board, CatchUpSettings, ClientSettings, Exit, OUTBOX_BYTES, Order, RetentionSettings, Shard, SnapshotSettings,
 };
-use crate::shard::{FailSlowSettings, Gauge};
+use crate::shard::{FailSlowSettings, Gauge, Live, LiveSettings};
 use crate::without::{Lack, Lacks};
 use anyhow::{Context, anyhow};
 use rustix::system::uname;
 use rustix::thread::CpuSet;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,9 +109,15 @@ fn wal_settings(config: &Config) -> synod_wal::Settings {
     }
 }
 
-/// Runs a node with the machines that its configuration names, until SIGTERM or SIGINT, or until one of its groups cannot go on.
-pub fn run(config: &Config, node: NodeId, order: Order) -> anyhow::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("cannot watch signals")?;
+/// Runs a node with the machines that its configuration names, until SIGTERM or SIGINT, or until one of its groups cannot go on. On
+/// SIGHUP `reload` is asked what is to run from now on in place of what does, if anything else is ([`crate::config::reload`]).
+pub fn run(
+    config: &Config,
+    node: NodeId,
+    order: Order,
+    mut reload: impl FnMut(&Config) -> Option<Config>,
+) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot watch signals")?;
     let handle = signals.handle();
     let (tell, told) = sync_channel(NEWS_MAX);
     let news = tell.clone();
@@ -125,8 +131,19 @@ pub fn run(config: &Config, node: NodeId, order: Order) -> anyhow::Result<()> {
     let running = Node::spawn(config, node, order, machine::built_in(config), hooks)?;
     let (boards, shared) = (running.boards.clone(), running.shared.clone());
     let service = Service::start(tell, told, boards, move || shared.wake())?;
+    let mut runs = config.clone();
     // Ends with a signal, or when a pipeline closes the handle.
-    let signal = signals.forever().next();
+    let signal = loop {
+        match signals.forever().next() {
+            Some(SIGHUP) => {
+                if let Some(changed) = reload(&runs) {
+                    running.take_over(&changed);
+                    runs = changed;
+                }
+            }
+            other => break other,
+        }
+    };
     tracing::info!(%node, ?signal, "stopping");
     service.stops();
     running.stop()
@@ -160,6 +177,8 @@ pub struct Node {
     threads: Vec<thread::JoinHandle<anyhow::Result<()>>>,
     admin: Option<Admin>,
     boards: Vec<Arc<Board>>,
+    /// By group.
+    lives: Vec<Arc<Live>>,
 }
 
 /// What pipelines call.
@@ -207,7 +226,8 @@ impl Node {
         let kernel = uname();
         tracing::info!(%node, kernel = %kernel.release().to_string_lossy(), io = io.name(), features = ?choice.features, "starting");
         // From here on what was started is stopped if the rest cannot be.
-        let mut started = Node { shared: Arc::default(), threads: Vec::new(), admin: None, boards: Vec::new() };
+        let mut started =
+            Node { shared: Arc::default(), threads: Vec::new(), admin: None, boards: Vec::new(), lives: Vec::new() };
         let groups: Vec<(GroupId, Arc<Board>)> = group_ids(config).map(|group| (group, Arc::default())).collect();
         let listen = config.node(node).and_then(|node| node.admin_listen);
         let about =
@@ -216,10 +236,12 @@ impl Node {
         for (group, board) in groups {
             let shared = started.shared.clone();
             started.boards.push(board.clone());
+            let live = Arc::<Live>::default();
+            started.lives.push(live.clone());
             let ends_node = EndsNode { shared: shared.clone(), on_end: hooks.on_end.clone() };
             let (config, make, refused) = (config.clone(), make.clone(), refused.clone());
             let on_news = hooks.on_news.clone();
-            let pipeline = Pipeline { config, node, group, order, shared, make, board, on_news, io, refused };
+            let pipeline = Pipeline { config, node, group, order, shared, make, board, live, on_news, io, refused };
             let thread = thread::Builder::new().name(format!("synod-group-{group}"));
             let spawned = thread.spawn(move || {
                 let _ends_node = ends_node;
@@ -228,6 +250,15 @@ impl Node {
             started.threads.push(spawned.context("cannot start a thread")?);
         }
         Ok(started)
+    }
+
+    /// Has every group take over what may change while it runs; the rest of `config` plays no part.
+    fn take_over(&self, config: &Config) {
+        for (group, live) in group_ids(config).zip(&self.lives) {
+            live.set(&live_settings(config, group));
+        }
+        // One that sleeps would look at its next turn.
+        self.shared.wake();
     }
 
     /// Ends the node in order.
@@ -265,6 +296,39 @@ impl Drop for Node {
     }
 }
 
+/// What may change of a group's settings while it runs.
+fn live_settings(config: &Config, group: GroupId) -> LiveSettings {
+    let of_group = &config.groups[usize::from(group.0)];
+    LiveSettings {
+        fail_slow: FailSlowSettings {
+            factor: config.consensus.fail_slow_factor,
+            min_ns: config.consensus.fail_slow_min_us * 1_000,
+            hung_ns: config.wal.hung_after_us * 1_000,
+        },
+        snapshots: SnapshotSettings {
+            every_entries: config.snapshot.every_entries.of(of_group.machine),
+            max_bytes_per_s: config.snapshot.max_bytes_per_s,
+            every_bytes: match config.retention.max_bytes {
+                0 => u64::MAX,
+                max_bytes => max_bytes / 8,
+            },
+        },
+        leader_priority: of_group.leader_priority.iter().map(|id| NodeId(*id)).collect(),
+        catch_up: CatchUpSettings { max_bytes_per_s: config.catchup.max_bytes_per_s },
+        clients: ClientSettings {
+            max_subscribers: config.clients.max_subscribers.into(),
+            silence_ns: config.clients.subscriber_silence_us * 1_000,
+            starved_ns: config.clients.subscriber_starved_us * 1_000,
+            max_waiting_reads: config.clients.max_waiting_reads.into(),
+            max_read_wait_ns: config.clients.max_read_wait_us * 1_000,
+        },
+        retention: RetentionSettings {
+            max_bytes: config.retention.max_bytes,
+            max_age_ns: config.retention.max_age_s * 1_000_000_000,
+        },
+    }
+}
+
 /// How much a thread that reads the log gives way: a tenth of what others get, where they want the same CPU.
 const RECOVERY_NICE: i32 = 10;
 /// The same for snapshots, which nobody waits for.
@@ -292,6 +356,7 @@ struct Pipeline {
     shared: Arc<Shared>,
     make: MakeMachine,
     board: Arc<Board>,
+    live: Arc<Live>,
     on_news: Arc<dyn Fn(News) + Send + Sync>,
     /// How the node enters the kernel.
     io: Backend,
@@ -406,16 +471,15 @@ impl Pipeline {
 
     fn shard_settings(&self, core: Option<usize>) -> anyhow::Result<shard::Settings> {
         let members = self.config.members();
+        // What was handed over since the start, the shard takes over in its first turn.
+        let LiveSettings { snapshots, retention, catch_up, fail_slow, clients, leader_priority } =
+            live_settings(&self.config, self.group);
         Ok(shard::Settings {
             cluster: self.config.cluster_id(),
             group: self.group,
             me: self.node,
             board: self.board.clone(),
-            fail_slow: FailSlowSettings {
-                factor: self.config.consensus.fail_slow_factor,
-                min_ns: self.config.consensus.fail_slow_min_us * 1_000,
-                hung_ns: self.config.wal.hung_after_us * 1_000,
-            },
+            fail_slow,
             members: members.iter().map(|node| (*node, self.config.client_address(*node, self.group))).collect(),
             dir: Dir::from(&self.log_dir()),
             max_batch_bytes: self.config.net.max_batch_bytes,
@@ -424,35 +488,12 @@ impl Pipeline {
             max_clock_drift_ppm: self.config.reads.max_clock_drift_ppm,
             secret: random_u64()?,
             order: self.order,
-            snapshots: SnapshotSettings {
-                every_entries: self
-                    .config
-                    .snapshot
-                    .every_entries
-                    .of(self.config.groups[usize::from(self.group.0)].machine),
-                max_bytes_per_s: self.config.snapshot.max_bytes_per_s,
-                every_bytes: match self.config.retention.max_bytes {
-                    0 => u64::MAX,
-                    max_bytes => max_bytes / 8,
-                },
-            },
-            leader_priority: self.config.groups[usize::from(self.group.0)]
-                .leader_priority
-                .iter()
-                .map(|id| NodeId(*id))
-                .collect(),
-            catch_up: CatchUpSettings { max_bytes_per_s: self.config.catchup.max_bytes_per_s },
-            clients: ClientSettings {
-                max_subscribers: self.config.clients.max_subscribers.into(),
-                silence_ns: self.config.clients.subscriber_silence_us * 1_000,
-                starved_ns: self.config.clients.subscriber_starved_us * 1_000,
-                max_waiting_reads: self.config.clients.max_waiting_reads.into(),
-                max_read_wait_ns: self.config.clients.max_read_wait_us * 1_000,
-            },
-            retention: RetentionSettings {
-                max_bytes: self.config.retention.max_bytes,
-                max_age_ns: self.config.retention.max_age_s * 1_000_000_000,
-            },
+            snapshots,
+            leader_priority,
+            catch_up,
+            clients,
+            retention,
+            live: self.live.clone(),
         })
     }
 

@@ -91,7 +91,7 @@ fn allocates_nothing(io: KernelIo) {
         .into_iter()
         .map(|node| {
             let config = cluster.config.clone();
-            std::thread::spawn(move || synod::node::run(&config, node, Order::Serve))
+            std::thread::spawn(move || synod::node::run(&config, node, Order::Serve, |_| None))
         })
         .collect();
     cluster.await_leader(GROUP);

@@ -317,6 +317,7 @@ pub(crate) fn wal_settings(plan: &Plan) -> synod_wal::Settings {
 pub(crate) fn shard_settings(plan: &Plan, me: NodeId, joins: bool, dir: &Dir) -> shard::Settings {
     shard::Settings {
         board: Default::default(),
+        live: Default::default(),
         fail_slow: shard::FailSlowSettings {
             factor: plan.fail_slow_factor,
             min_ns: plan.fail_slow_min_ns,

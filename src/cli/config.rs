@@ -1,6 +1,7 @@
 //! `synod config default | validate | show`.
 
 use super::output::{Outcome, Style, print, print_json};
+use crate::config::reload::is_taken_over;
 use crate::config::{DEFAULT_TOML, Loaded, load};
 use crate::memory::Memory;
 use serde::Serialize;
@@ -43,10 +44,13 @@ struct Row {
     key: String,
     value: String,
     origin: String,
+    /// A node takes a change over while it runs.
+    reloads: bool,
 }
 
 fn rows(loaded: &Loaded) -> Vec<Row> {
     let row = |entry: crate::config::load::Entry| Row {
+        reloads: is_taken_over(&entry.key),
         key: entry.key,
         value: entry.value,
         origin: entry.origin.to_string(),

@@ -1,10 +1,14 @@
 //! `synod format` and `synod start`: the commands that touch a node's directory.
 
+use super::logging::Logging;
 use super::output::{Outcome, print};
-use super::{FormatArgs, StartArgs, logging};
+use super::{FormatArgs, StartArgs};
+use crate::config::load::ConfigError;
+use crate::config::{Config, load, reload};
 use crate::memory::Memory;
 use crate::node;
 use crate::shard::Order;
+use std::path::Path;
 
 /// Prepares a node's directory.
 pub(super) fn format(args: &FormatArgs) -> Outcome {
@@ -26,8 +30,55 @@ pub(super) fn format(args: &FormatArgs) -> Outcome {
 pub(super) fn start(args: &StartArgs) -> Outcome {
     let (config, id) = args.node.load()?;
     print(&format!("node {id} of cluster {}\n{}", config.cluster.id, Memory::of(&config).table()))?;
-    logging::start(&config.log)?;
+    let logging = Logging::start(&config.log)?;
     let order = if args.floor { Order::Floor } else { Order::Serve };
-    node::run(&config, id, order)?;
+    node::run(&config, id, order, |running| reread(&args.node.cluster.config, running, &logging))?;
     Ok(())
+}
+
+/// Reads the file again, and the environment of the process with it. What is to run from now on; `None`: what runs goes on.
+fn reread(file: &Path, running: &Config, logging: &Logging) -> Option<Config> {
+    let place = file.display();
+    let goes_on = "the configuration is not taken over; the node goes on with what it has";
+    let read = match load::load(file) {
+        Ok(read) => read.config,
+        Err(ConfigError::Invalid(problems)) => {
+            for problem in problems {
+                tracing::error!(%problem, "{goes_on}");
+            }
+            return None;
+        }
+        Err(error) => {
+            tracing::error!(%error, "{goes_on}");
+            return None;
+        }
+    };
+    let found = match reload::reload(running, &read) {
+        Ok(found) => found,
+        Err(findings) => {
+            for reload::Finding { key, reason, mend } in findings {
+                let problem = format!("{place}: {key}: {reason}; {mend}, or restart the node for all of the file");
+                tracing::error!(problem, "{goes_on}");
+            }
+            return None;
+        }
+    };
+    // What is told is told at the more talkative of both levels.
+    let (old, new) = (running.log.level, found.config.log.level);
+    let talks_more = new > old;
+    if talks_more {
+        logging.set_level(new);
+    }
+    for reload::Change { key, old, new } in &found.taken {
+        tracing::info!(key, old, new, "taken over");
+    }
+    for reload::Change { key, old, new } in &found.waits {
+        tracing::warn!(key, old, new, "not taken over: the node goes on with the old value until it is restarted");
+    }
+    let (taken_over, waiting) = (found.taken.len(), found.waits.len());
+    tracing::info!(file = %place, taken_over, waiting, "the configuration was read again");
+    if !talks_more {
+        logging.set_level(new);
+    }
+    Some(found.config)
 }

@@ -3,6 +3,7 @@
 //! Every problem is collected, not only the first, and each says where it stands: the file and line, or the variable.
 //! Touches the one file it is given and the environment. Called by the command line.
 
+use super::reload::is_taken_over;
 use super::{Config, Finding, check};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
@@ -347,14 +348,17 @@ impl Loaded {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
-    /// The values in effect as a TOML file, each with its origin in a comment.
+    /// The values in effect as a TOML file, each with its origin in a comment, and whether a node takes a change over while it runs.
     pub fn annotated(&self) -> String {
         let plain = toml::to_string(&self.config).expect("a configuration that was read can be written");
         let mut text = format!("# {}\n", self.file.display());
         let mut walk = Walk::default();
         for line in plain.lines() {
             match walk.key(line) {
-                Some(key) => text.push_str(&format!("{line:<44} # {}\n", self.origin(&key))),
+                Some(key) => {
+                    let reloads = if is_taken_over(&key) { ", reloads" } else { "" };
+                    text.push_str(&format!("{line:<44} # {}{reloads}\n", self.origin(&key)));
+                }
                 None => text.push_str(&format!("{line}\n")),
             }
         }
@@ -363,15 +367,16 @@ impl Loaded {
 
     /// Every value in effect.
     pub fn entries(&self) -> Vec<Entry> {
-        let plain = toml::to_string(&self.config).expect("a configuration that was read can be written");
-        let mut walk = Walk::default();
-        let entry = |line: &str| {
-            let key = walk.key(line)?;
-            let value = line.split_once(" = ")?.1.to_string();
-            Some(Entry { origin: self.origin(&key), key, value })
-        };
-        plain.lines().filter_map(entry).collect()
+        let entry = |(key, value): (String, String)| Entry { origin: self.origin(&key), key, value };
+        written(&self.config).into_iter().map(entry).collect()
     }
+}
+
+/// Every key with its value as TOML writes it.
+pub(super) fn written(config: &Config) -> Vec<(String, String)> {
+    let plain = toml::to_string(config).expect("a configuration that was read can be written");
+    let mut walk = Walk::default();
+    plain.lines().filter_map(|line| Some((walk.key(line)?, line.split_once(" = ")?.1.to_string()))).collect()
 }
 
 /// Follows the headers of a written file to tell each line's key.
@@ -492,6 +497,7 @@ mod tests {
         assert_eq!(origin("dir ="), "line 5");
         assert_eq!(origin("max_events ="), "SYNOD__NET__MAX_EVENTS");
         assert_eq!(origin("yield_idle_us ="), "default");
+        assert_eq!(origin("max_age_s ="), "default, reloads");
         assert!(loaded.entries().iter().any(|e| e.key == "node[0].id" && e.value == "0"));
     }
 

@@ -8,6 +8,7 @@ pub mod check;
 #[cfg(test)]
 mod every_key;
 pub mod load;
+pub mod reload;
 mod values;
 
 pub use check::{Finding, check};

@@ -245,7 +245,7 @@ impl<'de> Deserialize<'de> for Drift {
 }
 
 /// The least severe diagnostic message that is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// What stops a node.

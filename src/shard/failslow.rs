@@ -30,7 +30,7 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 const REST_NS: u64 = 60_000_000_000;
 
 /// When a disk is too slow to lead with, and when it hangs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailSlowSettings {
     /// How many times longer than the others' quorum this leader's log may take; 0: as long as it likes.
     pub factor: u64,
@@ -74,12 +74,15 @@ pub(super) struct DiskWatch {
     rests_until_ns: u64,
 }
 
+/// Whether a leader never hands over for its disk. Under memory durability nobody waits for that: each is slower than the others' memory.
+fn never(settings: FailSlowSettings, durability: Durability) -> bool {
+    settings.factor == 0 || durability != Durability::Disk
+}
+
 impl DiskWatch {
     pub(super) fn new(settings: FailSlowSettings, durability: Durability) -> DiskWatch {
         let (moved_ns, durable_pos, hung) = (0, 0, false);
-        // Under memory durability nobody waits for the disk: each is slower than the others' memory.
-        let never = settings.factor == 0 || durability != Durability::Disk;
-        let look_ns = if never { u64::MAX } else { 0 };
+        let look_ns = if never(settings, durability) { u64::MAX } else { 0 };
         let (yields_to, refused) = (None, NodeSet::default());
         DiskWatch {
             settings,
@@ -91,6 +94,16 @@ impl DiskWatch {
             yields_to,
             refused,
             rests_until_ns: 0,
+        }
+    }
+
+    /// It is judged otherwise from now on.
+    pub(super) fn set(&mut self, settings: FailSlowSettings, durability: Durability) {
+        let (was, is) = (never(self.settings, durability), never(settings, durability));
+        self.settings = settings;
+        if was != is {
+            self.look_ns = if is { u64::MAX } else { 0 };
+            self.slow_looks = 0;
         }
     }
 

@@ -73,7 +73,7 @@ pub use board::{Board, Gauge};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
-pub use live::ClientSettings;
+pub use live::{ClientSettings, Live, LiveSettings};
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
 pub use pull::GROUP_BYTES as TRANSFER_GROUP_BYTES;
@@ -162,6 +162,8 @@ pub struct Settings {
     pub fail_slow: FailSlowSettings,
     /// What it shows to the other threads.
     pub board: Arc<Board>,
+    /// What another thread changes of these while it runs.
+    pub live: Arc<Live>,
 }
 
 /// What an operator wants of a node.
@@ -297,6 +299,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     modes: Modes,
     counters: Counters,
     refresh_board_at_ns: u64,
+    /// What it has taken over of [`Settings::live`].
+    live_generation: u64,
     jobs_out: usize,
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
     segment_retry_ns: u64,
@@ -357,6 +361,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             disk: DiskWatch::new(settings.fail_slow, settings.durability),
             counters: Counters::new(settings.board.clone()),
             refresh_board_at_ns: 0,
+            live_generation: 0,
             jobs_out: 0,
             segment_retry_ns: 0,
             membership: Membership::new(governed),
@@ -447,6 +452,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         // Asked first: it may log a last record, whose write is the event that the next turn waits for.
         let settled = self.recover_again && self.is_settled()?;
         self.write_log()?;
+        if self.io.now_ns() >= self.refresh_board_at_ns {
+            self.take_live();
+        }
         self.refresh_board();
         Ok(settled.then_some(Exit::Recover))
     }

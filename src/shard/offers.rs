@@ -68,6 +68,11 @@ impl Throttle {
         Throttle { bytes_per_s, free_ns: 0 }
     }
 
+    /// Another pace from now on; what went before counts by the old one.
+    pub(super) fn set_pace(&mut self, bytes_per_s: u64) {
+        self.bytes_per_s = bytes_per_s;
+    }
+
     /// Whether more may go.
     pub(super) fn allows(&self, now_ns: u64) -> bool {
         self.free_ns <= now_ns

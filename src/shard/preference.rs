@@ -30,7 +30,16 @@ pub(super) struct Preference {
 
 impl Preference {
     pub(super) fn new(order: Vec<NodeId>) -> Preference {
-        Preference { order, look_ns: 0, near: None }
+        let mut preference = Preference { order: Vec::with_capacity(NodeId::LIMIT as usize), look_ns: 0, near: None };
+        preference.set(order.into_iter());
+        preference
+    }
+
+    /// Others are to lead from now on. Of a list that has room for all nodes there are.
+    pub(super) fn set(&mut self, order: impl Iterator<Item = NodeId>) {
+        self.order.clear();
+        self.order.extend(order.take(NodeId::LIMIT as usize));
+        self.near = None;
     }
 
     fn rank(&self, node: NodeId) -> usize {

@@ -196,6 +196,11 @@ impl Pulling {
         Pulling { pull: None, throttle: Throttle::new(bytes_per_s), not_before_ns: 0, distrusted: None }
     }
 
+    /// It asks at another pace from now on.
+    pub(super) fn set_pace(&mut self, bytes_per_s: u64) {
+        self.throttle.set_pace(bytes_per_s);
+    }
+
     /// Bytes of what is on its way here; 0: nothing is.
     pub(super) fn wanted_bytes(&self) -> u64 {
         self.pull.as_ref().map_or(0, |pull| pull.whole.bytes)

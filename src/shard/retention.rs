@@ -92,6 +92,11 @@ impl Retention {
         }
     }
 
+    /// Something else is to be kept from now on.
+    pub(super) fn set(&mut self, settings: RetentionSettings) {
+        self.settings = settings;
+    }
+
     /// This node leads no longer: who asked asks again, and another.
     pub(super) fn clear(&mut self) {
         self.askers.clear();

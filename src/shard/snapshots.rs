@@ -66,6 +66,12 @@ impl Snapshots {
         snapshots
     }
 
+    /// They are made otherwise from now on.
+    pub(super) fn set(&mut self, settings: SnapshotSettings, tail: Sequence) {
+        self.settings = settings;
+        self.expect_after(tail);
+    }
+
     fn expect_after(&mut self, tail: Sequence) {
         let every = self.settings.every_entries;
         self.next_tail = Sequence((tail.0 / every + 1).saturating_mul(every));
