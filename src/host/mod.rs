@@ -238,6 +238,15 @@ mod tests {
         assert_eq!(conditions, failing);
     }
 
+    #[test]
+    fn who_does_without_io_uring_is_not_told_to_mend_it() {
+        let mut recorded = bare_metal();
+        let refusal = facts::Refusal::Refused { current: "off".into(), mend: "switch it on".into() };
+        recorded.answers.borrow_mut().io_uring = Err(refusal);
+        recorded.target.config.cpu.io = crate::config::KernelIo::Syscall;
+        assert_eq!(worst(&check(&recorded.host(), &recorded.target)), Severity::Ok);
+    }
+
     /// Where nothing can be read, nothing is claimed.
     #[test]
     fn an_empty_root_is_unknown_and_no_failure() {

@@ -264,6 +264,10 @@ pub(super) const CASES: &[Case] = &[
     case("io_uring", Recommended, "no DEFER", |host| {
         host.answers.borrow_mut().io_uring = Err(refused("no DEFER_TASKRUN"))
     }),
+    case("io_uring", Required, "insists on it", |host| {
+        host.answers.borrow_mut().io_uring = Err(refused("no DEFER_TASKRUN"));
+        host.target.config.cpu.io = crate::config::KernelIo::Uring;
+    }),
     case("direct_io", Recommended, "refuses", |host| {
         host.answers.borrow_mut().direct_io = Err(refused("refuses O_DIRECT"))
     }),

@@ -2,6 +2,7 @@
 
 use super::facts::{Host, Refusal};
 use super::{Condition, Finding, Severity, Target};
+use crate::config::KernelIo;
 use synod_ring::LOG_THREAD_PRIORITY;
 
 /// Clock sources that are read without a system call.
@@ -11,11 +12,19 @@ const CLOCK_ERROR_MAX_US: u64 = 100_000;
 /// What is in memory stays there where `vm.swappiness` is at most this.
 pub(super) const SWAPPINESS_MAX: u64 = 1;
 
-pub(super) fn io_uring(host: &Host, _target: &Target) -> Finding {
+pub(super) fn io_uring(host: &Host, target: &Target) -> Finding {
     let condition = Condition::new("io_uring", "set-up flags, features and operations of the reactor (Linux 6.1)");
     match host.calls.io_uring() {
         Ok(current) => condition.ok(current),
-        Err(Refusal::Refused { current, mend }) => condition.unmet(Severity::Recommended, current, mend),
+        Err(Refusal::Refused { current, mend }) => match target.config.cpu.io {
+            KernelIo::Uring => condition.unmet(
+                Severity::Required,
+                format!("{current}, and cpu.io = \"uring\" insists on it"),
+                format!("{mend}; or cpu.io = \"auto\", which does without"),
+            ),
+            KernelIo::Auto => condition.unmet(Severity::Recommended, current, mend),
+            KernelIo::Syscall => condition.ok(format!("{current}; cpu.io = \"syscall\" does without it")),
+        },
         Err(Refusal::Unknown(reason)) => condition.unknown(reason),
     }
 }
