@@ -4,7 +4,8 @@
 #   scripts/build-deb.sh [FILE]     the package's path; default: target/debian/, under the version's name
 #
 # Environment: SYNOD_DEB_VERSION (another version than Cargo.toml's, for a test of an upgrade), SYNOD_BIN (a binary that was built
-# already), CARGO_DEB (the cargo-deb program; default: the one on the PATH, else it is installed below target/).
+# already), CARGO_DEB (the cargo-deb program; default: the one on the PATH, else it is installed below SYNOD_TOOLS), SYNOD_TOOLS (default
+# /var/tmp/synod-tools).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,9 +16,10 @@ elif [ ! target/release/synod -ef "$SYNOD_BIN" ]; then
     install -D "$SYNOD_BIN" target/release/synod
 fi
 
-CARGO_DEB=${CARGO_DEB:-$(command -v cargo-deb || echo target/cargo-deb/bin/cargo-deb)}
+tools=${SYNOD_TOOLS:-/var/tmp/synod-tools}
+CARGO_DEB=${CARGO_DEB:-$(command -v cargo-deb || echo "$tools/bin/cargo-deb")}
 if [ ! -x "$CARGO_DEB" ]; then
-    cargo install cargo-deb --version 3.8.0 --locked --root target/cargo-deb
+    cargo install cargo-deb --version 3.8.0 --locked --root "$tools"
 fi
 
 out=target/deb
