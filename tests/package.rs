@@ -82,6 +82,14 @@ fn the_unit_starts_a_node_and_leaves_it_its_means() {
     // It comes as far as the directory, which was not formatted: the words are understood.
     let output = synod().args(words).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // A reload checks the file, and then has the node read it.
+    let reloads: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("ExecReload=")).collect();
+    let [check, signal] = reloads.as_slice() else { panic!("{reloads:?}") };
+    assert_eq!(*signal, "/bin/kill -HUP $MAINPID");
+    let check =
+        check.strip_prefix("/usr/bin/synod ").unwrap().replace("/etc/synod/synod.toml", config.to_str().unwrap());
+    let checked = synod().args(check.split(' ')).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
     assert_eq!((value("Type"), value("LimitMEMLOCK")), ("notify".into(), "infinity".into()));
     let priority: i32 = value("LimitRTPRIO").parse().unwrap();
     assert!(priority >= synod_ring::LOG_THREAD_PRIORITY, "the log-writer thread asks for more");

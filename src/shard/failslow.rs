@@ -257,6 +257,23 @@ mod tests {
     }
 
     #[test]
+    fn judging_begins_and_ends_while_it_runs() {
+        let off = FailSlowSettings { factor: 0, ..SETTINGS };
+        let mut disk = DiskWatch::new(off, Durability::Disk);
+        assert_eq!(disk.look_ns, u64::MAX);
+        disk.set(SETTINGS, Durability::Disk);
+        assert_eq!(disk.look_ns, 0);
+        disk.look_ns = 5;
+        disk.set(FailSlowSettings { hung_ns: MS, ..SETTINGS }, Durability::Disk);
+        assert_eq!((disk.look_ns, disk.see(0, true, 1)), (5, None), "it goes on as it was");
+        assert_eq!(disk.see(MS, true, 1), Some(true), "and hangs sooner");
+        disk.set(off, Durability::Disk);
+        assert_eq!(disk.look_ns, u64::MAX);
+        disk.set(SETTINGS, Durability::Memory);
+        assert_eq!(disk.look_ns, u64::MAX, "nobody waits for the disk");
+    }
+
+    #[test]
     fn a_fast_disk_is_fast_enough_and_one_that_has_not_answered_is_as_slow_as_that() {
         let mut disk = DiskWatch::new(SETTINGS, Durability::Disk);
         assert!((0..10).all(|_| disk.judge(pace(10, MS - 1, 1), 0).is_none()));

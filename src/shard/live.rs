@@ -77,6 +77,16 @@ impl Default for Live {
     }
 }
 
+/// What a shard takes over.
+#[derive(Debug, PartialEq, Eq)]
+struct Taken {
+    snapshots: SnapshotSettings,
+    retention: RetentionSettings,
+    catch_up: CatchUpSettings,
+    fail_slow: FailSlowSettings,
+    clients: ClientSettings,
+}
+
 impl Live {
     /// Hands over. Of one thread alone; a shard that looks meanwhile looks again, for the generation has changed once more.
     pub fn set(&self, settings: &LiveSettings) {
@@ -105,6 +115,20 @@ impl Live {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// What was handed over last, but for who is to lead; `clients` has the numbers of places, which stay.
+    fn get(&self, clients: ClientSettings) -> Taken {
+        let numbers: [u64; NUMBERS] = std::array::from_fn(|at| self.numbers[at].load(Ordering::Relaxed));
+        let [every_entries, snapshot_pace, every_bytes, max_bytes, max_age_ns, pace, ..] = numbers;
+        let [.., factor, min_ns, hung_ns, silence_ns, starved_ns, max_read_wait_ns] = numbers;
+        Taken {
+            snapshots: SnapshotSettings { every_entries, max_bytes_per_s: snapshot_pace, every_bytes },
+            retention: RetentionSettings { max_bytes, max_age_ns },
+            catch_up: CatchUpSettings { max_bytes_per_s: pace },
+            fail_slow: FailSlowSettings { factor, min_ns, hung_ns },
+            clients: ClientSettings { silence_ns, starved_ns, max_read_wait_ns, ..clients },
+        }
+    }
+
     /// The members that are to lead.
     fn leaders(&self) -> impl Iterator<Item = NodeId> {
         let nodes = self.leader_priority.iter().map(|cell| cell.load(Ordering::Relaxed));
@@ -121,19 +145,54 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return;
         }
         self.live_generation = generation;
-        let numbers: [u64; NUMBERS] = std::array::from_fn(|at| live.numbers[at].load(Ordering::Relaxed));
-        let [every_entries, snapshot_pace, every_bytes, max_bytes, max_age_ns, pace, ..] = numbers;
-        let [.., factor, min_ns, hung_ns, silence_ns, starved_ns, max_read_wait_ns] = numbers;
-        let snapshots = SnapshotSettings { every_entries, max_bytes_per_s: snapshot_pace, every_bytes };
-        self.snapshots.set(snapshots, self.machine.tail());
-        self.retention.set(RetentionSettings { max_bytes, max_age_ns });
-        self.offers.throttle.set_pace(pace);
-        self.pulling.set_pace(pace);
-        self.disk.set(FailSlowSettings { factor, min_ns, hung_ns }, self.settings.durability);
+        let taken = live.get(self.settings.clients);
+        self.snapshots.set(taken.snapshots, self.machine.tail());
+        self.retention.set(taken.retention);
+        self.offers.throttle.set_pace(taken.catch_up.max_bytes_per_s);
+        self.pulling.set_pace(taken.catch_up.max_bytes_per_s);
+        self.disk.set(taken.fail_slow, self.settings.durability);
         self.preference.set(live.leaders());
-        let clients = &mut self.settings.clients;
-        (clients.silence_ns, clients.starved_ns, clients.max_read_wait_ns) = (silence_ns, starved_ns, max_read_wait_ns);
+        self.settings.clients = taken.clients;
         // Their times are counted anew.
         self.streams.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_handed_over_arrives_and_places_stay() {
+        let clients = ClientSettings {
+            max_subscribers: 7,
+            silence_ns: 10,
+            starved_ns: 11,
+            max_waiting_reads: 9,
+            max_read_wait_ns: 12,
+        };
+        let settings = LiveSettings {
+            snapshots: SnapshotSettings { every_entries: 1, max_bytes_per_s: 2, every_bytes: 3 },
+            retention: RetentionSettings { max_bytes: 4, max_age_ns: 5 },
+            catch_up: CatchUpSettings { max_bytes_per_s: 6 },
+            fail_slow: FailSlowSettings { factor: 7, min_ns: 8, hung_ns: 9 },
+            clients,
+            leader_priority: vec![NodeId(63), NodeId(0)],
+        };
+        let live = Live::default();
+        assert_eq!((live.generation.load(Ordering::Acquire), live.leaders().count()), (0, 0));
+        live.set(&settings);
+        let LiveSettings { snapshots, retention, catch_up, fail_slow, .. } = settings.clone();
+        let places = ClientSettings { max_subscribers: 70, max_waiting_reads: 90, ..ClientSettings::default() };
+        let arrived = ClientSettings { max_subscribers: 70, max_waiting_reads: 90, ..clients };
+        assert_eq!(live.get(places), Taken { snapshots, retention, catch_up, fail_slow, clients: arrived });
+        assert_eq!(live.leaders().collect::<Vec<_>>(), settings.leader_priority);
+        assert_eq!(live.generation.load(Ordering::Acquire), 1);
+        // All nodes that there can be, and then none.
+        let all = LiveSettings { leader_priority: (0..NodeId::LIMIT).map(NodeId).collect(), ..settings.clone() };
+        live.set(&all);
+        assert_eq!(live.leaders().collect::<Vec<_>>(), all.leader_priority);
+        live.set(&LiveSettings { leader_priority: Vec::new(), ..settings });
+        assert_eq!(live.leaders().count(), 0);
     }
 }

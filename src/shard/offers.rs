@@ -294,6 +294,8 @@ mod tests {
         assert_eq!(throttle.spend(start_ns, 5_000), start_ns + 5_000_000);
         assert!(!throttle.allows(start_ns + 4_999_999) && throttle.allows(start_ns + 5_000_000));
         assert_eq!(throttle.spend(start_ns + 5_000_000, 1_000), start_ns + 6_000_000);
+        throttle.set_pace(2_000_000);
+        assert_eq!(throttle.spend(start_ns + 6_000_000, 1_000), start_ns + 6_500_000, "twice as fast from now on");
     }
 
     #[test]

@@ -197,5 +197,11 @@ mod tests {
         assert_eq!(snapshots.next_ns(), u64::MAX);
         snapshots.applied(Slot(9), Sequence(64), 1_999);
         assert_eq!(snapshots.wants(5), Some(Slot(9)), "the log's front waits for one");
+        (snapshots.job_out, snapshots.making) = (false, None);
+        snapshots.set(SnapshotSettings { every_entries: 1_000, ..settings }, Sequence(64));
+        snapshots.applied(Slot(10), Sequence(999), 1_999);
+        assert_eq!(snapshots.next_ns(), u64::MAX, "they come seldomer now");
+        snapshots.applied(Slot(11), Sequence(1_000), 1_999);
+        assert_eq!(snapshots.wants(5), Some(Slot(11)));
     }
 }
