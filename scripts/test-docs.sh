@@ -92,13 +92,11 @@ else
     checked=$work/debian/var/tmp/check.json
 fi
 
-python3 - "$checked" <<'CHECK'
-import json, sys
-findings = json.load(open(sys.argv[1]))
-findings = findings["findings"] if isinstance(findings, dict) else findings
-unmet = [f for f in findings if f["severity"] != "ok" and not f["current"].startswith("unknown: ")]
-silent = [f["condition"] for f in unmet if not f["mend"]]
-assert len(findings) > 20 and not silent, f"no mend: {silent}"
-print(f"check: {len(findings)} conditions, {len(unmet)} not met, each names its mend")
-CHECK
+# One finding a line. What could not be found out has its reason, and nothing to mend.
+unmet=$(sed 's/},{/}\n{/g' "$checked" | grep -v -e '"severity":"ok"' -e '"current":"unknown: ' || true)
+[ "$(sed 's/},{/}\n{/g' "$checked" | wc -l)" -ge 20 ] || { echo "$0: check said little: $(cat "$checked")" >&2; exit 1; }
+if grep '"mend":""' <<<"$unmet"; then
+    echo "$0: these name no mend" >&2
+    exit 1
+fi
 echo "the commands of ${pages[*]} run as they are written"
