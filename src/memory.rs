@@ -150,7 +150,7 @@ fn tables(config: &Config, pools: &mut Pools) {
     pools.add("recent evidence", 1, RECENT_CHOSEN_BYTES, "fixed");
     pools.add("commit stages, slots", 2 * window, TIMELINE_BYTES, "2 x consensus.window_slots");
     pools.add("reads that wait for a round", FRESH_READS, FRESH_READ_BYTES, "fixed");
-    pools.add("commit stages, histograms", 1, HISTOGRAM_BYTES, "fixed");
+    pools.add("histograms of times and sizes", 1, HISTOGRAM_BYTES, "fixed");
     let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
     let from = "2 (snapshots are made of a second state) x 1024 sessions x 1024 answers, allocated as they are used";
     pools.add("sessions", 2 * MAX_SESSIONS, session, from);

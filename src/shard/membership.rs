@@ -4,6 +4,7 @@
 use super::clients::put;
 use super::governed::Governed;
 use super::jobs::{Done, Job};
+use super::meters::Tally;
 use super::{Fatal, Shard};
 use std::net::SocketAddrV4;
 use synod_paxos::{Change, ChangeError, Input, Role};
@@ -91,6 +92,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Some(_) => Err(ChangeError::Pending),
             None => self.core.plan_change(of, change),
         };
+        self.count_change(planned.as_ref().err());
         tracing::info!(
             group = self.settings.group.0,
             ?change,
@@ -117,6 +119,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let begun = self.core.is_changing();
         if self.core.role() != Role::Leader || !begun && self.core.hands_over_to().is_some() {
             // Whoever leads next is asked again.
+            self.meters().count(Tally::ChangesAbandoned);
             self.membership.wanted = None;
         } else if !begun {
             self.step(Input::BeginChange, None)?;

@@ -21,7 +21,7 @@
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `failslow.rs` | a disk that is slow, or hangs |
-//! | `board.rs` | counters, gauges and histograms, for the other threads |
+//! | `board.rs`, `meters.rs` | counters, gauges and histograms, for the other threads |
 //! | `status.rs` | counters and the status reply |
 //! | `revisions.rs` | which revision of the format the members speak |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -47,6 +47,7 @@ mod histogram;
 pub mod install;
 pub mod jobs;
 mod membership;
+mod meters;
 pub mod mode;
 mod offers;
 mod outbox;
@@ -71,6 +72,7 @@ pub use board::{Board, Gauge};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
+pub use meters::{Meter, Meters, SLOW_SYNC_NS, STALL_NS, Tally};
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
 pub use pull::GROUP_BYTES as TRANSFER_GROUP_BYTES;
@@ -103,6 +105,7 @@ use failslow::DiskWatch;
 use front::Front;
 use jobs::{Done, Job};
 use membership::Membership;
+use meters::{Beats, Known};
 use mode::{Facts, Modes};
 use preference::Preference;
 use retention::Retention;
@@ -304,6 +307,8 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     recent_chosen: RecentChosen,
     preference: Preference,
     disk: DiskWatch,
+    beats: Beats,
+    known: Known,
     offers: Offers,
     pulling: Pulling,
     snapshots: Snapshots,
@@ -351,6 +356,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
             disk: DiskWatch::new(settings.fail_slow, settings.durability),
             counters: Counters::new(settings.board.clone()),
+            beats: Beats::new(),
+            known: Known::default(),
             refresh_board_at_ns: 0,
             jobs_out: 0,
             segment_retry_ns: 0,
@@ -407,6 +414,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.io.poll(deadline_ns, self.waits_for_disk(), &mut events)?;
         self.outbox.reset();
         self.counters.add(Counter::Turns, 1);
+        let happened = !events.is_empty();
         let moves = events.iter().any(|event| matches!(event, Event::Written { .. }));
         if !moves {
             self.watch_disk();
@@ -443,6 +451,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let settled = self.recover_again && self.is_settled()?;
         self.write_log()?;
         self.refresh_board();
+        if happened || due {
+            self.measure_turn();
+        }
         Ok(settled.then_some(Exit::Recover))
     }
 
@@ -484,7 +495,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Event::Datagram { buf, from: Some(from) } => self.client_queue.push((buf, from)),
             Event::Written { result: Err(_), .. } if mutant("failed_disk_goes_on") => {}
             Event::Written { token, result } => {
-                if let Some(durable) = self.log.written(&mut self.io, token, result)? {
+                let durable = self.log.written(&mut self.io, token, result)?;
+                self.measure_write();
+                if let Some(durable) = durable {
                     self.on_durable(durable)?;
                 }
             }
@@ -551,6 +564,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.counters.add(Counter::CatchUpLearnt, 1);
             }
             let Header { from, epoch, lsn, .. } = header;
+            self.measure_answer(from, &message);
             self.step(Input::Message { from, epoch, lsn, message }, Some(&value))?;
         }
     }

@@ -95,6 +95,11 @@ impl Outbox {
         self.used = 0;
     }
 
+    /// Bytes of it that this turn has filled.
+    pub(crate) fn built_bytes(&self) -> usize {
+        self.used
+    }
+
     /// Room for a datagram of the largest size; `None` (counted) if this turn has filled the outbox.
     pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
         if self.used + self.max_datagram_bytes > self.arena.len() {

@@ -1,6 +1,7 @@
 //! Carrying out what the core says: log records, messages, deliveries.
 
 use super::jobs::{Done, Job};
+use super::meters::Meter;
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
 use crate::machine::apply_run;
 use synod_paxos::{Input, Message, Output, Record, Role, Source};
@@ -43,6 +44,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     (Role::Preparing, _) => self.counters.add(Counter::ElectionsWon, 1),
                     _ => {}
                 }
+                self.count_role(role, reason);
                 let (group, ballot, slot) = (self.settings.group.0, self.core.promised(), self.core.prefix().0);
                 tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
             }
@@ -130,7 +132,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 place.expect("room for a step was there before it")
             }
             Source::Proposal => {
-                let (bytes, receipts) = self.admission.take_batch();
+                let (bytes, entries, receipts) = self.admission.take_batch();
+                self.meters().record(Meter::BatchEntries, entries);
+                self.meters().record(Meter::BatchBytes, bytes as u64);
                 let place = self.log.close_batch(header, bytes);
                 let (received_ns, now_ns) = (self.io.now_ns(), self.io.stage_ns());
                 self.stages.sequenced(header.slot, header.lsn, received_ns, now_ns, receipts);

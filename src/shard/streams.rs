@@ -154,6 +154,12 @@ impl Streams {
         self.all.len()
     }
 
+    /// Datagrams that may be sent before there is more credit: to all together, and to the one with the least.
+    pub(super) fn credit(&self) -> (u64, u64) {
+        let left = || self.all.iter().map(|one| one.credit.saturating_sub(one.sent));
+        (left().sum(), left().min().unwrap_or(0))
+    }
+
     /// What shows that a subscriber hears at its address.
     fn cookie(&self, to: SocketAddrV4, stream: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
