@@ -2,6 +2,8 @@
 //! says why; and an address that takes no orders and is held up by nobody.
 
 mod common;
+#[path = "metrics/moves.rs"]
+mod moves;
 
 use common::cluster::{Cluster, GROUP, SOON};
 use common::http::{admin, ask, listen};

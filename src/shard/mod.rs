@@ -473,8 +473,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             applied: self.slots.applied(),
             quorum_heard_ns: core.quorum_heard_ns(),
         };
-        let group = self.settings.group.0;
+        let (group, refresh_at_ns) = (self.settings.group.0, &mut self.refresh_board_at_ns);
         self.modes.update(&facts, &mut |change| {
+            // Shown at this turn's end: who has halted may take no other.
+            *refresh_at_ns = 0;
             let (from, to, reason) = (change.from.name(), change.to.name(), change.reason.name());
             tracing::info!(group, from, to, reason, ballot = %facts.ballot, applied = facts.applied.0, "mode changed");
         });
@@ -719,6 +721,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// The core, for inspection.
     pub fn core(&self) -> &Replica {
         &self.core
+    }
+
+    /// What it shows, for inspection.
+    pub fn board(&self) -> &Board {
+        &self.settings.board
     }
 
     /// A counter, for inspection.

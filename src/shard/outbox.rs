@@ -221,6 +221,19 @@ mod tests {
         assert_eq!(train(&queue(&[(1, 100), (2, 100)])), 1, "other members");
     }
 
+    #[test]
+    fn a_full_outbox_is_counted() {
+        let arena = Arena::new(4_096).expect("memory");
+        let mut outbox = Outbox::new(arena, 1_500, &[NodeId(0)]);
+        let to = [NodeId(0)].into_iter().collect();
+        for _ in 0..2 {
+            assert!(outbox.room().is_some());
+            outbox.push(to, 1_500);
+        }
+        assert!(outbox.room().is_none());
+        assert_eq!((outbox.full, outbox.built_bytes()), (1, 2 * aligned(1_500)));
+    }
+
     /// Counts what it is asked to send to clients.
     #[derive(Default)]
     struct Sent(Vec<(SocketAddrV4, Vec<Vec<u8>>)>);
