@@ -5,6 +5,7 @@
 //! ones do; nothing is decided by what is read here.
 
 use super::Shard;
+use super::events::EventRing;
 use super::histogram::Histogram;
 use super::jobs::{Done, Job};
 use super::meters::Meters;
@@ -129,6 +130,7 @@ pub struct Board {
     delivered: [AtomicU64; MEMBERS],
     stages: [Histogram; Stage::ALL.len()],
     meters: Meters,
+    events: EventRing,
 }
 
 impl Default for Board {
@@ -141,6 +143,7 @@ impl Default for Board {
             delivered: std::array::from_fn(|_| zeros()),
             stages: std::array::from_fn(|_| Histogram::new()),
             meters: Meters::default(),
+            events: EventRing::default(),
         }
     }
 }
@@ -183,6 +186,11 @@ impl Board {
     /// What it measures beside.
     pub fn meters(&self) -> &Meters {
         &self.meters
+    }
+
+    /// What happened.
+    pub fn events(&self) -> &EventRing {
+        &self.events
     }
 
     /// What a status reply adds for those who draw it.
@@ -259,6 +267,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let leader_since_ns = self.note_leader(now_ns);
         let (credit, least_credit) = self.streams.credit();
         self.write_members();
+        self.note_often();
         let (core, board) = (&self.core, &self.settings.board);
         let unknown = core.unknown_slots().map_or(u64::MAX, |count| count as u64);
         let others: NodeSet = core.configuration().nodes().iter().filter(|node| *node != self.settings.me).collect();

@@ -254,7 +254,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A log write may have ended: what it took, and what it wrote.
     pub(super) fn measure_write(&mut self) {
         let Some(write) = self.log.take_ended() else { return };
-        let meters = self.meters();
+        let meters = self.settings.board.meters();
         meters.record(Meter::LogSync, write.took_ns);
         if write.records > 0 {
             meters.record(Meter::GroupRecords, write.records);
@@ -262,19 +262,21 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         if write.took_ns >= SLOW_SYNC_NS {
             meters.count(Tally::SlowSyncs);
+            self.noted.slow_syncs.happens([write.took_ns, write.bytes, write.records]);
         }
     }
 
     /// At the end of a turn in which something happened.
     pub(super) fn measure_turn(&mut self) {
         let took_ns = self.io.stage_ns().saturating_sub(self.io.now_ns());
-        let (built, meters) = (self.outbox.built_bytes(), self.meters());
+        let (built, meters) = (self.outbox.built_bytes(), self.settings.board.meters());
         meters.record(Meter::Turn, took_ns);
         if built > 0 {
             meters.record(Meter::OutboxBytes, built as u64);
         }
         if took_ns >= STALL_NS {
             meters.count(Tally::Stalls);
+            self.noted.stalls.happens([took_ns, 0, 0]);
         }
     }
 

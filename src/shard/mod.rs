@@ -22,6 +22,7 @@
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `failslow.rs` | a disk that is slow, or hangs |
 //! | `board.rs`, `meters.rs` | counters, gauges and histograms, for the other threads |
+//! | `events.rs` | what is worth a line in the log, for the thread that writes it |
 //! | `status.rs` | counters and the status reply |
 //! | `revisions.rs` | which revision of the format the members speak |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -39,6 +40,7 @@ mod clients;
 mod codec;
 mod drain;
 mod durability;
+mod events;
 mod evidence;
 mod failslow;
 pub mod front;
@@ -69,6 +71,8 @@ mod streams;
 mod transfers;
 
 pub use board::{Board, Gauge};
+pub(crate) use events::WORDS as EVENT_WORDS;
+pub use events::{EventKind, EventRing, FIGURES, RING_RECORDS, ROLE_REASONS, Record};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
@@ -100,6 +104,7 @@ use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
 use durability::Word;
+use events::Noted;
 use evidence::RecentChosen;
 use failslow::DiskWatch;
 use front::Front;
@@ -308,6 +313,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     preference: Preference,
     disk: DiskWatch,
     beats: Beats,
+    noted: Noted,
     known: Known,
     offers: Offers,
     pulling: Pulling,
@@ -357,6 +363,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             disk: DiskWatch::new(settings.fail_slow, settings.durability),
             counters: Counters::new(settings.board.clone()),
             beats: Beats::new(),
+            noted: Noted::default(),
             known: Known::default(),
             refresh_board_at_ns: 0,
             jobs_out: 0,
@@ -389,6 +396,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let configuration = *shard.core.configuration();
         shard.learn_addresses(&configuration)?;
+        shard.note_life(EventKind::Started);
         if shard.settings.order == Order::Floor {
             shard.core.halt_by_order();
             shard.carry_out_all(None)?;
@@ -403,7 +411,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 return Ok(exit);
             }
         }
-        self.close()
+        let exit = self.close();
+        self.note_life(EventKind::Stopped);
+        exit
     }
 
     /// One turn of the core.
@@ -473,13 +483,16 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             applied: self.slots.applied(),
             quorum_heard_ns: core.quorum_heard_ns(),
         };
-        let (group, refresh_at_ns) = (self.settings.group.0, &mut self.refresh_board_at_ns);
-        self.modes.update(&facts, &mut |change| {
+        let before = self.modes.changes();
+        self.modes.update(&facts, &mut |_| {});
+        if self.modes.changes() != before {
             // Shown at this turn's end: who has halted may take no other.
-            *refresh_at_ns = 0;
-            let (from, to, reason) = (change.from.name(), change.to.name(), change.reason.name());
-            tracing::info!(group, from, to, reason, ballot = %facts.ballot, applied = facts.applied.0, "mode changed");
-        });
+            self.refresh_board_at_ns = 0;
+        }
+        for change in self.modes.changes_after(before) {
+            let (from, to, reason) = (change.from as u8, change.to as u8, change.reason as u8);
+            self.note(EventKind::Mode, (from, to, reason), [facts.ballot.pack(), facts.applied.0, 0, 0]);
+        }
     }
 
     fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {
@@ -504,7 +517,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 }
             }
             Event::Done(done) => self.on_done(done)?,
-            Event::Overrun(_) => self.counters.add(Counter::ReceiveOverruns, 1),
+            Event::Overrun(_) => {
+                self.counters.add(Counter::ReceiveOverruns, 1);
+                self.noted.overruns.happens([0; 3]);
+            }
             Event::SendFailed(_) => self.counters.add(Counter::SendErrors, 1),
             Event::Woken => {}
         }

@@ -8,6 +8,7 @@
 //! Who has not shown that it hears at its address holds no place in the table: see [`synod_wire::stream`]. The cookie is a hash
 //! of the address and the stream with a secret of the process, so that nothing is kept to know it again.
 
+use super::events::EventKind;
 use super::jobs::{Done, Job, MAX_JOB_BLOCKS};
 use super::reply::{Label, ReadRequest};
 use super::{Fatal, Shard, clients::put};
@@ -555,6 +556,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             | StreamEnd::Halted => {}
         }
         self.streams.all.swap_remove(at);
+        if !matches!(reason, StreamEnd::Closed | StreamEnd::Shutdown) {
+            let (ip, port) = (u32::from(*ticket.to.ip()).into(), ticket.to.port().into());
+            self.note(EventKind::SubscriberDropped, (0, 0, reason as u8), [ip, port, next.0, 0]);
+        }
         if self.streams.ended.len() == MAX_SUBSCRIBERS {
             self.streams.ended.pop_front();
         }

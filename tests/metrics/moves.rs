@@ -48,6 +48,8 @@ fn series(sample: &str) -> String {
 #[derive(Default)]
 struct Seen {
     first: BTreeMap<(NodeId, String), f64>,
+    /// Which of several names was 1 last.
+    states: BTreeMap<(NodeId, String), String>,
     moved: BTreeSet<String>,
     all: BTreeSet<String>,
 }
@@ -58,9 +60,12 @@ impl Seen {
         for node in nodes {
             for (sample, value) in scrape(cluster, *node) {
                 let series = series(&sample);
+                let name = sample.split('{').next().unwrap_or_default().to_owned();
+                let is = STATES.contains(&name.as_str()) && value == 1.0;
+                let other = is && self.states.insert((*node, name), sample.clone()).is_some_and(|last| last != sample);
                 let before = *self.first.entry((*node, sample)).or_insert(value);
                 // A counter began at zero, with its process.
-                if before != value || series.contains("_total") && value > 0.0 {
+                if other || before != value || series.contains("_total") && value > 0.0 {
                     self.moved.insert(series.clone());
                 }
                 self.all.insert(series);
@@ -122,6 +127,12 @@ fn load(cluster: &Cluster, leader: NodeId, seen: &mut Seen) {
     let read = synod(cluster, &["read"], &["--from", "1", "--count", "2000"]);
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     load.finish();
+    // Once there is nothing left to send, what it allows stays.
+    await_until(SOON, "a subscriber that has all has credit", || {
+        while stream.next_entry(Duration::from_millis(20)).expect("the stream goes on").is_some() {}
+        (scrape(cluster, leader)["synod_subscriber_credit_least_datagrams{group=\"0\"}"] > 0.0).then_some(())
+    });
+    seen.look(cluster, &[leader]);
     stream.close().expect("it says that it leaves");
     let count = |series: &str| scrape(cluster, leader).get(series).copied().unwrap_or_default();
     await_until(SOON, "a snapshot", || {
