@@ -158,8 +158,8 @@ impl Groups {
         for (group, board) in self.groups() {
             let histogram = board.meters().histogram(meter);
             let values = histogram.quantiles(histogram.count(), QUANTILES.map(|(thousandths, _)| thousandths));
-            for ((_, quantile), value) in QUANTILES.into_iter().zip(values) {
-                let labels = labels(&group, Some(("quantile", quantile)));
+            for ((_, percentile), value) in QUANTILES.into_iter().zip(values) {
+                let labels = labels(&group, Some(("percentile", percentile)));
                 family.encode_family(&labels)?.encode_gauge(&(value as f64 / unit))?;
             }
         }

@@ -43,7 +43,7 @@ const LATENCY_BOUNDS_NS: &[u64] = &[
     10_000_000_000,
 ];
 /// Quantiles that are told beside the buckets, in thousandths.
-pub(super) const QUANTILES: [(u64, &str); 3] = [(500, "0.5"), (990, "0.99"), (999, "0.999")];
+pub(super) const QUANTILES: [(u64, &str); 3] = [(500, "50"), (990, "99"), (999, "99.9")];
 
 /// The metrics of a node.
 #[derive(Debug)]
@@ -374,8 +374,8 @@ impl Groups {
             for stage in Stage::ALL {
                 let histogram = board.stage(stage);
                 let values = histogram.quantiles(histogram.count(), QUANTILES.map(|(thousandths, _)| thousandths));
-                for ((_, quantile), value_ns) in QUANTILES.into_iter().zip(values) {
-                    let labels = [("group", &*group), ("stage", stage.name()), ("quantile", quantile)];
+                for ((_, percentile), value_ns) in QUANTILES.into_iter().zip(values) {
+                    let labels = [("group", &*group), ("stage", stage.name()), ("percentile", percentile)];
                     family.encode_family(&labels)?.encode_gauge(&(value_ns as f64 / 1e9))?;
                 }
             }

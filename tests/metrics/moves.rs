@@ -22,7 +22,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 /// The table.
 const TABLE: &str = include_str!("../metrics.txt");
 /// Labels that tell samples of one series apart, not series.
-const WITHIN: [&str; 5] = ["group", "le", "quantile", "member", "what"];
+const WITHIN: [&str; 5] = ["group", "le", "percentile", "member", "what"];
 /// Series of which one of several names is 1: a series for all of them.
 const STATES: [&str; 3] = ["synod_mode", "synod_role", "synod_mode_reason"];
 
