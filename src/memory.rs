@@ -5,13 +5,14 @@
 
 use crate::cli::output::Table;
 use crate::config::{Config, KernelIo, Machine};
+use crate::events;
 use crate::machine::kv;
 use crate::node;
 use crate::sequencer::{Answer, MAX_SESSIONS, SESSION_CREDIT};
 use crate::shard::jobs::{MAX_JOB_SLOTS, MAX_JOBS};
 use crate::shard::{
-    FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, JOB_DATAGRAMS, MAX_KEPT_PAYLOADS, OUTBOX_BYTES,
-    RECENT_CHOSEN_BYTES, RECENT_SLOTS, SUBSCRIBER_BYTES, TIMELINE_BYTES, TRANSFER_GROUP_BYTES,
+    EVENT_WORDS, FRESH_READ_BYTES, FRESH_READS, HISTOGRAM_BYTES, JOB_DATAGRAMS, MAX_KEPT_PAYLOADS, OUTBOX_BYTES,
+    RECENT_CHOSEN_BYTES, RECENT_SLOTS, RING_RECORDS, SUBSCRIBER_BYTES, TIMELINE_BYTES, TRANSFER_GROUP_BYTES,
 };
 use serde::Serialize;
 use synod_ring::Socket;
@@ -150,7 +151,9 @@ fn tables(config: &Config, pools: &mut Pools) {
     pools.add("recent evidence", 1, RECENT_CHOSEN_BYTES, "fixed");
     pools.add("commit stages, slots", 2 * window, TIMELINE_BYTES, "2 x consensus.window_slots");
     pools.add("reads that wait for a round", FRESH_READS, FRESH_READ_BYTES, "fixed");
-    pools.add("commit stages, histograms", 1, HISTOGRAM_BYTES, "fixed");
+    pools.add("histograms of times and sizes", 1, HISTOGRAM_BYTES, "fixed");
+    pools.add("events", RING_RECORDS, 8 * EVENT_WORDS, "fixed");
+    pools.add("events, the file's map", 1, events::FILE_BYTES, "fixed");
     let session = SESSION_BYTES + SESSION_CREDIT * size_of::<Answer>();
     let from = "2 (snapshots are made of a second state) x 1024 sessions x 1024 answers, allocated as they are used";
     pools.add("sessions", 2 * MAX_SESSIONS, session, from);

@@ -3,6 +3,7 @@
 
 use crate::admin::{About, Admin};
 use crate::config::{Config, InFlight, Writer, WriterCore};
+use crate::events::Events;
 use crate::interrupt;
 use crate::machine::{self, MakeMachine};
 use crate::service::{NEWS_MAX, News, Service};
@@ -179,6 +180,8 @@ pub struct Node {
     boards: Vec<Arc<Board>>,
     /// By group.
     lives: Vec<Arc<Live>>,
+    /// Ends behind the pipelines: their last records are kept.
+    events: Option<Events>,
 }
 
 /// What pipelines call.
@@ -226,13 +229,22 @@ impl Node {
         let kernel = uname();
         tracing::info!(%node, kernel = %kernel.release().to_string_lossy(), io = io.name(), features = ?choice.features, "starting");
         // From here on what was started is stopped if the rest cannot be.
-        let mut started =
-            Node { shared: Arc::default(), threads: Vec::new(), admin: None, boards: Vec::new(), lives: Vec::new() };
+        let mut started = Node {
+            shared: Arc::default(),
+            threads: Vec::new(),
+            admin: None,
+            boards: Vec::new(),
+            lives: Vec::new(),
+            events: None,
+        };
         let groups: Vec<(GroupId, Arc<Board>)> = group_ids(config).map(|group| (group, Arc::default())).collect();
         let listen = config.node(node).and_then(|node| node.admin_listen);
         let about =
             About { cluster: config.cluster_id(), node, config: Arc::new(config.clone()), groups: groups.clone() };
         started.admin = listen.map(|listen| Admin::start(listen, about)).transpose()?;
+        let followed = groups.iter().map(|(group, board)| (*group, board.clone(), config.log_dir(node, *group)));
+        let events = Events::start(node, followed.collect()).context("cannot start a thread")?;
+        started.events = Some(events);
         for (group, board) in groups {
             let shared = started.shared.clone();
             started.boards.push(board.clone());

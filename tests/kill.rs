@@ -55,7 +55,7 @@ fn leader_changes(cluster: &Cluster) -> usize {
     let mut ballots: BTreeSet<(u64, u8)> = BTreeSet::new();
     for node in cluster.members() {
         let log = cluster.log(node);
-        for line in log.lines().filter(|line| line.contains("role changed") && line.contains("role=Leader")) {
+        for line in log.lines().filter(|line| line.contains("role changed") && line.contains("role=leader")) {
             let ballot = line.split("ballot=").nth(1).and_then(|rest| rest.split(' ').next()).and_then(ballot);
             let (round, of) = ballot.unwrap_or_else(|| panic!("node {node} leads in no ballot: {line}"));
             assert_eq!(of, node.0, "a node leads in another's ballot: {line}");

@@ -29,6 +29,16 @@ impl Replica {
         self.prefixes.get(&member).copied()
     }
 
+    /// On a leader: the number of the last heartbeat that left in its ballot.
+    pub fn last_heartbeat(&self) -> u64 {
+        self.last_probe()
+    }
+
+    /// On a leader: when a heartbeat of its ballot left, if it is one of the last.
+    pub fn heartbeat_left_ns(&self, number: u64) -> Option<u64> {
+        self.leases.left_at(number)
+    }
+
     /// The chosen watermark that the leader of the promised ballot has told.
     pub fn leader_watermark(&self) -> Option<Slot> {
         self.watermark.filter(|(ballot, _)| *ballot == self.promised).map(|(_, chosen)| chosen)

@@ -85,6 +85,8 @@ pub(crate) struct Spec {
     pub(crate) map: bool,
     /// Their logs can be slowed ([`Cluster::slow_log`]).
     pub(crate) slow_logs: bool,
+    /// They answer HTTP, on the TCP ports with the numbers of their clients' UDP ports ([`Cluster::admin_addresses`]).
+    pub(crate) admin: bool,
     /// Settings other than the product's defaults: section, key, value.
     pub(crate) settings: Vec<(&'static str, &'static str, u64)>,
 }
@@ -99,6 +101,7 @@ impl Spec {
             durability: Durability::Disk,
             map: false,
             slow_logs: false,
+            admin: false,
             settings: Vec::new(),
         }
     }
@@ -202,6 +205,11 @@ impl Cluster {
             SocketAddrV4::new(*address.ip(), address.port() - u16::from(self.group.0) + u16::from(group))
         };
         self.members.iter().map(|(node, address)| (*node, shifted(*address))).collect()
+    }
+
+    /// Where the nodes answer HTTP, if [`Spec::admin`] has them do so.
+    pub(crate) fn admin_addresses(&self) -> Vec<SocketAddrV4> {
+        self.members_of(0).into_iter().map(|(_, address)| address).collect()
     }
 
     /// The UDP ports of a node that this program started.
@@ -457,9 +465,12 @@ fn config_text(dir: &Path, peers: &[u16], clients: &[u16], spec: &Spec) -> Strin
     let mut text: String = sections.iter().map(|(name, keys)| format!("[{name}]\n{keys}\n")).collect();
     for (node, (peer, client)) in (0..).map(NodeId).zip(peers.iter().zip(clients)) {
         text.push_str(&format!(
-            "[[node]]\nid = {node}\npeer_listen = \"127.0.0.1:{peer}\"\nclient_listen = \"127.0.0.1:{client}\"\ndir = {:?}\n\n",
+            "[[node]]\nid = {node}\npeer_listen = \"127.0.0.1:{peer}\"\nclient_listen = \"127.0.0.1:{client}\"\ndir = {:?}\n",
             node_directory(dir, node)
         ));
+        let admin = if spec.admin { format!("admin_listen = \"127.0.0.1:{client}\"\n") } else { String::new() };
+        text.push_str(&admin);
+        text.push('\n');
     }
     if spec.groups > 1 || spec.map {
         let group = if spec.map { "[[group]]\nmachine = \"kv\"\n" } else { "[[group]]\n" };

@@ -13,6 +13,8 @@ use crate::transfer;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::io::{Read, Write};
+use std::net::{SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 use synod_client::{Counter, ReadOptions, Reader, Subscription};
 use synod_wire::Sequence;
@@ -43,7 +45,7 @@ pub(crate) struct DisturbArgs {
         value_enum,
         value_name = "WHAT,…",
         value_delimiter = ',',
-        default_value = "slow-follower,dead-follower,slow-reader,subscriber,segments,snapshots,trim,catch-up,transfer,slow-disk,loss"
+        default_value = "slow-follower,dead-follower,slow-reader,subscriber,scrape,segments,snapshots,trim,catch-up,transfer,slow-disk,loss"
     )]
     what: Vec<What>,
     /// Entries a second, at fixed times; left out: as many as go with `--outstanding` in flight.
@@ -84,6 +86,8 @@ enum What {
     SlowReader,
     /// A client subscribes to the log from its start, at the leader, and takes little of it.
     Subscriber,
+    /// Every node's metrics are asked for, again and again without a pause.
+    Scrape,
     /// Segments of 4 MiB instead of the default: many more changes of the segment.
     Segments,
     /// Snapshots of all nodes several times a second instead of each million of entries.
@@ -178,6 +182,7 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
     };
     spec.settings.extend(both);
     spec.slow_logs = what == What::SlowDisk;
+    spec.admin = what == What::Scrape;
     if what == What::Transfer {
         transfer::prepare(&mut spec, args.lag_mib);
     }
@@ -235,6 +240,7 @@ fn disturbed(
         }
         What::SlowReader => measure(args, cluster, what, |cluster| slow_reader(args, cluster)),
         What::Subscriber => measure(args, cluster, what, |cluster| slow_subscriber(args, cluster)),
+        What::Scrape => measure(args, cluster, what, |cluster| scrapes(args, cluster)),
         What::Segments | What::Snapshots => measure(args, cluster, what, |_| wait(args)),
         What::Trim => measure(args, cluster, what, |cluster| trims(args, cluster)),
         What::CatchUp => {
@@ -390,6 +396,33 @@ fn slow_subscriber(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<
     }
     ensure!(read > 0, "the slow subscriber has read nothing");
     Ok(stream.close()?)
+}
+
+/// One scraper, at one node after the other, as fast as they answer: far more often than any Prometheus.
+fn scrapes(args: &DisturbArgs, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let until = Instant::now() + length(args);
+    let addresses = cluster.admin_addresses();
+    let mut scraped = 0_u64;
+    while Instant::now() < until {
+        for address in &addresses {
+            scrape(*address).with_context(|| format!("a scrape of {address}"))?;
+            scraped += 1;
+        }
+        // Looks whether the command was interrupted.
+        scenario::wait(Duration::ZERO)?;
+    }
+    eprintln!("{scraped} scrapes");
+    Ok(())
+}
+
+fn scrape(address: SocketAddrV4) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: synod\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("# EOF\n"), "it is not whole");
+    Ok(())
 }
 
 fn print(report: &Report) {

@@ -91,7 +91,7 @@ fn a_restart_is_timed_and_a_follower_left_behind_catches_up() {
 #[test]
 fn what_goes_on_beside_is_held_against_what_does_not() {
     let _alone = alone();
-    let what = ["disturb", "--what", "slow-follower,dead-follower,slow-reader", "--outstanding", "4"];
+    let what = ["disturb", "--what", "slow-follower,dead-follower,slow-reader,scrape", "--outstanding", "4"];
     let ran = perf(&[&what[..], &["--rounds", "2", "--seconds", "1"]].concat());
     let report = passed(&ran);
     for chapter in array(&report["chapters"]) {
@@ -100,7 +100,7 @@ fn what_goes_on_beside_is_held_against_what_does_not() {
             assert!(round["without"]["operations"].as_u64() > Some(10), "{round}");
         }
     }
-    assert_eq!(array(&report["chapters"]).len(), 3);
+    assert_eq!(array(&report["chapters"]).len(), 4);
 }
 
 #[test]

@@ -5,7 +5,10 @@ use crate::fault::Fault;
 use crate::plan::Profile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use synod::shard::{Board, Gauge, Meter, Tally};
 use synod_paxos::Role;
+use synod_wire::NodeId;
+use synod_wire::client::Counter;
 use synod_wire::frame::Kind;
 use synod_wire::mode::Mode;
 
@@ -23,6 +26,10 @@ pub struct Coverage {
     pub modes: BTreeMap<String, u64>,
     /// How often each marked place was reached.
     pub marks: BTreeMap<String, u64>,
+    /// What the shards' boards showed at the ends of their processes, by the names that the product's code has for it: its counters,
+    /// its tallies, how often its meters recorded, and how many processes ended with a gauge that was not zero.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, u64>,
 }
 
 /// How many frames of each kind were sent: counted at every datagram, so in place.
@@ -300,6 +307,20 @@ impl Coverage {
         *self.modes.entry(mode_change(from, to)).or_default() += 1;
     }
 
+    /// A process ends: what its board shows is added. What is zero is left out.
+    pub(crate) fn board(&mut self, board: &Board) {
+        let counters = Counter::ALL.iter().map(|counter| (format!("{counter:?}"), board.counter(*counter)));
+        let tallies = Tally::ALL.iter().map(|tally| (format!("{tally:?}"), board.meters().tally(*tally)));
+        let meters = Meter::ALL.iter().map(|meter| (format!("{meter:?}"), board.meters().histogram(*meter).count()));
+        let gauges = Gauge::ALL.iter().map(|gauge| (format!("Gauge{gauge:?}"), u64::from(board.gauge(*gauge) > 0)));
+        let unanswered = (0..NodeId::LIMIT).map(|node| board.meters().heartbeats(NodeId(node)).1).sum();
+        let unanswered = ("HeartbeatsUnanswered".to_owned(), unanswered);
+        let all = counters.chain(tallies).chain(meters);
+        for (name, count) in all.chain(gauges).chain([unanswered]).filter(|(_, count)| *count > 0) {
+            *self.metrics.entry(name).or_default() += count;
+        }
+    }
+
     /// A place that [`MARKS`] lists is reached.
     pub(crate) fn mark(&mut self, mark: &str) {
         debug_assert!(MARKS.iter().any(|(name, _)| *name == mark), "{mark:?} is not listed");
@@ -321,6 +342,7 @@ impl Coverage {
         add(&mut self.roles, &other.roles);
         add(&mut self.modes, &other.modes);
         add(&mut self.marks, &other.marks);
+        add(&mut self.metrics, &other.metrics);
     }
 }
 

@@ -337,6 +337,9 @@ impl Sim {
     }
 
     pub(crate) fn stop(&mut self, node: usize, power: bool) -> Checked {
+        if let Some(shard) = &self.nodes[node].shard {
+            self.coverage.board(shard.board());
+        }
         let this = &mut self.nodes[node];
         this.stop();
         let how = Crash { chaos: self.chaos_on, power };

@@ -3,7 +3,7 @@
 
 use super::About;
 use crate::node::monotonic_ns;
-use crate::shard::{Board, Gauge};
+use crate::shard::{Board, Gauge, Histogram};
 use crate::without::{Lack, Lacks};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -18,7 +18,7 @@ use synod_wire::{GroupId, NodeId};
 /// What [`Metrics::text`] is.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Upper ends of the buckets of a latency, nanoseconds: from what memory durability on a fast network takes to what a broken disk does.
-const LATENCY_BOUNDS_NS: [u64; 22] = [
+const LATENCY_BOUNDS_NS: &[u64] = &[
     5_000,
     10_000,
     20_000,
@@ -43,7 +43,7 @@ const LATENCY_BOUNDS_NS: [u64; 22] = [
     10_000_000_000,
 ];
 /// Quantiles that are told beside the buckets, in thousandths.
-const QUANTILES: [(u64, &str); 3] = [(500, "0.5"), (990, "0.99"), (999, "0.999")];
+pub(super) const QUANTILES: [(u64, &str); 3] = [(500, "50"), (990, "99"), (999, "99.9")];
 
 /// The metrics of a node.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Metrics {
 
 /// Reads the boards at each scrape.
 #[derive(Debug)]
-struct Groups(About);
+pub(super) struct Groups(About);
 
 impl Collector for Groups {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -77,7 +77,8 @@ impl Collector for Groups {
         self.gauges(&mut encoder)?;
         self.states(&mut encoder)?;
         self.lag(&mut encoder)?;
-        self.latencies(&mut encoder)
+        self.latencies(&mut encoder)?;
+        self.meters(&mut encoder)
     }
 }
 
@@ -223,7 +224,7 @@ const PLAIN_GAUGES: [(Gauge, &str, &str); 16] = [
 ];
 
 impl Groups {
-    fn groups(&self) -> impl Iterator<Item = (String, &Arc<Board>)> {
+    pub(super) fn groups(&self) -> impl Iterator<Item = (String, &Arc<Board>)> {
         self.0.groups.iter().map(|(GroupId(group), board)| (group.to_string(), board))
     }
 
@@ -253,7 +254,11 @@ impl Groups {
         Ok(())
     }
 
-    fn gauge(
+    pub(super) fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    pub(super) fn gauge(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
         (name, help): (&str, &str),
@@ -360,7 +365,7 @@ impl Groups {
         for (group, board) in self.groups() {
             for stage in Stage::ALL {
                 let labels = labels(&group, Some(("stage", stage.name())));
-                encode_latency(family.encode_family(&labels)?, board.stage(stage))?;
+                encode_histogram(family.encode_family(&labels)?, board.stage(stage), LATENCY_BOUNDS_NS, 1e9)?;
             }
         }
         let help = "Quantiles of the same since the start, exact to 1/64";
@@ -369,8 +374,8 @@ impl Groups {
             for stage in Stage::ALL {
                 let histogram = board.stage(stage);
                 let values = histogram.quantiles(histogram.count(), QUANTILES.map(|(thousandths, _)| thousandths));
-                for ((_, quantile), value_ns) in QUANTILES.into_iter().zip(values) {
-                    let labels = [("group", &*group), ("stage", stage.name()), ("quantile", quantile)];
+                for ((_, percentile), value_ns) in QUANTILES.into_iter().zip(values) {
+                    let labels = [("group", &*group), ("stage", stage.name()), ("percentile", percentile)];
                     family.encode_family(&labels)?.encode_gauge(&(value_ns as f64 / 1e9))?;
                 }
             }
@@ -379,20 +384,27 @@ impl Groups {
     }
 }
 
-fn encode_latency(mut encoder: MetricEncoder<'_>, histogram: &crate::shard::Histogram) -> fmt::Result {
-    let upto = histogram.at_or_below(LATENCY_BOUNDS_NS);
+/// A histogram in buckets up to these bounds; `unit` of what it holds make one of what is shown.
+pub(super) fn encode_histogram(
+    mut encoder: MetricEncoder<'_>,
+    histogram: &Histogram,
+    bounds: &[u64],
+    unit: f64,
+) -> fmt::Result {
+    let mut upto = vec![0; bounds.len()];
+    histogram.count_at_or_below(bounds, &mut upto);
     let count = histogram.count().max(upto.last().copied().unwrap_or(0));
     let mut below = 0;
     let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(upto.len() + 1);
-    for (bound_ns, upto) in LATENCY_BOUNDS_NS.into_iter().zip(upto) {
-        buckets.push((bound_ns as f64 / 1e9, upto - below));
+    for (bound, upto) in bounds.iter().zip(upto) {
+        buckets.push((*bound as f64 / unit, upto - below));
         below = upto;
     }
     buckets.push((f64::INFINITY, count - below));
-    encoder.encode_histogram::<NoLabelSet>(histogram.sum() as f64 / 1e9, count, &buckets, None)
+    encoder.encode_histogram::<NoLabelSet>(histogram.sum() as f64 / unit, count, &buckets, None)
 }
 
 /// The group, and what tells one of a name from the others.
-fn labels<'a>(group: &'a str, kind: Option<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+pub(super) fn labels<'a>(group: &'a str, kind: Option<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
     std::iter::once(("group", group)).chain(kind).collect()
 }

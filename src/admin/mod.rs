@@ -5,12 +5,13 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the thread, and what it answers to which path |
-//! | `metrics.rs` | the boards as Prometheus metrics |
+//! | `metrics.rs`, `meters.rs` | the boards as Prometheus metrics |
 //! | `report.rs` | health and status |
 //! | `viewer.rs`, `page.rs`, `drawing.rs` | the page: what it knows, its HTML, its pictures |
 //! | `server.rs` | HTTP: bounded connections, bounded time |
 
 mod drawing;
+mod meters;
 mod metrics;
 mod page;
 mod report;

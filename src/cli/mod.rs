@@ -8,6 +8,7 @@ mod append;
 mod check;
 mod config;
 mod demo;
+mod events;
 mod evidence;
 mod generate;
 mod health;
@@ -664,6 +665,15 @@ struct EvidenceOfArgs {
 
 #[derive(Debug, Subcommand)]
 enum InspectCommand {
+    /// Print what happened at a group's core: modes, elections, slow syncs, dropped members; after a crash, too
+    Events {
+        /// The group's directory (`…/group-000`).
+        #[arg(long)]
+        dir: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Style,
+    },
     /// Print the records of a group's log
     Wal {
         /// The group's directory (`…/group-000`).
@@ -731,6 +741,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Recover(args) => member::recover(&args),
         Command::TransferLeader(args) => transfer::transfer(&args),
         Command::Evidence(args) => evidence::evidence(&args),
+        Command::Inspect(InspectCommand::Events { dir, output }) => events::events(&dir, output),
         Command::Inspect(InspectCommand::Wal { dir, output }) => inspect::wal(&dir, output),
         Command::Iotune(args) => iotune::iotune(&args),
         Command::Jitter(args) => jitter::jitter(&args),

@@ -5,8 +5,10 @@
 //! ones do; nothing is decided by what is read here.
 
 use super::Shard;
+use super::events::EventRing;
 use super::histogram::Histogram;
 use super::jobs::{Done, Job};
+use super::meters::Meters;
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 use synod_paxos::Role;
@@ -110,6 +112,12 @@ gauges! {
     AgreedRevision,
     /// 1: a member speaks a later revision than this node, which is to be upgraded.
     BehindInRevision,
+    /// When the leader that it knows came to lead, as far as it saw, nanoseconds of the monotonic clock; 0: it knows none.
+    LeaderSinceNs,
+    /// Datagrams that its subscribers may be sent before they give more credit, all of them together.
+    SubscriberCredit,
+    /// The same of the one with the least.
+    SubscriberCreditLeast,
 }
 
 /// See the module.
@@ -121,6 +129,8 @@ pub struct Board {
     /// By member: the slot that it is known to have delivered everything up to, and 1; 0: it is not known, as this node does not lead.
     delivered: [AtomicU64; MEMBERS],
     stages: [Histogram; Stage::ALL.len()],
+    meters: Meters,
+    events: EventRing,
 }
 
 impl Default for Board {
@@ -132,6 +142,8 @@ impl Default for Board {
             modes_entered: std::array::from_fn(|_| zeros()),
             delivered: std::array::from_fn(|_| zeros()),
             stages: std::array::from_fn(|_| Histogram::new()),
+            meters: Meters::default(),
+            events: EventRing::default(),
         }
     }
 }
@@ -169,6 +181,16 @@ impl Board {
     /// How long commits took to each stage.
     pub fn stage(&self, stage: Stage) -> &Histogram {
         &self.stages[stage as usize]
+    }
+
+    /// What it measures beside.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    /// What happened.
+    pub fn events(&self) -> &EventRing {
+        &self.events
     }
 
     /// What a status reply adds for those who draw it.
@@ -242,6 +264,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn write_board(&mut self) {
         self.refresh_counters();
         let now_ns = self.io.now_ns();
+        let leader_since_ns = self.note_leader(now_ns);
+        let (credit, least_credit) = self.streams.credit();
+        self.write_members();
+        self.note_often();
         let (core, board) = (&self.core, &self.settings.board);
         let unknown = core.unknown_slots().map_or(u64::MAX, |count| count as u64);
         let others: NodeSet = core.configuration().nodes().iter().filter(|node| *node != self.settings.me).collect();
@@ -277,6 +303,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             (Gauge::BoundLeftNs, core.bound_until_ns().saturating_sub(now_ns)),
             (Gauge::AgreedRevision, self.revisions.agreed(others).into()),
             (Gauge::BehindInRevision, self.revisions.is_behind(others).into()),
+            (Gauge::LeaderSinceNs, leader_since_ns),
+            (Gauge::SubscriberCredit, credit),
+            (Gauge::SubscriberCreditLeast, least_credit),
         ] {
             board.set(gauge, value);
         }

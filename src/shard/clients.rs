@@ -7,6 +7,7 @@
 use super::drain::Drain;
 use super::evidence::EvidenceRequest;
 use super::jobs::{Done, Job};
+use super::meters::Meter;
 use super::queries::Query;
 use super::reply::{AckWriter, ReadRequest, acks_that_fit};
 use super::stages::{MAX_RECEIPT_RUNS, Timeline};
@@ -98,6 +99,7 @@ pub(super) struct Admission {
 struct OpenBatch {
     used: usize,
     runs: u16,
+    entries: u64,
     /// Bit i: the i-th run asked for a receipt.
     receipts: u64,
 }
@@ -119,10 +121,10 @@ impl Admission {
         self.sessions.clear();
     }
 
-    /// The batch that is being sealed: its bytes, and which of its runs asked for receipts.
-    pub(super) fn take_batch(&mut self) -> (usize, u64) {
+    /// The batch that is being sealed: its bytes, its entries, and which of its runs asked for receipts.
+    pub(super) fn take_batch(&mut self) -> (usize, u64, u64) {
         let batch = self.batch.take().expect("a batch is open when it is proposed");
-        (batch.used, batch.receipts)
+        (batch.used, batch.entries, batch.receipts)
     }
 
     /// What was admitted of a session had no effect: this client sequence comes next.
@@ -170,6 +172,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// Takes the clients' datagrams of this turn, then seals the batch that is open.
     pub(super) fn take_clients(&mut self) -> Result<(), Fatal> {
         let mut queue = std::mem::take(&mut self.client_queue);
+        if !queue.is_empty() {
+            self.meters().record(Meter::ClientQueue, queue.len() as u64);
+        }
         for (buf, from) in queue.drain(..) {
             if self.recover_again {
                 // What is delivered is not all applied: no request of this turn may be answered from what is.
@@ -292,6 +297,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let area = self.log.batch_payload().expect("the batch is open in the log");
         area[batch.used..batch.used + run.bytes].copy_from_slice(payload);
         batch.used += run.bytes;
+        batch.entries += run.entries;
         if run.receipt {
             batch.receipts |= 1 << batch.runs;
         }
@@ -331,6 +337,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if mutant("match_at_admission") && self.tail_moved(run) {
             return Some(None);
         }
+        self.meters().record(Meter::SessionCredit, last - committed);
         (last - committed > SESSION_CREDIT as u64).then_some(Some((Refusal::Busy, 0)))
     }
 
@@ -378,7 +385,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if !room || !self.core.can_propose() || self.log.open_batch(self.settings.max_batch_bytes).is_none() {
             return false;
         }
-        self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0, receipts: 0 });
+        self.admission.batch = Some(OpenBatch { used: BATCH_HEADER_BYTES, runs: 0, entries: 0, receipts: 0 });
         true
     }
 

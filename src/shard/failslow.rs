@@ -11,10 +11,11 @@
 //! sign of life, vote or answer (chosen values and snapshots that a member asks for do; they rest on no write). What others see is a
 //! leader or an acceptor that is gone; what this one sees is what they send, which it takes note of as always.
 
+use super::events::EventKind;
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
 use std::cmp::Reverse;
-use synod_paxos::{Input, Role, Transferred};
+use synod_paxos::{Input, Role};
 use synod_ring::Io;
 use synod_wire::client::{Counter, Durability};
 use synod_wire::mutant::mutant;
@@ -139,16 +140,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return;
         }
         let (in_flight, durable_pos) = (self.log.in_flight(), self.log.durable_pos());
-        let group = self.settings.group.0;
-        match self.disk.see(self.io.now_ns(), in_flight, durable_pos) {
-            Some(true) => {
-                self.counters.add(Counter::DiskHung, 1);
-                let ms = self.disk.settings.hung_ns / 1_000_000;
-                tracing::warn!(group, ms, "a log write hangs: the node is silent until it ends (wal.hung_after_us)");
-            }
-            Some(false) => tracing::warn!(group, "the log write that hung has ended: the node speaks again"),
-            None => {}
+        let hung_ns = self.disk.settings.hung_ns;
+        let Some(hangs) = self.disk.see(self.io.now_ns(), in_flight, durable_pos) else { return };
+        if hangs {
+            self.counters.add(Counter::DiskHung, 1);
         }
+        self.note(EventKind::DiskHung, (0, hangs.into(), 0), [hung_ns, 0, 0, 0]);
     }
 
     /// When the next look is due while a write is on its way: nothing else may happen before.
@@ -198,30 +195,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         self.disk.yields_to = Some(to);
         self.counters.add(Counter::SlowDiskYields, 1);
-        let (group, own_us, quorum_us) = (self.settings.group.0, own_ns / 1_000, quorum_ns / 1_000);
-        tracing::warn!(
-            group,
-            to = to.0,
-            own_us,
-            quorum_us,
-            "hands over: its log is much slower than the others' (fail_slow_factor)"
-        );
+        self.note(EventKind::YieldedDisk, (0, to.0, 0), [own_ns, quorum_ns, 0, 0]);
         self.step(Input::Transfer { to: Some(to) }, None)
     }
 
     /// A hand-over has ended.
-    pub(super) fn yielded(&mut self, outcome: Transferred) {
+    pub(super) fn yielded(&mut self) {
         let Some(to) = self.disk.yields_to.take() else { return };
         if self.core.role() != Role::Leader {
             (self.disk.refused, self.disk.rests_until_ns) = (NodeSet::default(), self.io.now_ns() + REST_NS);
         } else {
             self.disk.refused.insert(to);
-            tracing::warn!(
-                group = self.settings.group.0,
-                to = to.0,
-                ?outcome,
-                "it did not take over; this node leads on"
-            );
         }
     }
 }

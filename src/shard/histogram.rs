@@ -69,8 +69,8 @@ impl Histogram {
         counts
     }
 
-    /// Over slices, by a loop: as `bounds.map`, a loop of its own for each bound, LLVM 22 takes hours to optimize what calls it.
-    fn count_at_or_below(&self, bounds: &[u64], counts: &mut [u64]) {
+    /// The same into `counts`, over slices by a loop: as `bounds.map`, a loop of its own for each bound, LLVM 22 takes hours to optimize what calls it.
+    pub fn count_at_or_below(&self, bounds: &[u64], counts: &mut [u64]) {
         let (mut at, mut below) = (0, 0);
         for (bound, count) in bounds.iter().zip(counts) {
             while at < BUCKETS && upper_end(at) <= *bound {

@@ -2,8 +2,10 @@
 //! from a configuration that governs. The rules are the core's ([`synod_paxos::Replica::plan_change`]).
 
 use super::clients::put;
+use super::events::EventKind;
 use super::governed::Governed;
 use super::jobs::{Done, Job};
+use super::meters::Tally;
 use super::{Fatal, Shard};
 use std::net::SocketAddrV4;
 use synod_paxos::{Change, ChangeError, Input, Role};
@@ -91,13 +93,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Some(_) => Err(ChangeError::Pending),
             None => self.core.plan_change(of, change),
         };
-        tracing::info!(
-            group = self.settings.group.0,
-            ?change,
-            of = of.0,
-            ?planned,
-            "a change of the members is asked for"
-        );
+        self.count_change(planned.as_ref().err());
         let (outcome, behind) = match planned {
             Ok(configuration) => {
                 self.membership.wanted = Some(configuration);
@@ -105,6 +101,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Err(error) => refusal(error),
         };
+        let (node, what) = match change {
+            Change::Add(member) => (member.node, change::ADD),
+            Change::Promote(node) => (node, change::PROMOTE),
+            Change::Remove(node) => (node, change::REMOVE),
+        };
+        self.note(EventKind::ChangeAsked, (node.0, what, outcome), [of.0.into(), 0, 0, 0]);
         self.send_members(to, id, outcome, behind);
     }
 
@@ -117,6 +119,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let begun = self.core.is_changing();
         if self.core.role() != Role::Leader || !begun && self.core.hands_over_to().is_some() {
             // Whoever leads next is asked again.
+            self.meters().count(Tally::ChangesAbandoned);
             self.membership.wanted = None;
         } else if !begun {
             self.step(Input::BeginChange, None)?;
@@ -176,13 +179,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.counters.add(Counter::Configurations, 1);
         self.learn_addresses(configuration)?;
         let (voters, nodes) = (configuration.voters(), configuration.nodes());
-        tracing::info!(
-            group = self.settings.group.0,
-            epoch = configuration.epoch.0,
-            voters = ?voters.iter().map(|node| node.0).collect::<Vec<_>>(),
-            learners = ?nodes.iter().filter(|node| !voters.contains(*node)).map(|node| node.0).collect::<Vec<_>>(),
-            "the members changed"
-        );
+        self.note(EventKind::Configuration, (0, 0, 0), [configuration.epoch.0.into(), voters.0, nodes.0, 0]);
         Ok(())
     }
 

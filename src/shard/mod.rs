@@ -22,7 +22,8 @@
 //! | `stages.rs`, `histogram.rs` | where the time of a commit goes |
 //! | `mode.rs` | what the node does for clients: modes, their changes, what each allows |
 //! | `failslow.rs` | a disk that is slow, or hangs |
-//! | `board.rs` | counters, gauges and histograms, for the other threads |
+//! | `board.rs`, `meters.rs` | counters, gauges and histograms, for the other threads |
+//! | `events.rs` | what is worth a line in the log, for the thread that writes it |
 //! | `status.rs` | counters and the status reply |
 //! | `revisions.rs` | which revision of the format the members speak |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
@@ -40,6 +41,7 @@ mod clients;
 mod codec;
 mod drain;
 mod durability;
+mod events;
 mod evidence;
 mod failslow;
 pub mod front;
@@ -49,6 +51,7 @@ pub mod install;
 pub mod jobs;
 mod live;
 mod membership;
+mod meters;
 pub mod mode;
 mod offers;
 mod outbox;
@@ -70,10 +73,13 @@ mod streams;
 mod transfers;
 
 pub use board::{Board, Gauge};
+pub(crate) use events::WORDS as EVENT_WORDS;
+pub use events::{EventKind, EventRing, FIGURES, RING_RECORDS, ROLE_REASONS, Record};
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
 pub use live::{ClientSettings, Live, LiveSettings};
+pub use meters::{Meter, Meters, SLOW_SYNC_NS, STALL_NS, Tally};
 pub use offers::CatchUpSettings;
 pub use outbox::OUTBOX_BYTES;
 pub use pull::GROUP_BYTES as TRANSFER_GROUP_BYTES;
@@ -101,11 +107,13 @@ use crate::shard::stages::Stages;
 use crate::shard::status::{Bad, Counters};
 use crate::shard::streams::Streams;
 use durability::Word;
+use events::Noted;
 use evidence::RecentChosen;
 use failslow::DiskWatch;
 use front::Front;
 use jobs::{Done, Job};
 use membership::Membership;
+use meters::{Beats, Known};
 use mode::{Facts, Modes};
 use preference::Preference;
 use retention::Retention;
@@ -313,6 +321,9 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     recent_chosen: RecentChosen,
     preference: Preference,
     disk: DiskWatch,
+    beats: Beats,
+    noted: Noted,
+    known: Known,
     offers: Offers,
     pulling: Pulling,
     snapshots: Snapshots,
@@ -360,6 +371,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             modes: Modes::new(now_ns, core.election_max_ns(), core.window_slots()),
             disk: DiskWatch::new(settings.fail_slow, settings.durability),
             counters: Counters::new(settings.board.clone()),
+            beats: Beats::new(),
+            noted: Noted::default(),
+            known: Known::default(),
             refresh_board_at_ns: 0,
             live_generation: 0,
             jobs_out: 0,
@@ -392,6 +406,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let configuration = *shard.core.configuration();
         shard.learn_addresses(&configuration)?;
+        shard.note_life(EventKind::Started);
         if shard.settings.order == Order::Floor {
             shard.core.halt_by_order();
             shard.carry_out_all(None)?;
@@ -406,7 +421,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 return Ok(exit);
             }
         }
-        self.close()
+        let exit = self.close();
+        self.note_life(EventKind::Stopped);
+        exit
     }
 
     /// One turn of the core.
@@ -417,6 +434,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.io.poll(deadline_ns, self.waits_for_disk(), &mut events)?;
         self.outbox.reset();
         self.counters.add(Counter::Turns, 1);
+        let happened = !events.is_empty();
         let moves = events.iter().any(|event| matches!(event, Event::Written { .. }));
         if !moves {
             self.watch_disk();
@@ -456,6 +474,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.take_live();
         }
         self.refresh_board();
+        if happened || due {
+            self.measure_turn();
+        }
         Ok(settled.then_some(Exit::Recover))
     }
 
@@ -475,11 +496,16 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             applied: self.slots.applied(),
             quorum_heard_ns: core.quorum_heard_ns(),
         };
-        let group = self.settings.group.0;
-        self.modes.update(&facts, &mut |change| {
-            let (from, to, reason) = (change.from.name(), change.to.name(), change.reason.name());
-            tracing::info!(group, from, to, reason, ballot = %facts.ballot, applied = facts.applied.0, "mode changed");
-        });
+        let before = self.modes.changes();
+        self.modes.update(&facts, &mut |_| {});
+        if self.modes.changes() != before {
+            // Shown at this turn's end: who has halted may take no other.
+            self.refresh_board_at_ns = 0;
+        }
+        for change in self.modes.changes_after(before) {
+            let (from, to, reason) = (change.from as u8, change.to as u8, change.reason as u8);
+            self.note(EventKind::Mode, (from, to, reason), [facts.ballot.pack(), facts.applied.0, 0, 0]);
+        }
     }
 
     fn on_event(&mut self, event: Event<Done>) -> Result<(), Fatal> {
@@ -497,12 +523,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Event::Datagram { buf, from: Some(from) } => self.client_queue.push((buf, from)),
             Event::Written { result: Err(_), .. } if mutant("failed_disk_goes_on") => {}
             Event::Written { token, result } => {
-                if let Some(durable) = self.log.written(&mut self.io, token, result)? {
+                let durable = self.log.written(&mut self.io, token, result)?;
+                self.measure_write();
+                if let Some(durable) = durable {
                     self.on_durable(durable)?;
                 }
             }
             Event::Done(done) => self.on_done(done)?,
-            Event::Overrun(_) => self.counters.add(Counter::ReceiveOverruns, 1),
+            Event::Overrun(_) => {
+                self.counters.add(Counter::ReceiveOverruns, 1);
+                self.noted.overruns.happens([0; 3]);
+            }
             Event::SendFailed(_) => self.counters.add(Counter::SendErrors, 1),
             Event::Woken => {}
         }
@@ -564,6 +595,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.counters.add(Counter::CatchUpLearnt, 1);
             }
             let Header { from, epoch, lsn, .. } = header;
+            self.measure_answer(from, &message);
             self.step(Input::Message { from, epoch, lsn, message }, Some(&value))?;
         }
     }
@@ -718,6 +750,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// The core, for inspection.
     pub fn core(&self) -> &Replica {
         &self.core
+    }
+
+    /// What it shows, for inspection.
+    pub fn board(&self) -> &Board {
+        &self.settings.board
     }
 
     /// A counter, for inspection.

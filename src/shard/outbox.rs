@@ -95,6 +95,11 @@ impl Outbox {
         self.used = 0;
     }
 
+    /// Bytes of it that this turn has filled.
+    pub(crate) fn built_bytes(&self) -> usize {
+        self.used
+    }
+
     /// Room for a datagram of the largest size; `None` (counted) if this turn has filled the outbox.
     pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
         if self.used + self.max_datagram_bytes > self.arena.len() {
@@ -214,6 +219,19 @@ mod tests {
         assert_eq!(train(&queue(&[(1, 100), (1, 100), (1, 60), (1, 60)])), 3);
         assert_eq!(train(&queue(&[(1, 100), (1, 101)])), 1, "a longer one begins the next");
         assert_eq!(train(&queue(&[(1, 100), (2, 100)])), 1, "other members");
+    }
+
+    #[test]
+    fn a_full_outbox_is_counted() {
+        let arena = Arena::new(4_096).expect("memory");
+        let mut outbox = Outbox::new(arena, 1_500, &[NodeId(0)]);
+        let to = [NodeId(0)].into_iter().collect();
+        for _ in 0..2 {
+            assert!(outbox.room().is_some());
+            outbox.push(to, 1_500);
+        }
+        assert!(outbox.room().is_none());
+        assert_eq!((outbox.full, outbox.built_bytes()), (1, 2 * aligned(1_500)));
     }
 
     /// Counts what it is asked to send to clients.

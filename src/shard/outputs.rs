@@ -1,6 +1,9 @@
 //! Carrying out what the core says: log records, messages, deliveries.
 
+use super::events::EventKind;
 use super::jobs::{Done, Job};
+use super::meters::Meter;
+use super::mode::cause;
 use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
 use crate::machine::apply_run;
 use synod_paxos::{Input, Message, Output, Record, Role, Source};
@@ -43,22 +46,24 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     (Role::Preparing, _) => self.counters.add(Counter::ElectionsWon, 1),
                     _ => {}
                 }
-                let (group, ballot, slot) = (self.settings.group.0, self.core.promised(), self.core.prefix().0);
-                tracing::info!(group, role = ?role, reason = ?reason, %ballot, chosen = slot, "role changed");
+                self.count_role(role, reason);
+                self.note_role(role, reason);
             }
             Output::ReadsReady { round } => self.fresh.ready(round),
             Output::Configured(configuration) => self.configured(&configuration)?,
             Output::Transferred(outcome) => self.on_transferred(outcome),
             Output::Repaired => {
-                tracing::info!(group = self.settings.group.0, "damage repaired: no vote is unknown any more");
+                self.note(EventKind::Repaired, (0, 0, 0), [0; 4]);
             }
             Output::Halt(halt) => {
+                // Once in a process's life, and too long for a record: the one line that a core writes itself, as it stops voting.
                 let reason = halt_text(&halt);
                 tracing::error!(
                     group = self.settings.group.0,
                     reason,
                     "the node votes no longer; it serves stale reads until it is stopped"
                 );
+                self.note(EventKind::Halted, (0, 0, cause(halt) as u8), [self.slots.applied().0, 0, 0, 0]);
             }
         }
         Ok(())
@@ -130,7 +135,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 place.expect("room for a step was there before it")
             }
             Source::Proposal => {
-                let (bytes, receipts) = self.admission.take_batch();
+                let (bytes, entries, receipts) = self.admission.take_batch();
+                self.meters().record(Meter::BatchEntries, entries);
+                self.meters().record(Meter::BatchBytes, bytes as u64);
                 let place = self.log.close_batch(header, bytes);
                 let (received_ns, now_ns) = (self.io.now_ns(), self.io.stage_ns());
                 self.stages.sequenced(header.slot, header.lsn, received_ns, now_ns, receipts);

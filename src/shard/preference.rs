@@ -5,6 +5,7 @@
 //! It is a wish and no rule: whoever is elected leads, and a member that is gone, slow to answer or behind is passed over. A hand-over that was
 //! not taken is not tried again for a while.
 
+use super::events::EventKind;
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
 use synod_paxos::{Input, Role};
@@ -99,7 +100,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let Some(to) = self.preference.look(now_ns, self.settings.me, |node| near.contains(node)) else {
             return Ok(());
         };
-        tracing::info!(group = self.settings.group.0, to = to.0, "hands over: it comes first in leader_priority");
+        self.note(EventKind::Preferred, (0, to.0, 0), [0; 4]);
         self.step(Input::Transfer { to: Some(to) }, None)
     }
 }

@@ -17,6 +17,7 @@
 use super::board::Board;
 use super::failslow::Pace;
 use super::histogram::Histogram;
+use super::meters::Meter;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use synod_wire::client::{Receipt, Stage, StageRow};
@@ -76,7 +77,7 @@ pub(super) struct Stages {
 }
 
 /// Bytes of the histograms of one group.
-pub const HISTOGRAM_BYTES: usize = Stage::ALL.len() * Histogram::BYTES;
+pub const HISTOGRAM_BYTES: usize = (Stage::ALL.len() + Meter::ALL.len()) * Histogram::BYTES;
 /// Bytes of one open slot.
 pub const TIMELINE_BYTES: usize = size_of::<Timeline>();
 

@@ -8,6 +8,7 @@
 //! Who has not shown that it hears at its address holds no place in the table: see [`synod_wire::stream`]. The cookie is a hash
 //! of the address and the stream with a secret of the process, so that nothing is kept to know it again.
 
+use super::events::EventKind;
 use super::jobs::{Done, Job, MAX_JOB_BLOCKS};
 use super::live::ClientSettings;
 use super::reply::{Label, ReadRequest};
@@ -153,6 +154,12 @@ impl Streams {
 
     pub(super) fn count(&self) -> usize {
         self.all.len()
+    }
+
+    /// Datagrams that may be sent before there is more credit: to all together, and to the one with the least.
+    pub(super) fn credit(&self) -> (u64, u64) {
+        let left = || self.all.iter().map(|one| one.credit.saturating_sub(one.sent));
+        (left().sum(), left().min().unwrap_or(0))
     }
 
     /// What shows that a subscriber hears at its address.
@@ -551,6 +558,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             | StreamEnd::Halted => {}
         }
         self.streams.all.swap_remove(at);
+        if !matches!(reason, StreamEnd::Closed | StreamEnd::Shutdown) {
+            let (ip, port) = (u32::from(*ticket.to.ip()).into(), ticket.to.port().into());
+            self.note(EventKind::SubscriberDropped, (0, 0, reason as u8), [ip, port, next.0, 0]);
+        }
         if self.streams.ended.len() >= self.settings.clients.max_subscribers {
             self.streams.ended.pop_front();
         }

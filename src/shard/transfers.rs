@@ -2,6 +2,7 @@
 //! does the rest (`synod_paxos`, `transfer.rs`).
 
 use super::clients::put;
+use super::events::EventKind;
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
 use std::net::SocketAddrV4;
@@ -45,8 +46,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// A hand-over has ended.
     pub(super) fn on_transferred(&mut self, outcome: Transferred) {
-        let (group, ballot, leader) = (self.settings.group.0, self.core.promised(), self.core.leader());
-        tracing::info!(group, outcome = ?outcome, %ballot, leader = ?leader.map(|node| node.0), "hand-over ended");
         let told = match outcome {
             Transferred::Done => TransferOutcome::Done,
             Transferred::Elsewhere => TransferOutcome::Elsewhere,
@@ -57,7 +56,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Transferred::NotTaken => TransferOutcome::NotTaken,
             Transferred::NoLeader => TransferOutcome::NoLeader,
         };
-        self.yielded(outcome);
+        let leader = self.core.leader().map_or(0, |node| u64::from(node.0) + 1);
+        self.note(EventKind::HandedOver, (0, 0, told as u8), [self.core.promised().pack(), leader, 0, 0]);
+        self.yielded();
         while let Some(asker) = self.transfers.asked.pop() {
             self.tell_transfer(asker, told);
         }

@@ -1,6 +1,6 @@
 //! The log on its way to disk: group commit, completions in order, idle marks, segments. Called by the shard, once a turn.
 
-use crate::log::{Flush, InFlight};
+use crate::log::{EndedWrite, Flush, InFlight};
 use crate::{Log, LogError, PreparedSegment};
 use synod_ring::{FILE_SLOTS, Io};
 use synod_wire::mutant::mutant;
@@ -72,7 +72,7 @@ impl Log {
     ) -> Result<Option<Lsn>, LogError> {
         let running = |write: &InFlight| write.token == token && !write.done;
         let index = self.in_flight.iter().position(running).expect("a completion of a write that does not run");
-        let InFlight { flush, from, .. } = self.in_flight[index];
+        let InFlight { flush, from, submitted_ns, .. } = self.in_flight[index];
         let bytes = match result {
             Ok(bytes) => bytes as u64,
             Err(_) if mutant("write_error_ignored") => flush.end - from,
@@ -93,6 +93,8 @@ impl Log {
             return Ok(None);
         }
         self.in_flight[index].done = true;
+        let took_ns = io.now_ns().saturating_sub(submitted_ns);
+        self.ended = Some(EndedWrite { took_ns, bytes: flush.end - flush.start, records: flush.records });
         self.advance(io)
     }
 
@@ -130,7 +132,8 @@ impl Log {
     fn start_writes<I: Io>(&mut self, io: &mut I) {
         while let Some(flush) = self.sealed.front().copied().filter(|flush| self.can_write(flush.start)) {
             self.sealed.pop_front();
-            self.in_flight.push_back(InFlight { flush, token: 0, from: flush.start, done: false });
+            let submitted_ns = io.stage_ns();
+            self.in_flight.push_back(InFlight { flush, token: 0, from: flush.start, done: false, submitted_ns });
             self.submit(io, self.in_flight.len() - 1);
         }
     }

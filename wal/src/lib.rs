@@ -128,7 +128,7 @@ mod window;
 
 pub use directory::{Dir, Directory, Lock, Opening};
 pub use error::LogError;
-pub use log::Log;
+pub use log::{EndedWrite, Log};
 pub use reader::{LogReader, ScanEnd};
 pub use recover::{Recovered, Start, recover};
 pub use retention::{Removed, remove_front};

@@ -60,6 +60,8 @@ pub struct Log {
     pub(crate) asked: bool,
     pub(crate) unattached: VecDeque<PreparedSegment>,
     pub(crate) failed: bool,
+    /// The write that ended last, until somebody asks.
+    pub(crate) ended: Option<EndedWrite>,
 }
 
 /// The flush that gathers records.
@@ -101,6 +103,19 @@ pub(crate) struct InFlight {
     /// Where the write in flight starts (behind what a short write already wrote).
     pub(crate) from: u64,
     pub(crate) done: bool,
+    /// When it was handed over.
+    pub(crate) submitted_ns: u64,
+}
+
+/// A log write that ended well, for whoever measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedWrite {
+    /// From its submission to its end, durable; nanoseconds.
+    pub took_ns: u64,
+    /// Its bytes, with what pads it to blocks.
+    pub bytes: u64,
+    /// Its records.
+    pub records: u64,
 }
 
 /// What recovery hands over.
@@ -158,6 +173,7 @@ impl Log {
             asked: false,
             unattached: start.files.into(),
             failed: false,
+            ended: None,
         };
         log.begin_turn();
         log

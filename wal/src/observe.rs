@@ -1,6 +1,6 @@
 //! What others may see of an open log: its memory, for registration with the reactor, and its numbers.
 
-use crate::Log;
+use crate::{EndedWrite, Log};
 use synod_ring::Arena;
 
 impl Log {
@@ -22,5 +22,10 @@ impl Log {
     /// Writes started since the log was opened.
     pub fn writes(&self) -> u64 {
         self.next_token
+    }
+
+    /// The write that ended last, once: asked after each [`Log::written`], none is missed.
+    pub fn take_ended(&mut self) -> Option<EndedWrite> {
+        self.ended.take()
     }
 }
