@@ -20,7 +20,9 @@ fn messages_are_lines_of_json_where_they_are_to_be() {
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?} is no JSON"))
     };
     let lines: Vec<serde_json::Value> = log.lines().map(line).collect();
-    let changed = lines.iter().find(|line| line["message"] == "mode changed" && line["to"] == "TARGET");
+    let to_target =
+        |line: &&serde_json::Value| line["details"].as_str().is_some_and(|told| told.ends_with("-> TARGET"));
+    let changed = lines.iter().filter(|line| line["message"] == "mode changed").find(to_target);
     let changed = changed.unwrap_or_else(|| panic!("no change of mode in {log}"));
     assert_eq!((&changed["level"], &changed["group"]), (&"INFO".into(), &0.into()), "{changed}");
     assert!(changed["timestamp"].is_string() && changed["reason"].is_string(), "{changed}");

@@ -192,7 +192,7 @@ const COUNTED_GAUGES: [(Counter, &str, &str); 4] = [
 ];
 
 /// Gauges that are shown as the numbers that they are.
-const PLAIN_GAUGES: [(Gauge, &str, &str); 16] = [
+const PLAIN_GAUGES: [(Gauge, &str, &str); 15] = [
     (Gauge::BallotRound, "ballot_round", "The round of the ballot that the node promised"),
     (Gauge::Epoch, "configuration_epoch", "The epoch of the configuration that governs"),
     (Gauge::Voters, "voters", "Voters of the configuration that governs"),
@@ -211,11 +211,6 @@ const PLAIN_GAUGES: [(Gauge, &str, &str); 16] = [
         "The last slot of the newest snapshot that this process wrote or began with",
     ),
     (Gauge::SnapshotBytes, "snapshot_bytes", "The size of that snapshot"),
-    (
-        Gauge::AgreedRevision,
-        "format_revision",
-        "The revision of the format that all members speak, as far as they were heard",
-    ),
     (
         Gauge::BehindInRevision,
         "format_revision_behind",

@@ -108,8 +108,6 @@ gauges! {
     LeaseNs,
     /// For how long it is bound by a lease that it granted yet, nanoseconds.
     BoundLeftNs,
-    /// The revision of the format that all members speak, as far as they were heard.
-    AgreedRevision,
     /// 1: a member speaks a later revision than this node, which is to be upgraded.
     BehindInRevision,
     /// When the leader that it knows came to lead, as far as it saw, nanoseconds of the monotonic clock; 0: it knows none.
@@ -301,7 +299,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             (Gauge::FirstSlot, self.index.first_slot().0),
             (Gauge::LeaseNs, core.lease_length_ns().unwrap_or(0)),
             (Gauge::BoundLeftNs, core.bound_until_ns().saturating_sub(now_ns)),
-            (Gauge::AgreedRevision, self.revisions.agreed(others).into()),
             (Gauge::BehindInRevision, self.revisions.is_behind(others).into()),
             (Gauge::LeaderSinceNs, leader_since_ns),
             (Gauge::SubscriberCredit, credit),

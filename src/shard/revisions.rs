@@ -1,6 +1,5 @@
-//! Which revision of the format the members speak (`synod_wire::frame::REVISION`), as their datagrams' headers say it. What all must
-//! understand to be of use is sent only at the revision that all have; today there is one, and an operator sees by this when the last
-//! node of a rolling upgrade is done.
+//! Which revision of the format the members speak (`synod_wire::frame::REVISION`), as their datagrams' headers say it: an operator sees by
+//! this which nodes a rolling upgrade has left behind.
 
 use synod_wire::frame::REVISION;
 use synod_wire::{NodeId, NodeSet};
@@ -22,11 +21,6 @@ impl Revisions {
         self.heard[usize::from(from.0)] = Some(revision);
     }
 
-    /// The highest that this node and the others all speak: the first for who has not been heard.
-    pub(super) fn agreed(&self, others: NodeSet) -> u8 {
-        others.iter().map(|node| self.heard[usize::from(node.0)].unwrap_or(0)).fold(REVISION, u8::min)
-    }
-
     /// Whether one of the others speaks a later one than this node.
     pub(super) fn is_behind(&self, others: NodeSet) -> bool {
         others.iter().any(|node| self.heard[usize::from(node.0)].is_some_and(|revision| revision > REVISION))
@@ -38,13 +32,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_speak_is_the_lowest_and_who_is_behind_sees_it() {
+    fn who_is_behind_sees_it() {
         let others: NodeSet = [NodeId(1), NodeId(2)].into_iter().collect();
         let mut revisions = Revisions::new();
-        assert_eq!((revisions.agreed(others), revisions.is_behind(others)), (0, false));
+        assert!(!revisions.is_behind(others));
         revisions.heard(NodeId(1), REVISION + 1);
         revisions.heard(NodeId(2), REVISION);
-        assert_eq!((revisions.agreed(others), revisions.is_behind(others)), (REVISION, true));
+        assert!(revisions.is_behind(others));
         revisions.heard(NodeId(1), REVISION);
         assert!(!revisions.is_behind(others));
     }
