@@ -600,7 +600,9 @@ impl Sim {
                         _ => {}
                     }
                     let shard = self.nodes[node].shard.as_ref().expect("the process runs");
-                    status_told(node, self.plan.memory_durability, shard, &bytes)?;
+                    // What this turn delivered is counted when it is over.
+                    let delivered = self.checks.prefix.end().max(shard.applied());
+                    status_told(node, self.plan.memory_durability, shard, delivered, &bytes)?;
                     self.checks.configurations.told(node, shard.core(), &bytes)?;
                     self.checks.modes.told(node, shard.modes(), &bytes)?;
                     self.checks.streams.sent(node, shard.machine().tail().0, &bytes)?;

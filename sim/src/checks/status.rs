@@ -7,16 +7,22 @@ use super::{Checked, violated};
 use crate::io::SimIo;
 use synod::shard::Shard;
 use synod_paxos::Role;
-use synod_wire::NodeId;
 use synod_wire::client::{Durability, StageRow, StatusBody, role};
 use synod_wire::frame::{Kind, parse};
 use synod_wire::picture::PictureBody;
+use synod_wire::{NodeId, Slot};
 use zerocopy::FromBytes;
 
 const PROPERTY: &str = "a status tells the truth";
 
-/// A datagram to a client leaves `node`: if it is a status reply, it must be true.
-pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, datagram: &[u8]) -> Checked {
+/// A datagram to a client leaves `node`: if it is a status reply, it must be true. `delivered`: the furthest that anybody is.
+pub(crate) fn told(
+    node: usize,
+    memory_durability: bool,
+    shard: &Shard<SimIo>,
+    delivered: Slot,
+    datagram: &[u8],
+) -> Checked {
     if datagram.get(17) != Some(&(Kind::StatusReply as u8)) {
         return Ok(());
     }
@@ -68,11 +74,11 @@ pub(crate) fn told(node: usize, memory_durability: bool, shard: &Shard<SimIo>, d
     if body.accepted.get() > core.highest_held().0 {
         return violated(PROPERTY, format!("n{node} says that it holds slot {}", body.accepted));
     }
-    if behind_bytes == 0 { Ok(()) } else { pictured(node, shard, &rest[numbers_bytes..]) }
+    if behind_bytes == 0 { Ok(()) } else { pictured(node, shard, delivered, &rest[numbers_bytes..]) }
 }
 
 /// What is drawn of it.
-fn pictured(node: usize, shard: &Shard<SimIo>, bytes: &[u8]) -> Checked {
+fn pictured(node: usize, shard: &Shard<SimIo>, delivered: Slot, bytes: &[u8]) -> Checked {
     let core = shard.core();
     let Some(picture) = PictureBody::parse(bytes) else {
         return violated(PROPERTY, format!("n{node} sends a picture that is none"));
@@ -83,7 +89,8 @@ fn pictured(node: usize, shard: &Shard<SimIo>, bytes: &[u8]) -> Checked {
         return violated(PROPERTY, format!("n{node} does not say who its members are: {picture:?}"));
     }
     let farthest = picture.positions().filter_map(|(_, slot)| slot).max();
-    if farthest.is_some_and(|slot| !core.leads() || slot > core.known_chosen()) {
+    // It may know of more than it knows chosen: what a member said.
+    if farthest.is_some_and(|slot| !core.leads() || slot > delivered) {
         return violated(
             PROPERTY,
             format!("n{node} says that a member has delivered {farthest:?}, which it cannot know"),
