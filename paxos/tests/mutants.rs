@@ -77,7 +77,7 @@ fn each_bug_fails_the_script_of_its_rule() {
     chaos_finds_each_bug_of_the_membership();
 }
 
-/// Bugs of the membership, which random runs find; `configuration_overtakes` takes the simulator's (seed 156), and that of FAULTS 31 takes a schedule of its own (`common/membership.rs`).
+/// Bugs of the membership, which random runs find; `configuration_overtakes` takes the simulator's, and that of FAULTS 31 takes a schedule of its own (`common/membership.rs`).
 const KILLED_BY_CHAOS: &[&str] = &[
     "earlier_life_counted",
     "lagging_learner_promoted",

@@ -78,13 +78,17 @@ impl Configurations {
         self.furthest[node] = Slot::ZERO;
     }
 
-    /// A record of a node is durable.
-    pub(crate) fn logged(&mut self, record: &Logged) -> Checked {
+    /// A record of a node is durable. `applied`: the furthest that anybody is.
+    pub(crate) fn logged(&mut self, record: &Logged, applied: Slot) -> Checked {
         let slot = record.header.slot;
         if record.header.flags & flags::CONFIGURATION == 0 || slot <= self.proposed {
             return Ok(());
         }
         self.proposed = slot;
+        if self.changes && slot > applied.next() {
+            let what = format!("slot {slot} is to change the members, and nobody has applied more than slot {applied}");
+            return violated("a change waits for all below it", what);
+        }
         let (above, last) = &self.all[self.all.len() - 1];
         let hold = last.voters().iter().filter(|node| self.held[usize::from(node.0)] >= last.epoch).count();
         if self.changes && slot > *above && hold < last.quorums.phase2 {

@@ -185,7 +185,7 @@ impl Checks {
         self.ballots.durable(node, durable);
         records.iter().try_for_each(|record| {
             self.told.logged(node, record);
-            self.configurations.logged(record)?;
+            self.configurations.logged(record, self.prefix.end())?;
             self.one_value.logged(&self.configurations, node, record)
         })
     }
