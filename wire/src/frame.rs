@@ -30,8 +30,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const VERSION: u8 = 1;
 /// The revision of the format: a later one has more kinds of frames and more flags. Who knows an earlier one skips such frames, goes on
 /// with those behind them, and ignores such flags; so releases of one format may be mixed, and upgraded node by node. The sender's is
-/// in each header ([`revision_of`]). In files it stays 0: a release that writes what an earlier one cannot recover from writes another
-/// format.
+/// in each header ([`revision_of`]). Records of the log carry it too, as they are sent
+/// from where they lie, and are read whatever it is: a release that writes what an earlier one cannot recover from writes another format.
 pub const REVISION: u8 = 0;
 /// The bits of a header's version byte that are the format.
 pub const VERSION_BITS: u8 = 0x0f;
