@@ -71,6 +71,7 @@ enum Bytes {
     None,
     Map(Mmap),
     Shared(Arc<Vec<u8>>, Range<usize>),
+    Arena(Arc<Arena>, usize),
 }
 
 impl View {
@@ -79,7 +80,12 @@ impl View {
         View { bytes: Bytes::Shared(bytes, range), unreadable, zeros: None }
     }
 
-    /// The same, with nothing but readable zeros from `from` on.
+    /// The first bytes of memory that was read into.
+    pub fn arena(arena: Arc<Arena>, bytes: usize) -> View {
+        View { bytes: Bytes::Arena(arena, bytes), unreadable: Vec::new(), zeros: None }
+    }
+
+    /// The same view, with nothing but readable zeros from `from` on.
     pub fn with_zeros(self, from: usize) -> View {
         View { zeros: Some(from), ..self }
     }
@@ -95,6 +101,7 @@ impl View {
             Bytes::None => 0,
             Bytes::Map(map) => map.len(),
             Bytes::Shared(_, range) => range.len(),
+            Bytes::Arena(_, bytes) => *bytes,
         }
     }
 
@@ -113,6 +120,7 @@ impl View {
             Bytes::None => None,
             Bytes::Map(map) => map.get(range),
             Bytes::Shared(bytes, whole) => bytes[whole.clone()].get(range),
+            Bytes::Arena(arena, bytes) => arena.get(0, *bytes).get(range),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | | |
 //! |---|---|
 //! | which slot | the last whose entries made the tail pass a multiple of `snapshot.every_entries`: the same slot at every member |
-//! | how fast | [`PIECE_BYTES`] of the log a job; the shard paces the jobs (`snapshot.max_bytes_per_s`) |
+//! | how fast | [`PIECE_BYTES`] of the log a job, and more when the thread comes behind; the shard paces the jobs (`snapshot.max_bytes_per_s`) |
 //! | what for | a restart reads the log from [`Facts::from_segment`] on |
 //! | how many are kept | [`KEPT_SNAPSHOTS`]: should the newest be damaged, recovery goes back one |
 //!
@@ -32,6 +32,8 @@ use zerocopy::IntoBytes;
 
 /// Bytes of the log that one job reads.
 pub const PIECE_BYTES: u64 = 256 << 10;
+/// The same of one that comes late, at most.
+pub const MAX_PIECE_BYTES: u64 = 8 * PIECE_BYTES;
 /// Snapshots that a directory keeps.
 pub const KEPT_SNAPSHOTS: usize = 2;
 
@@ -44,6 +46,8 @@ pub struct CheckpointRequest {
     pub slot: Slot,
     /// The log is durable up to here.
     pub upto_pos: u64,
+    /// How much of it is read now.
+    pub piece_bytes: u64,
     /// A snapshot that a member is being sent: it is kept, too.
     pub held: Option<Slot>,
 }
@@ -51,8 +55,8 @@ pub struct CheckpointRequest {
 /// How far a job came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It read a piece; more is there.
-    Read,
+    /// It read a piece, up to this position; more is there.
+    Read(u64),
     /// The log up to the position given does not show all of the slot's prefix chosen, or has damage to be repaired.
     Waits,
     /// The snapshot is durable.
@@ -72,6 +76,8 @@ pub struct Checkpoint {
     pub state_bytes: u64,
     /// Where a recovery from it begins.
     pub from_segment: u64,
+    /// How far the log was read for it.
+    pub read_pos: u64,
 }
 
 /// What the maker of snapshots is told at its start: what recovery is told, too.
@@ -133,7 +139,7 @@ impl Shadow {
         self.replay.limit = self.replay.slots.applied();
         while self.pos < upto_pos {
             let begun = self.pos;
-            self.read_piece(upto_pos, reader)?;
+            self.read_piece(MAX_PIECE_BYTES, upto_pos, reader)?;
             if self.pos == begun {
                 break;
             }
@@ -159,9 +165,9 @@ impl Shadow {
         self.replay.limit = request.slot;
         self.replay.apply_ready();
         if self.replay.slots.applied() < request.slot && self.pos < request.upto_pos {
-            self.read_piece(request.upto_pos, reader)?;
+            self.read_piece(request.piece_bytes, request.upto_pos, reader)?;
             if self.replay.slots.applied() < request.slot && self.pos < request.upto_pos {
-                return Ok(Progress::Read);
+                return Ok(Progress::Read(self.pos));
             }
         }
         self.replay.drain_from_disk(&request.dir)?;
@@ -175,7 +181,7 @@ impl Shadow {
     }
 
     /// Reads whole flushes.
-    fn read_piece(&mut self, upto_pos: u64, reader: &mut LogReader) -> Result<(), LogError> {
+    fn read_piece(&mut self, piece_bytes: u64, upto_pos: u64, reader: &mut LogReader) -> Result<(), LogError> {
         let (begun, segment_bytes) = (self.pos, reader.segment_bytes());
         let Shadow { replay, last_lsn, lost, firsts, .. } = self;
         let end = reader.scan(begun, Some(upto_pos), &mut |item| {
@@ -196,7 +202,7 @@ impl Shadow {
                     if mark.next / segment_bytes != mark.start / segment_bytes {
                         firsts.insert(mark.next / segment_bytes, mark.lsn.next());
                     }
-                    if mark.next - begun >= PIECE_BYTES {
+                    if mark.next - begun >= piece_bytes {
                         return ControlFlow::Break(());
                     }
                 }
@@ -243,6 +249,7 @@ impl Shadow {
             bytes: body.len() as u64,
             state_bytes: state.len() as u64,
             from_segment,
+            read_pos: self.pos,
         }))
     }
 

@@ -178,7 +178,7 @@ impl Housekeeper {
         let maker = &self.maker;
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
-            None => LogReader::open(&request.dir)?,
+            None => LogReader::open_to_read_once(&request.dir)?,
         };
         let mut shadow = match shadow {
             Some(shadow) => shadow,

@@ -2,7 +2,7 @@
 //! follows after a pause, so that reading the log and a pipeline's writes do not meet more often than is configured.
 
 use super::board::Gauge;
-use super::checkpoint::{CheckpointRequest, PIECE_BYTES, Progress};
+use super::checkpoint::{CheckpointRequest, MAX_PIECE_BYTES, PIECE_BYTES, Progress};
 use super::jobs::{Done, Job};
 use super::{Fatal, IDLE_MARK_NS, Shard};
 use synod_paxos::{Input, StateMark};
@@ -24,11 +24,16 @@ pub struct SnapshotSettings {
 }
 
 impl SnapshotSettings {
-    fn pause_ns(self) -> u64 {
-        PIECE_BYTES * 1_000_000_000 / self.max_bytes_per_s
+    /// How fast to read when so much was not read yet: as evenly as it grows, in the long run, and not in bursts.
+    fn bytes_per_s(self, unread_bytes: u64) -> u64 {
+        (unread_bytes / BEHIND_S).max(MIN_BYTES_PER_S).min(self.max_bytes_per_s)
     }
 }
 
+/// How far reading comes behind the log's end, seconds, if that grows no faster than it may be read.
+const BEHIND_S: u64 = 2;
+/// What little there is, is read so fast.
+const MIN_BYTES_PER_S: u64 = 4 << 20;
 /// After a failure, the next try is not made before this: what fails is logged each time.
 const RETRY_NS: u64 = 10_000_000_000;
 
@@ -44,6 +49,10 @@ pub(super) struct Snapshots {
     making: Option<Slot>,
     job_out: bool,
     next_ns: u64,
+    /// When a piece was asked for last.
+    asked_ns: u64,
+    /// How far the log was read, as far as that is known.
+    read_pos: u64,
     /// The next slot makes one due.
     wanted: bool,
     /// The log's end when one was due last.
@@ -59,6 +68,8 @@ impl Snapshots {
             making: None,
             job_out: false,
             next_ns: 0,
+            asked_ns: 0,
+            read_pos: 0,
             wanted: false,
             due_pos: 0,
         };
@@ -98,8 +109,25 @@ impl Snapshots {
         if self.job_out || now_ns < self.next_ns {
             return None;
         }
-        self.making = self.making.or_else(|| self.due.take());
+        if self.making.is_none() && self.due.is_some() {
+            (self.making, self.asked_ns) = (self.due.take(), now_ns);
+        }
         self.making
+    }
+
+    /// A piece is asked for; its bytes. They are counted from when the one before was: a thread that had to wait reads more at once.
+    fn asked(&mut self, now_ns: u64, durable_pos: u64, hurried: bool) -> u64 {
+        let bytes_per_s = u128::from(self.settings.bytes_per_s(durable_pos.saturating_sub(self.read_pos)));
+        let since_ns = u128::from(now_ns.saturating_sub(self.asked_ns));
+        let piece_bytes = (since_ns * bytes_per_s / 1_000_000_000).clamp(PIECE_BYTES.into(), MAX_PIECE_BYTES.into());
+        let pause_ns = piece_bytes * 1_000_000_000 / bytes_per_s;
+        (self.job_out, self.asked_ns) = (true, now_ns);
+        if hurried {
+            self.next_ns = now_ns;
+            return MAX_PIECE_BYTES;
+        }
+        self.next_ns = now_ns + pause_ns as u64;
+        piece_bytes as u64
     }
 
     /// When there is something to ask for.
@@ -115,28 +143,25 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let now_ns = self.io.now_ns();
         let Some(slot) = self.snapshots.wants(now_ns).filter(|_| !self.recover_again) else { return };
         let (dir, held) = (self.settings.dir.clone(), self.offers.held(now_ns));
-        let request = CheckpointRequest { dir, slot, upto_pos: self.log.durable_pos(), held };
-        if self.ask(Job::Checkpoint(request)) {
-            self.snapshots.job_out = true;
-        } else {
-            self.snapshots.next_ns = now_ns + self.snapshots.settings.pause_ns();
-        }
+        let upto_pos = self.log.durable_pos();
+        // The disk fills up while it is made.
+        let hurried = self.retention.presses(self.front.bytes_upto(upto_pos));
+        let piece_bytes = self.snapshots.asked(now_ns, upto_pos, hurried);
+        let request = CheckpointRequest { dir, slot, upto_pos, piece_bytes, held };
+        // Where there is no room for it, it is asked for again when its time has passed.
+        self.snapshots.job_out = self.ask(Job::Checkpoint(request));
     }
 
     pub(super) fn on_checkpoint(&mut self, result: Result<Progress, LogError>) -> Result<(), Fatal> {
         let (now_ns, group) = (self.io.now_ns(), self.settings.group.0);
-        let presses = self.retention.presses(self.front.bytes_upto(self.log.durable_pos()));
         let snapshots = &mut self.snapshots;
         snapshots.job_out = false;
-        snapshots.next_ns = now_ns + snapshots.settings.pause_ns();
         match result {
-            // The disk fills up while it is made.
-            Ok(Progress::Read) if presses => snapshots.next_ns = now_ns,
-            Ok(Progress::Read) => {}
+            Ok(Progress::Read(pos)) => snapshots.read_pos = pos,
             // What shows the rest chosen goes to disk with the next idle mark at the latest.
             Ok(Progress::Waits) => snapshots.next_ns = now_ns + 2 * IDLE_MARK_NS,
             Ok(Progress::Written(made)) => {
-                snapshots.making = None;
+                (snapshots.making, snapshots.read_pos) = (None, made.read_pos);
                 self.front.changed();
                 self.counters.add(Counter::SnapshotsWritten, 1);
                 self.settings.board.set(Gauge::SnapshotSlot, made.slot.0);

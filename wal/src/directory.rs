@@ -20,6 +20,8 @@ const LOCK: &str = "lock";
 pub enum Opening {
     /// To be read, through the page cache.
     Read,
+    /// To be read directly, or through the page cache where the file system refuses the other.
+    ReadDirect,
     /// To be read and written directly, or through the page cache where the file system refuses the other.
     Direct,
     /// As [`Opening::Direct`], made anew and empty.
@@ -154,10 +156,10 @@ impl Directory for Folder {
         if opening == Opening::Read {
             return Ok(Arc::new(File::open(path)?));
         }
-        let create = opening == Opening::Create;
+        let (create, write) = (opening == Opening::Create, opening != Opening::ReadDirect);
         let open = |flags| {
             let mut options = OpenOptions::new();
-            options.read(true).write(true).custom_flags(flags).create(create).truncate(create).open(&path)
+            options.read(true).write(write).custom_flags(flags).create(create).truncate(create).open(&path)
         };
         match open(libc::O_DIRECT) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -287,6 +289,12 @@ pub(crate) fn sync_dir(dir: &Dir) -> Result<(), LogError> {
 /// Opens a file to be read.
 pub(crate) fn open_read(dir: &Dir, name: &str) -> Result<Arc<dyn BlockFile>, LogError> {
     dir.open(name, Opening::Read).map_err(LogError::file("open", &dir.path().join(name)))
+}
+
+/// Opens a segment for direct reads, as far as the file system takes them.
+pub(crate) fn open_to_read_directly(dir: &Dir, segment: u64) -> Result<Arc<dyn BlockFile>, LogError> {
+    let name = segment_name(segment);
+    dir.open(&name, Opening::ReadDirect).map_err(LogError::file("open", &dir.path().join(name)))
 }
 
 /// Opens a file for direct writes (and reads), as far as the file system takes them.

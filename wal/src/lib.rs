@@ -110,6 +110,7 @@
 //! ends the process, which is what a broken log disk does anyway.
 
 mod depth;
+mod direct;
 mod directory;
 mod error;
 mod flush;

@@ -1,6 +1,7 @@
-//! Reading a log from outside the shard: catch-up, archive, `inspect`, `verify`. Blocking, through maps, so for housekeeping
-//! threads and offline tools only; see "Reading through maps" at the crate's top.
+//! Reading a log from outside the shard: catch-up, archive, `inspect`, `verify`. Blocking, so for housekeeping threads and offline
+//! tools only. Through maps (see "Reading through maps" at the crate's top), but for snapshots (`direct.rs`).
 
+use crate::direct::DirectReads;
 use crate::directory::{Lock, take_lock};
 use crate::scan::{Scanner, front};
 use crate::segment::Segments;
@@ -15,6 +16,7 @@ use synod_wire::{Ballot, Lsn};
 pub struct LogReader {
     segments: Segments,
     lock: Option<Box<dyn Lock>>,
+    direct: Option<DirectReads>,
 }
 
 /// Where a scan ended.
@@ -33,14 +35,19 @@ pub struct ScanEnd {
 impl LogReader {
     /// Opens a log that may be in use: it can be read up to a durable position of its writer.
     pub fn open(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
-        Ok(LogReader { segments: Segments::open(&dir.into(), true)?, lock: None })
+        Ok(LogReader { segments: Segments::open(&dir.into(), true)?, lock: None, direct: None })
+    }
+
+    /// The same, for a log that is read once from one end to the other: around the page cache.
+    pub fn open_to_read_once(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
+        Ok(LogReader { direct: Some(DirectReads::default()), ..LogReader::open(dir)? })
     }
 
     /// Opens a log that is not in use, and keeps it so: it can be read to its end.
     pub fn open_offline(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
         let dir = dir.into();
         let lock = take_lock(&dir)?;
-        Ok(LogReader { segments: Segments::open(&dir, false)?, lock: Some(lock) })
+        Ok(LogReader { segments: Segments::open(&dir, false)?, lock: Some(lock), direct: None })
     }
 
     /// Whose log it is.
@@ -94,6 +101,7 @@ impl LogReader {
     /// read, but their space is not free.
     pub fn refresh(&mut self) -> Result<(), LogError> {
         self.segments = Segments::open(&self.segments.dir, self.lock.is_none())?;
+        self.direct = self.direct.take().map(|_| DirectReads::default());
         Ok(())
     }
 
@@ -118,7 +126,7 @@ impl LogReader {
         } else {
             Scanner::from_record(&self.segments, from, to)
         };
-        let end = scanner.run(visit)?;
+        let end = scanner.directly(self.direct.as_mut()).run(visit)?;
         let mut stopped = end.stopped;
         if to.is_none() && end.is_torn() {
             let torn = TornTail { pos: end.at, kept: end.kept.len(), cut_bytes: 0 };

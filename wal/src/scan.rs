@@ -1,6 +1,7 @@
 //! The scanner: one reading of a log for recovery, inspection and verification. It decides what is a record, what is damage and
 //! where the log ends, by the rules at the crate's top; it writes nothing.
 
+use crate::direct::{DirectReads, STRETCH_BYTES};
 use crate::segment::Segments;
 use crate::trailer::{self, TrailerView};
 use crate::window::{PAGE_BYTES, Page, Window, is_ours, is_zero, lines, search_start};
@@ -131,6 +132,16 @@ struct Resume {
     next_lsn: Lsn,
 }
 
+/// How the reading of a flush ended.
+enum Step {
+    /// The next one follows.
+    On,
+    /// The window ended before the flush could be told: it is read again in another.
+    Short,
+    /// The log or the scan is at its end.
+    End(End),
+}
+
 /// How a bad position was resolved.
 enum Verdict<'w> {
     /// The trailer of the same flush was found.
@@ -154,6 +165,7 @@ pub(crate) struct Scanner<'s> {
     walked: Vec<Walked>,
     promised: Ballot,
     mark: Lsn,
+    direct: Option<&'s mut DirectReads>,
 }
 
 impl<'s> Scanner<'s> {
@@ -175,7 +187,12 @@ impl<'s> Scanner<'s> {
     pub(crate) fn from_record(segments: &'s Segments, at: u64, to: Option<u64>) -> Scanner<'s> {
         let walked = Vec::with_capacity(synod_wire::record::MAX_FLUSH_RECORDS);
         let (promised, mark) = (Ballot::ZERO, Lsn::ZERO);
-        Scanner { segments, to, at, begun: at, flush_start: None, next_lsn: None, walked, promised, mark }
+        Scanner { segments, to, at, begun: at, flush_start: None, next_lsn: None, walked, promised, mark, direct: None }
+    }
+
+    /// The same, read around the page cache.
+    pub(crate) fn directly(self, direct: Option<&'s mut DirectReads>) -> Scanner<'s> {
+        Scanner { direct, ..self }
     }
 
     /// Runs to the end of the log, to `to`, or until the visitor breaks.
@@ -185,57 +202,74 @@ impl<'s> Scanner<'s> {
             if self.to.is_some_and(|to| self.at >= to) || !self.segments.holds(self.at) {
                 return Ok(self.end(false, false));
             }
-            if window.as_ref().is_none_or(|window| !window.holds(self.at)) {
-                window = Some(self.segments.window(self.window_start(), self.limit())?);
-                if self.report_header(visit).is_break() {
-                    return Ok(self.end(false, true));
-                }
+            window = window.filter(|window| window.holds(self.at));
+            let entered = window.is_none();
+            let here = match &window {
+                Some(window) => window,
+                None => window.insert(self.window(None)?),
+            };
+            if entered && self.report_header(visit).is_break() {
+                return Ok(self.end(false, true));
             }
-            let window = window.as_ref().expect("mapped above");
-            if let Some(end) = self.flush(window, visit)? {
-                return Ok(end);
+            match self.flush(here, visit)? {
+                Step::On => {}
+                Step::Short => {
+                    // Given up first: what it was read into is read into again.
+                    let start = here.start();
+                    drop(window.take());
+                    window = Some(self.window(Some(start))?);
+                }
+                Step::End(end) => return Ok(end),
             }
         }
     }
 
-    /// Where the window for `self.at` starts. A bounded scan reads a short stretch from the middle of a stride, over and over:
-    /// it maps no more than that. An unbounded one wants the whole stride, to explain damage.
-    fn window_start(&self) -> u64 {
-        let page = self.at / PAGE_BYTES * PAGE_BYTES;
-        if self.to.is_some() {
-            page.max(self.segments.geometry.stride_start(self.at))
-        } else {
-            self.segments.geometry.stride_start(self.at)
+    /// The window to read `self.at` in. A bounded scan reads a short stretch from the middle of a stride, over and over: it takes
+    /// little more than that in, or, where a window from `short` on ended too early, the next stretch, or as far as it may.
+    /// An unbounded one wants the whole stride, to explain damage.
+    fn window(&mut self, short: Option<u64>) -> Result<Window, LogError> {
+        let (block, stride) =
+            (self.segments.geometry.block_bytes.max(PAGE_BYTES), self.segments.geometry.stride_start(self.at));
+        let start = if self.to.is_some() { (self.at / block * block).max(stride) } else { stride };
+        if self.to.is_none() || short == Some(start) {
+            return self.segments.window(start, self.limit());
         }
+        let to = self.limit().min(start + STRETCH_BYTES);
+        let read = self.direct.as_mut().map(|direct| direct.window(self.segments, start, to)).transpose()?;
+        read.flatten().map_or_else(|| self.segments.window(start, to), Ok)
     }
 
     fn limit(&self) -> u64 {
         self.to.unwrap_or(u64::MAX)
     }
 
-    /// Reads one flush; `Some` at the end of the log.
-    fn flush(&mut self, window: &Window, visit: &mut Visit<'_>) -> Result<Option<End>, LogError> {
+    /// Reads one flush.
+    fn flush(&mut self, window: &Window, visit: &mut Visit<'_>) -> Result<Step, LogError> {
         self.begun = self.at;
         let closing = self.walk(window);
         let verdict = match closing {
             Some(trailer) if self.closes(&trailer) => Verdict::Covered(trailer),
             // Whole up to the bound, which lies within a flush.
             None if self.to.is_some_and(|to| self.at >= to) => Verdict::Nothing { dirty: false },
+            _ if window.reach() < self.limit().min(self.segments.geometry.stride_end(self.begun)) => {
+                self.at = self.begun;
+                return Ok(Step::Short);
+            }
             _ => self.resolve(window)?,
         };
         let flow = match verdict {
             Verdict::Covered(trailer) if self.is_torn(window, &trailer)? => {
-                return Ok(Some(End { whole_trailer: Some(trailer.pos), ..self.finish(window, true, visit) }));
+                return Ok(Step::End(End { whole_trailer: Some(trailer.pos), ..self.finish(window, true, visit) }));
             }
             Verdict::Covered(trailer) => self.take_covered(window, &trailer, visit),
             Verdict::Later(resume, proven) => self.take_up_to(window, resume, proven, visit),
-            Verdict::Nothing { dirty } => return Ok(Some(self.finish(window, dirty, visit))),
+            Verdict::Nothing { dirty } => return Ok(Step::End(self.finish(window, dirty, visit))),
         };
         if flow.is_break() {
-            return Ok(Some(self.end(false, true)));
+            return Ok(Step::End(self.end(false, true)));
         }
         assert!(self.at > self.begun, "a scan goes forward");
-        Ok(None)
+        Ok(Step::On)
     }
 
     /// Follows whole records from `self.at`, into `self.walked`; stops behind the last. The trailer there, if one is.

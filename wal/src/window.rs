@@ -18,6 +18,8 @@ const SECTOR_BYTES: u64 = 512;
 pub(crate) struct Window {
     view: View,
     start: u64,
+    /// Where it was asked to end, at most at the stride's end.
+    reach: u64,
     stride_end: u64,
 }
 
@@ -44,10 +46,26 @@ impl Window {
         assert!(start.is_multiple_of(PAGE_BYTES));
         let file_bytes = file.len_bytes().map_err(LogError::file("stat", path))?;
         let (offset, stride_end) = (geometry.offset(start), geometry.stride_end(start));
-        let end = stride_end.min(to).min(start - offset + file_bytes);
+        let reach = stride_end.min(to);
+        let end = reach.min(start - offset + file_bytes);
         let bytes = end.saturating_sub(start) as usize;
         let view = file.view(offset, bytes).map_err(LogError::file("map", path))?;
-        Ok(Window { view, start, stride_end })
+        Ok(Window { view, start, reach, stride_end })
+    }
+
+    /// What was read of the stride at `start` beforehand.
+    pub(crate) fn read(geometry: &Geometry, view: View, start: u64) -> Window {
+        Window { start, reach: start + view.len() as u64, stride_end: geometry.stride_end(start), view }
+    }
+
+    /// Where it starts.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Where it was asked to end, at most at the stride's end.
+    pub(crate) fn reach(&self) -> u64 {
+        self.reach
     }
 
     /// Whether `pos` lies in this window's stride, at or behind its start.

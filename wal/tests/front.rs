@@ -334,3 +334,52 @@ fn a_reader_is_opened_while_the_front_is_removed() {
         assert!(firsts.is_sorted(), "{firsts:?}");
     });
 }
+
+/// What a scan comes by.
+fn items(reader: &mut LogReader, from: u64, to: Option<u64>) -> Vec<String> {
+    let mut items = Vec::new();
+    let end = reader.scan(from, to, &mut |item| {
+        items.push(match item {
+            Item::Record(place, frame) => format!("{place:?} {:?} {}", frame.header, frame.payload_crc),
+            other => format!("{other:?}"),
+        });
+        ControlFlow::Continue(())
+    });
+    items.push(format!("{:?}", end.unwrap()));
+    items
+}
+
+#[test]
+fn a_log_read_in_stretches_is_what_it_is_in_whole_maps() {
+    let dir = tempdir();
+    let (mut log, mut disk, mut records) = long_log(dir.path());
+    // A flush that is longer than any stretch.
+    let mut kept = Vec::new();
+    for _ in 0..14 {
+        push(&mut log, &mut kept, 60_000);
+    }
+    settle(&mut log, &mut disk);
+    log.idle_mark(&mut disk, Ballot::ZERO);
+    complete_one(&mut log, &mut disk);
+    let to = log.durable_pos();
+    drop(log);
+    let mut whole = LogReader::open_offline(dir.path()).unwrap();
+    records.truncate(records.len() - 1);
+    for damaged in [false, true] {
+        if damaged {
+            for (place, _) in records.iter().skip(5).step_by(9) {
+                let (segment, offset) = ((place.pos / STRIDE_BYTES) as usize, place.pos % STRIDE_BYTES + 40_000);
+                poke(&segments(dir.path())[segment], offset, |bytes| bytes[0] ^= 8, 1);
+            }
+        }
+        let expected = items(&mut whole, 0, None);
+        assert_eq!(expected.iter().any(|item| item.starts_with("Damage")), damaged);
+        for mut reader in [LogReader::open(dir.path()).unwrap(), LogReader::open_to_read_once(dir.path()).unwrap()] {
+            assert_eq!(items(&mut reader, 0, Some(to)), expected);
+            for (place, _) in records.iter().step_by(7) {
+                let part = items(&mut reader, place.pos, Some(to));
+                assert_eq!(part[part.len() - 20..], expected[expected.len() - 20..], "from {}", place.pos);
+            }
+        }
+    }
+}
