@@ -70,8 +70,6 @@ pub struct Checkpoint {
     pub bytes: u64,
     /// The size of what every member has.
     pub state_bytes: u64,
-    /// Where a recovery from it begins.
-    pub from_segment: u64,
 }
 
 /// What the maker of snapshots is told at its start: what recovery is told, too.
@@ -237,13 +235,7 @@ impl Shadow {
         remove_older(dir, request.held)?;
         partial::remove_upto(dir, slot)?;
         self.firsts = self.firsts.split_off(&from_segment);
-        Ok(Progress::Written(Checkpoint {
-            slot,
-            state_crc,
-            bytes: body.len() as u64,
-            state_bytes: state.len() as u64,
-            from_segment,
-        }))
+        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes: body.len() as u64, state_bytes: state.len() as u64 }))
     }
 
     /// The highest segment from whose start on the log has every value above the slot, and at least one record.
