@@ -1,7 +1,8 @@
 //! A node: one shard a group, each on its own thread (pinned if the configuration says so) with a housekeeping thread
 //! beside it, and the main thread that waits for signals.
 
-use crate::admin::{About, Admin};
+use crate::admin::{About, Admin, AskReload, reloads};
+use crate::config::reload::Told;
 use crate::config::{Config, InFlight, Writer, WriterCore};
 use crate::events::Events;
 use crate::interrupt;
@@ -111,23 +112,26 @@ fn wal_settings(config: &Config) -> synod_wal::Settings {
 }
 
 /// Runs a node with the machines that its configuration names, until SIGTERM or SIGINT, or until one of its groups cannot go on. On
-/// SIGHUP `reload` is asked what is to run from now on in place of what does, if anything else is ([`crate::config::reload`]).
+/// SIGHUP, and for who asks over HTTP, `reload` is asked what is to run from now on in place of what does, if anything else is
+/// ([`crate::config::reload`]), and what there is to tell of it.
 pub fn run(
     config: &Config,
     node: NodeId,
     order: Order,
-    mut reload: impl FnMut(&Config) -> Option<Config>,
+    mut reload: impl FnMut(&Config) -> (Told, Option<Config>),
 ) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot watch signals")?;
     let handle = signals.handle();
     let (tell, told) = sync_channel(NEWS_MAX);
     let news = tell.clone();
+    let (ask_reload, asked) = reloads();
     let hooks = Hooks {
         on_end: Arc::new(move || handle.close()),
         on_news: Arc::new(move |of_group| {
             // Where nobody listens, nobody is told.
             let _nobody = news.send(of_group);
         }),
+        reload: Some(ask_reload),
     };
     let running = Node::spawn(config, node, order, machine::built_in(config), hooks)?;
     let (boards, shared) = (running.boards.clone(), running.shared.clone());
@@ -137,9 +141,15 @@ pub fn run(
     let signal = loop {
         match signals.forever().next() {
             Some(SIGHUP) => {
-                if let Some(changed) = reload(&runs) {
+                // Before the file is read: who comes later has another signal sent, and is told of what is read then.
+                let askers: Vec<_> = asked.try_iter().collect();
+                let (told, changed) = reload(&runs);
+                if let Some(changed) = changed {
                     running.take_over(&changed);
                     runs = changed;
+                }
+                for asker in askers {
+                    let _hung_up = asker.send(told.clone());
                 }
             }
             other => break other,
@@ -184,13 +194,15 @@ pub struct Node {
     events: Option<Events>,
 }
 
-/// What pipelines call.
+/// What a node's threads call.
 #[derive(Clone)]
 struct Hooks {
     /// One of them ended.
     on_end: Arc<dyn Fn() + Send + Sync>,
     /// It reads its log, or serves.
     on_news: Arc<dyn Fn(News) + Send + Sync>,
+    /// Somebody asks over HTTP that the configuration be read again.
+    reload: Option<AskReload>,
 }
 
 /// What ends a node's pipelines.
@@ -219,7 +231,7 @@ impl Node {
     /// Starts a node. It is up when its clients are answered; an error of a group, its log for one, ends the node and is told by
     /// [`Node::wait`] or [`Node::stop`].
     pub fn start(config: &Config, node: NodeId, make: MakeMachine) -> anyhow::Result<Node> {
-        let hooks = Hooks { on_end: Arc::new(|| {}), on_news: Arc::new(|_| {}) };
+        let hooks = Hooks { on_end: Arc::new(|| {}), on_news: Arc::new(|_| {}), reload: None };
         Node::spawn(config, node, Order::Serve, make, hooks)
     }
 
@@ -241,7 +253,7 @@ impl Node {
         let listen = config.node(node).and_then(|node| node.admin_listen);
         let about =
             About { cluster: config.cluster_id(), node, config: Arc::new(config.clone()), groups: groups.clone() };
-        started.admin = listen.map(|listen| Admin::start(listen, about)).transpose()?;
+        started.admin = listen.map(|listen| Admin::start(listen, about, hooks.reload)).transpose()?;
         let followed = groups.iter().map(|(group, board)| (*group, board.clone(), config.log_dir(node, *group)));
         let events = Events::start(node, followed.collect()).context("cannot start a thread")?;
         started.events = Some(events);

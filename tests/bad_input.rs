@@ -254,6 +254,11 @@ fn full_disk(test: &str, of_leader: bool) {
     let complaints = log.lines().filter(|line| line.contains("no space for")).count();
     assert!(log.contains("Free or add space"), "the error says how to mend it");
     assert!(complaints < 100, "the log of the node is flooded: {complaints} complaints");
+    let events =
+        cluster.synod(&["inspect", "events", "--dir", &cluster.config.log_dir(node, GROUP).display().to_string()]);
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    let failures: Vec<&str> = events.lines().filter(|line| line.contains("log segment cannot be prepared")).collect();
+    assert!(failures.len() == 1 && failures[0].contains("No space left on device"), "{events}");
     std::fs::remove_file(&ballast).expect("remove the ballast");
     cluster.await_converged_under_load(GROUP);
     let told = load.finish();

@@ -69,7 +69,9 @@ fn a_leader_whose_disk_is_slow_hands_over_and_takes_nothing_back() {
     assert_eq!(cluster.counter(leader, GROUP, Counter::SlowDiskYields), 1);
     assert_eq!(cluster.counter(successor, GROUP, Counter::SlowDiskYields), 0);
     // It was handed over, and nobody waited for a time-out.
-    assert!(cluster.log(successor).contains("the leader handed over"), "{}", cluster.log(successor));
+    await_until(SOON, "the successor says that it was handed over", || {
+        cluster.log(successor).contains("the leader handed over").then_some(())
+    });
     // Whoever asks for it: the slow one takes nothing back for a while.
     let config = cluster.config_file().to_str().expect("a path in UTF-8").to_owned();
     let back = cluster.synod(&["transfer-leader", "--config", &config, "--to", &leader.to_string()]);

@@ -91,7 +91,9 @@ fn allocates_nothing(io: KernelIo) {
         .into_iter()
         .map(|node| {
             let config = cluster.config.clone();
-            std::thread::spawn(move || synod::node::run(&config, node, Order::Serve, |_| None))
+            std::thread::spawn(move || {
+                synod::node::run(&config, node, Order::Serve, |_| unreachable!("nobody sends SIGHUP"))
+            })
         })
         .collect();
     cluster.await_leader(GROUP);

@@ -29,7 +29,13 @@ fn await_caught_up(cluster: &Cluster, node: NodeId) {
     await_until(SOON, &format!("node {node} catches up"), || {
         cluster.status(node, GROUP).filter(|status| Some(status.tail) >= furthest).map(drop)
     });
-    assert!(cluster.log(node).contains("a member's snapshot is installed"), "{}", cluster.log(node));
+    let dir = cluster.config.log_dir(node, GROUP).display().to_string();
+    await_until(SOON, "its log and its events tell of the snapshot", || {
+        let events = cluster.synod(&["inspect", "events", "--dir", &dir]).stdout;
+        let all = [cluster.log(node), String::from_utf8_lossy(&events).into_owned()];
+        let told = ["a snapshot is fetched", "a member's snapshot is installed"];
+        told.iter().all(|what| all.iter().all(|text| text.contains(what))).then_some(())
+    });
 }
 
 /// Trims all but the last entries, and waits until the others' logs begin above what `away` has.

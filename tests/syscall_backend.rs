@@ -19,14 +19,16 @@ const NODE: NodeId = NodeId(0);
 /// More than `wal.writer = "auto"` has written before its first trial of the ring.
 const ENTRIES: u64 = 300;
 
-/// A cluster of one node that answers HTTP, not formatted.
-fn one_node(name: &str, tune: impl FnOnce(&mut Config)) -> Cluster {
-    Cluster::unformatted(name, |config| {
+/// A cluster of one node that answers HTTP, not formatted. It enters the kernel as it is told here, whatever the environment says.
+fn one_node(name: &str, io: KernelIo, tune: impl FnOnce(&mut Config)) -> Cluster {
+    let mut cluster = Cluster::unformatted(name, |config| {
         Cluster::members_are(config, 1);
         let node = &mut config.nodes[0];
         node.admin_listen = Some(SocketAddrV4::new(*node.client_listen.ip(), 7600));
         tune(config);
-    })
+    });
+    cluster.set_env(NODE, "SYNOD__CPU__IO", &format!("{io:?}").to_lowercase());
+    cluster
 }
 
 fn format(cluster: &Cluster) {
@@ -108,7 +110,7 @@ fn plain_system_calls_carry_a_cluster_through_the_death_of_its_leader() {
 #[test]
 fn auto_does_without_io_uring_where_it_is_refused_and_uring_insists() {
     let _one = serial();
-    let mut cluster = one_node("refused", |_| {});
+    let mut cluster = one_node("refused", KernelIo::Auto, |_| {});
     cluster.restrict(refuse::io_uring);
     format(&cluster);
     cluster.start(NODE);
@@ -138,8 +140,7 @@ fn a_node_without_privileges_serves_and_says_what_it_does_without() {
         return say(&format!("SKIPPED {name}: others may not enter the directory of {SYNOD}"));
     }
     for io in [KernelIo::Uring, KernelIo::Syscall] {
-        let mut cluster = one_node("nobody", |config| {
-            config.cpu.io = io;
+        let mut cluster = one_node("nobody", io, |config| {
             // The kernel, or the reactor, may have it or not; asked for, it is said.
             config.net.napi_busy_poll_us = 50;
         });
@@ -174,7 +175,7 @@ fn process_status(pid: u32) -> String {
 fn a_file_system_without_o_direct_is_written_through_the_page_cache_and_synced() {
     let _one = serial();
     for io in [KernelIo::Auto, KernelIo::Syscall] {
-        let mut cluster = one_node("buffered", |config| config.cpu.io = io);
+        let mut cluster = one_node("buffered", io, |_| {});
         cluster.restrict(refuse::direct_io);
         format(&cluster);
         cluster.start(NODE);

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `plan.rs` | what the seed decides beforehand |
 //! | `run.rs` | a run's phases: chaos, then a healed core that must commit and converge |
-//! | `sim.rs` | the engine: the queue of happenings, and what each does |
+//! | `sim.rs` | the engine: the queue of happenings, and who carries each out |
+//! | `lives.rs`, `turn.rs`, `writes.rs`, `transit.rs` | how nodes come and go; a node's turn; its disk; datagrams on their way |
 //! | `queue.rs` | what is going to happen, in order |
 //! | `script.rs` | scenarios as text, in `sim/scenarios` |
 //! | `chaos.rs`, `fault.rs`, `crowd.rs`, `rivals.rs` | the faults that strike, and where they may |
@@ -36,6 +37,7 @@ mod history;
 mod io;
 mod known;
 pub mod linear;
+mod lives;
 mod load;
 mod members;
 mod net;
@@ -54,7 +56,10 @@ mod storage;
 mod subscriber;
 mod trace;
 mod transfers;
+mod transit;
 mod trims;
+mod turn;
+mod writes;
 
 pub use checks::{SIMULATOR, Violation};
 pub use coverage::{Coverage, Missed};

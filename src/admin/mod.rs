@@ -8,17 +8,20 @@
 //! | `metrics.rs`, `meters.rs` | the boards as Prometheus metrics |
 //! | `report.rs` | health and status |
 //! | `viewer.rs`, `page.rs`, `drawing.rs` | the page: what it knows, its HTML, its pictures |
+//! | `order.rs` | the one order that is taken |
 //! | `server.rs` | HTTP: bounded connections, bounded time |
 
 mod drawing;
 mod meters;
 mod metrics;
+mod order;
 mod page;
 mod report;
 mod server;
 mod viewer;
 
 pub use metrics::Metrics;
+pub use order::{AskReload, reloads};
 pub use report::{Health, report};
 
 use crate::config::Config;
@@ -64,8 +67,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens at `listen`, whose port may be 0: any that is free.
-    pub fn start(listen: SocketAddrV4, about: About) -> anyhow::Result<Admin> {
+    /// Listens at `listen`, whose port may be 0: any that is free. Without `reload` nobody can ask for one.
+    pub fn start(listen: SocketAddrV4, about: About, reload: Option<AskReload>) -> anyhow::Result<Admin> {
         let socket = TcpListener::bind(listen)
             .with_context(|| format!("cannot listen on {listen} (node.admin_listen): is another process there?"))?;
         let address = match socket.local_addr().context("cannot tell a socket's address")? {
@@ -75,7 +78,7 @@ impl Admin {
         socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
         let stop = Arc::new(Notify::new());
         let (stopped, node) = (stop.clone(), about.node);
-        let answers = Answers { metrics: Metrics::new(&about), viewer: Viewer::new(about.clone()), about };
+        let answers = Answers { metrics: Metrics::new(&about), viewer: Viewer::new(about.clone()), about, reload };
         let serve = move || {
             if let Err(error) = rustix::process::nice(ADMIN_NICE) {
                 tracing::warn!(%error, "HTTP is answered at normal priority");
@@ -104,6 +107,9 @@ impl Drop for Admin {
     }
 }
 
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// An answer to a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
@@ -118,6 +124,7 @@ struct Answers {
     metrics: Metrics,
     about: About,
     viewer: Viewer,
+    reload: Option<AskReload>,
 }
 
 impl Answers {
@@ -129,15 +136,28 @@ impl Answers {
         }
     }
 
+    /// Has the node read its configuration again.
+    async fn reload(&self) -> Answer {
+        let text = |status, body| Answer { status, content_type: TEXT, body };
+        let Some(reload) = &self.reload else {
+            return text(404, "this node was started by a program, and reads no file again\n".to_owned());
+        };
+        match reload.ask().await {
+            Ok(told) => {
+                let status = if told.problems.is_empty() { 200 } else { 422 };
+                Answer { status, content_type: JSON, body: report::json(&told) }
+            }
+            Err(error) => text(503, format!("{error:#}\n")),
+        }
+    }
+
     /// What this node knows by itself.
     fn at_once(&self, path: &str) -> Answer {
-        let json = |status, body| Answer { status, content_type: "application/json", body };
+        let json = |status, body| Answer { status, content_type: JSON, body };
         match path {
             "/metrics" => match self.metrics.text() {
                 Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
-                Err(error) => {
-                    Answer { status: 500, content_type: "text/plain; charset=utf-8", body: error.to_string() }
-                }
+                Err(error) => Answer { status: 500, content_type: TEXT, body: error.to_string() },
             },
             "/health" => {
                 let health = Health::of(&report(&self.about), self.about.stuck_after());
@@ -145,8 +165,8 @@ impl Answers {
             }
             "/status" => json(200, report::json(&report(&self.about))),
             _ => {
-                let body = "there are /, /metrics, /health and /status\n".to_owned();
-                Answer { status: 404, content_type: "text/plain; charset=utf-8", body }
+                let body = "there are /, /metrics, /health and /status, and POST /reload\n".to_owned();
+                Answer { status: 404, content_type: TEXT, body }
             }
         }
     }

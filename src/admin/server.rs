@@ -1,10 +1,11 @@
-//! HTTP/1.1 over hyper: GET and HEAD alone, a bounded number of connections, each for a bounded time.
+//! HTTP/1.1 over hyper: GET and HEAD, and one POST (`order.rs`), a bounded number of connections, each for a bounded time.
 
-use super::{Answer, Answers};
+use super::order::is_from_here;
+use super::{Answer, Answers, TEXT};
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -62,9 +63,14 @@ async fn accept(listener: &tokio::net::TcpListener, answers: Arc<Answers>) {
 
 async fn answer(stream: TcpStream, answers: Arc<Answers>) {
     let longest = Duration::from_micros(answers.about.config.metrics.connection_timeout_us);
+    let from_here = match (stream.peer_addr(), stream.local_addr()) {
+        (Ok(peer), Ok(own)) => is_from_here(peer.ip(), own.ip()),
+        // It is closed already.
+        _ => false,
+    };
     let service = service_fn(move |request: Request<Incoming>| {
         let answers = answers.clone();
-        async move { Ok::<_, Infallible>(respond(&answers, &request).await) }
+        async move { Ok::<_, Infallible>(respond(&answers, &request, from_here).await) }
     });
     let mut http = http1::Builder::new();
     http.max_buf_size(MAX_HEAD_BYTES);
@@ -76,21 +82,30 @@ async fn answer(stream: TcpStream, answers: Arc<Answers>) {
     }
 }
 
-async fn respond(answers: &Answers, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"this address takes no orders: GET alone\n")));
-        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    let Answer { status, content_type, body } =
-        answers.to_path(request.uri().path(), request.uri().query().unwrap_or("")).await;
+async fn respond(answers: &Answers, request: &Request<Incoming>, from_here: bool) -> Response<Full<Bytes>> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or(""));
+    let refused = |status, body: &str| Answer { status, content_type: TEXT, body: body.to_owned() };
+    let Answer { status, content_type, body } = match *request.method() {
+        Method::GET | Method::HEAD => answers.to_path(path, query).await,
+        Method::POST if path == "/reload" && !from_here => {
+            refused(403, "a reload is asked for from the node's own host\n")
+        }
+        // A page of whatever origin that this host's browser shows is not its operator.
+        Method::POST if path == "/reload" && request.headers().contains_key(ORIGIN) => {
+            refused(403, "a reload is asked for by a program, not by a browser\n")
+        }
+        Method::POST if path == "/reload" => answers.reload().await,
+        _ => refused(405, "there are GET, HEAD, and POST of /reload alone\n"),
+    };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // Nothing is loaded from anywhere, and nothing runs.
     let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

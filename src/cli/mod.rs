@@ -20,6 +20,7 @@ mod logging;
 mod member;
 mod node;
 mod read;
+mod reload;
 mod session;
 mod status;
 mod subscribe;
@@ -139,6 +140,8 @@ enum ConfigCommand {
         /// The file.
         file: PathBuf,
     },
+    /// Have a node of this host read its file again, by its admin_listen; prints what it takes over, and what waits for its restart
+    Reload(ReloadArgs),
     /// Print what is in effect, and where each value came from
     Show {
         /// The file.
@@ -178,6 +181,18 @@ struct NodeArgs {
     /// The node.
     #[arg(long, value_name = "N")]
     node: u8,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// How long to wait for the node's answer.
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout_ms: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Style,
 }
 
 #[derive(Debug, Subcommand)]
@@ -720,6 +735,7 @@ fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Config(ConfigCommand::Default) => config::default(),
         Command::Config(ConfigCommand::Validate { file }) => config::validate(&file),
+        Command::Config(ConfigCommand::Reload(args)) => reload::reload(&args),
         Command::Config(ConfigCommand::Show { file, memory, output }) => config::show(&file, memory, output),
         Command::Check(args) => check::check(&args),
         Command::Tune(command) => tune::tune(&command),

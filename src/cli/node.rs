@@ -4,7 +4,8 @@ use super::logging::Logging;
 use super::output::{Outcome, print};
 use super::{FormatArgs, StartArgs};
 use crate::config::load::ConfigError;
-use crate::config::{Config, load, reload};
+use crate::config::reload::{self, Reload, Told};
+use crate::config::{Config, load};
 use crate::memory::Memory;
 use crate::node;
 use crate::shard::Order;
@@ -36,31 +37,17 @@ pub(super) fn start(args: &StartArgs) -> Outcome {
     Ok(())
 }
 
-/// Reads the file again, and the environment of the process with it. What is to run from now on; `None`: what runs goes on.
-fn reread(file: &Path, running: &Config, logging: &Logging) -> Option<Config> {
-    let place = file.display();
-    let goes_on = "the configuration is not taken over; the node goes on with what it has";
-    let read = match load::load(file) {
-        Ok(read) => read.config,
-        Err(ConfigError::Invalid(problems)) => {
-            for problem in problems {
-                tracing::error!(%problem, "{goes_on}");
-            }
-            return None;
-        }
-        Err(error) => {
-            tracing::error!(%error, "{goes_on}");
-            return None;
-        }
-    };
-    let found = match reload::reload(running, &read) {
+/// Reads the file again, and the environment of the process with it. What came of it, and what is to run from now on; `None`: what
+/// runs goes on.
+fn reread(file: &Path, running: &Config, logging: &Logging) -> (Told, Option<Config>) {
+    let place = file.display().to_string();
+    let found = match find(file, running) {
         Ok(found) => found,
-        Err(findings) => {
-            for reload::Finding { key, reason, mend } in findings {
-                let problem = format!("{place}: {key}: {reason}; {mend}, or restart the node for all of the file");
-                tracing::error!(problem, "{goes_on}");
+        Err(problems) => {
+            for problem in &problems {
+                tracing::error!(problem, "the configuration is not taken over; the node goes on with what it has");
             }
-            return None;
+            return (Told { file: place, problems, ..Told::default() }, None);
         }
     };
     // What is told is told at the more talkative of both levels.
@@ -76,9 +63,26 @@ fn reread(file: &Path, running: &Config, logging: &Logging) -> Option<Config> {
         tracing::warn!(key, old, new, "not taken over: the node goes on with the old value until it is restarted");
     }
     let (taken_over, waiting) = (found.taken.len(), found.waits.len());
-    tracing::info!(file = %place, taken_over, waiting, "the configuration was read again");
+    tracing::info!(file = place, taken_over, waiting, "the configuration was read again");
     if !talks_more {
         logging.set_level(new);
     }
-    Some(found.config)
+    let Reload { config, taken, waits } = found;
+    (Told { file: place, taken, waits, problems: Vec::new() }, Some(config))
+}
+
+/// What comes of the file as it is now, or all that is wrong with it.
+fn find(file: &Path, running: &Config) -> Result<Reload, Vec<String>> {
+    let read = match load::load(file) {
+        Ok(read) => read.config,
+        Err(ConfigError::Invalid(problems)) => return Err(problems.iter().map(ToString::to_string).collect()),
+        Err(error) => return Err(vec![error.to_string()]),
+    };
+    reload::reload(running, &read).map_err(|findings| {
+        let place = file.display();
+        let problem = |reload::Finding { key, reason, mend }| {
+            format!("{place}: {key}: {reason}; {mend}, or restart the node for all of the file")
+        };
+        findings.into_iter().map(problem).collect()
+    })
 }

@@ -2,6 +2,7 @@
 
 pub use super::Finding;
 use super::{Config, check, load};
+use serde::{Deserialize, Serialize};
 
 /// The keys that it takes over. Each changes when or how fast something is done, and nothing that members must have in common or that
 /// memory was laid out by.
@@ -29,7 +30,7 @@ pub fn is_taken_over(key: &str) -> bool {
 }
 
 /// One key that has another value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The key, as `retention.max_bytes` or `node[1].dir`.
     pub key: String,
@@ -48,6 +49,19 @@ pub struct Reload {
     pub taken: Vec<Change>,
     /// What waits for a restart.
     pub waits: Vec<Change>,
+}
+
+/// What came of a reload, as a node tells it to who asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The file that was read.
+    pub file: String,
+    /// What it takes over.
+    pub taken: Vec<Change>,
+    /// What waits for a restart.
+    pub waits: Vec<Change>,
+    /// Why nothing is taken over; empty: the file can be used.
+    pub problems: Vec<String>,
 }
 
 /// Holds a configuration that was read, and checked, against the one that runs. What it takes over must go together with what it

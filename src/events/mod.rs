@@ -121,7 +121,7 @@ impl Followed {
     }
 }
 
-/// One line: what, why, and the figures.
+/// One line: what, why, and the figures; none where who did the job has written it, with the error's text.
 fn log(group: GroupId, record: &Record) {
     let Told { what, details, reason, figures } = tell(record);
     let (group, figures) = (group.0, Figures(&figures).to_string());
@@ -135,8 +135,10 @@ fn log(group: GroupId, record: &Record) {
             | EventKind::Overrun
             | EventKind::Stall
             | EventKind::YieldedDisk
-            | EventKind::Halted,
+            | EventKind::Unreadable,
         ) => tracing::warn!(group, details, reason, figures, "{what}"),
+        Some(EventKind::Halted) => tracing::error!(group, details, reason, figures, "{what}"),
+        Some(EventKind::JobFailed) => {}
         _ => tracing::info!(group, details, reason, figures, "{what}"),
     }
 }

@@ -1,6 +1,6 @@
 //! A record in words: what happened, to whom, why, and its figures by name.
 
-use crate::shard::{EventKind, ROLE_REASONS, Record};
+use crate::shard::{EventKind, FAILURES, ROLE_REASONS, Record};
 use std::fmt;
 use std::net::Ipv4Addr;
 use synod_wire::client::role;
@@ -50,6 +50,42 @@ fn role_reason(place: u8) -> String {
     found.map_or_else(|| format!("reason {place}"), |(_, name)| (*name).to_owned())
 }
 
+/// Why a node votes no longer, and what mends it, by a record of it.
+fn halt(record: &Record) -> String {
+    let Record { from: peer, reason, figures: [_, a, b, c], .. } = *record;
+    let why = match ModeReason::from_u8(reason) {
+        Some(ModeReason::DiskRolledBack) => format!(
+            "this node's log ends at Lsn {b}, but node {peer} counted records up to {a}: the disk was rolled back or lost writes, and \
+             votes are forgotten. It must not vote. Restore nothing by hand; replace the node"
+        ),
+        Some(ModeReason::FormattedAnew) => format!(
+            "this directory was formatted after the group was founded (node {peer} knows this node under another incarnation): its \
+             earlier votes are lost. It must not vote. Put the old directory back, or replace the node"
+        ),
+        Some(ModeReason::Removed) => format!(
+            "this node is no member of the group any more, since epoch {a} at the latest. Stop it; to bring it back, format an empty \
+             directory with `synod format --join` and add it with `synod member add`"
+        ),
+        Some(ModeReason::Ordered) => "its operator started it with --floor: it does not vote, and serves what its log shows committed. \
+             Start it without --floor to take part again"
+            .to_owned(),
+        Some(ModeReason::StateDiverged) => format!(
+            "after slot {a} this node's state has the checksum {:08x}, but that of the nodes {} has {:08x}: its state is wrong (a state \
+             machine that is not deterministic or another than theirs, or memory that flipped). Compare its snapshot of that slot \
+             with theirs; when the cause is found, replace the node",
+            b >> 32,
+            nodes(c),
+            b as u32
+        ),
+        Some(ModeReason::BeyondRepair) => "all members have promised, and damage on too many of them hides what may have been chosen: \
+             no leader can tell. Stop the members, put back an undamaged copy of a log that was stopped in good order, or mend its \
+             disk, and start them again; `synod verify` and `synod evidence` show what each log holds"
+            .to_owned(),
+        _ => return mode_reason(reason),
+    };
+    format!("{}: {why}", mode_reason(reason))
+}
+
 fn change_name(number: u8) -> &'static str {
     match number {
         change::ADD => "add",
@@ -73,6 +109,12 @@ fn change_outcome(number: u8) -> String {
         _ => return format!("outcome {number}"),
     };
     name.to_owned()
+}
+
+/// An error by the system's number of it; 0: it is none of the system's.
+fn error(errno: u64) -> Option<String> {
+    let errno = i32::try_from(errno).ok().filter(|errno| *errno > 0)?;
+    Some(std::io::Error::from_raw_os_error(errno).to_string())
 }
 
 fn nodes(set: u64) -> String {
@@ -161,9 +203,41 @@ pub fn tell(record: &Record) -> Told {
             told("hand-over ended", String::new(), Some(why), vec![ballot(), ("leader", leader)])
         }
         EventKind::Halted => {
-            told("votes no longer", String::new(), Some(mode_reason(reason)), vec![number("applied", a)])
+            let serves = "it serves stale reads until it is stopped".to_owned();
+            told("votes no longer", serves, Some(halt(record)), vec![number("applied", a)])
         }
         EventKind::Repaired => told("damage repaired: no vote is unknown any more", String::new(), None, vec![]),
+        EventKind::SnapshotWritten => {
+            let crc = ("state_crc", format!("{c:08x}"));
+            told(
+                "a snapshot is written",
+                String::new(),
+                None,
+                vec![number("slot", a), number("bytes", b), crc, number("times", d)],
+            )
+        }
+        EventKind::FrontRemoved => {
+            let figures =
+                vec![number("first_segment", a), number("first_slot", b), number("bytes", c), number("times", d)];
+            told("the log's front is removed", String::new(), None, figures)
+        }
+        EventKind::SnapshotFetched => {
+            let why = "its log, or its patience, ended before".to_owned();
+            let figures = vec![number("slot", a), number("bytes", b)];
+            told("a snapshot is fetched", format!("from member {from}"), Some(why), figures)
+        }
+        EventKind::SnapshotInstalled => {
+            let figures = vec![number("slot", a), number("bytes", b)];
+            told("a member's snapshot is installed", String::new(), None, figures)
+        }
+        EventKind::JobFailed => {
+            let what = FAILURES.get(usize::from(to)).map_or("a failure of a later version", |(_, what)| what);
+            told(what, String::new(), error(a), vec![number("slot", b), number("times", c)])
+        }
+        EventKind::Unreadable => {
+            let what = "a value that a member asks for cannot be read";
+            told(what, String::new(), error(b), vec![number("slot", a), number("times", c)])
+        }
     }
 }
 
@@ -180,6 +254,46 @@ mod tests {
                 assert!(!tell(&record).what.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn who_votes_no_longer_is_told_why_by_the_figures() {
+        let (peer, crcs) = (2, 0xab << 32 | 0xcd);
+        for (reason, figures, words) in [
+            (ModeReason::DiskRolledBack, [9, 70, 60, 0], "ends at Lsn 60, but node 2 counted records up to 70"),
+            (ModeReason::FormattedAnew, [9, 0, 0, 0], "node 2 knows this node under another incarnation"),
+            (ModeReason::Removed, [9, 5, 0, 0], "since epoch 5 at the latest"),
+            (
+                ModeReason::StateDiverged,
+                [9, 8, crcs, 0b11],
+                "after slot 8 this node's state has the checksum 000000ab, but that of the nodes 0,1 has 000000cd",
+            ),
+            (ModeReason::Ordered, [9, 0, 0, 0], "started it with --floor"),
+            (ModeReason::BeyondRepair, [9, 0, 0, 0], "no leader can tell"),
+        ] {
+            let (kind, reason) = (EventKind::Halted as u8, reason as u8);
+            let told = tell(&Record { wall_ns: 0, monotonic_ns: 0, kind, from: peer, to: 0, reason, figures });
+            assert!(told.reason.as_ref().is_some_and(|reason| reason.contains(words)), "{told:?}");
+            assert_eq!(Figures(&told.figures).to_string(), "applied=9");
+        }
+    }
+
+    #[test]
+    fn a_job_that_failed_is_told_with_the_systems_error() {
+        let figures = [28, 0, 3, 0];
+        let record = Record {
+            wall_ns: 0,
+            monotonic_ns: 0,
+            kind: EventKind::JobFailed as u8,
+            from: 0,
+            to: 0,
+            reason: 0,
+            figures,
+        };
+        let told = tell(&record);
+        assert!(told.what.starts_with("the next log segment cannot be prepared"), "{told:?}");
+        assert_eq!(told.reason.as_deref(), Some("No space left on device (os error 28)"));
+        assert_eq!(Figures(&told.figures).to_string(), "slot=0 times=3");
     }
 
     #[test]

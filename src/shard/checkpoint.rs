@@ -74,8 +74,6 @@ pub struct Checkpoint {
     pub bytes: u64,
     /// The size of what every member has.
     pub state_bytes: u64,
-    /// Where a recovery from it begins.
-    pub from_segment: u64,
     /// How far the log was read for it.
     pub read_pos: u64,
 }
@@ -248,7 +246,6 @@ impl Shadow {
             state_crc,
             bytes: body.len() as u64,
             state_bytes: state.len() as u64,
-            from_segment,
             read_pos: self.pos,
         }))
     }

@@ -1,16 +1,20 @@
 //! What happened at a shard that is worth a line in its log: changes of mode and role, elections, slow syncs, members and subscribers that are
-//! dropped, overruns, changes of the members, stalls. The pipeline's core stores each as a [`Record`] of eight words in a ring in memory,
+//! dropped, overruns, changes of the members, stalls, snapshots, what housekeeping could not do. The pipeline's core stores each as a [`Record`] of eight words in a ring in memory,
 //! without a system call or an allocation; another thread ([`crate::events`]) follows the ring, logs a line and keeps the record
 //! in a file that outlives the process.
+//!
+//! No line leaves a core in another way. What has a text, an error of the disk, its thread of housekeeping logs, which has it in hand
+//! (`jobs.rs`); the core notes what failed, and the number of the error.
 //!
 //! One thread writes, any reads. A record that is overwritten while it is read is told from a whole one by the count of records,
 //! as with a sequence lock.
 
 use super::Shard;
 use super::board::role_number;
-use super::jobs::{Done, Job};
+use super::jobs::{Done, FAILURES, Failure, Job};
+use super::mode::cause;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use synod_paxos::{Reason, Role};
+use synod_paxos::{Halt, Reason, Role};
 use synod_ring::Io;
 
 /// Records that a ring holds: far more than happen between two looks of who follows it.
@@ -31,6 +35,9 @@ pub const ROLE_REASONS: [(Reason, &str); 9] = [
 ];
 /// What may happen many times a second (stalls, slow syncs, overruns) is noted once in so long, with how often it was.
 const OFTEN_NS: u64 = 1_000_000_000;
+/// What may go on for days (snapshots, removals of the front, a disk that is full) is noted once in so long: a file that holds the last
+/// thousand records is to reach back hours.
+const SELDOM_NS: u64 = 60_000_000_000;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
@@ -79,12 +86,25 @@ kinds! {
     YieldedDisk = 14,
     /// A hand-over ended; reason: [`synod_wire::transfer::TransferOutcome`]. Ballot (packed), the leader's number and 1.
     HandedOver = 15,
-    /// The node votes no longer; reason: [`synod_wire::mode::ModeReason`]. Slot applied.
+    /// The node votes no longer; reason: [`synod_wire::mode::ModeReason`], from: the peer that knows. Slot applied; what that peer counted
+    /// and the last Lsn here, or the epoch, or a slot, this state's checksum and the others', and the set of them.
     Halted = 16,
     /// Damage was repaired: no vote is unknown.
     Repaired = 17,
     /// The leader hands over to a member that comes before it in `leader_priority`; to: whom.
     Preferred = 18,
+    /// A snapshot was written. Slot, bytes and checksum of the state of the newest, how many were since the last such record.
+    SnapshotWritten = 19,
+    /// The log's front was removed. First segment and slot that are left, bytes that went last, how often since the last such record.
+    FrontRemoved = 20,
+    /// A snapshot is fetched; from: the member. Slot, bytes.
+    SnapshotFetched = 21,
+    /// A member's snapshot is installed. Slot, bytes.
+    SnapshotInstalled = 22,
+    /// Housekeeping failed; to: its place in [`FAILURES`]. The system's number of the error, slot, how often since the last such record.
+    JobFailed = 23,
+    /// A value that a member asks for cannot be read. Slot, the system's number of the error, how often since the last such record.
+    Unreadable = 24,
 }
 
 /// One thing that happened. `from`, `to` and `reason` mean what the kind says.
@@ -167,7 +187,7 @@ impl EventRing {
     }
 }
 
-/// What may happen often: the worst of it since it was noted last.
+/// What may happen often: the worst, or the latest, of it since it was noted last.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Often {
     next_ns: u64,
@@ -176,19 +196,19 @@ pub(super) struct Often {
 }
 
 impl Often {
-    /// It happened; `figures` begin with how bad it was.
+    /// It happened; `figures` begin with how bad it was, or with what grows.
     pub(super) fn happens(&mut self, figures: [u64; 3]) {
         self.count += 1;
         self.worst = self.worst.max(figures);
     }
 
-    /// The worst and how many there were, if there were any and it is time to note them.
-    fn due(&mut self, now_ns: u64) -> Option<([u64; 3], u64)> {
+    /// The worst and how many there were, if there were any and it is time to note them; the next not before this pause.
+    fn due(&mut self, now_ns: u64, pause_ns: u64) -> Option<([u64; 3], u64)> {
         if self.count == 0 || now_ns < self.next_ns {
             return None;
         }
         let told = (self.worst, self.count);
-        *self = Often { next_ns: now_ns + OFTEN_NS, ..Often::default() };
+        *self = Often { next_ns: now_ns + pause_ns, ..Often::default() };
         Some(told)
     }
 }
@@ -199,6 +219,11 @@ pub(super) struct Noted {
     pub(super) slow_syncs: Often,
     pub(super) stalls: Often,
     pub(super) overruns: Often,
+    pub(super) snapshots: Often,
+    pub(super) fronts: Often,
+    pub(super) unreadable: Often,
+    /// As [`FAILURES`].
+    failures: [Often; FAILURES.len()],
     /// Members that are silent, as a set.
     silent: u64,
 }
@@ -224,19 +249,58 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.note(kind, (0, 0, 0), [self.slots.applied().0, self.machine.tail().0, 0, 0]);
     }
 
+    /// The core votes no longer: the figures are all that its line tells.
+    pub(super) fn note_halt(&self, halt: Halt) {
+        let (peer, [a, b, c]) = match halt {
+            Halt::Behind { peer, counted, durable } => (peer.0, [counted.0, durable.0, 0]),
+            Halt::FormattedAnew { peer } => (peer.0, [0; 3]),
+            Halt::Removed { epoch } => (0, [epoch.0.into(), 0, 0]),
+            Halt::Diverged { slot, mine, theirs, agree } => {
+                (0, [slot.0, u64::from(mine) << 32 | u64::from(theirs), agree.0])
+            }
+            Halt::Ordered | Halt::BeyondRepair => (0, [0; 3]),
+        };
+        self.note(EventKind::Halted, (peer, 0, cause(halt) as u8), [self.slots.applied().0, a, b, c]);
+    }
+
+    /// Housekeeping answered: it has logged what it could not do.
+    pub(super) fn note_failure(&mut self, done: &Done) {
+        if let Some(Failure { what, slot, errno, .. }) = done.failure() {
+            self.noted.failures[what as usize].happens([errno, slot.0, 0]);
+        }
+    }
+
     /// What happens often, and who is silent. Run when the board is written.
     pub(super) fn note_often(&mut self) {
         let now_ns = self.io.now_ns();
-        if let Some(([took_ns, bytes, records], count)) = self.noted.slow_syncs.due(now_ns) {
+        if let Some(([took_ns, bytes, records], count)) = self.noted.slow_syncs.due(now_ns, OFTEN_NS) {
             self.note(EventKind::SlowSync, (0, 0, 0), [took_ns, bytes, records, count]);
         }
-        if let Some(([took_ns, ..], count)) = self.noted.stalls.due(now_ns) {
+        if let Some(([took_ns, ..], count)) = self.noted.stalls.due(now_ns, OFTEN_NS) {
             self.note(EventKind::Stall, (0, 0, 0), [took_ns, count, 0, 0]);
         }
-        if let Some((_, count)) = self.noted.overruns.due(now_ns) {
+        if let Some((_, count)) = self.noted.overruns.due(now_ns, OFTEN_NS) {
             self.note(EventKind::Overrun, (0, 0, 0), [count, 0, 0, 0]);
         }
+        if let Some(([slot, errno, _], count)) = self.noted.unreadable.due(now_ns, OFTEN_NS) {
+            self.note(EventKind::Unreadable, (0, 0, 0), [slot, errno, count, 0]);
+        }
+        self.note_seldom(now_ns);
         self.note_silent(now_ns);
+    }
+
+    fn note_seldom(&mut self, now_ns: u64) {
+        if let Some(([slot, bytes, crc], count)) = self.noted.snapshots.due(now_ns, SELDOM_NS) {
+            self.note(EventKind::SnapshotWritten, (0, 0, 0), [slot, bytes, crc, count]);
+        }
+        if let Some(([segment, slot, bytes], count)) = self.noted.fronts.due(now_ns, SELDOM_NS) {
+            self.note(EventKind::FrontRemoved, (0, 0, 0), [segment, slot, bytes, count]);
+        }
+        for place in 0..FAILURES.len() {
+            if let Some(([errno, slot, _], count)) = self.noted.failures[place].due(now_ns, SELDOM_NS) {
+                self.note(EventKind::JobFailed, (0, place as u8, 0), [errno, slot, count, 0]);
+            }
+        }
     }
 
     /// A leader drops who is not heard for longer than the longest election time-out: it waits for that member no more.
@@ -298,12 +362,12 @@ mod tests {
     #[test]
     fn what_happens_often_is_noted_once_in_a_while_with_the_worst_and_the_count() {
         let mut often = Often::default();
-        assert_eq!(often.due(5), None);
+        assert_eq!(often.due(5, OFTEN_NS), None);
         often.happens([7, 1, 1]);
-        assert_eq!(often.due(5), Some(([7, 1, 1], 1)));
+        assert_eq!(often.due(5, OFTEN_NS), Some(([7, 1, 1], 1)));
         often.happens([3, 2, 2]);
         often.happens([9, 0, 0]);
-        assert_eq!(often.due(5 + OFTEN_NS - 1), None);
-        assert_eq!(often.due(5 + OFTEN_NS), Some(([9, 0, 0], 2)));
+        assert_eq!(often.due(5 + OFTEN_NS - 1, OFTEN_NS), None);
+        assert_eq!(often.due(5 + OFTEN_NS, OFTEN_NS), Some(([9, 0, 0], 2)));
     }
 }

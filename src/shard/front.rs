@@ -154,47 +154,26 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     pub(super) fn on_front_removed(&mut self, result: Result<FrontRemoved, LogError>) {
-        let group = self.settings.group.0;
         self.front.job_out = false;
-        match result {
-            Ok(FrontRemoved { removed, first_segment }) => {
-                self.front.first_segment = first_segment;
-                if first_segment < self.front.asked_segment {
-                    self.snapshots.want();
-                }
-                let kept = self.index.first_slot_from(first_segment * self.front.segment_bytes);
-                self.index.drop_front(kept);
-                self.counters.add(Counter::SegmentsRemoved, removed.segments);
-                if removed.segments > 0 {
-                    let (first_slot, segments) = (self.index.first_slot().0, removed.segments);
-                    tracing::info!(
-                        group,
-                        first_segment,
-                        segments,
-                        bytes = removed.bytes,
-                        first_slot,
-                        "the log's front is removed"
-                    );
-                    // The other thread's reader holds on to what was removed.
-                    self.ask(Job::CloseReader);
-                }
-            }
-            // It is tried again with the next snapshot, or the next trim.
-            Err(error) => tracing::error!(group, %error, "the log's front cannot be removed; the disk fills up"),
+        // After an error it is tried again with the next snapshot, or the next trim.
+        let Ok(FrontRemoved { removed, first_segment }) = result else { return };
+        self.front.first_segment = first_segment;
+        if first_segment < self.front.asked_segment {
+            self.snapshots.want();
+        }
+        let kept = self.index.first_slot_from(first_segment * self.front.segment_bytes);
+        self.index.drop_front(kept);
+        self.counters.add(Counter::SegmentsRemoved, removed.segments);
+        if removed.segments > 0 {
+            self.noted.fronts.happens([first_segment, self.index.first_slot().0, removed.bytes]);
+            // The other thread's reader holds on to what was removed.
+            self.ask(Job::CloseReader);
         }
     }
 
     /// A member lacks slots that lie below what is left of this node's log: no value can be sent to it, but a snapshot.
-    pub(super) fn below_the_log(&mut self, to: NodeId, first: Slot) {
+    pub(super) fn below_the_log(&mut self, to: NodeId) {
         self.counters.add(Counter::CatchUpTrimmed, 1);
-        let (group, first_kept) = (self.settings.group.0, self.index.first_slot().0);
-        tracing::debug!(
-            group,
-            member = to.0,
-            first = first.0,
-            first_kept,
-            "a member lacks slots that are not in the log any more"
-        );
         self.offer(to);
     }
 

@@ -3,11 +3,12 @@
 use super::checkpoint::{CheckpointRequest, Maker, Progress, Shadow};
 use super::evidence::{self, EvidenceRequest, SlotRecords};
 use super::front::{self, FrontRemoved, FrontRequest, Starts};
-use super::install::{self, TransferDone, TransferJob};
+use super::install::{self, Installed, TransferDone, TransferJob};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
 use crate::shard::reply::{ReadRequest, ReadWriter};
 use crate::shard::streams::{StreamRead, Ticket};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::ControlFlow;
 use synod_wal::{Dir, Item, LogError, LogReader, PreparedSegment, SegmentSpec};
 use synod_wire::batch::Batch;
@@ -105,6 +106,90 @@ pub enum Done {
     ReaderClosed,
 }
 
+/// What could not be done. Places in [`FAILURES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Failed {
+    /// [`Job::PrepareSegment`].
+    Segment,
+    /// [`Job::Read`].
+    Read,
+    /// [`Job::Stream`].
+    Stream,
+    /// [`Job::CatchUp`].
+    CatchUp,
+    /// [`Job::Evidence`].
+    Evidence,
+    /// [`Job::Checkpoint`].
+    Checkpoint,
+    /// [`Job::RemoveFront`].
+    Front,
+    /// [`TransferJob::Describe`].
+    Describe,
+    /// [`TransferJob::Read`].
+    Chunks,
+    /// [`TransferJob::Open`], [`TransferJob::Store`], [`TransferJob::Install`].
+    Keep,
+    /// [`Installed::Refused`].
+    Refused,
+}
+
+/// What failed, in words. The places are part of the events' format: new ones come behind.
+pub const FAILURES: [(Failed, &str); 11] = [
+    (Failed::Segment, "the next log segment cannot be prepared; appends stop when this one is full"),
+    (Failed::Read, "a read of the log failed"),
+    (Failed::Stream, "a read of the log for a subscriber failed"),
+    (Failed::CatchUp, "a read of the log for a lagging member failed"),
+    (Failed::Evidence, "a look into the log for evidence failed"),
+    (Failed::Checkpoint, "no snapshot can be made; a restart reads the log from the one before"),
+    (Failed::Front, "the log's front cannot be removed; the disk fills up"),
+    (Failed::Describe, "a lagging member cannot be offered a snapshot"),
+    (Failed::Chunks, "a snapshot cannot be read for a member"),
+    (Failed::Keep, "a member's snapshot cannot be kept; it is fetched again"),
+    (Failed::Refused, "a member's snapshot is thrown away"),
+];
+
+/// See [`Done::failure`].
+pub(super) struct Failure<'a> {
+    pub(super) what: Failed,
+    /// Of what slot; 0: of none.
+    pub(super) slot: Slot,
+    /// The system's number of the error; 0: it is none of the system's.
+    pub(super) errno: u64,
+    why: &'a dyn Display,
+}
+
+impl Done {
+    /// What failed, if it is for an operator to know: that what was asked for was removed meanwhile is not.
+    pub(super) fn failure(&self) -> Option<Failure<'_>> {
+        let (what, slot, error) = match self {
+            Done::Segment(Err(error)) => (Failed::Segment, Slot::ZERO, error),
+            Done::Read(_, Err(error)) => (Failed::Read, Slot::ZERO, error),
+            Done::Stream(_, Err(error)) => (Failed::Stream, Slot::ZERO, error),
+            Done::CatchUp { first, values: Err(error), .. } => (Failed::CatchUp, *first, error),
+            Done::Evidence(_, Err(error)) => (Failed::Evidence, Slot::ZERO, error),
+            Done::Checkpoint(Err(error)) => (Failed::Checkpoint, Slot::ZERO, error),
+            Done::FrontRemoved(Err(error)) => (Failed::Front, Slot::ZERO, error),
+            Done::Transfer(TransferDone::Described(Err(error))) => (Failed::Describe, Slot::ZERO, error),
+            Done::Transfer(TransferDone::Read(chunks, Err(error))) => (Failed::Chunks, chunks.whole.slot, error),
+            Done::Transfer(TransferDone::Opened(whole, Err(error))) => (Failed::Keep, whole.slot, error),
+            Done::Transfer(TransferDone::Stored(whole, Err(error))) => (Failed::Keep, whole.slot, error),
+            Done::Transfer(TransferDone::Installed(whole, Err(error))) => (Failed::Keep, whole.slot, error),
+            Done::Transfer(TransferDone::Installed(whole, Ok(Installed::Refused(why)))) => {
+                return Some(Failure { what: Failed::Refused, slot: whole.slot, errno: 0, why });
+            }
+            _ => return None,
+        };
+        let failed = !matches!(error, LogError::Trimmed { .. });
+        failed.then(|| Failure { what, slot, errno: errno(error), why: error })
+    }
+}
+
+/// The system's number of an error; 0: it is none of the system's.
+pub(super) fn errno(error: &LogError) -> u64 {
+    error.os_error().map_or(0, |errno| errno.unsigned_abs().into())
+}
+
 /// Who carries out the jobs of one group: the state of its housekeeping thread.
 pub struct Housekeeper {
     maker: Maker,
@@ -122,8 +207,18 @@ impl Housekeeper {
         Housekeeper { maker, shadow: None, reader: None, starts: Starts::default() }
     }
 
-    /// Does one job. Blocking; never on a pipeline's core.
+    /// Does one job, and logs why where it cannot: the core, which notes it too, writes no lines and has no place for a text.
+    /// Blocking; never on a pipeline's core.
     pub fn perform(&mut self, job: Job) -> Done {
+        let done = self.carry_out(job);
+        if let Some(Failure { what, slot, why, .. }) = done.failure() {
+            let (group, what) = (self.maker.expect.group.0, FAILURES[what as usize].1);
+            tracing::error!(group, slot = slot.0, error = %why, "{what}");
+        }
+        done
+    }
+
+    fn carry_out(&mut self, job: Job) -> Done {
         match job {
             Job::PrepareSegment(spec) => Done::Segment(spec.prepare()),
             Job::Read(request, range) => {
@@ -258,4 +353,28 @@ fn entries(request: &ReadRequest, range: &LogRange, found: &Records) -> Vec<Vec<
     }
     writer.finish(&mut buffer, &mut emit);
     datagrams
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_place() {
+        for (place, (failed, _)) in FAILURES.iter().enumerate() {
+            assert_eq!(*failed as usize, place);
+        }
+    }
+
+    #[test]
+    fn what_was_removed_meanwhile_is_no_failure_and_an_error_of_the_system_has_its_number() {
+        let full =
+            LogError::File { action: "write", path: "wal".into(), source: std::io::Error::from_raw_os_error(28) };
+        assert!(Done::Checkpoint(Err(LogError::Trimmed { first_pos: 1 })).failure().is_none());
+        let done = Done::Segment(Err(full));
+        let failure = done.failure().expect("a full disk is one");
+        assert_eq!((failure.what, failure.errno), (Failed::Segment, 28));
+        let other = Done::Checkpoint(Err(LogError::NotFormatted { dir: "wal".into() }));
+        assert_eq!(other.failure().expect("it is one").errno, 0);
+    }
 }

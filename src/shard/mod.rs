@@ -78,6 +78,7 @@ pub use events::{EventKind, EventRing, FIGURES, RING_RECORDS, ROLE_REASONS, Reco
 pub use evidence::{ChosenBy, EvidenceRequest, RECENT_CHOSEN_BYTES, SlotRecords, ValueRecord};
 pub use failslow::FailSlowSettings;
 pub use histogram::Histogram;
+pub use jobs::FAILURES;
 pub use live::{ClientSettings, Live, LiveSettings};
 pub use meters::{Meter, Meters, SLOW_SYNC_NS, STALL_NS, Tally};
 pub use offers::CatchUpSettings;
@@ -122,7 +123,7 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use synod_paxos::{BURST_SLOTS, Halt, Input, Message, Replica, Role};
+use synod_paxos::{BURST_SLOTS, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
 use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
@@ -219,40 +220,6 @@ pub enum Fatal {
          from this directory"
     )]
     NotSettled,
-}
-
-/// What an operator reads in the log of a node that may not vote any more.
-fn halt_text(halt: &Halt) -> String {
-    match halt {
-        Halt::Behind { peer, counted, durable } => format!(
-            "this node's log ends at Lsn {durable}, but node {peer} counted records up to {counted}: the disk was rolled \
-             back or lost writes, and votes are forgotten. It must not vote. Restore nothing by hand; replace the node"
-        ),
-        Halt::FormattedAnew { peer } => format!(
-            "this directory was formatted after the group was founded (node {peer} knows this node under another \
-             incarnation): its earlier votes are lost. It must not vote. Put the old directory back, or replace the node"
-        ),
-        Halt::Removed { epoch } => format!(
-            "this node is no member of the group any more, since epoch {} at the latest. Stop it; to bring it back, format an \
-             empty directory with `synod format --join` and add it with `synod member add`",
-            epoch.0
-        ),
-        Halt::Ordered => {
-            "its operator started it with --floor: it does not vote, and serves what its log shows committed. Start it without --floor to \
-             take part again"
-                .to_owned()
-        }
-        Halt::Diverged { slot, mine, theirs, agree } => format!(
-            "after slot {slot} this node's state has the checksum {mine:08x}, but that of the nodes {:?} has {theirs:08x}: its state is \
-             wrong (a state machine that is not deterministic or another than theirs, or memory that flipped). Compare its \
-             snapshot of that slot with theirs; when the cause is found, replace the node",
-            agree.iter().map(|node| node.0).collect::<Vec<_>>()
-        ),
-        Halt::BeyondRepair => "all members have promised, and damage on too many of them hides what may have been chosen: no leader can \
-             tell. Stop the members, put back an undamaged copy of a log that was stopped in good order, or mend its disk, and \
-             start them again; `synod verify` and `synod evidence` show what each log holds"
-            .to_owned(),
-    }
 }
 
 /// How a shard's run ended without a fault.

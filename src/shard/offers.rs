@@ -188,12 +188,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     pub(super) fn on_described(&mut self, found: Result<Vec<Whole>, LogError>) {
         self.offers.describing = false;
-        match found {
-            Ok(found) => self.offers.known = Some(found),
-            Err(error) => {
-                tracing::error!(group = self.settings.group.0, %error, "a lagging member cannot be offered a snapshot");
-            }
-        }
+        self.offers.known = found.ok();
     }
 
     /// Values were read for a member.
@@ -244,13 +239,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     pub(super) fn on_chunks_read(&mut self, chunks: Chunks, read: Result<Vec<u8>, LogError>) {
         self.offers.reads -= 1;
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                // It is looked up anew what there is: who asks is offered that.
-                self.offers.known = None;
-                return tracing::warn!(group = self.settings.group.0, %error, "a snapshot cannot be read for a member");
-            }
+        let Ok(bytes) = read else {
+            // It is looked up anew what there is: who asks is offered that.
+            self.offers.known = None;
+            return;
         };
         let id = codec::snapshot_id(&chunks.whole);
         for (at, bytes) in (0u64..).zip(bytes.chunks(CHUNK_BYTES)) {

@@ -1,10 +1,9 @@
 //! Carrying out what the core says: log records, messages, deliveries.
 
 use super::events::EventKind;
-use super::jobs::{Done, Job};
+use super::jobs::{Done, Job, errno};
 use super::meters::Meter;
-use super::mode::cause;
-use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec, halt_text};
+use super::{Attached, Fatal, IDLE_MARK_NS, MAX_PARKED, Parked, Shard, codec};
 use crate::machine::apply_run;
 use synod_paxos::{Input, Message, Output, Record, Role, Source};
 use synod_ring::Io;
@@ -55,16 +54,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Output::Repaired => {
                 self.note(EventKind::Repaired, (0, 0, 0), [0; 4]);
             }
-            Output::Halt(halt) => {
-                // Once in a process's life, and too long for a record: the one line that a core writes itself, as it stops voting.
-                let reason = halt_text(&halt);
-                tracing::error!(
-                    group = self.settings.group.0,
-                    reason,
-                    "the node votes no longer; it serves stale reads until it is stopped"
-                );
-                self.note(EventKind::Halted, (0, 0, cause(halt) as u8), [self.slots.applied().0, 0, 0, 0]);
-            }
+            Output::Halt(halt) => self.note_halt(halt),
         }
         Ok(())
     }
@@ -258,7 +248,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match LogReader::open(&self.settings.dir).and_then(|mut reader| reader.record_at(place)) {
             Ok((held, payload)) => self.send_read(to, kind, &held, &payload),
             // Who asks goes on to ask, and others than this node.
-            Err(error) => tracing::error!(slot = slot.0, %error, "a value that a member asks for cannot be read"),
+            Err(error) => self.noted.unreadable.happens([slot.0, errno(&error), 0]),
         }
     }
 

@@ -13,12 +13,12 @@
 //!
 //! How fast: no more is asked for than `catchup.max_bytes_per_s` allows.
 
+use super::events::EventKind;
 use super::install::{Chunks, Installed, TransferDone, TransferJob};
 use super::jobs::{Done, Job, MAX_JOBS};
 use super::offers::Throttle;
 use super::{Fatal, Shard, codec};
 use synod_ring::{Io, RxBuf};
-use synod_wal::LogError;
 use synod_wal::partial::{DATA_BYTES, MAX_BLOCKS, Whole};
 use synod_wire::client::Counter;
 use synod_wire::frame::{Frame, FrameError, Kind};
@@ -274,14 +274,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     fn begin_pull(&mut self, from: NodeId, whole: Whole) {
         let job = TransferJob::Open(self.settings.dir.clone(), whole);
         self.pulling.pull = self.ask(Job::Transfer(job)).then(|| Pull::new(whole, from));
-        let (group, slot, bytes) = (self.settings.group.0, whole.slot.0, whole.bytes);
-        tracing::info!(
-            group,
-            from = from.0,
-            slot,
-            bytes,
-            "a snapshot is fetched from a member: its log, or its patience, ended before"
-        );
+        if self.pulling.pull.is_some() {
+            self.note(EventKind::SnapshotFetched, (from.0, 0, 0), [whole.slot.0, whole.bytes, 0, 0]);
+        }
     }
 
     /// The turn's part: asks for what is due, and hands on what is complete.
@@ -344,9 +339,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 pull.group = data;
             }),
             TransferDone::Installed(whole, Ok(installed)) => self.on_installed(&whole, installed)?,
-            TransferDone::Opened(_, Err(error))
-            | TransferDone::Stored(_, Err(error))
-            | TransferDone::Installed(_, Err(error)) => self.pull_failed(&error),
+            TransferDone::Opened(_, Err(_)) | TransferDone::Stored(_, Err(_)) | TransferDone::Installed(_, Err(_)) => {
+                self.pull_failed()
+            }
         }
         Ok(())
     }
@@ -366,32 +361,24 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
     }
 
-    fn pull_failed(&mut self, error: &LogError) {
+    fn pull_failed(&mut self) {
         self.pulling.pull = None;
         self.pulling.not_before_ns = self.io.now_ns() + RETRY_NS;
-        tracing::error!(group = self.settings.group.0, %error, "a member's snapshot cannot be kept; it is fetched again");
     }
 
     fn on_installed(&mut self, whole: &Whole, installed: Installed) -> Result<(), Fatal> {
         let Some(pull) = self.pulling.pull.take() else { return Ok(()) };
-        let (group, slot) = (self.settings.group.0, whole.slot.0);
         match installed {
-            Installed::Refused(reason) => {
+            Installed::Refused(_) => {
                 self.counters.add(Counter::SnapshotsRefused, 1);
                 let mut senders = pull.senders;
                 senders.insert(pull.from);
                 self.pulling.distrusted = Some((*whole, senders, self.io.now_ns() + DISTRUST_NS));
-                tracing::error!(group, slot, reason, "a member's snapshot is thrown away");
                 return Ok(());
             }
             Installed::Written => {
                 self.counters.add(Counter::SnapshotsInstalled, 1);
-                tracing::info!(
-                    group,
-                    slot,
-                    bytes = whole.bytes,
-                    "a member's snapshot is installed; reading the log again"
-                );
+                self.note(EventKind::SnapshotInstalled, (0, 0, 0), [whole.slot.0, whole.bytes, 0, 0]);
             }
             Installed::NotNewer => {}
         }

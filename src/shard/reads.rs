@@ -465,7 +465,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             return;
         }
         if slot < self.index.first_slot() {
-            return self.below_the_log(to, slot);
+            return self.below_the_log(to);
         }
         // All that was asked for, as what is left out looks lost; and no more of the log, as reading it is most of the work.
         while slot <= last
@@ -491,17 +491,16 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     pub(super) fn on_done(&mut self, done: Done) -> Result<(), Fatal> {
-        let group = self.settings.group.0;
+        self.note_failure(&done);
         match done {
             Done::Segment(Ok(segment)) => {
                 self.segment_retry_ns = 0;
                 self.log.segment_ready(&mut self.io, segment)?;
             }
-            Done::Segment(Err(error)) => {
+            Done::Segment(Err(_)) => {
                 // The log goes on in the segment it has; any turn after the pause asks again.
                 self.log.segment_failed();
                 self.segment_retry_ns = self.io.now_ns() + super::SEGMENT_RETRY_NS;
-                tracing::error!(group, %error, "the next log segment cannot be prepared; appends stop when this one is full");
             }
             Done::Read(request, Ok(bodies)) => {
                 self.jobs_out -= 1;
@@ -522,19 +521,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.jobs_out -= 1;
                 self.answer_empty(&request);
             }
-            Done::Read(_, Err(error)) => {
-                self.jobs_out -= 1;
-                tracing::error!(group, %error, "a read of the log failed");
-            }
             Done::CatchUp { to, values: Ok(values), .. } => self.on_values_read(to, values),
-            Done::CatchUp { to, first, values: Err(LogError::Trimmed { .. }) } => {
+            Done::CatchUp { to, values: Err(LogError::Trimmed { .. }), .. } => {
                 self.jobs_out -= 1;
-                self.below_the_log(to, first);
+                self.below_the_log(to);
             }
-            Done::CatchUp { values: Err(error), .. } => {
-                self.jobs_out -= 1;
-                tracing::error!(group, %error, "a read of the log for a lagging member failed");
-            }
+            Done::Read(_, Err(_)) | Done::CatchUp { values: Err(_), .. } => self.jobs_out -= 1,
             Done::Stream(ticket, found) => self.on_stream_read(ticket, found),
             Done::Evidence(request, found) => {
                 self.jobs_out -= 1;

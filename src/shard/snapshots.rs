@@ -153,7 +153,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     pub(super) fn on_checkpoint(&mut self, result: Result<Progress, LogError>) -> Result<(), Fatal> {
-        let (now_ns, group) = (self.io.now_ns(), self.settings.group.0);
+        let now_ns = self.io.now_ns();
         let snapshots = &mut self.snapshots;
         snapshots.job_out = false;
         match result {
@@ -168,24 +168,16 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.settings.board.set(Gauge::SnapshotBytes, made.bytes);
                 self.settings.board.set(Gauge::SnapshotNs, now_ns);
                 self.offers.made(Whole { slot: made.slot, bytes: made.state_bytes, crc: made.state_crc });
-                tracing::info!(
-                    group,
-                    slot = made.slot.0,
-                    bytes = made.bytes,
-                    state_crc = made.state_crc,
-                    from_segment = made.from_segment,
-                    "a snapshot is written"
-                );
+                self.noted.snapshots.happens([made.slot.0, made.bytes, made.state_crc.into()]);
                 // The state in memory may have come to its end: then the recovery that is about to come has other things to do.
                 if !self.recover_again {
                     let mark = StateMark { slot: made.slot, crc: made.state_crc };
                     self.step(Input::Checkpoint(mark), None)?;
                 }
             }
-            Err(error) => {
+            Err(_) => {
                 snapshots.next_ns = now_ns + RETRY_NS;
                 self.counters.add(Counter::SnapshotsFailed, 1);
-                tracing::warn!(group, %error, "no snapshot can be made; a restart reads the log from the one before");
             }
         }
         Ok(())

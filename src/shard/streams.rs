@@ -497,10 +497,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.jobs_out -= 1;
         self.streams.jobs -= 1;
         let retry_ns = self.io.now_ns() + RETRY_NS;
-        let bodies = found.unwrap_or_else(|error| {
-            tracing::error!(group = self.settings.group.0, %error, "a read of the log for a subscriber failed");
-            Vec::new()
-        });
+        let bodies = found.unwrap_or_default();
         let Some(at) = self.streams.find(ticket.to, ticket.stream) else { return };
         let one = &mut self.streams.all[at];
         one.reading = false;

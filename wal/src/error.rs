@@ -190,6 +190,15 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// The system's number of the error, where it is one of the system's.
+    pub fn os_error(&self) -> Option<i32> {
+        match self {
+            LogError::NoSpace { .. } => Some(libc::ENOSPC),
+            LogError::File { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// For `map_err`: `action` on `path` failed.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
         move |source| LogError::File { action, path: path.to_path_buf(), source }

@@ -35,8 +35,7 @@ mod tests {
 
     #[test]
     fn states_that_differ_are_found() {
-        let made =
-            |slot, state_crc| Checkpoint { slot: Slot(slot), state_crc, bytes: 1, state_bytes: 1, from_segment: 0 };
+        let made = |slot, state_crc| Checkpoint { slot: Slot(slot), state_crc, bytes: 1, state_bytes: 1, read_pos: 1 };
         let mut snapshots = Snapshots::default();
         assert_eq!(snapshots.written(0, &made(7, 1)), Ok(false));
         assert_eq!(snapshots.written(1, &made(7, 1)), Ok(true));
