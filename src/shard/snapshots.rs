@@ -130,6 +130,12 @@ impl Snapshots {
         piece_bytes as u64
     }
 
+    /// There was no room for it: it is asked for again, hurried or not, when a piece's time has passed, and not in each turn.
+    fn refused(&mut self, now_ns: u64) {
+        self.job_out = false;
+        self.next_ns = now_ns + PIECE_BYTES * 1_000_000_000 / self.settings.max_bytes_per_s;
+    }
+
     /// When there is something to ask for.
     pub(super) fn next_ns(&self) -> u64 {
         let idle = self.job_out || (self.making.is_none() && self.due.is_none());
@@ -148,8 +154,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         let hurried = self.retention.presses(self.front.bytes_upto(upto_pos));
         let piece_bytes = self.snapshots.asked(now_ns, upto_pos, hurried);
         let request = CheckpointRequest { dir, slot, upto_pos, piece_bytes, held };
-        // Where there is no room for it, it is asked for again when its time has passed.
-        self.snapshots.job_out = self.ask(Job::Checkpoint(request));
+        if !self.ask(Job::Checkpoint(request)) {
+            self.snapshots.refused(now_ns);
+        }
     }
 
     pub(super) fn on_checkpoint(&mut self, result: Result<Progress, LogError>) -> Result<(), Fatal> {
@@ -187,6 +194,32 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_is_read_as_evenly_as_it_grows_and_at_once_where_it_presses() {
+        let settings = SnapshotSettings { every_entries: 10, max_bytes_per_s: 64 << 20, every_bytes: 1_000 };
+        let mut snapshots = Snapshots::new(settings, Sequence(7));
+        snapshots.applied(Slot(1), Sequence(10), 0);
+        let second_ns = 1_000_000_000;
+        assert_eq!(snapshots.wants(second_ns), Some(Slot(1)));
+        // A piece of what lies 32 MiB behind: at 16 MiB a second.
+        assert_eq!(snapshots.asked(second_ns, 32 << 20, false), PIECE_BYTES);
+        assert_eq!(snapshots.next_ns, second_ns + second_ns / 64);
+        // It came an eighth of a second late: so much more at once, and no more than may be.
+        assert_eq!(snapshots.asked(second_ns + second_ns / 8, 32 << 20, false), MAX_PIECE_BYTES);
+        assert_eq!(snapshots.next_ns, second_ns + second_ns / 4);
+        // However much there is, and however little.
+        (snapshots.asked_ns, snapshots.read_pos) = (2 * second_ns, 0);
+        assert_eq!(snapshots.asked(2 * second_ns, 1 << 40, false), PIECE_BYTES);
+        assert_eq!(snapshots.next_ns, 2 * second_ns + second_ns / 256);
+        snapshots.read_pos = 1 << 40;
+        assert_eq!(snapshots.asked(2 * second_ns, 1 << 40, false), PIECE_BYTES);
+        assert_eq!(snapshots.next_ns, 2 * second_ns + second_ns / 16);
+        assert_eq!(snapshots.asked(3 * second_ns, 1 << 40, true), MAX_PIECE_BYTES);
+        assert_eq!(snapshots.next_ns, 3 * second_ns, "the next follows at once");
+        snapshots.refused(3 * second_ns);
+        assert_eq!((snapshots.job_out, snapshots.next_ns), (false, 3 * second_ns + second_ns / 256));
+    }
 
     #[test]
     fn the_last_slot_that_passed_a_multiple_is_taken_when_the_one_before_is_done() {
