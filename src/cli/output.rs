@@ -91,8 +91,20 @@ pub fn exit_code(outcome: Outcome) -> ExitCode {
         Err(Failure::Unavailable(error)) => (error, 3),
     };
     // With stderr gone too there is nobody left to tell; the code still says it.
-    let _ = writeln!(io::stderr(), "synod: {error:#}");
+    let _ = writeln!(io::stderr(), "synod: {}", told(&error));
     ExitCode::from(code)
+}
+
+/// An error and what is behind it. Errors that end with a mend name their cause in front of it: it is not said again behind.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told += if told.is_empty() { "" } else { ": " };
+            told += &cause;
+        }
+    }
+    told
 }
 
 /// A table whose columns are as wide as their widest cell.
@@ -140,6 +152,14 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = anyhow::anyhow!("no such file");
+        let error = cause.context("cannot read \"f\": no such file. Name another").context("no log");
+        assert_eq!(told(&error), "no log: cannot read \"f\": no such file. Name another");
+        assert_eq!(told(&anyhow::anyhow!("why").context("what")), "what: why");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_cells() {
