@@ -26,6 +26,8 @@ mod clock;
 #[cfg(not(loom))]
 mod delay;
 mod file;
+#[cfg(not(loom))]
+mod giveway;
 mod port;
 mod settings;
 #[cfg(not(loom))]
@@ -48,6 +50,8 @@ pub use arena::{Arena, Loan, Slice};
 #[cfg(not(loom))]
 pub use backend::{Backend, Choice, Reactor, Want};
 pub use file::{BlockFile, View};
+#[cfg(not(loom))]
+pub use giveway::{GIVE_WAY_NS, GiveWay};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]
@@ -149,6 +153,9 @@ pub trait Io {
     fn stage_ns(&self) -> u64 {
         self.now_ns()
     }
+
+    /// In the middle of work that nobody waits for: lets others run that share the core, where the wait mode is one of a shared core.
+    fn give_way(&mut self) {}
 
     /// Nanoseconds since the Unix epoch, as read at the end of the last [`Io::poll`].
     fn wall_ns(&self) -> u64;

@@ -79,6 +79,11 @@ impl Waiter {
         self.patience.yielded(now_ns, gap_ns)
     }
 
+    /// Whether others may want the core.
+    pub(crate) fn shares_the_core(&self) -> bool {
+        self.mode != WaitMode::Spin
+    }
+
     /// Whether `Auto` blocks at present because yields came back late.
     pub(crate) fn backs_off(&self, now_ns: u64) -> bool {
         matches!(self.mode, WaitMode::Auto { .. }) && !self.patience.may_yield(now_ns)

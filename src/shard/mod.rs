@@ -128,6 +128,7 @@ use synod_ring::{Event, Io, IoError, RxBuf};
 use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
 use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes, revision_of, unknown_frame_bytes};
+use synod_wire::mode::Mode;
 use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
 use transfers::Transfers;
@@ -406,8 +407,13 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if !moves {
             self.watch_disk();
         }
+        let lags = self.modes.mode() == Mode::Recovery;
         for event in events.drain(..) {
             self.on_event(event)?;
+            if lags {
+                // Nobody waits for what it learns, and the group's leader may be a neighbour on this core.
+                self.io.give_way();
+            }
         }
         self.events = events;
         if moves {

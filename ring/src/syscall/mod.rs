@@ -16,6 +16,7 @@ mod receive;
 mod send;
 
 use crate::arena::{Mapping, kept};
+use crate::giveway::GiveWay;
 use crate::port::Port;
 use crate::settings::{LogThread, LogWriter, Settings, Stats};
 use crate::socket::{self, UdpSocket, sockaddr};
@@ -67,6 +68,7 @@ pub struct SyscallIo<J, D> {
     /// Ended writes may be waiting in the writers' ports.
     written: bool,
     waiter: Waiter,
+    way: GiveWay,
     max_events: usize,
     now_ns: u64,
     wall_ns: u64,
@@ -116,6 +118,7 @@ impl<J: Send, D: Send> Reactor for SyscallIo<J, D> {
             answers: false,
             written: false,
             waiter: Waiter::new(settings.wait),
+            way: GiveWay::default(),
             max_events: settings.max_events,
             now_ns: clock::monotonic_ns(),
             wall_ns: clock::wall_ns(),
@@ -473,6 +476,12 @@ impl<J, D> Io for SyscallIo<J, D> {
 
     fn stage_ns(&self) -> u64 {
         clock::monotonic_ns()
+    }
+
+    fn give_way(&mut self) {
+        if self.waiter.shares_the_core() && self.way.look() {
+            self.stats.yields += 1;
+        }
     }
 
     fn wall_ns(&self) -> u64 {

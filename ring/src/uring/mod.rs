@@ -36,6 +36,7 @@ pub use setup::{Features, probe};
 
 use crate::arena::{Mapping, kept};
 use crate::buffers::Piece;
+use crate::giveway::GiveWay;
 use crate::port::Port;
 use crate::settings::{LogWriter, Settings, Stats};
 use crate::socket::{self, ADDRESS_BYTES, UdpSocket, sockaddr};
@@ -111,6 +112,7 @@ pub struct UringIo<J, D> {
     /// Ended writes may be waiting in the writer's port.
     written: bool,
     waiter: Waiter,
+    way: GiveWay,
     max_events: usize,
     now_ns: u64,
     wall_ns: u64,
@@ -181,6 +183,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
             answers: false,
             written: false,
             waiter: Waiter::new(settings.wait),
+            way: GiveWay::default(),
             max_events: settings.max_events,
             now_ns: clock::monotonic_ns(),
             wall_ns: clock::wall_ns(),
@@ -568,6 +571,12 @@ impl<J, D> Io for UringIo<J, D> {
 
     fn stage_ns(&self) -> u64 {
         clock::monotonic_ns()
+    }
+
+    fn give_way(&mut self) {
+        if self.waiter.shares_the_core() && self.way.look() {
+            self.stats.yields += 1;
+        }
     }
 
     fn wall_ns(&self) -> u64 {

@@ -69,6 +69,20 @@ fn each_mode_waits_in_its_own_way() {
 }
 
 #[test]
+fn long_work_gives_way_unless_the_core_is_its_own() {
+    let gave_way = MODES.map(|mode| {
+        let mut node = waiting(mode);
+        let (before, start) = (node.io.stats().yields, Instant::now());
+        while node.io.stats().yields < before + 3 && start.elapsed() < Duration::from_millis(50) {
+            node.io.give_way();
+        }
+        node.io.stats().yields - before
+    });
+    assert_eq!(gave_way[0], 0, "spinning is for a core that nobody else runs on");
+    assert!(gave_way[1..].iter().all(|times| *times >= 1), "{gave_way:?}");
+}
+
+#[test]
 fn a_turn_with_work_sends_all_in_one_call() {
     for mode in MODES {
         let receiver = waiting(mode);
