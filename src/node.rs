@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 use synod_ring::{
     Arena, Backend, HousePort, LogThread, LogThreadGot, LogWriter, Port, Reactor, SyscallIo, UringIo, Waker, Want,
 };
@@ -398,7 +399,12 @@ impl Pipeline {
             let doorbell = house.doorbell().clone();
             // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
             rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
-            let housekeeping = housekeeping(self.group, (self.maker()?, self.maker()?), house, house_stop.clone())?;
+            let housekeeping = housekeeping(
+                self.group,
+                (self.maker(&house_stop)?, self.maker(&house_stop)?),
+                house,
+                house_stop.clone(),
+            )?;
             let result = self.run_shard(port, unpinned);
             house_stop.store(true, Ordering::Release);
             doorbell.ring();
@@ -433,7 +439,7 @@ impl Pipeline {
             }
         }
         let settings = self.shard_settings(core)?;
-        let maker = self.maker()?;
+        let maker = self.maker(&Arc::default())?;
         let wal = wal_settings(&self.config);
         let found = self.aside(|| shard::recover(&settings.dir, &maker, &wal, monotonic_ns()))??;
         tracing::info!(
@@ -521,11 +527,16 @@ impl Pipeline {
         })
     }
 
-    /// What recovery, and the maker of snapshots, make of the group's log.
-    fn maker(&self) -> anyhow::Result<Maker> {
+    /// What recovery, and the maker of snapshots until `stop`, make of the group's log.
+    fn maker(&self, stop: &Arc<AtomicBool>) -> anyhow::Result<Maker> {
         let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
-        let (make, group) = (self.make.clone(), self.group);
-        Ok(Maker { expect, paxos: self.paxos_settings()?, make: Box::new(move || make(group)) })
+        let (make, group, stop) = (self.make.clone(), self.group, stop.clone());
+        let pause = move |pause_ns| {
+            if !stop.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_nanos(pause_ns));
+            }
+        };
+        Ok(Maker { expect, paxos: self.paxos_settings()?, make: Box::new(move || make(group)), pause: Box::new(pause) })
     }
 
     fn log_dir(&self) -> PathBuf {

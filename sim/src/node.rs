@@ -299,6 +299,7 @@ pub(crate) fn maker(plan: &Plan, me: NodeId, seed: u64) -> Maker {
         expect: Expect { cluster: CLUSTER, group: GROUP, node: me },
         paxos: paxos_settings(plan, me, seed),
         make: Box::new(move || kv.then(|| -> Box<dyn StateMachine> { Box::new(KvMap::with_limits(KV_LIMITS)) })),
+        pause: Box::new(|_| {}),
     }
 }
 

@@ -5,7 +5,7 @@
 //! | | |
 //! |---|---|
 //! | which slot | the last whose entries made the tail pass a multiple of `snapshot.every_entries`: the same slot at every member |
-//! | how fast | [`PIECE_BYTES`] of the log a job, and more when the thread comes behind; the shard paces the jobs (`snapshot.max_bytes_per_s`) |
+//! | how fast | [`PIECE_BYTES`] of the log a job, and more when the thread comes behind; the shard paces the jobs, and the writing (`snapshot.max_bytes_per_s`) |
 //! | what for | a restart reads the log from [`Facts::from_segment`] on |
 //! | how many are kept | [`KEPT_SNAPSHOTS`]: should the newest be damaged, recovery goes back one |
 //!
@@ -48,6 +48,8 @@ pub struct CheckpointRequest {
     pub upto_pos: u64,
     /// How much of it is read now.
     pub piece_bytes: u64,
+    /// The pause after each [`snapshot::PIECE_BYTES`] that are written.
+    pub pause_ns: u64,
     /// A snapshot that a member is being sent: it is kept, too.
     pub held: Option<Slot>,
 }
@@ -86,6 +88,8 @@ pub struct Maker {
     pub paxos: synod_paxos::Settings,
     /// Makes the machine that is fed the entries.
     pub make: Box<dyn Fn() -> Option<Box<dyn StateMachine>> + Send + Sync>,
+    /// Lets so many nanoseconds pass between two pieces of a snapshot that is written, or fewer if the node is told to stop.
+    pub pause: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 impl std::fmt::Debug for Maker {
@@ -154,11 +158,12 @@ impl Shadow {
         self.replay.lacks_below(first_segment * self.segment_bytes);
     }
 
-    /// Goes on towards a slot, a piece at most.
+    /// Goes on towards a slot, a piece at most; `pause` as in [`Maker`].
     pub(super) fn advance(
         &mut self,
         request: &CheckpointRequest,
         reader: &mut LogReader,
+        pause: &dyn Fn(u64),
     ) -> Result<Progress, LogError> {
         self.replay.limit = request.slot;
         self.replay.apply_ready();
@@ -175,7 +180,7 @@ impl Shadow {
         if self.replay.slots.applied() < request.slot || !self.is_repaired() {
             return Ok(Progress::Waits);
         }
-        self.write(request, reader)
+        self.write(request, reader, pause)
     }
 
     /// Reads whole flushes.
@@ -224,30 +229,33 @@ impl Shadow {
         })
     }
 
-    fn write(&mut self, request: &CheckpointRequest, reader: &LogReader) -> Result<Progress, LogError> {
+    fn write(
+        &mut self,
+        request: &CheckpointRequest,
+        reader: &LogReader,
+        pause: &dyn Fn(u64),
+    ) -> Result<Progress, LogError> {
         let dir = &request.dir;
         let slot = self.replay.slots.applied();
         let (from_segment, first_lsn) = self.start_of_recovery(reader);
-        let state = self.replay.state();
         let facts = self.replay.facts((from_segment, first_lsn), self.promised, &self.replay.index);
-        let state_crc = checksum(&state);
-        let head = Head { state_bytes: (state.len() as u64).into(), facts_bytes: (facts.len() as u64).into() };
-        let body = [head.as_bytes(), &state, &facts].concat();
+        // The state is made where it is written from: it may be most of this machine's memory.
+        let mut body = vec![0; size_of::<Head>()];
+        self.replay.state(&mut body);
+        let state_bytes = (body.len() - size_of::<Head>()) as u64;
+        let state_crc = checksum(&body[size_of::<Head>()..]);
+        let head = Head { state_bytes: state_bytes.into(), facts_bytes: (facts.len() as u64).into() };
+        body[..size_of::<Head>()].copy_from_slice(head.as_bytes());
+        body.extend_from_slice(&facts);
         // One that is there already was of no use, or this node would have begun with it.
         if snapshot::list(dir)?.contains(&slot) {
             snapshot::remove(dir, slot)?;
         }
-        snapshot::write(dir, reader.identity(), slot, &body, &mut || {})?;
+        snapshot::write(dir, reader.identity(), slot, &body, &mut || pause(request.pause_ns))?;
         remove_older(dir, request.held)?;
         partial::remove_upto(dir, slot)?;
         self.firsts = self.firsts.split_off(&from_segment);
-        Ok(Progress::Written(Checkpoint {
-            slot,
-            state_crc,
-            bytes: body.len() as u64,
-            state_bytes: state.len() as u64,
-            read_pos: self.pos,
-        }))
+        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes: body.len() as u64, state_bytes, read_pos: self.pos }))
     }
 
     /// The highest segment from whose start on the log has every value above the slot, and at least one record.
@@ -309,7 +317,7 @@ impl Replay {
     }
 
     /// What every member has after the last slot applied.
-    fn state(&self) -> Vec<u8> {
+    fn state(&self, out: &mut Vec<u8>) {
         let mut configuration = [0; MAX_CONFIGURATION_BYTES];
         let bytes = self.configuration.encode(&mut configuration);
         let state = State {
@@ -319,13 +327,12 @@ impl Replay {
             embedded: self.embedded.is_some().into(),
             reserved: [0; 3],
         };
-        let mut out = state.as_bytes().to_vec();
+        out.extend_from_slice(state.as_bytes());
         out.extend_from_slice(&configuration[..bytes]);
-        self.machine.snapshot(&mut out);
+        self.machine.snapshot(out);
         if let Some(embedded) = &self.embedded {
-            embedded.snapshot(&mut out);
+            embedded.snapshot(out);
         }
-        out
     }
 
     /// Takes a snapshot in place of all slots up to its own; where the log is to be read from.

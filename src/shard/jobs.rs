@@ -279,7 +279,7 @@ impl Housekeeper {
             Some(shadow) => shadow,
             None => Shadow::begin(maker, &request.dir, &reader)?,
         };
-        let progress = shadow.advance(request, &mut reader)?;
+        let progress = shadow.advance(request, &mut reader, &*maker.pause)?;
         (self.shadow, self.reader) = (Some(shadow), Some(reader));
         Ok(progress)
     }

@@ -7,8 +7,8 @@ use super::jobs::{Done, Job};
 use super::{Fatal, IDLE_MARK_NS, Shard};
 use synod_paxos::{Input, StateMark};
 use synod_ring::Io;
-use synod_wal::LogError;
 use synod_wal::partial::Whole;
+use synod_wal::{LogError, snapshot};
 use synod_wire::client::Counter;
 use synod_wire::{Sequence, Slot};
 
@@ -17,7 +17,7 @@ use synod_wire::{Sequence, Slot};
 pub struct SnapshotSettings {
     /// One is due when the tail passes a multiple of this.
     pub every_entries: u64,
-    /// How fast the log is read for it.
+    /// How fast the log is read for it, and how fast it is written.
     pub max_bytes_per_s: u64,
     /// One is due when the log has grown by so much since the last was, too; `u64::MAX`: however much.
     pub every_bytes: u64,
@@ -27,6 +27,11 @@ impl SnapshotSettings {
     /// How fast to read when so much was not read yet: as evenly as it grows, in the long run, and not in bursts.
     fn bytes_per_s(self, unread_bytes: u64) -> u64 {
         (unread_bytes / BEHIND_S).max(MIN_BYTES_PER_S).min(self.max_bytes_per_s)
+    }
+
+    /// The pause after a piece that was written: all at once would stand in front of the pipeline's own writes.
+    fn pause_ns(self) -> u64 {
+        snapshot::PIECE_BYTES as u64 * 1_000_000_000 / self.max_bytes_per_s
     }
 }
 
@@ -153,7 +158,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         // The disk fills up while it is made.
         let hurried = self.retention.presses(self.front.bytes_upto(upto_pos));
         let piece_bytes = self.snapshots.asked(now_ns, upto_pos, hurried);
-        let request = CheckpointRequest { dir, slot, upto_pos, piece_bytes, held };
+        let pause_ns = if hurried { 0 } else { self.snapshots.settings.pause_ns() };
+        let request = CheckpointRequest { dir, slot, upto_pos, piece_bytes, pause_ns, held };
         if !self.ask(Job::Checkpoint(request)) {
             self.snapshots.refused(now_ns);
         }
@@ -215,6 +221,7 @@ mod tests {
         snapshots.read_pos = 1 << 40;
         assert_eq!(snapshots.asked(2 * second_ns, 1 << 40, false), PIECE_BYTES);
         assert_eq!(snapshots.next_ns, 2 * second_ns + second_ns / 16);
+        assert_eq!(settings.pause_ns(), second_ns / 256, "written no faster than read, by pieces of as many bytes");
         assert_eq!(snapshots.asked(3 * second_ns, 1 << 40, true), MAX_PIECE_BYTES);
         assert_eq!(snapshots.next_ns, 3 * second_ns, "the next follows at once");
         snapshots.refused(3 * second_ns);
