@@ -28,7 +28,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 use synod_ring::{
-    Arena, Backend, HousePort, LogThread, LogThreadGot, LogWriter, Port, Reactor, SyscallIo, UringIo, Waker, Want,
+    Arena, Backend, Doorbell, HousePort, LogThread, LogThreadGot, LogWriter, Port, Reactor, SyscallIo, UringIo, Waker,
+    Want,
 };
 use synod_wal::{Dir, Expect};
 use synod_wire::frame::{Header, Kind};
@@ -396,18 +397,19 @@ impl Pipeline {
             (self.on_news)(News::Reads(self.group));
             let (port, house) = synod_ring::port(jobs::MAX_JOBS)?;
             let house_stop = Arc::new(AtomicBool::new(false));
-            let doorbell = house.doorbell().clone();
+            let (doorbell, stop_bell) = (house.doorbell().clone(), Doorbell::new());
             // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
             rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
             let housekeeping = housekeeping(
                 self.group,
-                (self.maker(&house_stop)?, self.maker(&house_stop)?),
+                (self.maker(&house_stop, &stop_bell)?, self.maker(&house_stop, &stop_bell)?),
                 house,
                 house_stop.clone(),
             )?;
             let result = self.run_shard(port, unpinned);
             house_stop.store(true, Ordering::Release);
             doorbell.ring();
+            stop_bell.ring();
             for thread in housekeeping {
                 thread.join().map_err(|_| anyhow!("a housekeeping thread panicked"))?;
             }
@@ -439,7 +441,7 @@ impl Pipeline {
             }
         }
         let settings = self.shard_settings(core)?;
-        let maker = self.maker(&Arc::default())?;
+        let maker = self.maker(&Arc::default(), &Doorbell::new())?;
         let wal = wal_settings(&self.config);
         let found = self.aside(|| shard::recover(&settings.dir, &maker, &wal, monotonic_ns()))??;
         tracing::info!(
@@ -527,13 +529,14 @@ impl Pipeline {
         })
     }
 
-    /// What recovery, and the maker of snapshots until `stop`, make of the group's log.
-    fn maker(&self, stop: &Arc<AtomicBool>) -> anyhow::Result<Maker> {
+    /// What recovery, and the maker of snapshots, make of the group's log. A pause of that one ends when `stop` is set and the bell rung.
+    fn maker(&self, stop: &Arc<AtomicBool>, stop_bell: &Doorbell) -> anyhow::Result<Maker> {
         let expect = Expect { cluster: self.config.cluster_id(), group: self.group, node: self.node };
-        let (make, group, stop) = (self.make.clone(), self.group, stop.clone());
+        let (make, group) = (self.make.clone(), self.group);
+        let (stop, stop_bell) = (stop.clone(), stop_bell.clone());
         let pause = move |pause_ns| {
-            if !stop.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_nanos(pause_ns));
+            if !stop.load(Ordering::Acquire) {
+                stop_bell.wait(Duration::from_nanos(pause_ns));
             }
         };
         Ok(Maker { expect, paxos: self.paxos_settings()?, make: Box::new(move || make(group)), pause: Box::new(pause) })

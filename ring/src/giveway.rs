@@ -1,15 +1,15 @@
-//! Giving way: long work that nobody waits for, on a core that others may want, lets them run every so often.
+//! Giving way: long work that no commit waits for, on a core that others may want, lets them run every so often.
 //!
 //! The scheduler takes the core from a thread that never sleeps once in a slice (3 to 4 ms), and who shares it would have that in each
 //! commit. [`GiveWay`] asks it earlier. With somebody who keeps the core for whole slices it would get hardly anything done; so it runs for
-//! an eighth of the time that the others had before it gives way again, and has a ninth of the core at least.
+//! an eighth of the time that the others had before it gives way again: of what its priority would let it have, a ninth of the core stays.
 //!
 //! Called by: the reactors ([`Io::give_way`](crate::Io::give_way)) and whoever reads long stretches of a log (`synod_wal`).
 
 use crate::clock;
 
 /// It runs for at least so long before it gives way again.
-pub const GIVE_WAY_NS: u64 = 100_000;
+const GIVE_WAY_NS: u64 = 100_000;
 /// And for this part of the time that it was away.
 const AWAY_DIVISOR: u64 = 8;
 

@@ -51,7 +51,7 @@ pub use arena::{Arena, Loan, Slice};
 pub use backend::{Backend, Choice, Reactor, Want};
 pub use file::{BlockFile, View};
 #[cfg(not(loom))]
-pub use giveway::{GIVE_WAY_NS, GiveWay};
+pub use giveway::GiveWay;
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]
@@ -154,7 +154,7 @@ pub trait Io {
         self.now_ns()
     }
 
-    /// In the middle of work that nobody waits for: lets others run that share the core, where the wait mode is one of a shared core.
+    /// In the middle of work that no commit waits for: lets others run that share the core, where the wait mode is one of a shared core.
     fn give_way(&mut self) {}
 
     /// Nanoseconds since the Unix epoch, as read at the end of the last [`Io::poll`].

@@ -316,7 +316,7 @@ impl Replay {
         out
     }
 
-    /// What every member has after the last slot applied.
+    /// Appends what every member has after the last slot applied.
     fn state(&self, out: &mut Vec<u8>) {
         let mut configuration = [0; MAX_CONFIGURATION_BYTES];
         let bytes = self.configuration.encode(&mut configuration);

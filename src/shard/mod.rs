@@ -411,7 +411,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         for event in events.drain(..) {
             self.on_event(event)?;
             if lags {
-                // Nobody waits for what it learns, and the group's leader may be a neighbour on this core.
+                // No commit waits for what it learns, and the group's leader may be a neighbour on this core.
                 self.io.give_way();
             }
         }

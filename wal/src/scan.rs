@@ -167,7 +167,7 @@ pub(crate) struct Scanner<'s> {
     promised: Ballot,
     mark: Lsn,
     direct: Option<&'s mut DirectReads>,
-    /// Between two records: nobody is to wait for a slice of the scheduler because a log is read.
+    /// Between two records: no commit is to wait for a slice of the scheduler because a log is read.
     way: GiveWay,
 }
 
