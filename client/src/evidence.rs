@@ -59,7 +59,7 @@ pub struct NodeEvidence {
     pub node: NodeId,
     /// The slot.
     pub slot: Slot,
-    /// The epoch of the configuration that governs the slot; 0: the node does not know any more.
+    /// The epoch of the configuration that governs the slot; 0: the node does not know any more, or not yet.
     pub epoch: Epoch,
     /// How many votes that epoch demands; 0 if it is not known.
     pub quorums: Quorums,

@@ -261,7 +261,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn tell_evidence(&mut self, request: &EvidenceRequest, told: Told, slot: Slot, records: Option<SlotRecords>) {
         // Without a slot to speak of it is the present one.
-        let of_slot = self.membership.governing(slot);
+        // Nor can who has not come so far know who governs it.
+        let known = slot <= self.core.prefix().next() || mutant("evidence_of_last_known_members");
+        let of_slot = self.membership.governing(slot).filter(|_| known);
         let present = (slot == Slot::ZERO).then(|| self.core.configuration());
         let (epoch, members, quorums) = of_slot.or(present).map_or_else(Default::default, |configuration| {
             (configuration.epoch, configuration.voters(), (configuration.quorums.phase1, configuration.quorums.phase2))

@@ -113,7 +113,7 @@ pub struct EvidenceReplyBody {
     pub acceptors: U64,
     /// Those whose votes choose the slot, as [`crate::NodeSet`]; none: the node does not know any more.
     pub members: U64,
-    /// The epoch of the configuration that governs the slot; 0: the node does not know any more.
+    /// The epoch of the configuration that governs the slot; 0: the node does not know any more, or not yet.
     pub epoch: U32,
     /// The value's checksum (CRC-32C).
     pub payload_crc: U32,

@@ -55,8 +55,8 @@ impl Evidence {
             return wrong(format!("asked for was {asked:?}"));
         }
         let quorums = (usize::from(body.phase1), usize::from(body.phase2));
-        // Who has not delivered the last configuration goes by an earlier one; and who joined late does not know the first.
-        let told = members.of_epoch(body.epoch.get()).filter(|told| told.epoch <= members.governing(slot).epoch);
+        // None, from one who has not come so far, or joined too late to know.
+        let told = members.of_epoch(body.epoch.get()).filter(|told| told.epoch == members.governing(slot).epoch);
         let is = told.map(|told| (told.voters(), (told.quorums.phase1, told.quorums.phase2)));
         if body.epoch.get() > 0 && is != Some((NodeSet(body.members.get()), quorums)) {
             return wrong(format!("members {:#b} with quorums {quorums:?}", body.members.get()));
