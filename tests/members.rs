@@ -7,6 +7,7 @@ use common::check::{check_log, read_log};
 use common::cluster::{Cluster, GROUP, SOON};
 use common::load::Load;
 use common::{await_until, serial};
+use rustix::process::Signal;
 use std::process::Output;
 use synod_client::NodeId;
 use synod_wire::client::role;
@@ -98,6 +99,72 @@ fn members_come_and_go_while_clients_append() {
     check_log(&read_log(&cluster, leader, GROUP, &told), &told);
     cluster.stop_all();
     cluster.verify();
+}
+
+/// A member stands still, and all that it knows are replaced by one whose address its configuration file has not.
+#[test]
+fn a_member_that_was_away_is_found_by_those_that_came_meanwhile() {
+    let _one = serial();
+    let mut cluster = Cluster::prepare("members-all-replaced", |_| {});
+    cluster.start_all();
+    let leader = cluster.await_leader(GROUP);
+    let load = Load::start(&cluster, GROUP, 2, 64);
+    load.await_acks(200, SOON);
+    let [goes, away] = cluster.others(leader)[..] else { panic!("two follow") };
+    cluster.signal(away, Signal::STOP);
+    let new = cluster.add_node();
+    assert!(cluster.format(new).status.success());
+    cluster.start(new);
+    run(&cluster, &["member", "add", "--node", "3"]);
+    run(&cluster, &["member", "promote", "--node", "3"]);
+    run(&cluster, &["member", "remove", "--node", &goes.to_string()]);
+    load.await_acks(200, SOON);
+    // Of those who are left both must know it; one is away.
+    let (code, text) = said(&cluster, &["member", "remove", "--node", &leader.to_string(), "--timeout-ms", "2000"]);
+    assert_eq!(code, Some(3), "{text}");
+    cluster.kill(goes);
+    cluster.kill(leader);
+    cluster.signal(away, Signal::CONT);
+    load.await_acks(200, SOON);
+    let mut left = vec![u64::from(away.0), u64::from(new.0)];
+    left.sort_unstable();
+    assert_eq!(listed(&cluster), (left, vec![], 5));
+    let told = load.finish();
+    let applied = |node| cluster.status(node, GROUP).map(|status| status.applied);
+    let leader = cluster.await_leader(GROUP);
+    let upto = applied(leader);
+    await_until(SOON, "both have applied it all", || (applied(away) >= upto && applied(new) >= upto).then_some(()));
+    for node in [away, new] {
+        check_log(&read_log(&cluster, node, GROUP, &told), &told);
+    }
+}
+
+/// Under the same number, at another address; the others have run all the while.
+#[test]
+fn a_member_that_comes_back_elsewhere_is_reached_there() {
+    let _one = serial();
+    let mut cluster = Cluster::prepare("members-elsewhere", |_| {});
+    cluster.start_all();
+    cluster.await_leader(GROUP);
+    let node = cluster.add_node();
+    for life in 0..2 {
+        assert!(cluster.format(node).status.success());
+        cluster.start(node);
+        run(&cluster, &["member", "add", "--node", "3"]);
+        // Who does not answer is not promoted.
+        run(&cluster, &["member", "promote", "--node", "3"]);
+        if life == 0 {
+            run(&cluster, &["member", "remove", "--node", "3"]);
+            cluster.kill(node);
+            let moves = cluster.config.nodes.last_mut().expect("the node");
+            std::fs::remove_dir_all(&moves.dir).expect("remove a disk");
+            for at in [&mut moves.peer_listen, &mut moves.client_listen] {
+                at.set_port(at.port() + 5);
+            }
+            cluster.write_config();
+        }
+    }
+    assert_eq!(listed(&cluster), (vec![0, 1, 2, 3], vec![], 6));
 }
 
 #[test]

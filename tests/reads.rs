@@ -6,7 +6,7 @@ mod common;
 use common::cluster::{Cluster, GROUP, SOON};
 use common::packet::{frame, header};
 use common::{await_until, say, serial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 use synod::config::Drift;
@@ -117,11 +117,6 @@ impl Questions {
     }
 }
 
-fn signal(cluster: &Cluster, node: NodeId, signal: Signal) {
-    let pid = i32::try_from(cluster.pid(node)).ok().and_then(Pid::from_raw).expect("the process runs");
-    kill_process(pid, signal).expect("a signal to a process of this test");
-}
-
 /// What the leaders that were stopped said when they went on.
 #[derive(Default)]
 struct Tally {
@@ -157,7 +152,7 @@ fn stop_and_ask(cluster: &Cluster, appender: &mut Appender, tally: &mut Tally) {
         let said = Questions::to(cluster, old).answer(Consistency::Lease);
         matches!(said, Said::Tail(_, Recency::FreshLease)).then_some((old, ballot))
     });
-    signal(cluster, old, Signal::STOP);
+    cluster.signal(old, Signal::STOP);
     await_until(SOON, "the others elect a leader", || {
         let mut others = cluster.others(old).into_iter().filter_map(|node| cluster.status(node, GROUP));
         others.find(|status| status.role == role::LEADER && status.promised > ballot)
@@ -171,7 +166,7 @@ fn stop_and_ask(cluster: &Cluster, appender: &mut Appender, tally: &mut Tally) {
     let bound = Duration::from_millis(20);
     await_until(SOON, "the bound has passed", || (acked_at.elapsed() >= bound).then_some(()));
     (0..QUESTIONS).for_each(|_| questions.ask(Consistency::Bounded(20)));
-    signal(cluster, old, Signal::CONT);
+    cluster.signal(old, Signal::CONT);
     let until = Instant::now() + HEARD;
     let mut answered = 0;
     while Instant::now() < until || answered < QUESTIONS {

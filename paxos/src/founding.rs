@@ -15,9 +15,7 @@ const MARK_EVERY_RECORDS: u64 = 256;
 
 impl Replica {
     pub(crate) fn say_hello(&mut self) {
-        let Settings { incarnation, seed: start, .. } = self.settings;
-        let hello = Message::Hello { incarnation, fresh: self.founded.is_none(), start };
-        self.send(self.peers, hello, Lsn::ZERO);
+        self.send(self.peers, self.hello(), Lsn::ZERO);
         self.finish_joining();
     }
 
@@ -25,20 +23,23 @@ impl Replica {
     pub(crate) fn ask_whether_member(&mut self) {
         self.expect_leader();
         if self.founded.is_some() {
-            let Settings { incarnation, seed: start, .. } = self.settings;
-            self.send(self.peers, Message::Hello { incarnation, fresh: false, start }, Lsn::ZERO);
+            self.send(self.peers, self.hello(), Lsn::ZERO);
         }
     }
 
     /// A member speaks that this node, which waits to be known, did not know of.
     pub(crate) fn greet(&mut self, from: NodeId) {
         if !self.peers.contains(from) {
-            let Settings { incarnation, seed: start, .. } = self.settings;
-            self.send_to(from, Message::Hello { incarnation, fresh: self.founded.is_none(), start }, Lsn::ZERO);
+            self.send_to(from, self.hello(), Lsn::ZERO);
         }
     }
 
-    pub(crate) fn on_hello(&mut self, from: NodeId, incarnation: u64, start: u64) {
+    fn hello(&self) -> Message {
+        let Settings { incarnation, seed: start, .. } = self.settings;
+        Message::Hello { incarnation, fresh: self.founded.is_none(), start, prefix: self.prefix }
+    }
+
+    pub(crate) fn on_hello(&mut self, (from, epoch): (NodeId, Epoch), incarnation: u64, start: u64, prefix: Slot) {
         if self.joins() && self.config.epoch == Epoch(1) {
             // It has yet to learn who the members are.
             return;
@@ -58,6 +59,7 @@ impl Replica {
         };
         // A founding record that is not durable yet must not confirm anything.
         self.send_to(from, ack, self.founded_lsn);
+        self.fetch_configuration((from, epoch), prefix);
     }
 
     pub(crate) fn on_hello_ack(
@@ -93,8 +95,14 @@ impl Replica {
             self.confirmed.insert(from, incarnation);
             self.finish_joining();
         }
-        if self.role == Role::Joining && epoch > self.config.epoch {
-            // Those who have to confirm may be others by now.
+        if self.role == Role::Joining {
+            self.fetch_configuration((from, epoch), prefix);
+        }
+    }
+
+    /// From one who knows a later configuration: the one who has to confirm, or to be confirmed, may be known by that one alone.
+    fn fetch_configuration(&mut self, (from, epoch): (NodeId, Epoch), prefix: Slot) {
+        if epoch > self.config.epoch {
             self.known_chosen = self.known_chosen.max(prefix);
             self.fetch_from(from, self.known_chosen);
         }

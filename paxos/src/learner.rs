@@ -197,9 +197,8 @@ impl Replica {
     /// An unanswered request goes to the next peer: any that holds the chosen slots can serve.
     pub(crate) fn retry_fetch(&mut self) {
         let Some(fetch) = self.fetch.clone().filter(|fetch| fetch.retry_at_ns <= self.now_ns) else { return };
-        // A leader may be one that joined later than what is known here.
-        let leader = self.leader.filter(|leader| *leader != self.settings.me);
-        let known: NodeSet = self.peers.iter().chain(leader).collect();
+        // Those who joined later than what is known here may be the only ones left.
+        let known = NodeSet(self.peers.0 | self.strangers.0);
         let next = known.iter().find(|peer| *peer > fetch.peer).or(known.iter().next());
         self.fetch = None;
         self.fetch_from(next.unwrap_or(fetch.peer), self.known_chosen);

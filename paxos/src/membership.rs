@@ -265,6 +265,7 @@ impl Replica {
         self.note_standing();
         self.config_slot = slot;
         self.peers = others(&configuration, self.settings.me);
+        self.strangers = NodeSet::EMPTY;
         // To the new members: the removed ones hear of it when the others know.
         self.emit_chosen();
         if !mutant("chosen_above_configuration_is_final") {
@@ -322,7 +323,9 @@ impl Replica {
             return true;
         }
         match message {
-            Message::Hello { incarnation, start, .. } => self.on_hello(from, *incarnation, *start),
+            Message::Hello { incarnation, start, prefix, .. } => {
+                self.on_hello((from, epoch), *incarnation, *start, *prefix);
+            }
             Message::PreVote { .. } | Message::Prepare { .. } | Message::Heartbeat { .. } | Message::Accept { .. }
                 if epoch < self.config.epoch =>
             {

@@ -62,6 +62,9 @@ pub struct Replica {
     /// The highest slot that anyone called chosen.
     pub(crate) known_chosen: Slot,
     pub(crate) fetch: Option<Fetch>,
+    /// Members of a later configuration than the one known here, as far as they were heard since this one governs; or a leader whom
+    /// it leaves out.
+    pub(crate) strangers: NodeSet,
     pub(crate) chosen_pending: Ranges,
     pub(crate) chosen_due_ns: Option<u64>,
 
@@ -136,6 +139,7 @@ impl Replica {
             highest_in_ballot: restart.applied,
             known_chosen: restart.chosen_upto.max(restart.applied),
             fetch: None,
+            strangers: NodeSet::EMPTY,
             chosen_pending: Ranges::default(),
             chosen_due_ns: None,
             leader: None,
@@ -255,12 +259,17 @@ impl Replica {
     }
 
     fn on_message(&mut self, from: NodeId, epoch: Epoch, lsn: Lsn, message: Message) {
-        if !self.peers.contains(from) && !self.hear_stranger(from, epoch, &message) {
-            return;
+        if !self.peers.contains(from) {
+            if !self.hear_stranger(from, epoch, &message) {
+                return;
+            }
+            self.strangers.insert(from);
         }
         self.heard_ns.insert(from, self.now_ns);
         match message {
-            Message::Hello { incarnation, fresh: _, start } => self.on_hello(from, incarnation, start),
+            Message::Hello { incarnation, fresh: _, start, prefix } => {
+                self.on_hello((from, epoch), incarnation, start, prefix);
+            }
             Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted, prefix } => {
                 let to = (to_incarnation, to_start);
                 self.on_hello_ack((from, epoch), incarnation, to, founded_with, counted, prefix);

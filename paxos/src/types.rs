@@ -444,6 +444,8 @@ pub enum Message {
         fresh: bool,
         /// Which of its starts this is: [`Settings::seed`].
         start: u64,
+        /// The sender's prefix: whoever knows an earlier configuration fetches from here what follows on that.
+        prefix: Slot,
     },
     /// What the sender knows of the one who said hello.
     HelloAck {

@@ -185,8 +185,14 @@ impl Io for SimIo {
     }
 
     fn set_peer(&mut self, peer: usize, at: SocketAddrV4) -> Result<(), IoError> {
-        assert_eq!(peer, self.peers.len(), "peers are added one after the other");
-        self.peers.push(node_at(at).expect("a peer is a node"));
+        let node = node_at(at).expect("a peer is a node");
+        match self.peers.get_mut(peer) {
+            Some(place) => *place = node,
+            None => {
+                assert_eq!(peer, self.peers.len(), "peers are added one after the other");
+                self.peers.push(node);
+            }
+        }
         Ok(())
     }
 

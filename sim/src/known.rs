@@ -143,6 +143,12 @@ pub const MUTANTS: &[Mutant] = &[
     rule("foreign_cluster_heard", "messages of another cluster are heard"),
     rule("later_revision_refused", "frames of a later revision of the format are refused"),
     rule("earlier_life_counted", "what an earlier life of a member's log said is counted").members(),
+    Mutant {
+        ground: Ground::Scenario("all_others_replaced", include_str!("../scenarios/all_others_replaced.txt")),
+        ..rule("whereabouts_not_said", "a member that was away cannot answer those who came meanwhile")
+    },
+    rule("evidence_of_last_known_members", "evidence of a slot not reached yet names the members of an earlier one")
+        .members(),
     rule("configuration_overtakes", "a configuration is proposed before all below it is chosen"),
     // Damage.
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),

@@ -245,9 +245,14 @@ impl Sim {
         }
     }
 
-    /// What a scenario asks for.
-    pub(crate) fn ask_to_remove(&mut self, leader: usize, node: usize) {
-        self.send_change(leader, Wanted::Remove(node));
+    /// What a scenario asks for, by its word.
+    pub(crate) fn ask_for(&mut self, change: &str, leader: usize, node: usize) {
+        let wanted = match change {
+            "add" => Wanted::Add(node),
+            "promote" => Wanted::Promote(node),
+            _ => Wanted::Remove(node),
+        };
+        self.send_change(leader, wanted);
     }
 
     /// A learner hears nothing for a while.

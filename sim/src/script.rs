@@ -4,6 +4,7 @@
 //! ```text
 //! # a comment
 //! nodes 5 quorums 4 2              members and quorums (majorities if not said)
+//! spares 1                         so many more nodes wait to be added
 //! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
 //! victim 2                         whose state may be lost for good
 //! conditional 40                   of a hundred bursts those with entries that are appended on a condition
@@ -14,8 +15,10 @@
 //! at 2000 hold 0 1 3000            what n0 sends to n1 arrives after that, all at once
 //! at 2000 lose Accept leader * 500 datagrams with a frame of this kind are lost on their way there (`Configuration`: with one
 //!                                  that asks to accept a change of the members)
-//! at 2000 call A leader            from now on A names whoever leads now; `call E other A`: the last founder that A does not name
-//! at 2000 remove A E               A is asked to remove E from the members (with a line `changes`: they may change)
+//! at 2000 call A leader            from now on A names whoever leads now; `call E other A`: the last founder that A does not name;
+//!                                  `call C other A E`: nor E
+//! at 2000 remove A E               A is asked to remove E from the members (with a line `changes`: they may change); `add` and
+//!                                  `promote` likewise
 //! at 2000 chain 3000               each node reaches its neighbours only
 //! at 2000 pause leader 900         whoever leads is frozen (a number names a node)
 //! at 2000 transfer leader 2        whoever leads is asked to hand over to n2; without a name: to whoever is furthest
@@ -109,6 +112,7 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
                 plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
             }
             "changes" => plan.change_mean_ms = 1_000,
+            "spares" => plan.spares = number(&words, 1)? as usize,
             "durability" => plan.memory_durability = words.get(1).is_some_and(|word| word == "memory"),
             "sees" => {}
             "at" => {
@@ -187,16 +191,16 @@ impl Sim {
             Some("call") => {
                 let node = match words[2].as_str() {
                     "other" => {
-                        let but = self.named(&words[3]);
-                        (0..self.plan.nodes).rev().find(|node| *node != but).expect("a group of more than one")
+                        let but: Vec<usize> = words[3..].iter().map(|word| self.named(word)).collect();
+                        (0..self.plan.nodes).rev().find(|node| !but.contains(node)).expect("a group of more")
                     }
                     word => self.named(word),
                 };
                 self.called.insert(words[1].clone(), node);
             }
-            Some("remove") => {
+            Some(change @ ("add" | "promote" | "remove")) => {
                 let (leader, node) = (self.named(&words[1]), self.named(&words[2]));
-                self.ask_to_remove(leader, node);
+                self.ask_for(change, leader, node);
             }
             Some("fail") => {
                 let node = self.named(&words[1]);

@@ -83,6 +83,7 @@ fn each_bug_fails_the_script_of_its_rule() {
         ("timestamp_runs_back", "wall_clock_jumps"),
         ("torn_tail_not_cut", "phantom_write_is_damage"),
         ("watermark_over_holes", "lost_commits"),
+        ("whereabouts_not_said", "all_others_replaced"),
         ("write_error_ignored", "failed_sync_ends_the_process"),
     ];
     for (bug, script) in KILLED_BY {

@@ -89,7 +89,8 @@ pub(crate) fn decode(frame: &Frame<'_>) -> Result<Message, FrameError> {
         }
         Kind::Hello => {
             let body: HelloBody = whole(frame.payload)?;
-            Message::Hello { incarnation: body.incarnation.get(), fresh: body.fresh == 1, start: body.start.get() }
+            let (incarnation, start) = (body.incarnation.get(), body.start.get());
+            Message::Hello { incarnation, fresh: body.fresh == 1, start, prefix: slot }
         }
         Kind::HelloAck => {
             let body: HelloAckBody = whole(frame.payload)?;
@@ -328,14 +329,14 @@ pub(crate) fn encode(message: &Message, out: &mut [u8]) -> (Kind, Head, usize) {
             let bytes = put(PreVoteAckBody { asked, granted, reserved: [0; 7] }.as_bytes(), body);
             (Kind::PreVoteAck, Head { promised: Some(*promised), ..Head::default() }, bytes)
         }
-        Message::Hello { incarnation, fresh, start } => {
+        Message::Hello { incarnation, fresh, start, prefix } => {
             let hello = HelloBody {
                 incarnation: U64::new(*incarnation),
                 fresh: u8::from(*fresh),
                 reserved: [0; 7],
                 start: U64::new(*start),
             };
-            (Kind::Hello, Head::default(), put(hello.as_bytes(), body))
+            (Kind::Hello, Head { slot: *prefix, ..Head::default() }, put(hello.as_bytes(), body))
         }
         Message::NotMember => (Kind::NotMember, Head::default(), 0),
         Message::HelloAck { incarnation, to_incarnation, to_start, founded_with, counted, prefix } => {
@@ -496,7 +497,7 @@ mod tests {
             Message::FetchValue { slot: Slot(6), ballot },
             Message::Release { ballot, probe: 12 },
             Message::TakeOver { ballot, upto: Slot(7) },
-            Message::Hello { incarnation: 5, fresh: true, start: 6 },
+            Message::Hello { incarnation: 5, fresh: true, start: 6, prefix: Slot(7) },
             Message::HelloAck {
                 incarnation: 1,
                 to_incarnation: 2,

@@ -1,4 +1,4 @@
-//! Who the members are, and where they are reached: questions of operators, changes that they ask a leader for, and what follows
+//! Who the members are: questions of operators, changes that they ask a leader for, and what follows
 //! from a configuration that governs. The rules are the core's ([`synod_paxos::Replica::plan_change`]).
 
 use super::clients::put;
@@ -11,7 +11,7 @@ use std::net::SocketAddrV4;
 use synod_paxos::{Change, ChangeError, Input, Role};
 use synod_ring::Io;
 use synod_wire::client::Counter;
-use synod_wire::configuration::{ADDRESS_OF_FILE, MAX_CONFIGURATION_BYTES};
+use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
 use synod_wire::frame::{FrameError, Kind};
 use synod_wire::members::{ChangeBody, MembersReplyBody, ProgressRow, change, outcome};
 use synod_wire::{Configuration, Epoch, Member, NodeId, Slot};
@@ -180,21 +180,6 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.learn_addresses(configuration)?;
         let (voters, nodes) = (configuration.voters(), configuration.nodes());
         self.note(EventKind::Configuration, (0, 0, 0), [configuration.epoch.0.into(), voters.0, nodes.0, 0]);
-        Ok(())
-    }
-
-    /// Where members are reached that the configuration file does not name.
-    pub(super) fn learn_addresses(&mut self, configuration: &Configuration) -> Result<(), Fatal> {
-        for member in configuration.members() {
-            let known = self.settings.members.iter().any(|(node, _)| *node == member.node);
-            if known || member.peers_at == ADDRESS_OF_FILE {
-                continue;
-            }
-            let index = self.settings.members.len();
-            self.io.set_peer(index, member.peers_at)?;
-            self.outbox.add_peer(member.node, index);
-            self.settings.members.push((member.node, member.clients_at));
-        }
         Ok(())
     }
 }

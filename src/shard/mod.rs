@@ -26,7 +26,9 @@
 //! | `events.rs` | what is worth a line in the log, for the thread that writes it |
 //! | `status.rs` | counters and the status reply |
 //! | `revisions.rs` | which revision of the format the members speak |
+//! | `whereabouts.rs` | where members are reached that the file does not name |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
+//! | `heard.rs` | members' frames that are none for the core |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
 //! | `jobs.rs` | what housekeeping does for a shard |
 //! | `front.rs` | the log's front: when it is removed |
@@ -46,6 +48,7 @@ mod evidence;
 mod failslow;
 pub mod front;
 mod governed;
+mod heard;
 mod histogram;
 pub mod install;
 pub mod jobs;
@@ -71,6 +74,7 @@ mod stages;
 mod status;
 mod streams;
 mod transfers;
+mod whereabouts;
 
 pub use board::{Board, Gauge};
 pub(crate) use events::WORDS as EVENT_WORDS;
@@ -100,7 +104,7 @@ use crate::sequencer::Sequencer;
 use crate::shard::clients::Admission;
 use crate::shard::offers::Offers;
 use crate::shard::outbox::Outbox;
-use crate::shard::pull::{Heard, Pulling};
+use crate::shard::pull::Pulling;
 use crate::shard::reads::{Fresh, Waiters};
 use crate::shard::slots::Slots;
 use crate::shard::snapshots::Snapshots;
@@ -112,6 +116,7 @@ use events::Noted;
 use evidence::RecentChosen;
 use failslow::DiskWatch;
 use front::Front;
+use heard::Heard;
 use jobs::{Done, Job};
 use membership::Membership;
 use meters::{Beats, Known};
@@ -132,6 +137,7 @@ use synod_wire::mode::Mode;
 use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
 use transfers::Transfers;
+use whereabouts::Whereabouts;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -281,6 +287,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     /// After a segment could not be prepared, the next attempt is not made before this; 0 while segments can be.
     segment_retry_ns: u64,
     membership: Membership,
+    whereabouts: Whereabouts,
     started_ns: u64,
     started_wall_ns: u64,
     /// The clock of the turn before.
@@ -347,6 +354,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             jobs_out: 0,
             segment_retry_ns: 0,
             membership: Membership::new(governed),
+            whereabouts: Whereabouts::new(peers.len()),
             started_ns: now_ns,
             started_wall_ns: io.wall_ns(),
             turn_before_ns: now_ns,
@@ -538,7 +546,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                     let (from, start, bytes) = (frame.header.from, offset + HEADER_BYTES, frame.payload.len());
                     offset += frame_bytes(bytes);
                     if let Some(heard) = heard {
-                        self.on_pull_frame(from, heard, buf, (start, bytes));
+                        self.on_heard(from, heard, buf, (start, bytes))?;
                     }
                     continue;
                 }

@@ -185,7 +185,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             }
             Message::Value { slot, .. } => self.send_value(to, Kind::Value, *slot),
             Message::Learn { slot, .. } => self.send_value(to, Kind::Learnt, *slot),
-            other => self.send_small(to, other, epoch),
+            other => {
+                self.send_small(to, other, epoch);
+                self.say_where(to, other);
+            }
         }
     }
 

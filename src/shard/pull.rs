@@ -14,14 +14,14 @@
 //! How fast: no more is asked for than `catchup.max_bytes_per_s` allows.
 
 use super::events::EventKind;
-use super::install::{Chunks, Installed, TransferDone, TransferJob};
+use super::install::{Installed, TransferDone, TransferJob};
 use super::jobs::{Done, Job, MAX_JOBS};
 use super::offers::Throttle;
 use super::{Fatal, Shard, codec};
 use synod_ring::{Io, RxBuf};
 use synod_wal::partial::{DATA_BYTES, MAX_BLOCKS, Whole};
 use synod_wire::client::Counter;
-use synod_wire::frame::{Frame, FrameError, Kind};
+use synod_wire::frame::Kind;
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead, FetchChunks};
 use synod_wire::{NodeId, NodeSet};
 use zerocopy::IntoBytes;
@@ -46,29 +46,6 @@ const RETRY_NS: u64 = 1_000_000_000;
 const DISTRUST_NS: u64 = 5_000_000_000;
 
 const _: () = assert!(GROUP_BYTES.is_multiple_of(CHUNK_BYTES));
-
-/// What a member's frame about a transfer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// A snapshot may be had.
-    Offer(Whole),
-    /// Chunks are wanted.
-    Fetch(Chunks),
-    /// A chunk came: its number; its bytes are behind the head.
-    Chunk(Whole, u64),
-}
-
-impl Heard {
-    /// Of a frame, if it is one of a transfer.
-    pub(super) fn parse(frame: &Frame<'_>) -> Option<Result<Heard, FrameError>> {
-        match frame.header.kind {
-            Kind::SnapshotOffer => Some(codec::decode_offer(frame.payload).map(Heard::Offer)),
-            Kind::FetchChunks => Some(codec::decode_fetch(frame.header.from, frame.payload).map(Heard::Fetch)),
-            Kind::Chunk => Some(codec::decode_chunk(frame.payload).map(|(whole, number)| Heard::Chunk(whole, number))),
-            _ => None,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -220,29 +197,29 @@ impl Pulling {
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     /// A frame of a transfer came; `bytes` of payload at `start` in the buffer.
-    pub(super) fn on_pull_frame(&mut self, from: NodeId, heard: Heard, buf: &RxBuf, (start, bytes): (usize, usize)) {
-        match heard {
-            Heard::Offer(whole) => self.on_offer(from, whole),
-            Heard::Fetch(chunks) => self.on_fetch_chunks(chunks),
-            Heard::Chunk(whole, number) => {
-                let Some(pull) = &mut self.pulling.pull else { return };
-                if pull.whole != whole || pull.phase != Phase::Pulling {
-                    return;
-                }
-                let chunk = &self.io.datagram(buf)[start + size_of::<ChunkHead>()..start + bytes];
-                if pull.take(number, chunk) {
-                    self.counters.add(Counter::SnapshotBytesReceived, chunk.len() as u64);
-                    pull.senders.insert(from);
-                    pull.strikes = 0;
-                    if !pull.waits() {
-                        pull.due_ns = pull.paced_ns;
-                    }
-                }
+    pub(super) fn on_chunk(
+        &mut self,
+        from: NodeId,
+        (whole, number): (Whole, u64),
+        buf: &RxBuf,
+        (start, bytes): (usize, usize),
+    ) {
+        let Some(pull) = &mut self.pulling.pull else { return };
+        if pull.whole != whole || pull.phase != Phase::Pulling {
+            return;
+        }
+        let chunk = &self.io.datagram(buf)[start + size_of::<ChunkHead>()..start + bytes];
+        if pull.take(number, chunk) {
+            self.counters.add(Counter::SnapshotBytesReceived, chunk.len() as u64);
+            pull.senders.insert(from);
+            pull.strikes = 0;
+            if !pull.waits() {
+                pull.due_ns = pull.paced_ns;
             }
         }
     }
 
-    fn on_offer(&mut self, from: NodeId, whole: Whole) {
+    pub(super) fn on_offer(&mut self, from: NodeId, whole: Whole) {
         let now_ns = self.io.now_ns();
         let unwanted =
             whole.slot <= self.core.prefix() || whole.bytes > MAX_STATE_BYTES || self.core.halted().is_some();

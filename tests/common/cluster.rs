@@ -261,6 +261,12 @@ impl Cluster {
         self.nodes[usize::from(node.0)].as_ref().expect("the node runs").id()
     }
 
+    /// A signal to a node that runs.
+    pub fn signal(&self, node: NodeId, signal: Signal) {
+        let pid = i32::try_from(self.pid(node)).ok().and_then(Pid::from_raw).expect("the process runs");
+        kill_process(pid, signal).expect("a signal to a process of this test");
+    }
+
     /// What a node has said on stderr, in all its lives.
     pub fn log(&self, node: NodeId) -> String {
         let path = self.dir().join(format!("node-{node}.log"));

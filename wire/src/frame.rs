@@ -101,7 +101,7 @@ pub enum Kind {
     FetchValue = 40,
     /// The value accepted in `ballot` at `slot`. Payload: a batch.
     Value = 41,
-    /// A node presents itself. Payload: [`crate::peer::HelloBody`].
+    /// A node presents itself. `slot`: its prefix. Payload: [`crate::peer::HelloBody`].
     Hello = 42,
     /// The answer. Payload: [`crate::peer::HelloAckBody`].
     HelloAck = 43,
@@ -125,6 +125,8 @@ pub enum Kind {
     FetchChunks = 52,
     /// One of them. Payload: [`crate::peer::ChunkHead`] and its bytes.
     Chunk = 53,
+    /// Beside a question: where the members of the sender's configuration are reached. Payload: a [`crate::configuration`].
+    Whereabouts = 54,
     /// The one who is told is no member, going by the sender's epoch. No payload.
     NotMember = 55,
 
@@ -190,7 +192,7 @@ const KINDS: [Option<Kind>; 256] = {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 62] = [
+    pub const ALL: [Kind; 63] = [
         Kind::Accept,
         Kind::Learnt,
         Kind::Chosen,
@@ -229,6 +231,7 @@ impl Kind {
         Kind::SnapshotOffer,
         Kind::FetchChunks,
         Kind::Chunk,
+        Kind::Whereabouts,
         Kind::NotMember,
         Kind::Append,
         Kind::OpenSession,

@@ -8,7 +8,7 @@ fn fresh() -> Bench {
 }
 
 fn hello(incarnation: u64, fresh: bool) -> Message {
-    Message::Hello { incarnation, fresh, start: START }
+    Message::Hello { incarnation, fresh, start: START, prefix: Slot::ZERO }
 }
 
 #[test]
@@ -132,6 +132,33 @@ fn a_joining_node_neither_promises_nor_votes_nor_follows() {
     assert_eq!(bench.hear(TWO, accept(ballot(1, 2), 1)), []);
     assert_eq!(bench.hear(TWO, heartbeat(ballot(1, 2), 0, 0)), []);
     assert_eq!(bench.core.promised(), Ballot::ZERO);
+}
+
+/// All whom it knew were replaced while it was away; who starts up waits for its word, and it for the configuration that says so.
+#[test]
+fn a_hello_from_a_later_configuration_is_answered_and_what_it_knows_is_fetched() {
+    const FOUR: NodeId = NodeId(4);
+    let mut bench = Bench::follower();
+    let hello = Message::Hello { incarnation: 104, fresh: false, start: START, prefix: Slot(9) };
+    let told = Input::Message { from: FOUR, epoch: Epoch(2), lsn: Lsn(50), message: hello };
+    let outputs = bench.step(told);
+    let asks = |output: &Output, of: NodeId| *output == send(&[of], fetch(1, 9), Lsn::ZERO);
+    assert!(matches!(&outputs[0], Output::Send { message: Message::HelloAck { founded_with: NOT_A_MEMBER, .. }, .. }));
+    assert!(outputs.len() == 2 && asks(&outputs[1], FOUR), "{outputs:?}");
+    // What is lost is asked for again: of those it knew, and of the one that it did not know.
+    let mut asked = NodeSet::EMPTY;
+    while asked != set(&[TWO, THREE, FOUR]) {
+        let again = bench.timer();
+        for of in [TWO, THREE, FOUR].into_iter().filter(|of| again.iter().any(|output| asks(output, *of))) {
+            asked.insert(of);
+        }
+    }
+    let early = Message::Hello { incarnation: 102, fresh: false, start: START, prefix: Slot(9) };
+    assert_eq!(
+        Bench::follower().hear(TWO, early).len(),
+        1,
+        "who knows no more than this node is answered, and that is all"
+    );
 }
 
 #[test]
