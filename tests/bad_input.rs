@@ -83,6 +83,7 @@ fn bad_for_members(cluster: &Cluster) -> Vec<Bad> {
     all.push(("from the node itself", from(NODE, Kind::Heartbeat, &[0; 8]), Counter::DroppedSender));
     all.push(("a heartbeat without a body", from(NodeId(1), Kind::Heartbeat, &[]), Counter::DroppedBody));
     all.push(("a promise without a body", from(NodeId(1), Kind::Promise, &[1]), Counter::DroppedBody));
+    all.push(("addresses of nobody", from(NodeId(9), Kind::Whereabouts, &[0; 16]), Counter::DroppedBody));
     all.push(("a value that is no batch", from(NodeId(1), Kind::Learnt, &[0xee; 30]), Counter::DroppedBody));
     all.push(("more than a buffer holds", from(NodeId(1), Kind::Accept, &vec![7; 9_000]), Counter::DroppedOversize));
     all

@@ -47,7 +47,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             Heard::Offer(whole) => self.on_offer(from, whole),
             Heard::Fetch(chunks) => self.on_fetch_chunks(chunks),
             Heard::Chunk(whole, number) => self.on_chunk(from, (whole, number), buf, (start, bytes)),
-            Heard::Whereabouts => return self.on_whereabouts(buf, (start, bytes)),
+            Heard::Whereabouts => return self.on_whereabouts(from, buf, (start, bytes)),
         }
         Ok(())
     }

@@ -132,7 +132,7 @@ use synod_paxos::{BURST_SLOTS, Input, Message, Replica, Role};
 use synod_ring::{Event, Io, IoError, RxBuf};
 use synod_wal::{Dir, Log, LogError};
 use synod_wire::client::{Counter, Durability};
-use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, frame_bytes, revision_of, unknown_frame_bytes};
+use synod_wire::frame::{Frame, Frames, HEADER_BYTES, Header, Kind, frame_bytes, revision_of, unknown_frame_bytes};
 use synod_wire::mode::Mode;
 use synod_wire::mutant::mutant;
 use synod_wire::{ClusterId, Epoch, GroupId, Lsn, NodeId, NodeSet};
@@ -612,9 +612,10 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     fn check_sender(&self, frame: &Frame<'_>) -> Result<(), Bad> {
         let header = &frame.header;
-        // One that is not known here may be a member by a later configuration than the one that is.
+        // One that is not known here may be a member by a later configuration than the one that is, or have been one by an earlier.
         let known = self.settings.members.iter().any(|(node, _)| *node == header.from);
-        let member = known || header.epoch > self.core.configuration().epoch;
+        let says_where = header.kind == Kind::Whereabouts;
+        let member = known || says_where || header.epoch > self.core.configuration().epoch;
         if header.cluster != self.settings.cluster && !mutant("foreign_cluster_heard") {
             return Err(Bad::ForeignCluster);
         }
@@ -685,7 +686,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Ok(())
     }
 
-    fn header(&self, kind: synod_wire::frame::Kind) -> Header {
+    fn header(&self, kind: Kind) -> Header {
         Header {
             kind,
             flags: 0,

@@ -1,10 +1,11 @@
 //! Where members are reached that the configuration file does not name. The log says it, with the configuration that brings them; but
 //! a member that was away while all that it knows were replaced by others hears of those that it cannot answer, and cannot come to
 //! that place of the log without them. So whoever asks something of a member that it has not heard for a while says beside it where
-//! its configuration's members are.
+//! its configuration's members are. A member that was removed while it was away is told so in the same way, by those who have restarted
+//! since.
 //!
-//! Addresses alone are taken from such a frame: what it names governs when it is delivered, like any other configuration. Who was
-//! told of no answer would otherwise stand for election for ever, and the group with it, when it needs both.
+//! Addresses alone are taken from such a frame: what it names governs when it is delivered, like any other configuration. Who gets
+//! no answer would otherwise ask for ever, and the group stand still with it, when it needs both.
 
 use super::jobs::{Done, Job};
 use super::{Fatal, Shard};
@@ -13,7 +14,7 @@ use synod_ring::{Io, RxBuf};
 use synod_wire::configuration::{ADDRESS_OF_FILE, MAX_CONFIGURATION_BYTES};
 use synod_wire::frame::Kind;
 use synod_wire::mutant::mutant;
-use synod_wire::{Configuration, Epoch, Member, NodeSet};
+use synod_wire::{Configuration, Epoch, Member, NodeId, NodeSet};
 
 /// See the module.
 #[derive(Debug)]
@@ -69,28 +70,41 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Beside a message that asks something: those who were not heard for a while may not know where this node is.
     pub(super) fn say_where(&mut self, to: NodeSet, message: &Message) {
-        let configuration = *self.core.configuration();
-        let later = configuration.members().iter().any(|member| member.peers_at != ADDRESS_OF_FILE);
-        if !later || !awaits_answer(message) || mutant("whereabouts_not_said") {
+        // Most messages are answers, and most groups are of those who founded them.
+        let later = |member: &Member| member.peers_at != ADDRESS_OF_FILE;
+        let concerns = awaits_answer(message) && self.core.configuration().members().iter().any(later);
+        if !concerns || mutant("whereabouts_not_said") {
             return;
         }
+        let configuration = *self.core.configuration();
         let since_ns = self.io.now_ns().saturating_sub(self.core.election_max_ns());
         let heard = |node| self.core.heard_ns(node).is_some_and(|heard_ns| heard_ns >= since_ns);
-        let silent: Vec<_> = to.iter().filter(|node| !heard(*node)).collect();
-        for node in silent {
+        let silent: NodeSet = to.iter().filter(|node| !heard(*node)).collect();
+        for node in silent.iter() {
             self.send_frame(node, Kind::Whereabouts, |out| configuration.encode(&mut out[..MAX_CONFIGURATION_BYTES]));
         }
     }
 
     /// Somebody says where members are: at the place in the datagram.
-    pub(super) fn on_whereabouts(&mut self, buf: &RxBuf, (start, bytes): (usize, usize)) -> Result<(), Fatal> {
-        match Configuration::parse(&self.io.datagram(buf)[start..start + bytes]) {
-            Ok(later) if later.epoch > self.core.configuration().epoch => self.learn_addresses(&later),
-            Ok(_) => Ok(()),
+    pub(super) fn on_whereabouts(
+        &mut self,
+        from: NodeId,
+        buf: &RxBuf,
+        (start, bytes): (usize, usize),
+    ) -> Result<(), Fatal> {
+        let said = match Configuration::parse(&self.io.datagram(buf)[start..start + bytes]) {
+            Ok(said) => said,
             Err(error) => {
                 self.count_bad_frame(error.into());
-                Ok(())
+                return Ok(());
             }
+        };
+        let mine = self.core.configuration();
+        if said.epoch > mine.epoch {
+            return self.learn_addresses(&said);
         }
+        // One that was removed is told so, where it says it is.
+        let stranger = said.member(from).filter(|it| mine.member(from).is_none() && it.peers_at != ADDRESS_OF_FILE);
+        stranger.map_or(Ok(()), |it| self.learn_address(it))
     }
 }

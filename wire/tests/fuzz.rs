@@ -6,11 +6,12 @@
 use proptest::prelude::*;
 use std::path::Path;
 use synod_wire::batch::*;
+use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
 use synod_wire::evidence::{EvidenceBody, EvidenceReplyBody, Told};
 use synod_wire::frame::*;
 use synod_wire::kv::{Answer, Command, MAX_COMMAND_BYTES, MAX_KEY_BYTES, QUESTION_HEAD_BYTES, Question};
 use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead, SubscribeBody};
-use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
+use synod_wire::{Ballot, ClusterId, Configuration, Epoch, GroupId, Lsn, NodeId, Slot};
 use zerocopy::IntoBytes;
 
 /// A frame with a payload of its own length, as bytes.
@@ -95,6 +96,11 @@ fn try_everything(bytes: &[u8]) {
     if let Ok(body) = EvidenceReplyBody::parse(bytes) {
         assert!(body.held().is_some() && body.told().is_some() && body.known_chosen <= 1);
         assert!(body.told() != Some(Told::Told) || body.slot.get() > 0, "what is told is told of a slot");
+    }
+    if let Ok(configuration) = Configuration::parse(bytes) {
+        let mut out = [0; MAX_CONFIGURATION_BYTES];
+        let used = configuration.encode(&mut out);
+        assert_eq!(Configuration::parse(&out[..used]), Ok(configuration), "what governs comes back");
     }
     if let Some(body) = SubscribeBody::parse(bytes) {
         assert!(body.stream.get() > 0 && body.next.get() > 0 && body.leaves <= 1);
