@@ -55,7 +55,9 @@ impl Sim {
         // What is delivered is in its log, and may be applied only by the recovery that is about to come.
         let delivered = self.checks.sessions.tail_after(shard.core().prefix()).unwrap_or(0);
         self.checks.trims.has(node, tail.max(delivered));
-        if this.role == Role::Leader && self.plan.trim_mean_ms > 0 {
+        if this.role != Role::Leader {
+            self.checks.trims.follows(node);
+        } else if self.plan.trim_mean_ms > 0 {
             let local_ns = this.clock.monotonic_ns(self.now_ns);
             for other in (0..self.plan.machines()).filter(|other| *other != node) {
                 let heard = shard.core().prefix_of(NodeId(other as u8));

@@ -22,7 +22,7 @@ pub(crate) struct Trims {
     /// By node: the first sequence, and the highest tail that it ever had.
     firsts: Vec<u64>,
     tails: Vec<u64>,
-    /// By leader and member: since when the one hears the other.
+    /// By leader and member: since when the one hears the other, without having lost the leadership since.
     heard_since_ns: BTreeMap<(usize, usize), u64>,
 }
 
@@ -47,6 +47,11 @@ impl Trims {
             true => drop(self.heard_since_ns.entry((leader, member)).or_insert(now_ns)),
             false => drop(self.heard_since_ns.remove(&(leader, member))),
         }
+    }
+
+    /// A node does not lead: what it hears from its next election on counts then. What it applies by then, another proposed.
+    pub(crate) fn follows(&mut self, node: usize) {
+        self.heard_since_ns.retain(|(leader, _), _| *leader != node);
     }
 
     /// A leader has trimmed.
@@ -129,6 +134,13 @@ mod tests {
         assert!(trims.leaves_to_all(0, 8, later_ns).is_ok() && trims.leaves_to_all(0, 9, later_ns).is_err());
         assert!(trims.leaves_to_all(0, 9, later_ns - 1).is_ok() && trims.leaves_to_all(2, 9, later_ns).is_ok());
         trims.hears(0, 1, false, 10);
+        assert!(trims.leaves_to_all(0, 9, later_ns).is_ok());
+        // Heard in an earlier time as leader, it was not held to by the one who led between.
+        trims.hears(0, 1, true, 5);
+        trims.follows(1);
+        assert!(trims.leaves_to_all(0, 9, later_ns).is_err());
+        trims.follows(0);
+        trims.hears(0, 1, true, later_ns - 1);
         assert!(trims.leaves_to_all(0, 9, later_ns).is_ok());
     }
 }
