@@ -18,9 +18,10 @@ use synod_wire::frame::Frame;
 use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn};
 
-/// Segments at and behind the log's end that may exist: the current one and two ahead (after a cut). With the one that
-/// still has writes in flight that is [`synod_ring::FILE_SLOTS`].
-const SEGMENTS_AHEAD: u64 = synod_ring::FILE_SLOTS as u64 - 1;
+/// Segments at and behind the log's end that may exist: the current one and two ahead (after a cut).
+const SEGMENTS_AHEAD: u64 = 3;
+/// And as many as the ring in memory held while writes hung: of the largest, for it may have been larger than it is now.
+const LARGEST_ARENA_BYTES: u64 = 1 << 30;
 
 /// A recovered log, and what was found.
 #[derive(Debug)]
@@ -356,8 +357,9 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
         let spec = SegmentSpec { dir: segments.dir.clone(), index: current, geometry, identity: segments.identity };
         return Ok(vec![spec.prepare()?]);
     }
-    if existing > current + SEGMENTS_AHEAD {
-        let path = segments.file(current + SEGMENTS_AHEAD).path.clone();
+    let most = current + SEGMENTS_AHEAD + LARGEST_ARENA_BYTES / geometry.segment_bytes;
+    if existing > most {
+        let path = segments.file(most).path.clone();
         return Err(LogError::StraySegment { path });
     }
     let open = |index: u64| {

@@ -321,6 +321,39 @@ fn a_prepared_segment_waits_for_the_slot_of_one_that_is_still_written() {
     }
 }
 
+/// A crash while writes hang leaves as many empty segments as the ring in memory holds, and a restart may give it less.
+#[test]
+fn segments_that_were_prepared_while_writes_hung_are_no_strangers() {
+    let dir = tempdir();
+    let arena_bytes = (u64::from(FILE_SLOTS) + 3) * STRIDE_BYTES;
+    let large = Settings { arena_bytes: arena_bytes as usize, ..settings() };
+    let (mut log, mut disk) = fresh(dir.path(), &large);
+    let (mut kept, mut before) = (vec![founding()], 0);
+    while log.head_pos() > before {
+        before = log.head_pos();
+        fill(&mut log, &mut kept, 30_000);
+        housekeep(&mut log, &mut disk);
+        log.flush(&mut disk, Ballot::ZERO);
+    }
+    let prepared = segments(dir.path()).len();
+    assert!(prepared > usize::from(FILE_SLOTS) + 1, "only {prepared} segments were prepared while no write ended");
+    drop(log);
+    let (recovered, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert_eq!(records.len(), 1, "what founded the group is all that was written");
+    // They are used, each in its turn.
+    let (mut log, mut disk) = attached(recovered);
+    let mut kept: Vec<_> = records.into_iter().map(|(_, kept)| kept).collect();
+    while log.head_pos() < before {
+        fill(&mut log, &mut kept, 30_000);
+        housekeep(&mut log, &mut disk);
+        log.flush(&mut disk, Ballot::ZERO);
+        settle(&mut log, &mut disk);
+    }
+    drop(log);
+    let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
+    assert!(records.into_iter().map(|(_, kept)| kept).eq(kept));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(48), ..ProptestConfig::default() })]
 
