@@ -8,6 +8,7 @@ use super::{Config, Durability, IN_FLIGHT_MAX, KernelIo, Machine, Node, Wait, Wr
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use synod_paxos::MAX_LEASE_NS;
+use synod_wal::MAX_ARENA_BYTES;
 use synod_wire::NodeId;
 use synod_wire::batch::MIN_BATCH_BYTES;
 use synod_wire::frame::frame_bytes;
@@ -66,7 +67,7 @@ const RANGES: &[Range] = &[
     range("net.napi_busy_poll_us", |c| c.net.napi_busy_poll_us.into(), 0, 10_000, Form::Any),
     range("net.max_events", |c| c.net.max_events as u64, 16, 65_536, Form::Any),
     range("wal.segment_bytes", |c| c.wal.segment_bytes, 4 << 20, 16 << 30, Form::MultipleOf(STRIDE_BYTES)),
-    range("wal.arena_bytes", |c| c.wal.arena_bytes as u64, 8 << 20, 1 << 30, Form::MultipleOf(STRIDE_BYTES)),
+    range("wal.arena_bytes", |c| c.wal.arena_bytes as u64, 8 << 20, MAX_ARENA_BYTES, Form::MultipleOf(STRIDE_BYTES)),
     range("wal.max_in_flight", |c| c.wal.max_in_flight.most() as u64, 1, IN_FLIGHT_MAX, Form::Any),
     range("wal.max_flush_bytes", |c| c.wal.max_flush_bytes as u64, 128 << 10, 2 << 20, Form::Any),
     range("consensus.heartbeat_us", |c| c.consensus.heartbeat_us, 500, 10_000_000, Form::Any),

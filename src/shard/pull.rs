@@ -196,7 +196,7 @@ impl Pulling {
 }
 
 impl<I: Io<Job = Job, Done = Done>> Shard<I> {
-    /// A frame of a transfer came; `bytes` of payload at `start` in the buffer.
+    /// A chunk came; `bytes` of payload at `start` in the buffer.
     pub(super) fn on_chunk(
         &mut self,
         from: NodeId,

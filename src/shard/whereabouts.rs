@@ -101,7 +101,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         };
         let mine = self.core.configuration();
         if said.epoch > mine.epoch {
-            return self.learn_addresses(&said);
+            // It is said again until it is answered; what changes the reactor's table costs a system call.
+            let is_news = said.epoch > self.whereabouts.epoch;
+            return if is_news { self.learn_addresses(&said) } else { Ok(()) };
         }
         // One that was removed is told so, where it says it is.
         let stranger = said.member(from).filter(|it| mine.member(from).is_none() && it.peers_at != ADDRESS_OF_FILE);

@@ -153,6 +153,8 @@ pub const MIN_BLOCK_BYTES: u32 = 4096;
 pub const MAX_BLOCK_BYTES: u32 = 16 << 10;
 /// The largest segment: a bound for what a header may claim.
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 40;
+/// The largest ring in memory.
+pub const MAX_ARENA_BYTES: u64 = 1 << 30;
 
 /// Whose log it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +204,7 @@ pub struct Settings {
     /// Bytes of a stride: a power of two from [`MIN_STRIDE_BYTES`] to [`STRIDE_BYTES`]. Fixed when the log is formatted. A turn
     /// appends no more than this.
     pub stride_bytes: u64,
-    /// Bytes of the ring in memory: a multiple of the stride, at least two.
+    /// Bytes of the ring in memory: a multiple of the stride, at least two, [`MAX_ARENA_BYTES`] at most.
     pub arena_bytes: usize,
     /// Log writes in flight at once, from 1. More than one pays on devices with parallel synced writes only.
     pub max_in_flight: usize,
@@ -236,8 +238,8 @@ impl Settings {
         if segment == 0 || !segment.is_multiple_of(stride) || segment > MAX_SEGMENT_BYTES {
             return bad("segment_bytes", segment, "a multiple of the stride (4 MiB), at most 1 TiB");
         }
-        if arena < 2 * stride || !arena.is_multiple_of(stride) {
-            return bad("arena_bytes", arena, "a multiple of the stride (4 MiB), at least two of them");
+        if !(2 * stride..=MAX_ARENA_BYTES).contains(&arena) || !arena.is_multiple_of(stride) {
+            return bad("arena_bytes", arena, "a multiple of the stride (4 MiB), at least two of them, at most 1 GiB");
         }
         if !(1..=64).contains(&self.max_in_flight) {
             return bad("max_in_flight", self.max_in_flight as u64, "1 to 64");

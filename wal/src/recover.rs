@@ -9,7 +9,8 @@ use crate::segment::Segments;
 use crate::trailer::{self, TrailerFields};
 use crate::window::{Page, is_zero, search_start};
 use crate::{
-    Damage, Dir, Expect, Identity, Item, Log, LogError, Place, PreparedSegment, SegmentSpec, Settings, TornTail,
+    Damage, Dir, Expect, Identity, Item, Log, LogError, MAX_ARENA_BYTES, Place, PreparedSegment, SegmentSpec, Settings,
+    TornTail,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,8 +21,6 @@ use synod_wire::{Ballot, Lsn};
 
 /// Segments at and behind the log's end that may exist: the current one and two ahead (after a cut).
 const SEGMENTS_AHEAD: u64 = 3;
-/// And as many as the ring in memory held while writes hung: of the largest, for it may have been larger than it is now.
-const LARGEST_ARENA_BYTES: u64 = 1 << 30;
 
 /// A recovered log, and what was found.
 #[derive(Debug)]
@@ -357,7 +356,8 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
         let spec = SegmentSpec { dir: segments.dir.clone(), index: current, geometry, identity: segments.identity };
         return Ok(vec![spec.prepare()?]);
     }
-    let most = current + SEGMENTS_AHEAD + LARGEST_ARENA_BYTES / geometry.segment_bytes;
+    // And as many as the ring in memory held while writes hung; it may have been larger then than it is now.
+    let most = current + SEGMENTS_AHEAD + MAX_ARENA_BYTES / geometry.segment_bytes;
     if existing > most {
         let path = segments.file(most).path.clone();
         return Err(LogError::StraySegment { path });

@@ -111,7 +111,7 @@ pub struct EvidenceReplyBody {
     pub chosen_ballot: U64,
     /// Whose votes chose it, as [`crate::NodeSet`]; empty: that stands in the log of the ballot's leader.
     pub acceptors: U64,
-    /// Those whose votes choose the slot, as [`crate::NodeSet`]; none: the node does not know any more.
+    /// Those whose votes choose the slot, as [`crate::NodeSet`]; none: the node does not know any more, or not yet.
     pub members: U64,
     /// The epoch of the configuration that governs the slot; 0: the node does not know any more, or not yet.
     pub epoch: U32,
