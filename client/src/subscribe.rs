@@ -5,6 +5,9 @@
 //! or that ended the stream: each begins another round, from the first sequence that is missing, at the same node or the next.
 //! What is committed never changes, so it does not matter which node goes on; and all of this is one cumulative message.
 //!
+//! A node that is cut off from its group, or was removed while it was away, may never learn of another entry, and its word does
+//! not stop: who has had all that such a node has, asks the next one after [`CUT_OFF_NS`].
+//!
 //! A caller that takes nothing gives no credit, and is dropped as SLOW in the end; when it takes entries again the stream goes on
 //! by itself where it was. Reads no clock, opens no socket. Called by [`crate::Subscription`].
 
@@ -16,6 +19,8 @@ use crate::route::Route;
 use std::net::SocketAddrV4;
 use synod_wire::client::ReadReplyBody;
 use synod_wire::frame::{Frames, HEADER_BYTES, Kind, frame_bytes};
+use synod_wire::mode::Mode;
+use synod_wire::mutant::mutant;
 use synod_wire::stream::{StreamEnd, StreamEndBody, StreamHead, SubscribeBody};
 use synod_wire::{ClusterId, GroupId, Sequence};
 use zerocopy::IntoBytes;
@@ -30,6 +35,8 @@ const KEEP_ALIVE_NS: u64 = 100_000_000;
 const GAP_NS: u64 = 2_000_000;
 /// So many questions in a row without a word: the next member is asked.
 const SILENCES: u32 = 3;
+/// So long a node with nothing left to send may say that it hears of nothing new (its mode is not TARGET). Elections are shorter.
+const CUT_OFF_NS: u64 = 1_000_000_000;
 
 /// What a subscriber counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +81,8 @@ pub struct SubscribeCore {
     /// Behind what the node has sent in this round, as far as that is known.
     expected: u64,
     gap_since_ns: Option<u64>,
+    /// Since when the node that serves has had nothing for us, and hears of nothing new.
+    cut_off_since_ns: Option<u64>,
     /// When what was sent is to be answered; whether it was sent before.
     asked: Option<(u64, u64)>,
     must_send: bool,
@@ -120,6 +129,7 @@ impl SubscribeCore {
             expected: held.next(),
             held,
             gap_since_ns: None,
+            cut_off_since_ns: None,
             asked: None,
             must_send: true,
             waits_for_room: false,
@@ -236,6 +246,7 @@ impl SubscribeCore {
         self.route.rotate();
         self.cookie = 0;
         self.silences = 0;
+        self.cut_off_since_ns = None;
         self.begin_round();
         if self.route.in_vain() {
             self.pause_until_ns = now_ns.saturating_add(pause_ns(10_000, &mut self.jitter));
@@ -373,6 +384,17 @@ impl SubscribeCore {
         }
         let gap = self.held.covered() < self.expected;
         self.gap_since_ns = gap.then(|| self.gap_since_ns.unwrap_or(now_ns));
+        self.leave_if_cut_off(now_ns, body);
+    }
+
+    fn leave_if_cut_off(&mut self, now_ns: u64, body: &ReadReplyBody) {
+        let cut_off = body.mode != Mode::Target as u8 && self.held.covered() > body.tail.get();
+        self.cut_off_since_ns = cut_off.then(|| self.cut_off_since_ns.unwrap_or(now_ns));
+        if self.cut_off_since_ns.is_some_and(|since_ns| now_ns >= since_ns + CUT_OFF_NS)
+            && !mutant("subscriber_stays_with_a_node_cut_off")
+        {
+            self.move_on(now_ns);
+        }
     }
 
     fn hold(&mut self, first: u64, end: u64, bytes: &[u8]) {

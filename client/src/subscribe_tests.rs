@@ -27,12 +27,18 @@ fn said(core: &mut SubscribeCore, now_ns: u64) -> Option<(SocketAddrV4, Subscrib
 }
 
 fn data(cookie: u64, round: u32, position: u64, first: u64, count: u16) -> Vec<u8> {
+    data_of((first + u64::from(count), Mode::Target), cookie, round, position, first, count)
+}
+
+/// Entries of a node in this mode that has applied up to `tail`.
+fn data_of((tail, mode): (u64, Mode), cookie: u64, round: u32, position: u64, first: u64, count: u16) -> Vec<u8> {
     let head = StreamHead { cookie: U64::new(cookie), position: U64::new(position) };
     let body = ReadReplyBody {
         request_id: U64::new(STREAM),
         first_sequence: U64::new(first),
-        tail: U64::new(first + u64::from(count)),
+        tail: U64::new(tail),
         entries: U16::new(count),
+        mode: mode as u8,
         ..ReadReplyBody::new_zeroed()
     };
     let mut payload = [head.as_bytes(), body.as_bytes()].concat();
@@ -133,6 +139,25 @@ fn a_silent_node_is_left_and_the_stream_goes_on_where_it_was() {
     assert_eq!(core.counters().moves, 1);
     core.handle(1_000 * MS, address(1), &data(9, 2, 2, 4, 1));
     assert_eq!(taken(&mut core), [], "it is no longer the one that serves");
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_left_once_it_has_nothing_more() {
+    let mut core = core(8);
+    said(&mut core, 0);
+    let says = |core: &mut SubscribeCore, now_ns, first, count, tail, mode| {
+        core.handle(now_ns, address(1), &data_of((tail, mode), 9, 1, 1, first, count));
+        core.serving() == address(1)
+    };
+    assert!(says(&mut core, MS, 1, 2, 9, Mode::Degraded));
+    assert!(says(&mut core, 2 * MS + CUT_OFF_NS, 3, 0, 9, Mode::Degraded), "it has more for us");
+    assert!(says(&mut core, 3 * MS + CUT_OFF_NS, 3, 7, 9, Mode::Degraded), "now it has not");
+    assert!(says(&mut core, 2 * MS + 2 * CUT_OFF_NS, 10, 0, 9, Mode::Election));
+    assert!(says(&mut core, 3 * MS + 2 * CUT_OFF_NS, 10, 0, 9, Mode::Target), "it is back");
+    assert!(says(&mut core, 4 * MS + 2 * CUT_OFF_NS, 10, 0, 9, Mode::Degraded));
+    assert!(!says(&mut core, 4 * MS + 3 * CUT_OFF_NS, 10, 0, 9, Mode::Degraded), "it hears of nothing new");
+    let (to, body) = said(&mut core, 4 * MS + 3 * CUT_OFF_NS).unwrap();
+    assert_eq!((to, body.next.get(), core.counters().moves), (address(2), 10, 1));
 }
 
 #[test]

@@ -193,6 +193,16 @@ pub const MUTANTS: &[Mutant] = &[
     rule("stream_beyond_applied", "subscribers are sent what is held beyond what is applied"),
     rule("subscriber_never_dropped", "a subscriber keeps its place though it is silent and acknowledges nothing"),
     rule("subscriber_dropped_silently", "a subscriber is dropped without a word"),
+    Mutant {
+        ground: Ground::Scenario(
+            "subscribers_leave_who_was_left_behind",
+            include_str!("../scenarios/subscribers_leave_who_was_left_behind.txt"),
+        ),
+        ..rule(
+            "subscriber_stays_with_a_node_cut_off",
+            "a subscriber waits for ever at a node that learns of nothing new",
+        )
+    },
     // Trims.
     rule("trim_runs_back", "a trim takes back what an earlier one gave up"),
     rule("trim_ignores_members", "the leader trims what members lack that it hears"),

@@ -5,6 +5,7 @@
 //! # a comment
 //! nodes 5 quorums 4 2              members and quorums (majorities if not said)
 //! spares 1                         so many more nodes wait to be added
+//! subscribers 5                    clients that follow the log; each asks another node first
 //! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
 //! victim 2                         whose state may be lost for good
 //! conditional 40                   of a hundred bursts those with entries that are appended on a condition
@@ -112,6 +113,7 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
                 plan.max_entry_bytes = plan.max_entry_bytes.min(longest as u64);
             }
             "changes" => plan.change_mean_ms = 1_000,
+            "subscribers" => plan.subscribers = number(&words, 1)? as usize,
             "spares" => plan.spares = number(&words, 1)? as usize,
             "durability" => plan.memory_durability = words.get(1).is_some_and(|word| word == "memory"),
             "sees" => {}

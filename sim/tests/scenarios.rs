@@ -80,6 +80,7 @@ fn each_bug_fails_the_script_of_its_rule() {
         ("retry_opens_evicted_session", "evicted_session_is_told"),
         ("rolled_back_votes", "rolled_back_disk"),
         ("step_down_clears_promise", "split_brain"),
+        ("subscriber_stays_with_a_node_cut_off", "subscribers_leave_who_was_left_behind"),
         ("timestamp_runs_back", "wall_clock_jumps"),
         ("torn_tail_not_cut", "phantom_write_is_damage"),
         ("watermark_over_holes", "lost_commits"),
