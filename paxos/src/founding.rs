@@ -95,8 +95,11 @@ impl Replica {
             self.confirmed.insert(from, incarnation);
             self.finish_joining();
         }
-        if self.role == Role::Joining {
-            self.fetch_configuration((from, epoch), prefix);
+        if self.leader.is_none() {
+            // Nobody says yet how far the log goes. An election waits for what its candidate lacks, and damage may be repaired piece by
+            // piece, each with a recovery: it is better done before.
+            self.known_chosen = self.known_chosen.max(prefix);
+            self.fetch_from(from, self.known_chosen);
         }
     }
 

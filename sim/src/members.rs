@@ -115,14 +115,15 @@ impl Sim {
         }
     }
 
-    /// A node that was removed comes back as it was, or is formatted anew; or stays where it is.
+    /// A node that was removed comes back as it was, or is formatted anew; or stays where it is. Its log may be needed until enough
+    /// know that it was removed: an operator waits for the word of `synod member remove`.
     fn removed_node_returns(&mut self, node: usize) -> Checked {
         if self.happens(Fault::ReturnsRemoved) && self.nodes[node].health == Health::Down {
             self.coverage.fault(Fault::ReturnsRemoved);
             self.note(What::World(format!("n{node}, which was removed, comes back as it was")));
             return self.start(node);
         }
-        if self.operator.rng.percent(50) {
+        if self.operator.rng.percent(50) && self.checks.configurations.is_known() {
             self.coverage.mark("a removed node was formatted anew");
             return self.join_anew(node);
         }

@@ -203,7 +203,7 @@ enum MemberCommand {
     Add(MemberArgs),
     /// Let a learner vote, once it has caught up
     Promote(MemberArgs),
-    /// Take a node out; done when a quorum of the others durably knows it
+    /// Take a node out; done when a quorum of the others durably knows it (keep its directory until then: they may need it)
     Remove(MemberArgs),
     /// Put a node that runs and waits in another's place: add it, let it catch up and vote, remove the other
     Replace(ReplaceArgs),

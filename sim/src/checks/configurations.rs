@@ -90,13 +90,18 @@ impl Configurations {
             return violated("a change waits for all below it", what);
         }
         let (above, last) = &self.all[self.all.len() - 1];
-        let hold = last.voters().iter().filter(|node| self.held[usize::from(node.0)] >= last.epoch).count();
-        if self.changes && slot > *above && hold < last.quorums.phase2 {
-            let what =
-                format!("slot {slot} is to follow {last:?}, which {hold} of its voters have had on disk as chosen");
+        if self.changes && slot > *above && !self.is_known() {
+            let what = format!("slot {slot} is to follow {last:?}; on disk as chosen: {:?}", self.held);
             return violated("the next change waits until enough know the last one", what);
         }
         Ok(())
+    }
+
+    /// Whether a phase 2 quorum of the last one have had it on disk as chosen.
+    pub(crate) fn is_known(&self) -> bool {
+        let last = self.latest();
+        let hold = last.voters().iter().filter(|node| self.held[usize::from(node.0)] >= last.epoch);
+        hold.count() >= last.quorums.phase2
     }
 
     /// Whether a configuration may still be chosen in a slot that nobody has applied.
