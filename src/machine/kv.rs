@@ -2,19 +2,25 @@
 //! [`synod_wire::kv`]'s; an entry that is no command changes nothing and has the outcome `malformed`.
 //!
 //! Bounded: keys and values by the format, the map by [`Limits`]: a put that would pass them has the outcome `full`, and the
-//! map stays as it was. A value that is put again under its key takes its place in memory; a new key allocates.
+//! map stays as it was. A value that is put again under its key takes its place in memory; a new key allocates. The index has its
+//! full size from the start: a table that grows stands still meanwhile, and the group with it.
+//!
+//! Entries stand in an order that follows from the commands alone, the same at every member whatever its hashes are: a new key comes
+//! last, and the last one takes the place of one that is deleted.
 //!
 //! # Snapshot
 //! All little-endian: entries (u64), outcomes (u64); each entry: version (u64), key bytes (u16), value bytes (u16), key, value, in
-//! the order of the keys; each outcome: sequence (u64), number (u8), version (u64), in the order of the sequences.
+//! their order in the map; each outcome: sequence (u64), number (u8), version (u64), in the order of the sequences.
 
 use super::{BadQuestion, BadSnapshot, Entry, StateMachine};
-use std::collections::{BTreeMap, VecDeque};
+use indexmap::IndexMap;
+use indexmap::map::Entry as Place;
+use std::collections::VecDeque;
 use synod_wire::Sequence;
 use synod_wire::kv::{Answer, Command, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome, Question};
 use zerocopy::IntoBytes;
 
-/// What an entry of the map counts beyond its key and value: about what its place in the tree and two allocations take.
+/// What an entry of the map counts beyond its key and value: about what its place, its share of the index and two allocations take.
 pub const ENTRY_OVERHEAD_BYTES: usize = 128;
 /// What all entries may count together.
 pub const MAX_STATE_BYTES: usize = 64 << 20;
@@ -47,10 +53,11 @@ struct Value {
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvMap {
     limits: Limits,
-    entries: BTreeMap<Box<[u8]>, Value>,
+    /// Hashed with the standard library's keyed function: clients choose the keys.
+    entries: IndexMap<Box<[u8]>, Value>,
     /// What the entries count.
     state_bytes: usize,
     outcomes: VecDeque<(Sequence, Outcome)>,
@@ -63,12 +70,14 @@ fn counted_bytes(key: &[u8], value: &[u8]) -> usize {
 impl KvMap {
     /// An empty map with the bounds of a group whose configuration names it.
     pub fn new() -> KvMap {
-        KvMap::default()
+        KvMap::with_limits(Limits::default())
     }
 
     /// An empty map with other bounds, for a program that embeds it.
     pub fn with_limits(limits: Limits) -> KvMap {
-        KvMap { limits, ..KvMap::default() }
+        let most = limits.state_bytes / counted_bytes(b"k", b"");
+        let outcomes = VecDeque::with_capacity(limits.outcomes);
+        KvMap { limits, entries: IndexMap::with_capacity(most), state_bytes: 0, outcomes }
     }
 
     /// The version and the value of a key.
@@ -76,7 +85,7 @@ impl KvMap {
         self.entries.get(key).map(|value| (value.version, &value.bytes[..]))
     }
 
-    /// All entries in the order of their keys: key, version, value.
+    /// All entries in their order in the map (see the module): key, version, value.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], Sequence, &[u8])> {
         self.entries.iter().map(|(key, value)| (&key[..], value.version, &value.bytes[..]))
     }
@@ -120,7 +129,7 @@ impl KvMap {
     }
 
     fn delete(&mut self, key: &[u8]) -> Outcome {
-        let Some(old) = self.entries.remove(key) else { return Outcome::Absent };
+        let Some(old) = self.entries.swap_remove(key) else { return Outcome::Absent };
         self.state_bytes -= counted_bytes(key, &old.bytes);
         Outcome::Deleted { previous: old.version }
     }
@@ -198,14 +207,16 @@ impl<'a> Restored<'a> {
             if !(1..=MAX_KEY_BYTES).contains(&key_bytes) || value_bytes > MAX_VALUE_BYTES {
                 return Err("a key or value has not an allowed length");
             }
-            if map.entries.last_key_value().is_some_and(|(last, _)| last[..] >= *key) || version == Sequence::ZERO {
-                return Err("its entries are not in order");
-            }
             map.state_bytes += counted_bytes(key, value);
             if map.state_bytes > limits.state_bytes {
                 return Err("it holds more than this machine may");
             }
-            map.entries.insert(key.into(), Value { version, bytes: value.to_vec() });
+            match map.entries.entry(key.into()) {
+                Place::Vacant(place) if version != Sequence::ZERO => {
+                    place.insert(Value { version, bytes: value.to_vec() });
+                }
+                _ => return Err("a key stands in it twice, or has no version"),
+            }
         }
         for _ in 0..outcomes {
             let sequence = Sequence(self.word()?);
@@ -332,9 +343,9 @@ mod tests {
             assert!(map.restore(&whole[..cut]).is_err(), "cut to {cut}");
         }
         assert!(map.restore(&[&whole[..], b"x"].concat()).is_err());
-        let mut swapped = whole.clone();
-        swapped[16 + 12] = b'z';
-        assert!(map.restore(&swapped).unwrap_err().to_string().contains("order"));
+        let mut doubled = whole.clone();
+        doubled[16 + 12] = b'b';
+        assert!(map.restore(&doubled).unwrap_err().to_string().contains("twice"));
         let small = Limits { state_bytes: 200, ..Limits::default() };
         assert!(KvMap::with_limits(small).restore(&whole).unwrap_err().to_string().contains("more than"));
         assert_eq!(map, before);

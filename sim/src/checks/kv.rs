@@ -132,8 +132,9 @@ impl Maps {
         if let Err(error) = map.restore(&self.snapshot) {
             return violated(PROPERTY, format!("n{node} after slot {applied}: {error}"));
         }
-        let is: Vec<(&[u8], u64, u32)> =
+        let mut is: Vec<(&[u8], u64, u32)> =
             map.entries().map(|(key, version, value)| (key, version.0, checksum(value))).collect();
+        is.sort_unstable();
         let keys: Vec<[u8; 8]> = (0..KEYS).map(|key| Key(key).bytes()).collect();
         let expected = (0..KEYS).filter_map(|key| {
             let (version, crc) = self.value(Key(key), tail)?;
