@@ -259,13 +259,16 @@ fn disturbed(
                 args.lag_mib,
                 transfer::keys(args.state_mib, &args.scenario),
             )?;
-            let (start, before) = (Instant::now(), transfer::sent_bytes(cluster));
+            let (mut took, before) = (Duration::ZERO, transfer::sent_bytes(cluster));
             let summary = measure(args, cluster, what, |cluster| {
                 scenario::wait(WARM_UP)?;
+                let start = Instant::now();
                 cluster.restart(node)?;
-                cluster.await_in_step(PATIENCE).map(drop)
+                cluster.await_in_step(PATIENCE)?;
+                took = start.elapsed();
+                Ok(())
             })?;
-            let (took, sent) = (start.elapsed() - WARM_UP, transfer::sent_bytes(cluster).saturating_sub(before));
+            let sent = transfer::sent_bytes(cluster).saturating_sub(before);
             ensure!(sent > 0, "node {node} came back without a snapshot: the others' logs had all that it lacked");
             eprintln!("in step after {:.2} s, with {:.1} MiB of a snapshot", took.as_secs_f64(), scenario::mib(sent));
             Ok(summary)
