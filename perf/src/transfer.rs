@@ -14,6 +14,8 @@ use synod_wire::{NodeId, Sequence};
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 /// The log's share of a segment: enough segments lie in what is trimmed.
 const SEGMENTS_IN_LAG: u64 = 16;
+/// Between two short fills while the log's front is to leave.
+const BETWEEN_FILLS: Duration = Duration::from_millis(450);
 /// The smallest segment that the product takes, and its default.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
@@ -47,9 +49,16 @@ pub(crate) fn leave_without_log(
     client.put(keys)?;
     scenario::fill_with(&mut client, cluster, |cluster| Ok(scenario::log_bytes(cluster, leader)? >= until))?;
     trim_half(cluster, first, last(cluster, leader)?)?;
-    // Segments leave below the older of two snapshots, and those are made as the log grows.
+    // Segments leave below the older of two snapshots, and those are made as the log grows; which it does slowly here, or it would
+    // grow faster than it is read for them, and the member lack far more than it was to.
     let wanted = had_bytes + (lag_mib << 20) / 8;
-    scenario::fill_with(&mut client, cluster, |cluster| Ok(begins_at(cluster, leader)? >= wanted))?;
+    scenario::fill_with(&mut client, cluster, |cluster| {
+        let enough = begins_at(cluster, leader)? >= wanted;
+        if !enough {
+            scenario::wait(BETWEEN_FILLS)?;
+        }
+        Ok(enough)
+    })?;
     Ok(node)
 }
 
