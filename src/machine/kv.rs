@@ -63,6 +63,12 @@ pub struct KvMap {
     outcomes: VecDeque<(Sequence, Outcome)>,
 }
 
+impl Default for KvMap {
+    fn default() -> KvMap {
+        KvMap::with_limits(Limits::default())
+    }
+}
+
 fn counted_bytes(key: &[u8], value: &[u8]) -> usize {
     ENTRY_OVERHEAD_BYTES + key.len() + value.len()
 }
@@ -70,7 +76,7 @@ fn counted_bytes(key: &[u8], value: &[u8]) -> usize {
 impl KvMap {
     /// An empty map with the bounds of a group whose configuration names it.
     pub fn new() -> KvMap {
-        KvMap::with_limits(Limits::default())
+        KvMap::default()
     }
 
     /// An empty map with other bounds, for a program that embeds it.
