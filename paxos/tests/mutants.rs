@@ -77,14 +77,10 @@ fn each_bug_fails_the_script_of_its_rule() {
     chaos_finds_each_bug_of_the_membership();
 }
 
-/// Bugs of the membership, which random runs find; `configuration_overtakes` takes the simulator's, and that of FAULTS 31 takes a schedule of its own (`common/membership.rs`).
-const KILLED_BY_CHAOS: &[&str] = &[
-    "earlier_life_counted",
-    "lagging_learner_promoted",
-    "non_voter_counted",
-    "non_voter_stands",
-    "overlapping_changes",
-];
+/// Bugs of the membership, which random runs find; `configuration_overtakes` takes the simulator's, as does `lagging_learner_promoted`
+/// (nobody lags here for long: one of 9,000 seeds), and that of FAULTS 31 takes a schedule of its own (`common/membership.rs`).
+const KILLED_BY_CHAOS: &[&str] =
+    &["earlier_life_counted", "non_voter_counted", "non_voter_stands", "overlapping_changes"];
 
 /// Called by the one test.
 fn chaos_finds_each_bug_of_the_membership() {
