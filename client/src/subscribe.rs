@@ -35,7 +35,8 @@ const KEEP_ALIVE_NS: u64 = 100_000_000;
 const GAP_NS: u64 = 2_000_000;
 /// So many questions in a row without a word: the next member is asked.
 const SILENCES: u32 = 3;
-/// So long a node with nothing left to send may say that it hears of nothing new (its mode is not TARGET). Elections are shorter.
+/// So long a node with nothing left to send may say that it hears of nothing new (its mode is not TARGET). By default an
+/// election is shorter.
 const CUT_OFF_NS: u64 = 1_000_000_000;
 
 /// What a subscriber counts.

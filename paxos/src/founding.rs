@@ -59,7 +59,10 @@ impl Replica {
         };
         // A founding record that is not durable yet must not confirm anything.
         self.send_to(from, ack, self.founded_lsn);
-        self.fetch_configuration((from, epoch), prefix);
+        // Whoever knows a later configuration: the one who has to confirm, or to be confirmed, may be known by that one alone.
+        if epoch > self.config.epoch {
+            self.fetch_upto(from, prefix);
+        }
     }
 
     pub(crate) fn on_hello_ack(
@@ -95,20 +98,17 @@ impl Replica {
             self.confirmed.insert(from, incarnation);
             self.finish_joining();
         }
-        if self.leader.is_none() {
-            // Nobody says yet how far the log goes. An election waits for what its candidate lacks, and damage may be repaired piece by
-            // piece, each with a recovery: it is better done before.
-            self.known_chosen = self.known_chosen.max(prefix);
-            self.fetch_from(from, self.known_chosen);
+        // Without a leader nobody else says how far the log goes. An election waits for what its candidate lacks, and damage may be
+        // repaired piece by piece, each with a recovery: it is better done before.
+        if self.leader.is_none() || epoch > self.config.epoch {
+            self.fetch_upto(from, prefix);
         }
     }
 
-    /// From one who knows a later configuration: the one who has to confirm, or to be confirmed, may be known by that one alone.
-    fn fetch_configuration(&mut self, (from, epoch): (NodeId, Epoch), prefix: Slot) {
-        if epoch > self.config.epoch {
-            self.known_chosen = self.known_chosen.max(prefix);
-            self.fetch_from(from, self.known_chosen);
-        }
+    /// What a member says that it has delivered is chosen.
+    fn fetch_upto(&mut self, from: NodeId, prefix: Slot) {
+        self.known_chosen = self.known_chosen.max(prefix);
+        self.fetch_from(from, self.known_chosen);
     }
 
     /// A member knows this node under another life of its log, or not at all.

@@ -77,8 +77,8 @@ fn each_bug_fails_the_script_of_its_rule() {
     chaos_finds_each_bug_of_the_membership();
 }
 
-/// Bugs of the membership, which random runs find; `configuration_overtakes` takes the simulator's, as does `lagging_learner_promoted`
-/// (nobody lags here for long: one of 9,000 seeds), and that of FAULTS 31 takes a schedule of its own (`common/membership.rs`).
+/// Bugs of the membership, which random runs find; `configuration_overtakes` takes the simulator's, and that of FAULTS 31 and
+/// `lagging_learner_promoted` (nobody lags for long in random runs) take schedules of their own (`common/membership.rs`).
 const KILLED_BY_CHAOS: &[&str] =
     &["earlier_life_counted", "non_voter_counted", "non_voter_stands", "overlapping_changes"];
 
@@ -95,6 +95,10 @@ fn chaos_finds_each_bug_of_the_membership() {
     synod_wire::mutant::switch_on("chosen_above_configuration_is_final");
     if catch_unwind(common::membership::what_was_chosen_above_a_configuration_is_not_final).is_ok() {
         survived.push("chosen_above_configuration_is_final");
+    }
+    synod_wire::mutant::switch_on("lagging_learner_promoted");
+    if catch_unwind(common::membership::a_learner_that_lags_is_not_promoted).is_ok() {
+        survived.push("lagging_learner_promoted");
     }
     synod_wire::mutant::switch_on("");
     assert!(survived.is_empty(), "random runs do not find: {survived:?}");

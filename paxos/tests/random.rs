@@ -52,6 +52,11 @@ fn who_names_a_configuration_delivered_has_it_on_disk() {
 }
 
 #[test]
+fn a_learner_that_lags_is_not_promoted() {
+    common::membership::a_learner_that_lags_is_not_promoted();
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let runs = [(); 2].map(|()| format!("{:?}", Chaos::new(7).run()));
     assert_eq!(runs[0], runs[1]);

@@ -79,7 +79,8 @@ impl KvMap {
         KvMap::default()
     }
 
-    /// An empty map with other bounds, for a program that embeds it.
+    /// An empty map with other bounds, for a program that embeds it. Room for the index of all that may be held is taken here, some
+    /// 75 bytes for each [`ENTRY_OVERHEAD_BYTES`] of `state_bytes`, most of it only as it is used.
     pub fn with_limits(limits: Limits) -> KvMap {
         let most = limits.state_bytes / counted_bytes(b"k", b"");
         let outcomes = VecDeque::with_capacity(limits.outcomes);

@@ -2,7 +2,7 @@
 //! rarely: a leader has to die between two slots of one burst, and its successor to find another's configuration in the first.
 
 use super::{MS, ballot, founding, settings};
-use synod_paxos::{Change, Evidence, Held, Input, Mark, Message, Output, Record, Replica, Restart};
+use synod_paxos::{Change, ChangeError, Evidence, Held, Input, Mark, Message, Output, Record, Replica, Restart, Role};
 use synod_wire::{Configuration, Epoch, Lsn, Member, NodeId, NodeSet, Quorums, Slot};
 
 /// The configuration that follows the founding one of three: node 4 learns.
@@ -87,4 +87,36 @@ pub(crate) fn who_names_a_configuration_delivered_has_it_on_disk() {
         }
     }
     assert!(shown_by > Lsn::ZERO && waits_for >= Some(shown_by), "waits for {waits_for:?}; {shown_by} shows it chosen");
+}
+
+/// The leader of a group of one voter, whose learner has not been heard and lacks everything.
+pub(crate) fn a_learner_that_lags_is_not_promoted() {
+    let one = founding(1, Quorums::majority(1));
+    let learner = Member { voter: false, incarnation: 104, since: Epoch(2), ..Member::founding(NodeId(4)) };
+    let members = one.members().iter().copied().chain([learner]);
+    let configuration = Configuration::new(Epoch(2), Epoch(1), one.quorums, members);
+    let restart = Restart {
+        promised: ballot(1, 1),
+        last_lsn: Lsn(9),
+        founded: Some(vec![(NodeId(1), super::founding_incarnation(1))]),
+        applied: Slot(5),
+        configuration: Some((Slot(5), configuration)),
+        ..Restart::default()
+    };
+    let mut leader = Replica::new(settings(1, 1), restart, 0);
+    for at in 1..1_000 {
+        let mut logged = None;
+        while let Some(output) = leader.poll_output() {
+            if let Output::Persist { lsn, .. } = output {
+                logged = Some(lsn);
+            }
+        }
+        let input = logged.map_or(Input::Timeout, |upto| Input::Persisted { upto });
+        leader.step(at * MS, input);
+    }
+    assert_eq!(leader.role(), Role::Leader);
+    let refused = leader.plan_change(Epoch(2), Change::Promote(NodeId(4)));
+    assert!(matches!(refused, Err(ChangeError::NotCaughtUp { behind }) if behind >= 5), "{refused:?}");
+    let removed = leader.plan_change(Epoch(2), Change::Remove(NodeId(4)));
+    assert!(removed.is_ok(), "nothing else stands against a change: {removed:?}");
 }
