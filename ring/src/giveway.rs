@@ -4,9 +4,27 @@
 //! commit. [`GiveWay`] asks it earlier. With somebody who keeps the core for whole slices it would get hardly anything done; so it runs for
 //! an eighth of the time that the others had before it gives way again: of what its priority would let it have, a ninth of the core stays.
 //!
-//! Called by: the reactors ([`Io::give_way`](crate::Io::give_way)) and whoever reads long stretches of a log (`synod_wal`).
+//! A pipeline that waits for its turn by yielding cannot take the core back: whoever runs then keeps it up to the scheduler's next tick,
+//! whatever their priorities. So *all* long work asks, what a start does with its memory not less than what reads a log.
+//!
+//! Called by: the reactors ([`Io::give_way`](crate::Io::give_way)), and by [`give_way`] whoever reads long stretches of a log or goes
+//! through a whole state (`synod_wal`, state machines).
 
 use crate::clock;
+use std::cell::Cell;
+
+thread_local! {
+    static WAY: Cell<GiveWay> = const { Cell::new(GiveWay { not_before_ns: None }) };
+}
+
+/// Gives way if this thread has run for long enough: called between small pieces of long work, of some microseconds each.
+pub fn give_way() {
+    WAY.with(|cell| {
+        let mut way = cell.get();
+        way.look();
+        cell.set(way);
+    });
+}
 
 /// It runs for at least so long before it gives way again.
 const GIVE_WAY_NS: u64 = 100_000;

@@ -16,6 +16,7 @@ use super::{BadQuestion, BadSnapshot, Entry, StateMachine};
 use indexmap::IndexMap;
 use indexmap::map::Entry as Place;
 use std::collections::VecDeque;
+use synod_ring::give_way;
 use synod_wire::Sequence;
 use synod_wire::kv::{Answer, Command, MAX_KEY_BYTES, MAX_VALUE_BYTES, Outcome, Question};
 use zerocopy::IntoBytes;
@@ -26,6 +27,13 @@ pub const ENTRY_OVERHEAD_BYTES: usize = 128;
 pub const MAX_STATE_BYTES: usize = 64 << 20;
 /// Outcomes that are kept for those who ask: of the last so many entries. As many as four sessions may have in flight.
 pub const MAX_OUTCOMES: usize = 4_096;
+
+/// Entries that are restored, written or dropped before others may have the core.
+const ENTRIES_AT_ONCE: usize = 64;
+
+/// In a snapshot: what stands in front of a key and its value, and an outcome.
+const ENTRY_HEAD_BYTES: usize = size_of::<u64>() + 2 * size_of::<u16>();
+const OUTCOME_ROW_BYTES: usize = 2 * size_of::<u64>() + size_of::<u8>();
 
 /// Bytes of one in memory.
 pub const OUTCOME_BYTES: usize = size_of::<(Sequence, Outcome)>();
@@ -113,6 +121,11 @@ impl KvMap {
         self.state_bytes
     }
 
+    fn snapshot_bytes(&self) -> usize {
+        let entries = self.state_bytes - self.entries.len() * ENTRY_OVERHEAD_BYTES;
+        2 * size_of::<u64>() + entries + self.entries.len() * ENTRY_HEAD_BYTES + self.outcomes.len() * OUTCOME_ROW_BYTES
+    }
+
     fn put(&mut self, sequence: Sequence, key: &[u8], value: &[u8]) -> Outcome {
         let before = self.entries.get_mut(key);
         let freed = before.as_ref().map_or(0, |old| counted_bytes(key, &old.bytes));
@@ -173,9 +186,13 @@ impl StateMachine for KvMap {
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {
+        out.reserve(self.snapshot_bytes());
         out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
         out.extend_from_slice(&(self.outcomes.len() as u64).to_le_bytes());
-        for (key, version, value) in self.entries() {
+        for (number, (key, version, value)) in self.entries().enumerate() {
+            if number.is_multiple_of(ENTRIES_AT_ONCE) {
+                give_way();
+            }
             out.extend_from_slice(&version.0.to_le_bytes());
             out.extend_from_slice(&(key.len() as u16).to_le_bytes());
             out.extend_from_slice(&(value.len() as u16).to_le_bytes());
@@ -196,6 +213,16 @@ impl StateMachine for KvMap {
     }
 }
 
+/// As it was restored: a piece at a time.
+impl Drop for KvMap {
+    fn drop(&mut self) {
+        while !self.entries.is_empty() {
+            self.entries.truncate(self.entries.len().saturating_sub(ENTRIES_AT_ONCE));
+            give_way();
+        }
+    }
+}
+
 /// A snapshot that is being read.
 struct Restored<'a> {
     rest: &'a [u8],
@@ -207,7 +234,10 @@ impl<'a> Restored<'a> {
     fn map(mut self, limits: Limits) -> Result<KvMap, &'static str> {
         let mut map = KvMap::with_limits(limits);
         let (entries, outcomes) = (self.word()?, self.word()?);
-        for _ in 0..entries {
+        for number in 0..entries as usize {
+            if number.is_multiple_of(ENTRIES_AT_ONCE) {
+                give_way();
+            }
             let version = Sequence(self.word()?);
             let (key_bytes, value_bytes) = (self.half()?, self.half()?);
             let (key, value) = (self.bytes(key_bytes)?, self.bytes(value_bytes)?);
@@ -398,6 +428,7 @@ mod tests {
                 prop_assert!(whole.state_bytes() <= limits.state_bytes);
             }
             prop_assert_eq!(snapshot(&restored), snapshot(&whole));
+            prop_assert_eq!(snapshot(&whole).len(), whole.snapshot_bytes(), "what it takes room for");
             let sum: usize = whole.entries().map(|(key, _, value)| counted_bytes(key, value)).sum();
             prop_assert_eq!(sum, whole.state_bytes());
         }

@@ -13,6 +13,8 @@
 
 pub mod kv;
 
+pub use synod_ring::give_way;
+
 use crate::config::{Config, Machine};
 use crate::sequencer::Verdict;
 use std::sync::Arc;
@@ -57,6 +59,9 @@ pub struct BadSnapshot(pub String);
 /// datagram and its commit: a slow one delays everybody. A question has at most
 /// [`MAX_QUESTION_BYTES`](synod_wire::client::MAX_QUESTION_BYTES), an answer what one datagram holds (`net.max_batch_bytes` less 32);
 /// a longer one is refused with `TOO_LARGE`.
+///
+/// A snapshot is made and restored in threads of low priority, which share their core with pipelines that yield while they wait: call
+/// [`give_way`] every so many items, here and where a large state is dropped.
 ///
 /// It moves between threads twice: the log is read, and applied to it, in a thread of its own. A second one is fed the same entries
 /// on a thread of low priority, for snapshots: what a machine takes in memory is taken twice.

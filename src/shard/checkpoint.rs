@@ -19,11 +19,9 @@ use crate::shard::codec::encode_founded;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use synod_paxos::LsnRun;
-use synod_wal::partial;
 use synod_wal::snapshot::{self, Snapshot};
-use synod_wal::{Dir, Expect, Item, LogError, LogReader, Start};
+use synod_wal::{Dir, Expect, Item, LogError, LogReader, Start, long, partial};
 use synod_wire::configuration::MAX_CONFIGURATION_BYTES;
-use synod_wire::frame::checksum;
 use synod_wire::mutant::mutant;
 use synod_wire::record::PeerMark;
 use synod_wire::snapshot::{Facts, Head, Malformed, Rest, State};
@@ -110,6 +108,8 @@ pub(super) struct Shadow {
     /// What could not be read.
     lost: Vec<LsnRun>,
     segment_bytes: u64,
+    /// Of the last snapshot that was made.
+    body_bytes: usize,
 }
 
 impl Shadow {
@@ -130,6 +130,7 @@ impl Shadow {
             firsts: [(segment, first_lsn)].into(),
             lost: Vec::new(),
             segment_bytes: reader.segment_bytes(),
+            body_bytes: 0,
         };
         shadow.drop_front(reader.first_segment());
         shadow
@@ -240,10 +241,12 @@ impl Shadow {
         let (from_segment, first_lsn) = self.start_of_recovery(reader);
         let facts = self.replay.facts((from_segment, first_lsn), self.promised, &self.replay.index);
         // The state is made where it is written from: it may be most of this machine's memory.
-        let mut body = vec![0; size_of::<Head>()];
+        // As large as the last one, and a little more: one that grows is copied, all of it at once.
+        let mut body = Vec::with_capacity(self.body_bytes + self.body_bytes / 16);
+        body.resize(size_of::<Head>(), 0);
         self.replay.state(&mut body);
         let state_bytes = (body.len() - size_of::<Head>()) as u64;
-        let state_crc = checksum(&body[size_of::<Head>()..]);
+        let state_crc = long::checksum(&body[size_of::<Head>()..]);
         let head = Head { state_bytes: state_bytes.into(), facts_bytes: (facts.len() as u64).into() };
         body[..size_of::<Head>()].copy_from_slice(head.as_bytes());
         body.extend_from_slice(&facts);
@@ -255,7 +258,10 @@ impl Shadow {
         remove_older(dir, request.held)?;
         partial::remove_upto(dir, slot)?;
         self.firsts = self.firsts.split_off(&from_segment);
-        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes: body.len() as u64, state_bytes, read_pos: self.pos }))
+        self.body_bytes = body.len();
+        let bytes = body.len() as u64;
+        long::free(body);
+        Ok(Progress::Written(Checkpoint { slot, state_crc, bytes, state_bytes, read_pos: self.pos }))
     }
 
     /// The highest segment from whose start on the log has every value above the slot, and at least one record.
@@ -338,8 +344,13 @@ impl Replay {
     /// Takes a snapshot in place of all slots up to its own; where the log is to be read from.
     pub(super) fn restore(&mut self, snapshot: &Snapshot) -> Result<Start, Malformed> {
         let (state, facts) = synod_wire::snapshot::parts(&snapshot.body)?;
-        self.incarnation = Some(snapshot.incarnation);
         self.restore_state(state)?;
+        self.restore_facts(snapshot.incarnation, facts)
+    }
+
+    /// The part of it that is this node's alone, behind the state; where the log is to be read from.
+    pub(super) fn restore_facts(&mut self, incarnation: u64, facts: &[u8]) -> Result<Start, Malformed> {
+        self.incarnation = Some(incarnation);
         let (facts, rows) = synod_wire::snapshot::facts(facts)?;
         self.index = Index::restore(self.slots.applied(), rows.blocks, rows.exceptions)?;
         if self.index.last_slot() != self.slots.applied() && !mutant("restored_state_applied_again") {

@@ -16,9 +16,7 @@ use super::checkpoint::{Maker, Shadow, remove_older};
 use super::replay::Replay;
 use crate::index::Index;
 use synod_wal::partial::{self, Whole};
-use synod_wal::snapshot::Snapshot;
-use synod_wal::{Dir, Expect, Identity, LogError, LogReader, snapshot};
-use synod_wire::frame::checksum;
+use synod_wal::{Dir, Expect, Identity, LogError, LogReader, long, snapshot};
 use synod_wire::mutant::mutant;
 use synod_wire::peer::CHUNK_BYTES;
 use synod_wire::snapshot::{Head, State};
@@ -101,7 +99,8 @@ fn describe(dir: &Dir, maker: &Maker) -> Result<Vec<Whole>, LogError> {
         // One that is damaged is not offered; recovery tells of it.
         let Ok(read) = snapshot::read(dir, &maker.expect, slot) else { continue };
         let Ok((state, _)) = synod_wire::snapshot::parts(&read.body) else { continue };
-        found.push(Whole { slot, bytes: state.len() as u64, crc: checksum(state) });
+        found.push(Whole { slot, bytes: state.len() as u64, crc: long::checksum(state) });
+        long::free(read.body);
     }
     Ok(found)
 }
@@ -121,42 +120,39 @@ fn install(dir: &Dir, whole: &Whole, upto_pos: u64, maker: &Maker) -> Result<Ins
         return Ok(Installed::NotNewer);
     }
     let state = partial::read(dir, whole)?;
-    if let Err(reason) = check(&state, whole, maker) {
-        partial::remove_upto(dir, whole.slot)?;
-        return Ok(Installed::Refused(reason));
-    }
-    let mut reader = LogReader::open(dir)?;
-    let facts = own.facts(start.place(), own.restart.promised, &Index::starting_after(whole.slot));
-    let incarnation = reader.identity().incarnation;
-    let with_old_facts = Snapshot { incarnation, body: body(&state, &facts) };
-    let body = match later_facts(&with_old_facts, upto_pos, &mut reader, maker)? {
-        Some(facts) => body(&state, &facts),
-        None => with_old_facts.body,
+    let replay = match check(&state, whole, maker) {
+        Ok(replay) => replay,
+        Err(reason) => {
+            partial::remove_upto(dir, whole.slot)?;
+            return Ok(Installed::Refused(reason));
+        }
     };
+    let mut reader = LogReader::open(dir)?;
+    let old_facts = own.facts(start.place(), own.restart.promised, &Index::starting_after(whole.slot));
+    drop(own);
+    let facts = later_facts(replay, &old_facts, upto_pos, &mut reader)?.unwrap_or(old_facts);
+    let head = Head { state_bytes: (state.len() as u64).into(), facts_bytes: (facts.len() as u64).into() };
+    let body = long::concat(&[head.as_bytes(), &state, &facts]);
+    long::free(state);
     // One that is there already is of no use, or this node would begin with it.
     if snapshot::list(dir)?.contains(&whole.slot) {
         snapshot::remove(dir, whole.slot)?;
     }
     snapshot::write(dir, reader.identity(), whole.slot, &body, &mut || {})?;
+    long::free(body);
     partial::remove_upto(dir, whole.slot)?;
     remove_older(dir, None)?;
     Ok(Installed::Written)
 }
 
-fn body(state: &[u8], facts: &[u8]) -> Vec<u8> {
-    let head = Head { state_bytes: (state.len() as u64).into(), facts_bytes: (facts.len() as u64).into() };
-    [head.as_bytes(), state, facts].concat()
-}
-
-/// The facts of a snapshot whose log was read up to here; none while damage is not made good.
+/// The facts of a snapshot with this state whose log was read up to here; none while damage is not made good.
 fn later_facts(
-    snapshot: &Snapshot,
+    mut replay: Replay,
+    old_facts: &[u8],
     upto_pos: u64,
     reader: &mut LogReader,
-    maker: &Maker,
 ) -> Result<Option<Vec<u8>>, LogError> {
-    let mut replay = Replay::new(&maker.paxos, (maker.make)());
-    let Ok(start) = replay.restore(snapshot) else { return Ok(None) };
+    let Ok(start) = replay.restore_facts(reader.identity().incarnation, old_facts) else { return Ok(None) };
     Shadow::over(replay, start, reader).facts_upto(upto_pos, reader)
 }
 
@@ -174,9 +170,9 @@ pub fn first_own_slot(dir: &Dir, reader: &LogReader) -> Result<Slot, LogError> {
     Ok(Slot(1))
 }
 
-/// Whether it is what it was said to be, and of use here.
-fn check(state: &[u8], whole: &Whole, maker: &Maker) -> Result<(), &'static str> {
-    let is_whole = checksum(state) == whole.crc || mutant("chunk_checksum_skipped");
+/// What begins with it, if it is what it was said to be, and of use here.
+fn check(state: &[u8], whole: &Whole, maker: &Maker) -> Result<Replay, &'static str> {
+    let is_whole = long::checksum(state) == whole.crc || mutant("chunk_checksum_skipped");
     if state.len() as u64 != whole.bytes || !is_whole {
         return Err("the whole does not have its checksum");
     }
@@ -187,6 +183,6 @@ fn check(state: &[u8], whole: &Whole, maker: &Maker) -> Result<(), &'static str>
     replay.restore_state(state).map_err(|malformed| malformed.0)?;
     match replay.bad {
         Some(_) => Err("it is of a group with other members or quorums"),
-        None => Ok(()),
+        None => Ok(replay),
     }
 }

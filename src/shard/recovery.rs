@@ -12,7 +12,7 @@ use crate::machine::StateMachine;
 use crate::sequencer::Sequencer;
 use crate::shard::slots::{Kept, Slots};
 use synod_paxos::{Held, LsnRun, Replica, Restart, Unknown};
-use synod_wal::{Damage, Dir, Log, LogError, Start, TornTail, snapshot};
+use synod_wal::{Damage, Dir, Log, LogError, Start, TornTail, long, snapshot};
 use synod_wire::frame::Kind;
 use synod_wire::mutant::mutant;
 use synod_wire::record::MAX_REPAIRED_RUNS;
@@ -65,7 +65,12 @@ pub(super) fn begin(dir: &Dir, maker: &Maker) -> Result<(Replay, Start), LogErro
     for slot in snapshot::list(dir)?.into_iter().rev() {
         let mut replay = Replay::new(&maker.paxos, (maker.make)());
         let read = snapshot::read(dir, &maker.expect, slot).map_err(|error| error.to_string());
-        match read.and_then(|read| replay.restore(&read).map_err(|error| error.to_string())) {
+        let restored = read.and_then(|read| {
+            let restored = replay.restore(&read).map_err(|error| error.to_string());
+            long::free(read.body);
+            restored
+        });
+        match restored {
             Ok(start) => return Ok((replay, start)),
             Err(reason) => tracing::warn!(
                 dir = %dir.path().display(), slot = slot.0, reason,

@@ -116,6 +116,7 @@ mod error;
 mod flush;
 mod layout;
 mod log;
+pub mod long;
 mod observe;
 pub mod partial;
 mod reader;

@@ -11,7 +11,7 @@
 use crate::directory::{list_partials, open_direct, partial_name, sync_dir};
 use crate::{Dir, LogError};
 use std::io;
-use synod_ring::{Arena, BlockFile};
+use synod_ring::{Arena, BlockFile, give_way};
 use synod_wire::Slot;
 use synod_wire::frame::{VERSION, checksum};
 use synod_wire::record::{PART_MAGIC, PartHeader};
@@ -118,6 +118,7 @@ fn read_some(dir: &Dir, whole: &Whole) -> Result<Vec<u8>, LogError> {
         }
         let left = (whole.bytes - state.len() as u64).min(DATA_BYTES as u64) as usize;
         state.extend_from_slice(&block[HEAD_BYTES..HEAD_BYTES + left]);
+        give_way();
     }
     Ok(state)
 }

@@ -14,13 +14,15 @@ use crate::{
 };
 use std::ops::ControlFlow;
 use std::path::Path;
-use synod_ring::{Arena, BlockFile};
+use synod_ring::{Arena, BlockFile, give_way};
 use synod_wire::frame::Frame;
 use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn};
 
 /// Segments at and behind the log's end that may exist: the current one and two ahead (after a cut).
 const SEGMENTS_AHEAD: u64 = 3;
+/// What is read into the ring at once, before others may have the core.
+const FILL_BYTES: u64 = 64 << 10;
 
 /// A recovered log, and what was found.
 #[derive(Debug)]
@@ -380,7 +382,8 @@ fn fill_arena(segments: &Segments, head: u64, settings: &Settings) -> Result<(Ar
     let mut floor = head.saturating_sub(arena_bytes - segments.geometry.stride_bytes).max(segments.start());
     let mut pos = floor;
     while pos < head {
-        let end = segments.geometry.stride_end(pos).min(head);
+        let end = segments.geometry.stride_end(pos).min(head).min(pos / FILL_BYTES * FILL_BYTES + FILL_BYTES);
+        give_way();
         let target = arena.get_mut((pos % arena_bytes) as usize, (end - pos) as usize);
         let segment = segments.file_at(pos);
         if let Err(error) = segment.file.read_at(target, segments.geometry.offset(pos)) {

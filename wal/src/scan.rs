@@ -8,7 +8,7 @@ use crate::window::{PAGE_BYTES, Page, Window, is_ours, is_zero, lines, search_st
 use crate::{LogError, Place};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use synod_ring::GiveWay;
+use synod_ring::give_way;
 use synod_wire::frame::{Frame, HEADER_BYTES, Header, Kind, VERSION, VERSION_BITS, VERSION_OFFSET, frame_bytes};
 use synod_wire::mutant::mutant;
 use synod_wire::record::TrailerEntry;
@@ -167,8 +167,6 @@ pub(crate) struct Scanner<'s> {
     promised: Ballot,
     mark: Lsn,
     direct: Option<&'s mut DirectReads>,
-    /// Between two records: no commit is to wait for a slice of the scheduler because a log is read.
-    way: GiveWay,
 }
 
 impl<'s> Scanner<'s> {
@@ -190,19 +188,7 @@ impl<'s> Scanner<'s> {
     pub(crate) fn from_record(segments: &'s Segments, at: u64, to: Option<u64>) -> Scanner<'s> {
         let walked = Vec::with_capacity(synod_wire::record::MAX_FLUSH_RECORDS);
         let (promised, mark) = (Ballot::ZERO, Lsn::ZERO);
-        Scanner {
-            segments,
-            to,
-            at,
-            begun: at,
-            flush_start: None,
-            next_lsn: None,
-            walked,
-            promised,
-            mark,
-            direct: None,
-            way: GiveWay::default(),
-        }
+        Scanner { segments, to, at, begun: at, flush_start: None, next_lsn: None, walked, promised, mark, direct: None }
     }
 
     /// The same, read around the page cache.
@@ -531,7 +517,8 @@ impl<'s> Scanner<'s> {
     fn record(&mut self, place: Place, frame: Frame<'_>, visit: &mut Visit<'_>) -> ControlFlow<()> {
         self.promised = self.promised.max(frame.header.promised);
         self.next_lsn = Some(frame.header.lsn.next());
-        self.way.look();
+        // No commit is to wait for a slice of the scheduler because a log is read.
+        give_way();
         visit(Item::Record(place, frame))
     }
 

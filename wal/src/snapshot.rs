@@ -14,19 +14,19 @@
 //! therefore keeps.
 
 use crate::directory::{block_bytes, list as list_files, open_direct, snapshot_name, sync_dir};
-use crate::{Dir, Expect, Identity, LogError, MAX_BLOCK_BYTES};
+use crate::{Dir, Expect, Identity, LogError, MAX_BLOCK_BYTES, long};
 use std::io;
 use std::path::{Path, PathBuf};
-use synod_ring::{Arena, BlockFile};
+use synod_ring::{Arena, BlockFile, give_way};
 use synod_wire::Slot;
-use synod_wire::frame::{VERSION, checksum};
+use synod_wire::frame::{VERSION, checksum, checksum_on};
 use synod_wire::record::{SNAPSHOT_MAGIC, SnapshotHeader};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Where the body starts: a block of any device that a log may lie on, so that the file can move between them.
 pub const HEADER_BYTES: u64 = MAX_BLOCK_BYTES as u64;
 /// What is written or read at once; the caller may pause in between.
-pub const PIECE_BYTES: usize = 256 << 10;
+pub const PIECE_BYTES: usize = 64 << 10;
 
 /// A snapshot as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub fn write(
 fn header(identity: &Identity, slot: Slot, body: &[u8]) -> SnapshotHeader {
     let mut header = SnapshotHeader {
         header_crc: 0.into(),
-        body_crc: checksum(body).into(),
+        body_crc: long::checksum(body).into(),
         magic: SNAPSHOT_MAGIC,
         version: VERSION,
         group: identity.group.0,
@@ -136,6 +136,7 @@ fn in_pieces(
         out[..part.len()].copy_from_slice(part);
         out[part.len()..].fill(0);
         written = put(HEADER_BYTES + (number * PIECE_BYTES) as u64, piece.get(0, bytes));
+        give_way();
         between();
     }
     Ok(written)
@@ -161,13 +162,16 @@ pub fn read(dir: impl Into<Dir>, expect: &Expect, slot: Slot) -> Result<Snapshot
     let mut body = Vec::new();
     body.try_reserve_exact(body_bytes)
         .map_err(|error| bad(format!("{body_bytes} bytes do not fit memory: {error}")))?;
+    let mut crc = 0;
     while body.len() < body_bytes {
         let left = (body_bytes - body.len()).min(PIECE_BYTES);
         let offset = HEADER_BYTES + body.len() as u64;
         let part = take(&*file, &mut piece, offset, left.next_multiple_of(HEADER_BYTES as usize), &path)?;
+        crc = checksum_on(crc, &part[..left]);
         body.extend_from_slice(&part[..left]);
+        give_way();
     }
-    if checksum(&body) != header.body_crc.get() {
+    if crc != header.body_crc.get() {
         return Err(bad("its body does not have the checksum that its header names".into()));
     }
     Ok(Snapshot { incarnation: header.incarnation.get(), body })

@@ -25,6 +25,11 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }
 
+/// The CRC-32C of what has the sum `before`, and these bytes behind it.
+pub fn checksum_on(before: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(before, bytes)
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
 fn short(bytes: &[u8]) -> u32 {
@@ -57,6 +62,8 @@ mod tests {
             for len in (0..200).chain(740..800).chain([1_472]) {
                 let piece = &bytes[start..start + len];
                 assert_eq!(checksum(piece), crc32c::crc32c(piece), "{len} bytes at {start}");
+                let (front, back) = piece.split_at(len / 3);
+                assert_eq!(checksum_on(checksum(front), back), checksum(piece), "{len} bytes at {start}");
             }
         }
     }

@@ -361,7 +361,7 @@ pub const fn frame_bytes(payload_bytes: usize) -> usize {
 }
 
 #[cfg(feature = "checksum")]
-pub use crate::crc::checksum;
+pub use crate::crc::{checksum, checksum_on};
 
 /// Writes `header` for a payload with this length and checksum into the first 64 bytes of `out`.
 ///
