@@ -23,7 +23,7 @@ const ZERO_BYTES: usize = 64 << 10;
 
 /// The same for what a view reads, two of them at a time. A stretch of 4 MiB asked for at once kept a log write on the same
 /// disk waiting for 2.7 ms.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 128 << 10;
 
 /// A file of a log. Offsets and lengths are bytes.
 pub trait BlockFile: Debug + Send + Sync {

@@ -5,7 +5,8 @@
 //! an eighth of the time that the others had before it gives way again: of what its priority would let it have, a ninth of the core stays.
 //!
 //! A pipeline that waits for its turn by yielding cannot take the core back: whoever runs then keeps it up to the scheduler's next tick,
-//! whatever their priorities. So *all* long work asks, what a start does with its memory not less than what reads a log.
+//! whatever their priorities. So *all* long work asks, what a start does with its memory not less than what reads a log. What counts is
+//! the time that it ran: who waits for a disk between two pieces has given the core away already.
 //!
 //! Called by: the reactors ([`Io::give_way`](crate::Io::give_way)), and by [`give_way`] whoever reads long stretches of a log or goes
 //! through a whole state (`synod_wal`, state machines).
@@ -14,7 +15,7 @@ use crate::clock;
 use std::cell::Cell;
 
 thread_local! {
-    static WAY: Cell<GiveWay> = const { Cell::new(GiveWay { not_before_ns: None }) };
+    static WAY: Cell<GiveWay> = const { Cell::new(GiveWay::new()) };
 }
 
 /// Gives way if this thread has run for long enough: called between small pieces of long work, of some microseconds each.
@@ -31,33 +32,54 @@ const GIVE_WAY_NS: u64 = 100_000;
 /// And for this part of the time that it was away.
 const AWAY_DIVISOR: u64 = 8;
 
-/// When a thread gives way next. See the module.
-#[derive(Clone, Copy, Debug, Default)]
+/// When a thread gives way next: once it has *run* for a stint. What it slept for its disk is no reason to.
+#[derive(Clone, Copy, Debug)]
 pub struct GiveWay {
-    /// None: it has not begun.
-    not_before_ns: Option<u64>,
+    /// Before this it cannot have run for its stint. None: it has not begun.
+    look_at_ns: Option<u64>,
+    /// Processor time when the stint began.
+    begun_ran_ns: u64,
+    stint_ns: u64,
 }
 
 impl GiveWay {
+    /// Before the first look, which begins it.
+    pub const fn new() -> GiveWay {
+        GiveWay { look_at_ns: None, begun_ran_ns: 0, stint_ns: GIVE_WAY_NS }
+    }
+
     /// Called between small pieces of the work: gives way if it is time to. Costs a reading of the clock. Whether it did.
     pub fn look(&mut self) -> bool {
         let now_ns = clock::monotonic_ns();
-        if !self.is_due(now_ns) {
+        if self.look_at_ns.is_some_and(|at_ns| now_ns < at_ns) || !self.is_due(now_ns, clock::thread_ran_ns()) {
             return false;
         }
         std::thread::yield_now();
-        self.gave_way(now_ns, clock::monotonic_ns());
+        self.begin(now_ns, clock::monotonic_ns(), clock::thread_ran_ns());
         true
     }
 
-    /// The first look begins it.
-    fn is_due(&mut self, now_ns: u64) -> bool {
-        now_ns >= *self.not_before_ns.get_or_insert(now_ns + GIVE_WAY_NS)
+    /// Whether the stint is over; if not, when to look again.
+    fn is_due(&mut self, now_ns: u64, ran_ns: u64) -> bool {
+        if self.look_at_ns.is_none() {
+            self.begin(now_ns, now_ns, ran_ns);
+        }
+        let left_ns = self.stint_ns.saturating_sub(ran_ns - self.begun_ran_ns);
+        self.look_at_ns = Some(now_ns + left_ns);
+        left_ns == 0
     }
 
     /// Others had the core in between.
-    fn gave_way(&mut self, from_ns: u64, to_ns: u64) {
-        self.not_before_ns = Some(to_ns + GIVE_WAY_NS.max((to_ns - from_ns) / AWAY_DIVISOR));
+    fn begin(&mut self, from_ns: u64, to_ns: u64, ran_ns: u64) {
+        self.stint_ns = GIVE_WAY_NS.max((to_ns - from_ns) / AWAY_DIVISOR);
+        self.look_at_ns = Some(to_ns + self.stint_ns);
+        self.begun_ran_ns = ran_ns;
+    }
+}
+
+impl Default for GiveWay {
+    fn default() -> GiveWay {
+        GiveWay::new()
     }
 }
 
@@ -67,19 +89,35 @@ mod tests {
 
     #[test]
     fn it_gives_way_after_a_while_and_to_a_hog_less_often() {
-        let mut way = GiveWay::default();
-        assert!(!way.is_due(1_000) && !way.is_due(1_000 + GIVE_WAY_NS - 1) && way.is_due(1_000 + GIVE_WAY_NS));
+        let mut way = GiveWay::new();
+        assert!(!way.is_due(1_000, 500), "the first look begins it");
+        assert!(
+            !way.is_due(1_000 + GIVE_WAY_NS, 499 + GIVE_WAY_NS) && way.is_due(2_000 + GIVE_WAY_NS, 500 + GIVE_WAY_NS)
+        );
         let (back_ns, slice_ns) = (9_000_000, 4_000_000);
-        way.gave_way(back_ns - 5_000, back_ns);
-        assert!(!way.is_due(back_ns + GIVE_WAY_NS - 1) && way.is_due(back_ns + GIVE_WAY_NS), "nobody was there");
-        way.gave_way(back_ns - slice_ns, back_ns);
+        way.begin(back_ns - 5_000, back_ns, 7_000);
+        assert!(!way.is_due(back_ns + GIVE_WAY_NS, 6_999 + GIVE_WAY_NS), "nobody was there");
+        assert!(way.is_due(back_ns + GIVE_WAY_NS + 1, 7_000 + GIVE_WAY_NS));
+        way.begin(back_ns - slice_ns, back_ns, 0);
         let own_ns = slice_ns / AWAY_DIVISOR;
-        assert!(!way.is_due(back_ns + own_ns - 1) && way.is_due(back_ns + own_ns), "a ninth in front of a hog");
+        assert!(
+            !way.is_due(back_ns + own_ns, own_ns - 1) && way.is_due(back_ns + own_ns, own_ns),
+            "a ninth in front of a hog"
+        );
+    }
+
+    #[test]
+    fn what_it_slept_does_not_count() {
+        let mut way = GiveWay::new();
+        assert!(!way.is_due(0, 0));
+        assert!(!way.is_due(50 * GIVE_WAY_NS, GIVE_WAY_NS / 4), "it waited for its disk");
+        assert_eq!(way.look_at_ns, Some(50 * GIVE_WAY_NS + GIVE_WAY_NS / 4 * 3), "it cannot be due sooner");
+        assert!(way.is_due(51 * GIVE_WAY_NS, GIVE_WAY_NS));
     }
 
     #[test]
     fn a_thread_that_works_on_gives_way_again_and_again() {
-        let mut way = GiveWay::default();
+        let mut way = GiveWay::new();
         let end_ns = clock::monotonic_ns() + 5_000_000_000;
         let mut gave = 0;
         while gave < 3 && clock::monotonic_ns() < end_ns {
