@@ -21,12 +21,11 @@ mod arena;
 mod backend;
 #[cfg(not(loom))]
 mod buffers;
-#[cfg(not(loom))]
+#[cfg_attr(loom, allow(dead_code))]
 mod clock;
 #[cfg(not(loom))]
 mod delay;
 mod file;
-#[cfg(not(loom))]
 mod giveway;
 mod port;
 mod settings;
@@ -50,7 +49,6 @@ pub use arena::{Arena, Loan, Slice};
 #[cfg(not(loom))]
 pub use backend::{Backend, Choice, Reactor, Want};
 pub use file::{BlockFile, View};
-#[cfg(not(loom))]
 pub use giveway::{GiveWay, give_way};
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
