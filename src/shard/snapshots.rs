@@ -221,7 +221,7 @@ mod tests {
         snapshots.read_pos = 1 << 40;
         assert_eq!(snapshots.asked(2 * second_ns, 1 << 40, false), PIECE_BYTES);
         assert_eq!(snapshots.next_ns, 2 * second_ns + second_ns / 16);
-        assert_eq!(settings.pause_ns(), second_ns / 256, "written no faster than read, by pieces of as many bytes");
+        assert_eq!(settings.pause_ns(), second_ns / 1_024, "written no faster than it is read");
         assert_eq!(snapshots.asked(3 * second_ns, 1 << 40, true), MAX_PIECE_BYTES);
         assert_eq!(snapshots.next_ns, 3 * second_ns, "the next follows at once");
         snapshots.refused(3 * second_ns);
