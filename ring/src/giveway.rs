@@ -34,7 +34,7 @@ const AWAY_DIVISOR: u64 = 8;
 
 /// When a thread gives way next: once it has *run* for a stint. What it slept for its disk is no reason to.
 #[derive(Clone, Copy, Debug)]
-pub struct GiveWay {
+pub(crate) struct GiveWay {
     /// Before this it cannot have run for its stint. None: it has not begun.
     look_at_ns: Option<u64>,
     /// Processor time when the stint began.
@@ -44,12 +44,12 @@ pub struct GiveWay {
 
 impl GiveWay {
     /// Before the first look, which begins it.
-    pub const fn new() -> GiveWay {
+    pub(crate) const fn new() -> GiveWay {
         GiveWay { look_at_ns: None, begun_ran_ns: 0, stint_ns: GIVE_WAY_NS }
     }
 
     /// Called between small pieces of the work: gives way if it is time to. Costs a reading of the clock. Whether it did.
-    pub fn look(&mut self) -> bool {
+    pub(crate) fn look(&mut self) -> bool {
         let now_ns = clock::monotonic_ns();
         if self.look_at_ns.is_some_and(|at_ns| now_ns < at_ns) || !self.is_due(now_ns, clock::thread_ran_ns()) {
             return false;
@@ -74,12 +74,6 @@ impl GiveWay {
         self.stint_ns = GIVE_WAY_NS.max((to_ns - from_ns) / AWAY_DIVISOR);
         self.look_at_ns = Some(to_ns + self.stint_ns);
         self.begun_ran_ns = ran_ns;
-    }
-}
-
-impl Default for GiveWay {
-    fn default() -> GiveWay {
-        GiveWay::new()
     }
 }
 

@@ -49,7 +49,7 @@ pub use arena::{Arena, Loan, Slice};
 #[cfg(not(loom))]
 pub use backend::{Backend, Choice, Reactor, Want};
 pub use file::{BlockFile, View};
-pub use giveway::{GiveWay, give_way};
+pub use giveway::give_way;
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]

@@ -183,7 +183,7 @@ impl<J: Send, D: Send> UringIo<J, D> {
             answers: false,
             written: false,
             waiter: Waiter::new(settings.wait),
-            way: GiveWay::default(),
+            way: GiveWay::new(),
             max_events: settings.max_events,
             now_ns: clock::monotonic_ns(),
             wall_ns: clock::wall_ns(),
