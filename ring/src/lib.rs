@@ -153,7 +153,10 @@ pub trait Io {
     }
 
     /// In the middle of work that no commit waits for: lets others run that share the core, where the wait mode is one of a shared core.
-    fn give_way(&mut self) {}
+    /// In between this thread runs for a short while, or for one of so many `parts` of the time that the others had if that is longer.
+    fn give_way(&mut self, parts: u64) {
+        debug_assert!(parts > 0, "whoever gives way comes back");
+    }
 
     /// Nanoseconds since the Unix epoch, as read at the end of the last [`Io::poll`].
     fn wall_ns(&self) -> u64;

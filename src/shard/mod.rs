@@ -29,6 +29,7 @@
 //! | `whereabouts.rs` | where members are reached that the file does not name |
 //! | `codec.rs`, `reply.rs` | frames of members' messages; bodies of replies |
 //! | `heard.rs` | members' frames that are none for the core |
+//! | `lag.rs` | how a member that lags shares its core |
 //! | `slots.rs`, `outbox.rs` | where recent values lie; what this turn sends |
 //! | `jobs.rs` | what housekeeping does for a shard |
 //! | `front.rs` | the log's front: when it is removed |
@@ -52,6 +53,7 @@ mod heard;
 mod histogram;
 pub mod install;
 pub mod jobs;
+mod lag;
 mod live;
 mod membership;
 mod meters;
@@ -307,6 +309,7 @@ pub struct Shard<I: Io<Job = Job, Done = Done>> {
     /// Something waits for a record that no flush covers yet. Evidence of what is chosen is awaited by no one: it rides
     /// with the next record that is, or goes to disk when the log has been idle for a while.
     log_awaited: bool,
+    lag: lag::Lag,
     /// When the durable Lsn, and what gathered, go to disk by themselves if no flush carries them before.
     idle_mark_at_ns: u64,
     events: Vec<Event<Done>>,
@@ -367,6 +370,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             pulling: Pulling::new(settings.catch_up.max_bytes_per_s),
             recover_again: false,
             log_awaited: false,
+            lag: lag::Lag::default(),
             idle_mark_at_ns: u64::MAX,
             events: Vec::with_capacity(1024),
             client_queue: Vec::with_capacity(1024),
@@ -415,12 +419,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if !moves {
             self.watch_disk();
         }
-        let lags = self.modes.mode() == Mode::Recovery;
+        let parts = self.lag.look(self.io.now_ns(), self.lags());
         for event in events.drain(..) {
             self.on_event(event)?;
-            if lags {
-                // No commit waits for what it learns, and the group's leader may be a neighbour on this core.
-                self.io.give_way();
+            if let Some(parts) = parts {
+                self.io.give_way(parts);
             }
         }
         self.events = events;
@@ -459,6 +462,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             self.measure_turn();
         }
         Ok(settled.then_some(Exit::Recover))
+    }
+
+    /// Whether it has so much to learn that no commit can wait for it.
+    fn lags(&self) -> bool {
+        let told = self.core.leader_watermark().map_or(0, |slot| slot.0);
+        self.modes.mode() == Mode::Recovery || told > self.slots.applied().0 + self.core.window_slots()
     }
 
     /// Before clients are answered: what the node does for them follows what it knows now.

@@ -478,8 +478,8 @@ impl<J, D> Io for SyscallIo<J, D> {
         clock::monotonic_ns()
     }
 
-    fn give_way(&mut self) {
-        if self.waiter.shares_the_core() && self.way.look() {
+    fn give_way(&mut self, parts: u64) {
+        if self.waiter.shares_the_core() && self.way.look(parts) {
             self.stats.yields += 1;
         }
     }

@@ -74,7 +74,7 @@ fn long_work_gives_way_unless_the_core_is_its_own() {
         let mut node = waiting(mode);
         let (before, start) = (node.io.stats().yields, Instant::now());
         while node.io.stats().yields < before + 3 && start.elapsed() < Duration::from_millis(50) {
-            node.io.give_way();
+            node.io.give_way(8);
         }
         node.io.stats().yields - before
     });
