@@ -126,7 +126,7 @@ mod tests {
         let end_ns = clock::monotonic_ns() + 5_000_000_000;
         let mut gave = 0;
         while gave < 3 && clock::monotonic_ns() < end_ns {
-            gave += u32::from(way.look());
+            gave += u32::from(way.look(AWAY_PARTS));
         }
         assert_eq!(gave, 3);
     }

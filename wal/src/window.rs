@@ -1,4 +1,5 @@
-//! Segments as the scanner sees them: read-only maps of one stride at a time in which no page is touched that cannot be read.
+//! Segments as the scanner sees them: a stride at a time, or a stretch of one, in read-only maps of which no page is touched that cannot
+//! be read, or read directly.
 //! Called by recovery and [`LogReader`](crate::LogReader); blocking. See "Reading through maps" at the crate's top.
 
 use crate::layout::Geometry;
