@@ -1,5 +1,5 @@
-//! Reading a log once, from one end to the other, as is done for snapshots and on start: around the page cache, into memory that is
-//! used again. Maps cost more there: each is populated, locked and unmapped, which interrupts every core that runs a thread of this
+//! Reading a live log once, from one end to the other, as is done for snapshots: around the page cache, into memory that is used
+//! again. Maps cost more there: each is populated, locked and unmapped, which interrupts every core that runs a thread of this
 //! process, and the cache fills with what nobody reads again.
 
 use crate::LogError;
@@ -13,29 +13,16 @@ use synod_ring::{Arena, BlockFile, View};
 pub(crate) const STRETCH_BYTES: u64 = 512 << 10;
 /// What is asked for at once: a log write on the same disk waits no longer than for this.
 const READ_BYTES: usize = 64 << 10;
-/// The same on start, which somebody waits for.
-const START_READ_BYTES: usize = 128 << 10;
 
 /// The file being read, and the memory that it is read into.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct DirectReads {
-    read_bytes: usize,
     /// None until the first stretch.
     buffer: Option<Arc<Arena>>,
     file: Option<(u64, Arc<dyn BlockFile>)>,
 }
 
 impl DirectReads {
-    /// Of a live log.
-    pub(crate) fn live() -> DirectReads {
-        DirectReads { read_bytes: READ_BYTES, buffer: None, file: None }
-    }
-
-    /// Of a log that a node starts from.
-    pub(crate) fn on_start() -> DirectReads {
-        DirectReads { read_bytes: START_READ_BYTES, ..DirectReads::live() }
-    }
-
     /// As [`Segments::window`], of at most [`STRETCH_BYTES`]; `start` is where a block starts. None if a part of it cannot be read: a map
     /// tells which pages those are.
     pub(crate) fn window(&mut self, segments: &Segments, start: u64, to: u64) -> Result<Option<Window>, LogError> {
@@ -56,7 +43,7 @@ impl DirectReads {
         let block_bytes = segments.geometry.block_bytes.max(PAGE_BYTES) as usize;
         let all = buffer.get_mut(0, bytes.next_multiple_of(block_bytes));
         let mut at = offset;
-        for piece in all.chunks_mut(self.read_bytes) {
+        for piece in all.chunks_mut(READ_BYTES) {
             if file.read_at(piece, at).is_err() {
                 // The map that takes its place meets the same, page by page, and reports it.
                 self.buffer = Some(Arc::new(buffer));

@@ -40,7 +40,7 @@ impl LogReader {
 
     /// The same, for a log that is read once from one end to the other: around the page cache.
     pub fn open_to_read_once(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
-        Ok(LogReader { direct: Some(DirectReads::live()), ..LogReader::open(dir)? })
+        Ok(LogReader { direct: Some(DirectReads::default()), ..LogReader::open(dir)? })
     }
 
     /// Opens a log that is not in use, and keeps it so: it can be read to its end.
@@ -101,7 +101,7 @@ impl LogReader {
     /// read, but their space is not free.
     pub fn refresh(&mut self) -> Result<(), LogError> {
         self.segments = Segments::open(&self.segments.dir, self.lock.is_none())?;
-        self.direct = self.direct.take().map(|_| DirectReads::live());
+        self.direct = self.direct.take().map(|_| DirectReads::default());
         Ok(())
     }
 

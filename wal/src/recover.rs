@@ -1,7 +1,6 @@
 //! Recovery: from a directory to a [`Log`] that can be appended to. Scans, cuts a torn tail, fills the ring in memory. Called
 //! once, before the shard runs; blocking. The rules stand at the crate's top.
 
-use crate::direct::DirectReads;
 use crate::directory::{block_bytes, list, open_direct, segment_name, segment_path, sync_dir, take_lock};
 use crate::layout::{Geometry, trailer_bytes};
 use crate::log;
@@ -101,8 +100,7 @@ pub fn recover(
         forget_pages(&segments)?;
     }
     let mut found = Found::default();
-    let mut reads = DirectReads::on_start();
-    let end = scanner(&segments, from)?.directly(Some(&mut reads)).run(&mut |item| {
+    let end = scanner(&segments, from)?.run(&mut |item| {
         found.take(item, visit);
         ControlFlow::Continue(())
     })?;

@@ -227,27 +227,17 @@ impl<'s> Scanner<'s> {
 
     /// The window to read `self.at` in. A bounded scan reads a short stretch from the middle of a stride, over and over: it takes
     /// little more than that in, or, where a window from `short` on ended too early, the next stretch, or as far as it may.
-    /// An unbounded one wants the whole stride to explain damage; where it reads directly, once it has come by some.
+    /// An unbounded one wants the whole stride, to explain damage.
     fn window(&mut self, short: Option<u64>) -> Result<Window, LogError> {
         let (block, stride) =
             (self.segments.geometry.block_bytes.max(PAGE_BYTES), self.segments.geometry.stride_start(self.at));
-        let here = (self.at / block * block).max(stride);
-        let in_stretches = self.to.is_some() || self.direct.is_some();
-        if !in_stretches || short == Some(here) {
-            let start = if self.to.is_some() { here } else { stride };
+        let start = if self.to.is_some() { (self.at / block * block).max(stride) } else { stride };
+        if self.to.is_none() || short == Some(start) {
             return self.segments.window(start, self.limit());
         }
-        let start = here;
         let to = self.limit().min(start + STRETCH_BYTES);
         let read = self.direct.as_mut().map(|direct| direct.window(self.segments, start, to)).transpose()?;
         read.flatten().map_or_else(|| self.segments.window(start, to), Ok)
-    }
-
-    /// Whether a window that does not show how a flush ends shows less than it might. Without a bound all of the stride is looked at.
-    fn is_short(&self, window: &Window) -> bool {
-        let geometry = &self.segments.geometry;
-        let from_within = self.to.is_none() && window.start() > geometry.stride_start(self.begun);
-        from_within || window.reach() < self.limit().min(geometry.stride_end(self.begun))
     }
 
     fn limit(&self) -> u64 {
@@ -262,7 +252,7 @@ impl<'s> Scanner<'s> {
             Some(trailer) if self.closes(&trailer) => Verdict::Covered(trailer),
             // Whole up to the bound, which lies within a flush.
             None if self.to.is_some_and(|to| self.at >= to) => Verdict::Nothing { dirty: false },
-            _ if self.is_short(window) => {
+            _ if window.reach() < self.limit().min(self.segments.geometry.stride_end(self.begun)) => {
                 self.at = self.begun;
                 return Ok(Step::Short);
             }

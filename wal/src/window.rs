@@ -1,5 +1,4 @@
-//! Segments as the scanner sees them: a stride at a time, or a stretch of one, in read-only maps of which no page is touched that cannot
-//! be read, or read directly.
+//! Segments as the scanner sees them: read-only maps of one stride at a time in which no page is touched that cannot be read.
 //! Called by recovery and [`LogReader`](crate::LogReader); blocking. See "Reading through maps" at the crate's top.
 
 use crate::layout::Geometry;
