@@ -280,6 +280,8 @@ impl Task<'_> {
     fn change(&self, wanted: MemberChange) -> Result<(), Failure> {
         let mut waits_for = "for the members to change".to_owned();
         loop {
+            // Out of time it tells what it waited for, not that it would ask once more.
+            self.left(&waits_for)?;
             let leader = self.leader()?;
             if is_made(&leader, wanted) {
                 return Ok(());
