@@ -464,7 +464,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         Ok(settled.then_some(Exit::Recover))
     }
 
-    /// Whether it has so much to learn that no commit can wait for it.
+    /// Whether it has much to learn, for which no commit waits. It goes on voting, as far as its window reaches.
     fn lags(&self) -> bool {
         let told = self.core.leader_watermark().map_or(0, |slot| slot.0);
         self.modes.mode() == Mode::Recovery || told > self.slots.applied().0 + self.core.window_slots()
