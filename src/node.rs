@@ -657,7 +657,7 @@ impl Pipeline {
 }
 
 /// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots
-/// and removes its front.
+/// and removes its front. What members lack that lag, the first reads: at a low priority they might never catch up beside a full load.
 /// They end when told to stop.
 fn housekeeping(
     group: GroupId,

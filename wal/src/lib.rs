@@ -102,7 +102,8 @@
 //! are errors. Segment 0 whose first record is gone with nothing behind it is an error too: it was whole when it was named.
 //!
 //! # Reading through maps
-//! Segments are read through `memmap2`, a stride at a time, by recovery, housekeeping and tools, never by a pipeline's core. An
+//! Segments are read through `memmap2`, a stride at a time, by recovery, housekeeping and tools, never by a pipeline's core; what
+//! snapshots are made of is read around the page cache (`direct.rs`), and through maps where that fails. An
 //! unreadable page under a map raises SIGBUS when touched, so no page is touched before MADV_POPULATE_READ (Linux 5.14)
 //! has brought it in: that call returns the error instead. Then the stride is locked in memory (as far as RLIMIT_MEMLOCK
 //! allows), so that it is not evicted and read again behind our back. Lengths are checked before mapping; nothing in this crate shortens
