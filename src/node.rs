@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 use synod_ring::{
-    Arena, Backend, Doorbell, HousePort, LogThread, LogThreadGot, LogWriter, Port, Reactor, SyscallIo, UringIo, Waker,
-    Want,
+    Arena, Backend, Doorbell, HousePort, LogThread, LogThreadGot, LogWriter, Port, Reactor, ReceiveMemory, SyscallIo,
+    UringIo, Waker, Want,
 };
 use synod_wal::{Dir, Expect};
 use synod_wire::frame::{Header, Kind};
@@ -355,6 +355,21 @@ fn live_settings(config: &Config, group: GroupId) -> LiveSettings {
     }
 }
 
+/// What a reactor works on besides the log's arena, with all its pages.
+struct Memory {
+    receive: ReceiveMemory,
+    send: Arena,
+}
+
+impl Memory {
+    /// Long work.
+    fn new(settings: &synod_ring::Settings) -> anyhow::Result<Memory> {
+        let send = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
+        send.populate().context("cannot fill the outbox's memory")?;
+        Ok(Memory { receive: ReceiveMemory::new(settings)?, send })
+    }
+}
+
 /// How much a thread that reads the log gives way: a tenth of what others get, where they want the same CPU.
 const RECOVERY_NICE: i32 = 10;
 /// The same for snapshots, which nobody waits for.
@@ -443,7 +458,12 @@ impl Pipeline {
         let settings = self.shard_settings(core)?;
         let maker = self.maker(&Arc::default(), &Doorbell::new())?;
         let wal = wal_settings(&self.config);
-        let found = self.aside(|| shard::recover(&settings.dir, &maker, &wal, monotonic_ns()))??;
+        let ring = self.ring_settings(self.log_writer(unpinned));
+        let (found, memory) = self.aside(|| {
+            let found = shard::recover(&settings.dir, &maker, &wal, monotonic_ns())?;
+            found.log.arena().populate().context("cannot fill the log's memory")?;
+            anyhow::Ok((found, Memory::new(&ring)?))
+        })??;
         tracing::info!(
             group = self.group.0,
             dir = %settings.dir.path().display(),
@@ -456,8 +476,8 @@ impl Pipeline {
             "the log is read"
         );
         match self.io {
-            Backend::Uring => self.serve::<UringIo<Job, Done>>(settings, found, port, unpinned),
-            Backend::Syscall => self.serve::<SyscallIo<Job, Done>>(settings, found, port, unpinned),
+            Backend::Uring => self.serve::<UringIo<Job, Done>>(settings, found, ring, memory, port),
+            Backend::Syscall => self.serve::<SyscallIo<Job, Done>>(settings, found, ring, memory, port),
         }
     }
 
@@ -466,18 +486,17 @@ impl Pipeline {
         &self,
         settings: shard::Settings,
         found: shard::Recovered,
+        ring: synod_ring::Settings,
+        memory: Memory,
         port: Port<Job, Done>,
-        unpinned: CpuSet,
     ) -> anyhow::Result<Exit> {
-        let send_arena = Arena::new(OUTBOX_BYTES).context("cannot map the outbox")?;
-        let ring_settings = self.ring_settings(self.log_writer(unpinned));
-        let io = R::new(ring_settings, found.log.arena(), &send_arena, port)?;
+        let io = R::new(ring, memory.receive, found.log.arena(), &memory.send, port)?;
         if let Some(got) = io.log_thread() {
             self.tell_of_log_thread(got)?;
         }
         self.tell_of_lacks(&io, found.log.is_direct());
         self.shared.wakers.lock().map_err(|_| anyhow!("another pipeline panicked"))?.push(io.waker());
-        let mut shard = Shard::new(settings, io, send_arena, found)?;
+        let mut shard = Shard::new(settings, io, memory.send, found)?;
         (self.on_news)(News::Serves(self.group));
         let exit = shard.run(&self.shared.stop);
         shard.into_io().close().context("the reactor did not close cleanly")?;

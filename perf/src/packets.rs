@@ -13,7 +13,9 @@ use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use synod_ring::{Arena, Event, HousePort, Io, IoError, LogWriter, SEGMENTS_MAX, Settings, UringIo, port};
+use synod_ring::{
+    Arena, Event, HousePort, Io, IoError, LogWriter, ReceiveMemory, SEGMENTS_MAX, Settings, UringIo, port,
+};
 
 /// A frame's header alone, and what fills an Ethernet frame.
 const SIZES: [usize; 2] = [64, 1_472];
@@ -125,7 +127,9 @@ impl Reactor {
         settings.cq_entries = settings.cq_entries_min();
         let (log, send) = (Arena::new(4_096)?, Arena::new(1 << 16)?);
         let (core, house) = port(1)?;
-        Ok(Reactor { io: UringIo::new(settings, &log, &send, core)?, send, _house: house })
+        send.populate()?;
+        let receive = ReceiveMemory::new(&settings)?;
+        Ok(Reactor { io: UringIo::new(settings, receive, &log, &send, core)?, send, _house: house })
     }
 
     fn now_ns(&self) -> u64 {

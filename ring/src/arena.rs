@@ -1,9 +1,12 @@
 //! Memory that the kernel reads from: mapped once, page-aligned, shared with the reactor by reference count.
 
-use crate::IoError;
+use crate::give_way;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+/// Pages that get their memory at once.
+const POPULATE_BYTES: usize = 64 << 10;
 
 /// A fixed piece of zeroed, page-aligned memory. Clones of the mapping inside keep it alive while the kernel may read it.
 #[derive(Debug)]
@@ -107,6 +110,12 @@ impl Arena {
         Ok(arena)
     }
 
+    /// Gives every page its memory now, so that no later use faults; leaves the contents as they are. Long work, which gives way: a
+    /// virtual machine may have to get each page of its host.
+    pub fn populate(&self) -> std::io::Result<()> {
+        self.mapping.populate()
+    }
+
     /// Bytes of the arena.
     pub fn len(&self) -> usize {
         self.mapping.bytes
@@ -188,13 +197,17 @@ impl Mapping {
         start >= base && start + bytes.len() <= base + self.bytes
     }
 
-    /// Gives every page its memory now, so that no later use faults. Leaves the contents as they are.
-    pub(crate) fn populate(&self) -> Result<(), IoError> {
-        // SAFETY: base and bytes are those of this mapping; populating changes no byte.
-        let result = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, libc::MADV_POPULATE_WRITE) };
-        if result == 0 {
-            return Ok(());
+    fn populate(&self) -> std::io::Result<()> {
+        for start in (0..self.bytes).step_by(POPULATE_BYTES) {
+            let bytes = POPULATE_BYTES.min(self.bytes - start);
+            // SAFETY: a part of this mapping; populating changes no byte.
+            let result =
+                unsafe { libc::madvise(self.base.as_ptr().add(start).cast(), bytes, libc::MADV_POPULATE_WRITE) };
+            if result != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            give_way();
         }
-        Err(IoError::System { call: "madvise(MADV_POPULATE_WRITE)", source: std::io::Error::last_os_error() })
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! The choice is made here and nowhere else, before any reactor is made, by asking the kernel for all that the ring needs. Called by:
 //! the node, once a process. May touch: a ring of its own, closed at once.
 
+use crate::buffers::ReceiveMemory;
 use crate::port::Port;
 use crate::uring::{Features, probe_with};
 use crate::wake::Waker;
@@ -70,9 +71,14 @@ impl Want {
 
 /// A reactor of this crate: how one is made and ended, and what the kernel let it have.
 pub trait Reactor: Io + Sized {
-    /// Makes a reactor, to be used by this thread.
+    /// Makes a reactor, to be used by this thread. That takes long only where the arenas do not have all their pages yet
+    /// ([`Arena::populate`]).
+    ///
+    /// # Panics
+    /// If the memory to receive into was made with other settings.
     fn new(
         settings: Settings,
+        receive: ReceiveMemory,
         log_arena: &Arena,
         send_arena: &Arena,
         port: Port<Self::Job, Self::Done>,

@@ -18,6 +18,31 @@ use crate::{Event, IoError, RxBuf, Socket};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
+/// What a reactor receives into. Made before it, with all its pages: by a thread that others need not wait for.
+#[derive(Debug)]
+pub struct ReceiveMemory(pub(crate) [Arc<Mapping>; 2]);
+
+impl ReceiveMemory {
+    /// As much as these settings ask for. Long work, which gives way.
+    pub fn new(settings: &Settings) -> Result<ReceiveMemory, IoError> {
+        let pool = |socket| {
+            let bytes = receive_buffer_bytes(socket, settings.rx_buffer_bytes, settings.receive_offload);
+            let failed = |call| move |source| IoError::System { call, source };
+            let arena = Arena::of_huge_pages(usize::from(count(socket, settings)) * bytes).map_err(failed("mmap"))?;
+            arena.populate().map_err(failed("madvise(MADV_POPULATE_WRITE)"))?;
+            Ok(arena.mapping())
+        };
+        Ok(ReceiveMemory([pool(Socket::Peers)?, pool(Socket::Clients)?]))
+    }
+}
+
+fn count(socket: Socket, settings: &Settings) -> u16 {
+    match socket {
+        Socket::Peers => settings.rx_buffers_peers,
+        Socket::Clients => settings.rx_buffers_clients,
+    }
+}
+
 pub(crate) struct Buffers {
     pub(crate) socket: Socket,
     memory: Arc<Mapping>,
@@ -48,17 +73,15 @@ pub(crate) struct Piece {
 }
 
 impl Buffers {
-    pub(crate) fn new(socket: Socket, settings: &Settings, offload: bool) -> Result<Buffers, IoError> {
-        let count = match socket {
-            Socket::Peers => settings.rx_buffers_peers,
-            Socket::Clients => settings.rx_buffers_clients,
-        };
+    /// In this socket's [`ReceiveMemory`].
+    ///
+    /// # Panics
+    /// If that was made with other settings.
+    pub(crate) fn new(socket: Socket, settings: &Settings, offload: bool, memory: Arc<Mapping>) -> Buffers {
+        let count = count(socket, settings);
         let stride = receive_buffer_bytes(socket, settings.rx_buffer_bytes, offload);
-        let failed = |source| IoError::System { call: "mmap", source };
-        let memory = Arena::of_huge_pages(usize::from(count) * stride).map_err(failed)?.mapping();
-        // Now rather than under the first datagrams.
-        memory.populate()?;
-        Ok(Buffers {
+        assert!(usize::from(count) * stride <= memory.len(), "memory for fewer or shorter datagrams");
+        Buffers {
             socket,
             memory,
             count,
@@ -67,7 +90,7 @@ impl Buffers {
             datagram_bytes: settings.rx_buffer_bytes,
             out: vec![0; usize::from(count)].into_boxed_slice(),
             held: 0,
-        })
+        }
     }
 
     /// Where a buffer starts, for the kernel.
@@ -194,6 +217,14 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn memory(offload: bool) -> [Arc<Mapping>; 2] {
+        ReceiveMemory::new(&settings(offload)).unwrap().0
+    }
+
+    fn buffers(socket: Socket, offload: bool) -> Buffers {
+        Buffers::new(socket, &settings(offload), offload, memory(offload)[socket as usize].clone())
+    }
+
     /// All datagrams of a piece.
     pub(crate) fn all_of(buffers: &Buffers, piece: Piece) -> Vec<RxBuf> {
         let (mut events, datagrams) = (Vec::<Event<()>>::new(), piece.datagrams as usize);
@@ -205,7 +236,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_piece_that_does_not_fit_a_poll_goes_on_where_it_was_left() {
-        let mut buffers = Buffers::new(Socket::Clients, &settings(true), true).unwrap();
+        let mut buffers = buffers(Socket::Clients, true);
         let from = Some("127.0.0.1:7400".parse().unwrap());
         let piece = buffers.filled(1, buffers.start + 250, Some(100), from);
         let (mut events, mut stats) = (Vec::<Event<()>>::new(), Stats::default());

@@ -28,6 +28,7 @@ mod delay;
 mod file;
 mod giveway;
 mod port;
+mod removal;
 mod settings;
 #[cfg(not(loom))]
 mod socket;
@@ -48,9 +49,12 @@ mod writes;
 pub use arena::{Arena, Loan, Slice};
 #[cfg(not(loom))]
 pub use backend::{Backend, Choice, Reactor, Want};
+#[cfg(not(loom))]
+pub use buffers::ReceiveMemory;
 pub use file::{BlockFile, View};
 pub use giveway::give_way;
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
+pub use removal::remove_file;
 pub use settings::{LogThread, LogWriter, Settings, Stats, WRITES_MAX, receive_buffer_bytes};
 #[cfg(not(loom))]
 pub use syscall::SyscallIo;

@@ -5,7 +5,9 @@ mod contract;
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
-use synod_ring::{Arena, Event, Io, IoError, LogThread, LogWriter, Reactor as _, Settings, SyscallIo, WaitMode, port};
+use synod_ring::{
+    Arena, Event, Io, IoError, LogThread, LogWriter, Reactor as _, ReceiveMemory, Settings, SyscallIo, WaitMode, port,
+};
 
 pub(crate) type Reactor = SyscallIo<u64, u64>;
 
@@ -24,7 +26,8 @@ fn there_is_no_ring_to_write_through() {
     let (log, send) = (Arena::new(4096).unwrap(), Arena::new(4096).unwrap());
     let (core, _house) = port::<u64, u64>(1).unwrap();
     let settings = Settings { log_writer: LogWriter::Ring, ..contract::settings() };
-    let Err(IoError::Unsupported { reason, mend }) = Reactor::new(settings, &log, &send, core) else {
+    let receive = ReceiveMemory::new(&settings).unwrap();
+    let Err(IoError::Unsupported { reason, mend }) = Reactor::new(settings, receive, &log, &send, core) else {
         panic!("it was made")
     };
     assert!(reason.contains("has none") && mend.contains("thread"), "{reason}: {mend}");

@@ -4,7 +4,7 @@
 mod contract;
 
 use std::ops::RangeInclusive;
-use synod_ring::{Arena, IoError, LogThread, LogWriter, UringIo, port, probe};
+use synod_ring::{Arena, IoError, LogThread, LogWriter, ReceiveMemory, UringIo, port, probe};
 
 pub(crate) type Reactor = UringIo<u64, u64>;
 
@@ -25,7 +25,9 @@ fn a_log_arena_beyond_what_the_kernel_registers_is_refused() {
     let log = Arena::new((1 << 30) + 4096).unwrap();
     let send = Arena::new(4096).unwrap();
     let (core, _house) = port::<u64, u64>(1).unwrap();
-    let Err(IoError::Unsupported { reason, .. }) = UringIo::new(contract::settings(), &log, &send, core) else {
+    let settings = contract::settings();
+    let receive = ReceiveMemory::new(&settings).unwrap();
+    let Err(IoError::Unsupported { reason, .. }) = UringIo::new(settings, receive, &log, &send, core) else {
         panic!("it was made")
     };
     assert!(reason.contains("1 GiB"), "{reason}");

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_ring::{Arena, Event, FileSlot, Io, LogWriter, Settings, Stats, UringIo, WaitMode, port};
+use synod_ring::{Arena, Event, FileSlot, Io, LogWriter, ReceiveMemory, Settings, Stats, UringIo, WaitMode, port};
 
 /// How much is written at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,8 @@ impl Disk {
             max_events: 16,
         };
         settings.cq_entries = settings.cq_entries_min();
-        let mut io = UringIo::new(settings, &log, &send, core)?;
+        let receive = ReceiveMemory::new(&settings)?;
+        let mut io = UringIo::new(settings, receive, &log, &send, core)?;
         io.attach(FileSlot(0), Arc::new(file))?;
         Ok(Disk { io, arena: log, shape, offset: 0, in_flight: 0, events: Vec::new() })
     }

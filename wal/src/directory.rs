@@ -175,7 +175,7 @@ impl Directory for Folder {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path.join(name))
+        synod_ring::remove_file(&self.path.join(name))
     }
 
     fn sync(&self) -> io::Result<()> {

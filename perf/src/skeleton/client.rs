@@ -6,7 +6,7 @@ use crate::load::Target;
 use anyhow::{Context, bail, ensure};
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use synod_ring::{Arena, Event, Io, LogWriter, RxBuf, UringIo, port};
+use synod_ring::{Arena, Event, Io, LogWriter, ReceiveMemory, RxBuf, UringIo, port};
 
 /// Bytes for the datagrams between two polls.
 const SEND_BYTES: usize = 4 << 20;
@@ -32,11 +32,13 @@ pub(crate) struct SkeletonClient {
 impl SkeletonClient {
     pub(super) fn connect(setup: &Setup, leader: SocketAddrV4) -> anyhow::Result<SkeletonClient> {
         let arena = Arena::new(SEND_BYTES).context("cannot map the client's memory")?;
+        arena.populate().context("cannot fill the client's memory")?;
         let no_log = Arena::new(NO_LOG_BYTES).context("cannot map the client's memory")?;
         let (core, _house) = port(1)?;
         let settings = ring_settings(vec![leader], setup.shape.datagram_bytes, setup.wait.mode(), LogWriter::Ring);
+        let receive = ReceiveMemory::new(&settings)?;
         Ok(SkeletonClient {
-            io: UringIo::new(settings, &no_log, &arena, core)?,
+            io: UringIo::new(settings, receive, &no_log, &arena, core)?,
             arena,
             used: 0,
             filling: 0,

@@ -13,7 +13,7 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use synod_ring::{Arena, Event, Io, LogThread, LogWriter, RxBuf, UringIo, Waker, port};
+use synod_ring::{Arena, Event, Io, LogThread, LogWriter, ReceiveMemory, RxBuf, UringIo, Waker, port};
 
 /// Bytes for the small datagrams of one turn.
 const SEND_BYTES: usize = 1 << 20;
@@ -46,10 +46,12 @@ pub(crate) struct NodeArgs {
 pub(crate) fn run_node(args: &NodeArgs) -> anyhow::Result<()> {
     let log_arena = Arena::new(Gather::arena_bytes()).context("cannot map the log's memory")?;
     let send_arena = Arena::new(SEND_BYTES).context("cannot map the memory for sending")?;
+    send_arena.populate().context("cannot fill the memory for sending")?;
     let (core, _house) = port(1)?;
     let log_writer = args.log.as_deref().map_or(LogWriter::Ring, log_writer);
     let settings = ring_settings(Vec::new(), args.datagram_bytes, args.wait.mode(), log_writer);
-    let mut io = UringIo::new(settings, &log_arena, &send_arena, core)?;
+    let receive = ReceiveMemory::new(&settings)?;
+    let mut io = UringIo::new(settings, receive, &log_arena, &send_arena, core)?;
     say(&io.peers_address().to_string())?;
     io.set_peers(&hear_peers()?)?;
     let gather = Gather::new(log_arena, args.log.is_some(), args.size, args.datagram_bytes);

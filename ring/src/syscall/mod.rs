@@ -16,6 +16,7 @@ mod receive;
 mod send;
 
 use crate::arena::{Mapping, kept};
+use crate::buffers::ReceiveMemory;
 use crate::giveway::GiveWay;
 use crate::port::Port;
 use crate::settings::{LogThread, LogWriter, Settings, Stats};
@@ -79,17 +80,23 @@ pub struct SyscallIo<J, D> {
 }
 
 impl<J: Send, D: Send> Reactor for SyscallIo<J, D> {
-    fn new(settings: Settings, log_arena: &Arena, send_arena: &Arena, port: Port<J, D>) -> Result<Self, IoError> {
+    fn new(
+        settings: Settings,
+        receive: ReceiveMemory,
+        log_arena: &Arena,
+        send_arena: &Arena,
+        port: Port<J, D>,
+    ) -> Result<Self, IoError> {
         settings.check()?;
         let thread = log_thread(&settings.log_writer)?;
         let open = |address| socket::open(address, settings.socket_buffer_bytes, settings.dont_fragment);
         let sockets = [open(settings.peers_listen)?, open(settings.clients_listen)?];
         let receive_offload = if settings.receive_offload { socket::receive_offload(&sockets) } else { Ok(()) };
         let offload = settings.receive_offload && receive_offload.is_ok();
-        let receiver = |socket| Receiver::new(socket, &settings, offload);
-        let receivers = [receiver(Socket::Peers)?, receiver(Socket::Clients)?];
+        let receiver = |socket, memory| Receiver::new(socket, &settings, offload, memory);
+        let ReceiveMemory([peers, clients]) = receive;
+        let receivers = [receiver(Socket::Peers, peers), receiver(Socket::Clients, clients)];
         let (log, send) = (log_arena.mapping(), send_arena.mapping());
-        send.populate()?;
         let writers = Writers::start(settings.log_threads, thread, &log, &port)?;
         let stats = Stats {
             receive_buffer_bytes_peers: sockets[0].receive_buffer_bytes as u64,

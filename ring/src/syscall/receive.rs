@@ -4,14 +4,16 @@
 //! preparation than what the last call used up. The lowest free run is taken: as the shard gives its buffers back within its turn, the
 //! same few are used again and again, and stay in the cache. Called by: the reactor. May touch: its buffers and its table.
 
+use crate::arena::Mapping;
 use crate::buffers::{Buffers, Piece};
 use crate::settings::Settings;
 use crate::socket::{ADDRESS_BYTES, CONTROL_BYTES, address_of, segment_of, sockaddr};
-use crate::{IoError, RxBuf, Socket};
+use crate::{RxBuf, Socket};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 /// What the kernel writes beside a datagram.
 #[derive(Clone)]
@@ -32,8 +34,8 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(socket: Socket, settings: &Settings, offload: bool) -> Result<Receiver, IoError> {
-        let buffers = Buffers::new(socket, settings, offload)?;
+    pub(super) fn new(socket: Socket, settings: &Settings, offload: bool, memory: Arc<Mapping>) -> Receiver {
+        let buffers = Buffers::new(socket, settings, offload, memory);
         let count = usize::from(buffers.count);
         let nowhere = sockaddr(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
         let mut names = vec![nowhere; count].into_boxed_slice();
@@ -60,7 +62,7 @@ impl Receiver {
         };
         let messages = (0..count).map(message).collect();
         let ready = VecDeque::with_capacity(count);
-        Ok(Receiver { buffers, messages, _pieces: pieces, names, controls, ready, ran_out: false })
+        Receiver { buffers, messages, _pieces: pieces, names, controls, ready, ran_out: false }
     }
 
     /// Receives what waits in the socket, `most` messages at most and as many as there are free buffers in a row; how many
@@ -162,7 +164,7 @@ pub(super) fn look(socket: RawFd) -> Result<(), i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffers::tests::{all_of, settings};
+    use crate::buffers::tests::{all_of, memory, settings};
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
 
@@ -176,7 +178,8 @@ mod tests {
     #[test]
     fn the_lowest_free_buffers_are_used_and_those_that_are_held_are_not() {
         let (from, to) = pair();
-        let mut receiver = Receiver::new(Socket::Clients, &settings(false), false).unwrap();
+        let [_, clients] = memory(false);
+        let mut receiver = Receiver::new(Socket::Clients, &settings(false), false, clients);
         let mut held = Vec::new();
         for byte in 0..4u8 {
             from.send(&[byte]).unwrap();

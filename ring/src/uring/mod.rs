@@ -35,7 +35,7 @@ pub(crate) use setup::probe_with;
 pub use setup::{Features, probe};
 
 use crate::arena::{Mapping, kept};
-use crate::buffers::Piece;
+use crate::buffers::{Piece, ReceiveMemory};
 use crate::giveway::GiveWay;
 use crate::port::Port;
 use crate::settings::{LogWriter, Settings, Stats};
@@ -126,17 +126,23 @@ pub struct UringIo<J, D> {
 
 impl<J: Send, D: Send> UringIo<J, D> {
     /// Makes a reactor, to be used by this thread.
-    pub fn new(settings: Settings, log_arena: &Arena, send_arena: &Arena, port: Port<J, D>) -> Result<Self, IoError> {
+    pub fn new(
+        settings: Settings,
+        receive: ReceiveMemory,
+        log_arena: &Arena,
+        send_arena: &Arena,
+        port: Port<J, D>,
+    ) -> Result<Self, IoError> {
         settings.check()?;
         check_log_arena(log_arena)?;
         let open = |address| socket::open(address, settings.socket_buffer_bytes, settings.dont_fragment);
         let sockets = [open(settings.peers_listen)?, open(settings.clients_listen)?];
         let receive_offload = if settings.receive_offload { socket::receive_offload(&sockets) } else { Ok(()) };
         let offload = settings.receive_offload && receive_offload.is_ok();
-        let pool = |socket| RxPool::new(socket, &settings, offload);
-        let rx = [pool(Socket::Peers)?, pool(Socket::Clients)?];
+        let pool = |socket, memory| RxPool::new(socket, &settings, offload, memory);
+        let ReceiveMemory([peers, clients]) = receive;
+        let rx = [pool(Socket::Peers, peers)?, pool(Socket::Clients, clients)?];
         let (log, send) = (log_arena.mapping(), send_arena.mapping());
-        send.populate()?;
 
         let (ring, _) = setup::open(settings.sq_entries, settings.cq_entries)?;
         setup::check_features(&ring)?;
@@ -513,8 +519,14 @@ impl<J, D> UringIo<J, D> {
 }
 
 impl<J: Send, D: Send> Reactor for UringIo<J, D> {
-    fn new(settings: Settings, log_arena: &Arena, send_arena: &Arena, port: Port<J, D>) -> Result<Self, IoError> {
-        UringIo::new(settings, log_arena, send_arena, port)
+    fn new(
+        settings: Settings,
+        receive: ReceiveMemory,
+        log_arena: &Arena,
+        send_arena: &Arena,
+        port: Port<J, D>,
+    ) -> Result<Self, IoError> {
+        UringIo::new(settings, receive, log_arena, send_arena, port)
     }
 
     fn waker(&self) -> Waker {

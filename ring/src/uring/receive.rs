@@ -39,8 +39,13 @@ pub(super) struct RxPool {
 }
 
 impl RxPool {
-    pub(super) fn new(socket: Socket, settings: &Settings, offload: bool) -> Result<RxPool, IoError> {
-        let buffers = Buffers::new(socket, settings, offload)?;
+    pub(super) fn new(
+        socket: Socket,
+        settings: &Settings,
+        offload: bool,
+        memory: Arc<Mapping>,
+    ) -> Result<RxPool, IoError> {
+        let buffers = Buffers::new(socket, settings, offload, memory);
         let failed = |source| IoError::System { call: "mmap", source };
         let ring = Arena::new(usize::from(buffers.count) * size_of::<BufRingEntry>()).map_err(failed)?.mapping();
         let mut pool = RxPool { buffers, ring, offload, tail: 0, published: 0, armed: false };
@@ -157,10 +162,12 @@ impl Header<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffers::tests::{all_of, settings};
+    use crate::buffers::tests::{all_of, memory, settings};
 
     fn pool(socket: Socket, offload: bool) -> RxPool {
-        RxPool::new(socket, &settings(offload), offload).unwrap()
+        let [peers, clients] = memory(offload);
+        let memory = if socket == Socket::Peers { peers } else { clients };
+        RxPool::new(socket, &settings(offload), offload, memory).unwrap()
     }
 
     /// Writes what the kernel writes in front of a piece.

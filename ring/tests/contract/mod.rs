@@ -12,7 +12,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 #[allow(unused_imports, reason = "one of the reactors has these as methods of its own")]
 use synod_ring::Reactor as _;
-use synod_ring::{Arena, Event, HousePort, Io, RxBuf, Settings, WaitMode, port};
+use synod_ring::{Arena, Event, HousePort, Io, ReceiveMemory, RxBuf, Settings, WaitMode, port};
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,7 +59,8 @@ pub(crate) fn node(settings: Settings) -> Node {
     let log = Arena::new(1 << 20).unwrap();
     let send = Arena::new(1 << 16).unwrap();
     let (core, house) = port(JOBS).unwrap();
-    let io = Reactor::new(settings, &log, &send, core).unwrap();
+    let receive = ReceiveMemory::new(&settings).unwrap();
+    let io = Reactor::new(settings, receive, &log, &send, core).unwrap();
     Node { io, log, send, house }
 }
 

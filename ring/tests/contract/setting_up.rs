@@ -5,13 +5,14 @@ use crate::Reactor;
 use std::net::UdpSocket;
 #[allow(unused_imports, reason = "one of the reactors has these as methods of its own")]
 use synod_ring::Reactor as _;
-use synod_ring::{Arena, Settings, WaitMode, port};
+use synod_ring::{Arena, ReceiveMemory, Settings, WaitMode, port};
 
 fn refused(settings: Settings) -> String {
     let log = Arena::new(4096).unwrap();
     let send = Arena::new(4096).unwrap();
     let (core, _house) = port::<u64, u64>(1).unwrap();
-    match Reactor::new(settings, &log, &send, core) {
+    let receive = ReceiveMemory::new(&settings).unwrap();
+    match Reactor::new(settings, receive, &log, &send, core) {
         Ok(_) => panic!("it was made"),
         Err(error) => error.to_string(),
     }
