@@ -415,12 +415,8 @@ impl Pipeline {
             let (doorbell, stop_bell) = (house.doorbell().clone(), Doorbell::new());
             // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
             rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
-            let housekeeping = housekeeping(
-                self.group,
-                (self.maker(&house_stop, &stop_bell)?, self.maker(&house_stop, &stop_bell)?),
-                house,
-                house_stop.clone(),
-            )?;
+            let maker = || self.maker(&house_stop, &stop_bell);
+            let housekeeping = housekeeping(self.group, [maker()?, maker()?, maker()?], house, house_stop.clone())?;
             let result = self.run_shard(port, unpinned);
             house_stop.store(true, Ordering::Release);
             doorbell.ring();
@@ -675,29 +671,45 @@ impl Pipeline {
     }
 }
 
-/// The threads that work for a pipeline: one for what it waits for, and one, of low priority, that reads the log for snapshots
-/// and removes its front. What members lack that lag, the first reads: at a low priority they might never catch up beside a full load.
+/// The threads that work for a pipeline.
+///
+/// | thread | priority | does |
+/// |---|---|---|
+/// | `synod-house` | normal | what the pipeline waits for, and reads what members lack that lag: at a low priority they might never catch up beside a full load |
+/// | `synod-snap` | the lowest | reads the log for snapshots, writes them, and removes the log's front |
+/// | `synod-move` | as a start's | what a member waits for that is sent a snapshot, while `synod-snap` waits: both change the same files |
+///
 /// They end when told to stop.
 fn housekeeping(
     group: GroupId,
-    (maker, snapshot_maker): (Maker, Maker),
+    [maker, snapshot_maker, move_maker]: [Maker; 3],
     house: HousePort<Job, Done>,
     stop: Arc<AtomicBool>,
-) -> anyhow::Result<[thread::JoinHandle<()>; 2]> {
+) -> anyhow::Result<[thread::JoinHandle<()>; 3]> {
     let house = Arc::new(house);
     let (snapshots, asked) = std::sync::mpsc::sync_channel(4);
+    let (moves, to_move) = std::sync::mpsc::sync_channel(1);
+    let (moved, was_moved) = std::sync::mpsc::sync_channel(1);
     let done = house.clone();
-    let snapshot_thread = thread::Builder::new().name(format!("synod-snap-{group}")).spawn(move || {
-        if let Err(error) = rustix::process::nice(SNAPSHOT_NICE) {
-            tracing::warn!(%group, %error, "snapshots are made at normal priority");
+    // Those of low priority end when who asks them does.
+    let move_thread = spawn_low(group, "move", RECOVERY_NICE, move || {
+        let mut keeper = jobs::Housekeeper::new(move_maker);
+        for job in to_move {
+            moved.send(keeper.perform(job)).expect("the thread for snapshots waits for it");
         }
+    })?;
+    let snapshot_thread = spawn_low(group, "snap", SNAPSHOT_NICE, move || {
         let mut keeper = jobs::Housekeeper::new(snapshot_maker);
-        // Ends when the other thread does.
         for job in asked {
-            done.done(keeper.perform(job));
+            if let Job::Transfer(_) = job {
+                keeper.make_way(&job);
+                moves.send(job).expect("the thread that moves snapshots ends after this one");
+                done.done(was_moved.recv().expect("the thread that moves snapshots ends after this one"));
+            } else {
+                done.done(keeper.perform(job));
+            }
         }
-    });
-    let snapshot_thread = snapshot_thread.context("cannot start the thread for snapshots")?;
+    })?;
     let thread = thread::Builder::new().name(format!("synod-house-{group}")).spawn(move || {
         let mut keeper = jobs::Housekeeper::new(maker);
         while let Some(job) = house.next(&stop) {
@@ -713,7 +725,24 @@ fn housekeeping(
             }
         }
     });
-    Ok([snapshot_thread, thread.context("cannot start the housekeeping thread")?])
+    Ok([move_thread, snapshot_thread, thread.context("cannot start the housekeeping thread")?])
+}
+
+/// Starts a thread that gives way to others.
+fn spawn_low(
+    group: GroupId,
+    what: &'static str,
+    nice: i32,
+    work: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<thread::JoinHandle<()>> {
+    let low = move || {
+        if let Err(error) = rustix::process::nice(nice) {
+            tracing::warn!(%group, %error, "synod-{what} runs at normal priority");
+        }
+        work();
+    };
+    let thread = thread::Builder::new().name(format!("synod-{what}-{group}")).spawn(low);
+    thread.with_context(|| format!("cannot start the thread synod-{what}-{group}"))
 }
 
 fn thread_affinity() -> anyhow::Result<CpuSet> {

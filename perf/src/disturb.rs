@@ -97,7 +97,8 @@ enum What {
     /// A follower that was down comes back and catches up.
     CatchUp,
     /// A follower was away while the log grew by `--lag-mib` and half of that was trimmed, and is sent a snapshot of a map of
-    /// `--state-mib`. Counted from its start until it is in step; without: all members up, just before it is stopped.
+    /// `--state-mib`. Counted from its start until it is in step; without: all members up, just before it is stopped. Between rounds
+    /// its snapshots come up with the others'.
     Transfer,
     /// The log of the leader takes ten times as long, and another leads: counted while that goes on. What it is while the leader is
     /// slow, and when another leads, is told as well.
@@ -271,6 +272,7 @@ fn disturbed(
             let sent = transfer::sent_bytes(cluster).saturating_sub(before);
             ensure!(sent > 0, "node {node} came back without a snapshot: the others' logs had all that it lacked");
             eprintln!("in step after {:.2} s, with {:.1} MiB of a snapshot", took.as_secs_f64(), scenario::mib(sent));
+            transfer::await_snapshots(cluster)?;
             Ok(summary)
         }
         What::SlowDisk => {

@@ -6,7 +6,7 @@ use crate::product::ProductClient;
 use crate::scenario::{self, MOST_IN_FLIGHT, PATIENCE, ScenarioArgs};
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
-use synod_client::{Counter, TrimLimit};
+use synod_client::{Counter, Status, TrimLimit};
 use synod_wire::{NodeId, Sequence};
 
 /// A snapshot each so many entries. The default of a map, 10,000, would have all nodes write the whole state several times a second,
@@ -30,6 +30,18 @@ pub(crate) fn prepare(spec: &mut Spec, lag_mib: u64) {
 /// Keys whose puts, of entries of this size, make a state of about so many bytes.
 pub(crate) fn keys(state_mib: u64, args: &ScenarioArgs) -> u64 {
     ((state_mib << 20) / args.shape.size as u64).max(1)
+}
+
+/// Nobody appends: waits until all members' newest snapshots are of one slot, the last that makes one due. A member that came back reads
+/// what it was sent for its own until then, and if it were stopped before, it would read all that at its next start.
+pub(crate) fn await_snapshots(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.await_that(PATIENCE, "snapshot of one slot at all members", |cluster| {
+        let newest = |status: Status| status.picture.and_then(|picture| picture.snapshot);
+        let mut all: Vec<_> = cluster.status().into_iter().map(newest).collect();
+        let whole = all.len() == cluster.members.len() && all.iter().all(Option::is_some);
+        all.dedup();
+        (whole && all.len() == 1).then_some(())
+    })
 }
 
 /// Stops a follower, appends `lag_mib` without it, trims half of that, and waits until the leader's log begins above what the follower

@@ -198,13 +198,15 @@ pub struct Housekeeper {
     /// Opening a log reads the header of every segment, which is more work than most reads. Segments are added, and a reader stays
     /// good; after an error, and after some were removed, it is opened anew.
     reader: Option<LogReader>,
+    /// The same for snapshots and what members lack, which are read once: around the page cache.
+    once: Option<LogReader>,
     starts: Starts,
 }
 
 impl Housekeeper {
     /// One that makes snapshots as it is told here.
     pub fn new(maker: Maker) -> Housekeeper {
-        Housekeeper { maker, shadow: None, reader: None, starts: Starts::default() }
+        Housekeeper { maker, shadow: None, reader: None, once: None, starts: Starts::default() }
     }
 
     /// Does one job, and logs why where it cannot: the core, which notes it too, writes no lines and has no place for a text.
@@ -218,19 +220,31 @@ impl Housekeeper {
         done
     }
 
+    /// A job begins, here or in another thread that this one waits for: what it makes needless is let go of.
+    pub fn make_way(&mut self, job: &Job) {
+        if matches!(job, Job::Transfer(TransferJob::Install(..))) {
+            // It is behind now, and the log does not have what would get it further.
+            self.shadow = None;
+        }
+    }
+
     fn carry_out(&mut self, job: Job) -> Done {
+        self.make_way(&job);
         match job {
             Job::PrepareSegment(spec) => Done::Segment(spec.prepare()),
             Job::Read(request, range) => {
-                let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
+                let open = || LogReader::open(&range.dir);
+                let found = with_reader(&mut self.reader, open, |reader| value_records(reader, &range));
                 Done::Read(request, found.map(|found| entries(&request, &range, &found)))
             }
             Job::Stream(ticket, request, range) => {
-                let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
+                let open = || LogReader::open(&range.dir);
+                let found = with_reader(&mut self.reader, open, |reader| value_records(reader, &range));
                 Done::Stream(ticket, found.map(|found| entries(&request, &range, &found)))
             }
             Job::CatchUp { to, first, last, range } => {
-                let found = self.with_reader(&range.dir, |reader| value_records(reader, &range));
+                let open = || LogReader::open_to_read_once(&range.dir);
+                let found = with_reader(&mut self.once, open, |reader| value_records(reader, &range));
                 let values = found.map(|found| {
                     let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
                     wanted.map(|(_, record)| record).collect()
@@ -238,29 +252,22 @@ impl Housekeeper {
                 Done::CatchUp { to, first, values }
             }
             Job::Evidence { request, range, upto_pos } => {
+                let open = || LogReader::open(&range.dir);
                 let look = |reader: &mut LogReader| evidence::look_up(reader, &request, &range, upto_pos);
-                Done::Evidence(request, self.with_reader(&range.dir, look))
+                Done::Evidence(request, with_reader(&mut self.reader, open, look))
             }
             Job::Checkpoint(request) => Done::Checkpoint(self.checkpoint(&request)),
             Job::RemoveFront(request) => Done::FrontRemoved(self.remove_front(&request)),
-            Job::Transfer(job) => Done::Transfer(self.transfer(job)),
+            Job::Transfer(job) => Done::Transfer(install::perform(job, &self.maker)),
             Job::CloseReader => {
-                self.reader = None;
+                (self.reader, self.once) = (None, None);
                 Done::ReaderClosed
             }
         }
     }
 
-    fn transfer(&mut self, job: TransferJob) -> TransferDone {
-        if matches!(job, TransferJob::Install(..)) {
-            // It is behind now, and the log does not have what would get it further.
-            self.shadow = None;
-        }
-        install::perform(job, &self.maker)
-    }
-
     fn remove_front(&mut self, request: &FrontRequest) -> Result<FrontRemoved, LogError> {
-        self.reader = None;
+        (self.reader, self.once) = (None, None);
         let left = front::remove(request, &mut self.starts, &self.maker.expect)?;
         if let Some(shadow) = &mut self.shadow {
             shadow.drop_front(left.first_segment);
@@ -271,7 +278,7 @@ impl Housekeeper {
     fn checkpoint(&mut self, request: &CheckpointRequest) -> Result<Progress, LogError> {
         let shadow = self.shadow.take();
         let maker = &self.maker;
-        let mut reader = match self.reader.take() {
+        let mut reader = match self.once.take() {
             Some(reader) => reader,
             None => LogReader::open_to_read_once(&request.dir)?,
         };
@@ -280,23 +287,24 @@ impl Housekeeper {
             None => Shadow::begin(maker, &request.dir, &reader)?,
         };
         let progress = shadow.advance(request, &mut reader, &*maker.pause)?;
-        (self.shadow, self.reader) = (Some(shadow), Some(reader));
+        (self.shadow, self.once) = (Some(shadow), Some(reader));
         Ok(progress)
     }
+}
 
-    fn with_reader<T>(
-        &mut self,
-        dir: &Dir,
-        read: impl FnOnce(&mut LogReader) -> Result<T, LogError>,
-    ) -> Result<T, LogError> {
-        let mut reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => LogReader::open(dir)?,
-        };
-        let found = read(&mut reader)?;
-        self.reader = Some(reader);
-        Ok(found)
-    }
+/// Reads with a reader that is kept for the next time, unless it fails.
+fn with_reader<T>(
+    kept: &mut Option<LogReader>,
+    open: impl FnOnce() -> Result<LogReader, LogError>,
+    read: impl FnOnce(&mut LogReader) -> Result<T, LogError>,
+) -> Result<T, LogError> {
+    let mut reader = match kept.take() {
+        Some(reader) => reader,
+        None => open()?,
+    };
+    let found = read(&mut reader)?;
+    *kept = Some(reader);
+    Ok(found)
 }
 
 /// Values with the headers of their records.

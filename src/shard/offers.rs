@@ -90,8 +90,10 @@ impl Throttle {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Offers {
-    /// What this node has, in the order of the slots; none: it was not looked up since the start.
-    known: Option<Vec<Whole>>,
+    /// What this node has, in the order of the slots, as far as it is known.
+    known: Vec<Whole>,
+    /// Whether what earlier lives left is known too.
+    described: bool,
     describing: bool,
     /// The state that a chunk was asked of last, and when.
     fetched: Option<(Slot, u64)>,
@@ -110,7 +112,8 @@ impl Offers {
     pub(super) fn new(settings: CatchUpSettings) -> Offers {
         let throttle = Throttle::new(settings.max_bytes_per_s);
         let (waiting, read) = (VecDeque::with_capacity(MAX_MEMBERS), VecDeque::with_capacity(MAX_JOBS));
-        Offers { known: None, describing: false, fetched: None, reads: 0, waiting, read, throttle }
+        let known = Vec::with_capacity(MAX_KNOWN + 1);
+        Offers { known, described: false, describing: false, fetched: None, reads: 0, waiting, read, throttle }
     }
 
     /// A request for values is to wait. One that goes on where the member's last ends is part of it; another takes its place.
@@ -148,12 +151,23 @@ impl Offers {
 
     /// A snapshot was made.
     pub(super) fn made(&mut self, whole: Whole) {
-        if let Some(known) = &mut self.known {
-            known.retain(|other| other.slot < whole.slot);
-            known.push(whole);
-            let old = known.len().saturating_sub(MAX_KNOWN);
-            known.drain(..old);
-        }
+        self.known.retain(|other| other.slot < whole.slot);
+        self.known.push(whole);
+        let old = self.known.len().saturating_sub(MAX_KNOWN);
+        self.known.drain(..old);
+    }
+
+    /// What was found on disk; what was made since the start is known better.
+    fn found(&mut self, found: Vec<Whole>) {
+        let made = std::mem::take(&mut self.known);
+        found.into_iter().chain(made).for_each(|whole| self.made(whole));
+        self.described = true;
+    }
+
+    /// A snapshot cannot be read: what there is, is looked up anew.
+    fn forget(&mut self) {
+        self.known.clear();
+        self.described = false;
     }
 
     /// The snapshot that somebody is fetching.
@@ -162,11 +176,11 @@ impl Offers {
     }
 
     fn newest(&self) -> Option<Whole> {
-        self.known.as_ref()?.last().copied()
+        self.known.last().copied()
     }
 
     fn has(&self, whole: &Whole) -> bool {
-        self.known.as_ref().is_some_and(|known| known.contains(whole))
+        self.known.contains(whole)
     }
 }
 
@@ -179,7 +193,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn describe(&mut self) {
-        if self.offers.known.is_some() || self.offers.describing {
+        if self.offers.described || self.offers.describing {
             return;
         }
         let job = TransferJob::Describe(self.settings.dir.clone());
@@ -188,7 +202,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     pub(super) fn on_described(&mut self, found: Result<Vec<Whole>, LogError>) {
         self.offers.describing = false;
-        self.offers.known = found.ok();
+        if let Ok(found) = found {
+            self.offers.found(found);
+        }
     }
 
     /// Values were read for a member.
@@ -224,8 +240,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     pub(super) fn on_fetch_chunks(&mut self, chunks: Chunks) {
         let now_ns = self.io.now_ns();
         if !self.offers.has(&chunks.whole) {
-            // It was removed meanwhile, or this node was started anew.
-            return self.offer(chunks.to);
+            // It was removed meanwhile, or an earlier life of this node made it: who has a part of that gets the rest.
+            return if self.offers.described { self.offer(chunks.to) } else { self.describe() };
         }
         self.offers.fetched = Some((chunks.whole.slot, now_ns));
         if !self.offers.throttle.allows(now_ns) || self.offers.reads >= MAX_READS {
@@ -241,7 +257,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.offers.reads -= 1;
         let Ok(bytes) = read else {
             // It is looked up anew what there is: who asks is offered that.
-            self.offers.known = None;
+            self.offers.forget();
             return;
         };
         let id = codec::snapshot_id(&chunks.whole);
@@ -309,10 +325,12 @@ mod tests {
     fn the_newest_is_offered_and_as_many_are_known_as_there_may_be() {
         let whole = |slot| Whole { slot: Slot(slot), bytes: slot, crc: 7 };
         let mut offers = Offers::new(CatchUpSettings::default());
-        offers.made(whole(1));
-        assert_eq!(offers.newest(), None, "what else there is was not looked up yet");
-        offers.known = Some(vec![whole(1)]);
-        (2..=5).for_each(|slot| offers.made(whole(slot)));
+        assert_eq!(offers.newest(), None, "what there is was not looked up yet");
+        offers.made(whole(2));
+        assert_eq!((offers.newest(), offers.has(&whole(1))), (Some(whole(2)), false));
+        offers.found(vec![whole(1), whole(2)]);
+        assert_eq!((offers.newest(), offers.has(&whole(1))), (Some(whole(2)), true));
+        (3..=5).for_each(|slot| offers.made(whole(slot)));
         assert_eq!((offers.newest(), offers.has(&whole(3)), offers.has(&whole(2))), (Some(whole(5)), true, false));
         offers.fetched = Some((Slot(3), 100));
         assert_eq!((offers.held(100 + HELD_NS - 1), offers.held(100 + HELD_NS)), (Some(Slot(3)), None));

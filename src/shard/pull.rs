@@ -149,6 +149,12 @@ impl Pull {
         (self.have, self.asked, self.due_ns) = ([0; GROUP_WORDS], (0, 0), 0);
     }
 
+    /// This member offered another state: whether it does not have the one that it is asked for any more. It offers its newest to a
+    /// request for values, too, which goes on beside; to begin anew with each would never end, where they are made faster than sent.
+    fn is_gone(&self, at: NodeId) -> bool {
+        self.from == at && self.strikes > 0
+    }
+
     /// Who is asked keeps silent, or does not have it any more: the next one is.
     fn leave_source(&mut self) {
         self.sources.0 &= !(1 << self.from.0);
@@ -234,8 +240,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 pull.sources.insert(from);
             }
             Some(pull) if pull.phase == Phase::Pulling => {
-                // What was asked of it, it does not have any more.
-                if pull.from == from {
+                if pull.is_gone(from) {
                     pull.leave_source();
                     pull.due_ns = now_ns;
                 }
@@ -398,6 +403,14 @@ mod tests {
         assert!(!pull.is_complete() && pull.take(100, &[100; 7]) && pull.is_complete());
         assert!(!pull.take(101, &[1; 7]), "behind the end");
         assert!((0..bytes as usize).all(|at| pull.group[at] == (at / CHUNK_BYTES) as u8));
+    }
+
+    #[test]
+    fn a_newer_state_does_not_end_one_that_comes() {
+        let mut pull = pull(100);
+        assert!(!pull.is_gone(NodeId(1)), "nothing was asked for in vain");
+        pull.strikes = 1;
+        assert!(pull.is_gone(NodeId(1)) && !pull.is_gone(NodeId(3)), "another is not asked for it");
     }
 
     #[test]

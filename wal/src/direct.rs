@@ -1,4 +1,4 @@
-//! Reading a live log once, from one end to the other, as is done for snapshots: around the page cache, into memory that is used
+//! Reading a live log once, as is done for snapshots and for members that lag: around the page cache, into memory that is used
 //! again. Maps cost more there: each is populated, locked and unmapped, which interrupts every core that runs a thread of this
 //! process, and the cache fills with what nobody reads again.
 

@@ -103,12 +103,12 @@
 //!
 //! # Reading through maps
 //! Segments are read through `memmap2`, a stride at a time, by recovery, housekeeping and tools, never by a pipeline's core; what
-//! snapshots are made of is read around the page cache (`direct.rs`), and through maps where that fails. An
-//! unreadable page under a map raises SIGBUS when touched, so no page is touched before MADV_POPULATE_READ (Linux 5.14)
+//! snapshots are made of, and what members lack that lag, is read around the page cache (`direct.rs`), and through maps where that
+//! fails. An unreadable page under a map raises SIGBUS when touched, so no page is touched before MADV_POPULATE_READ (Linux 5.14)
 //! has brought it in: that call returns the error instead. Then the stride is locked in memory (as far as RLIMIT_MEMLOCK
 //! allows), so that it is not evicted and read again behind our back. Lengths are checked before mapping; nothing in this crate shortens
-//! a segment. What is left (a foreign process truncates a file under the map; a page is evicted in spite of all and then fails)
-//! ends the process, which is what a broken log disk does anyway.
+//! a segment that has a name, or that anybody still has open (`synod_ring::remove_file`). What is left (a foreign process truncates a
+//! file under the map; a page is evicted in spite of all and then fails) ends the process, which is what a broken log disk does anyway.
 
 mod depth;
 mod direct;

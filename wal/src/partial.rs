@@ -25,6 +25,8 @@ pub const HEAD_BYTES: usize = 1 << 10;
 pub const DATA_BYTES: usize = BLOCK_BYTES - HEAD_BYTES;
 /// Blocks that are written at once, at most.
 pub const MAX_BLOCKS: usize = 16;
+/// Blocks that are read at once: a log write on the same disk waits no longer than for these.
+const READ_BLOCKS: u64 = 4;
 
 /// The state of a slot: two with the same are the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,27 +107,45 @@ pub fn read(dir: impl Into<Dir>, whole: &Whole) -> Result<Vec<u8>, LogError> {
 fn read_some(dir: &Dir, whole: &Whole) -> Result<Vec<u8>, LogError> {
     let path = dir.path().join(whole.name());
     let file = open_direct(dir, &whole.name(), false)?;
-    let mut arena = Arena::new(BLOCK_BYTES).map_err(LogError::file("map a buffer to read", &path))?;
-    let mut state = Vec::new();
+    let mut arena =
+        Arena::new(READ_BLOCKS as usize * BLOCK_BYTES).map_err(LogError::file("map a buffer to read", &path))?;
+    let held = file.len_bytes().map_err(LogError::file("stat", &path))? / BLOCK_BYTES as u64;
+    let mut state = Vec::with_capacity(whole.bytes.min(held * DATA_BYTES as u64) as usize);
     while (state.len() as u64) < whole.bytes {
         let number = (state.len() / DATA_BYTES) as u64;
-        if !read_block(&*file, &mut arena, number).map_err(LogError::file("read", &path))? {
+        let blocks = read_blocks(&*file, &mut arena, number, held).map_err(LogError::file("read", &path))?;
+        let read = (number..).zip(arena.get(0, blocks as usize * BLOCK_BYTES).chunks(BLOCK_BYTES));
+        let mut taken = 0;
+        for (_, block) in read.take_while(|(number, block)| is_part(block, whole, *number)) {
+            let left = (whole.bytes - state.len() as u64).min(DATA_BYTES as u64) as usize;
+            state.extend_from_slice(&block[HEAD_BYTES..HEAD_BYTES + left]);
+            taken += 1;
+        }
+        if taken < READ_BLOCKS {
             break;
         }
-        let block = arena.get(0, BLOCK_BYTES);
-        if !is_part(block, whole, number) {
-            break;
-        }
-        let left = (whole.bytes - state.len() as u64).min(DATA_BYTES as u64) as usize;
-        state.extend_from_slice(&block[HEAD_BYTES..HEAD_BYTES + left]);
         give_way();
     }
     Ok(state)
 }
 
-/// Whether there is such a block to be read.
-fn read_block(file: &dyn BlockFile, arena: &mut Arena, number: u64) -> io::Result<bool> {
-    match file.read_at(arena.get_mut(0, BLOCK_BYTES), number * BLOCK_BYTES as u64) {
+/// Reads [`READ_BLOCKS`] blocks from `number` on, or as many as there are to be read; how many. The file has room for `held`.
+fn read_blocks(file: &dyn BlockFile, arena: &mut Arena, number: u64, held: u64) -> io::Result<u64> {
+    let blocks = READ_BLOCKS.min(held.saturating_sub(number));
+    if blocks == 0 || read_at(file, arena.get_mut(0, blocks as usize * BLOCK_BYTES), number)? {
+        return Ok(blocks);
+    }
+    for at in 0..blocks {
+        if !read_at(file, arena.get_mut(at as usize * BLOCK_BYTES, BLOCK_BYTES), number + at)? {
+            return Ok(at);
+        }
+    }
+    Ok(blocks)
+}
+
+/// Whether the blocks from `number` on are there to be read.
+fn read_at(file: &dyn BlockFile, out: &mut [u8], number: u64) -> io::Result<bool> {
+    match file.read_at(out, number * BLOCK_BYTES as u64) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO) => {
             Ok(false)

@@ -1,5 +1,5 @@
 //! Reading a log from outside the shard: catch-up, archive, `inspect`, `verify`. Blocking, so for housekeeping threads and offline
-//! tools only. Through maps (see "Reading through maps" at the crate's top), but for snapshots (`direct.rs`).
+//! tools only. Through maps (see "Reading through maps" at the crate's top), or around the page cache (`direct.rs`).
 
 use crate::direct::DirectReads;
 use crate::directory::{Lock, take_lock};
