@@ -190,6 +190,11 @@ pub(super) fn errno(error: &LogError) -> u64 {
     error.os_error().map_or(0, |errno| errno.unsigned_abs().into())
 }
 
+/// What is read of the log at once for snapshots, which nobody waits for.
+const SNAPSHOT_READ_BYTES: usize = 64 << 10;
+/// The same for a member that lags: beside a full load on few cores, a reader that sleeps more often is slower than the log grows.
+const CATCH_UP_READ_BYTES: usize = 256 << 10;
+
 /// Who carries out the jobs of one group: the state of its housekeeping thread.
 pub struct Housekeeper {
     maker: Maker,
@@ -198,7 +203,7 @@ pub struct Housekeeper {
     /// Opening a log reads the header of every segment, which is more work than most reads. Segments are added, and a reader stays
     /// good; after an error, and after some were removed, it is opened anew.
     reader: Option<LogReader>,
-    /// The same for snapshots and what members lack, which are read once: around the page cache.
+    /// The same for what members lack, which is read once.
     once: Option<LogReader>,
     starts: Starts,
 }
@@ -243,7 +248,7 @@ impl Housekeeper {
                 Done::Stream(ticket, found.map(|found| entries(&request, &range, &found)))
             }
             Job::CatchUp { to, first, last, range } => {
-                let open = || LogReader::open_to_read_once(&range.dir);
+                let open = || LogReader::open_to_read_once(&range.dir, CATCH_UP_READ_BYTES);
                 let found = with_reader(&mut self.once, open, |reader| value_records(reader, &range));
                 let values = found.map(|found| {
                     let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
@@ -278,16 +283,16 @@ impl Housekeeper {
     fn checkpoint(&mut self, request: &CheckpointRequest) -> Result<Progress, LogError> {
         let shadow = self.shadow.take();
         let maker = &self.maker;
-        let mut reader = match self.once.take() {
+        let mut reader = match self.reader.take() {
             Some(reader) => reader,
-            None => LogReader::open_to_read_once(&request.dir)?,
+            None => LogReader::open_to_read_once(&request.dir, SNAPSHOT_READ_BYTES)?,
         };
         let mut shadow = match shadow {
             Some(shadow) => shadow,
             None => Shadow::begin(maker, &request.dir, &reader)?,
         };
         let progress = shadow.advance(request, &mut reader, &*maker.pause)?;
-        (self.shadow, self.once) = (Some(shadow), Some(reader));
+        (self.shadow, self.reader) = (Some(shadow), Some(reader));
         Ok(progress)
     }
 }

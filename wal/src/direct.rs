@@ -11,18 +11,27 @@ use synod_ring::{Arena, BlockFile, View};
 
 /// What is read before somebody looks at it, at most.
 pub(crate) const STRETCH_BYTES: u64 = 512 << 10;
-/// What is asked for at once: a log write on the same disk waits no longer than for this.
-const READ_BYTES: usize = 64 << 10;
 
 /// The file being read, and the memory that it is read into.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DirectReads {
+    /// What is asked for at once.
+    piece_bytes: usize,
     /// None until the first stretch.
     buffer: Option<Arc<Arena>>,
     file: Option<(u64, Arc<dyn BlockFile>)>,
 }
 
 impl DirectReads {
+    pub(crate) fn new(piece_bytes: usize) -> DirectReads {
+        DirectReads { piece_bytes, buffer: None, file: None }
+    }
+
+    /// As from the start: what it had open is not held any longer.
+    pub(crate) fn renewed(&self) -> DirectReads {
+        DirectReads::new(self.piece_bytes)
+    }
+
     /// As [`Segments::window`], of at most [`STRETCH_BYTES`]; `start` is where a block starts. None if a part of it cannot be read: a map
     /// tells which pages those are.
     pub(crate) fn window(&mut self, segments: &Segments, start: u64, to: u64) -> Result<Option<Window>, LogError> {
@@ -43,7 +52,7 @@ impl DirectReads {
         let block_bytes = segments.geometry.block_bytes.max(PAGE_BYTES) as usize;
         let all = buffer.get_mut(0, bytes.next_multiple_of(block_bytes));
         let mut at = offset;
-        for piece in all.chunks_mut(READ_BYTES) {
+        for piece in all.chunks_mut(self.piece_bytes) {
             if file.read_at(piece, at).is_err() {
                 // The map that takes its place meets the same, page by page, and reports it.
                 self.buffer = Some(Arc::new(buffer));

@@ -6,7 +6,7 @@ use crate::directory::{Lock, take_lock};
 use crate::scan::{Scanner, front};
 use crate::segment::Segments;
 use crate::window::is_ours;
-use crate::{Dir, Identity, Item, LogError, MIN_BLOCK_BYTES, Place, TornTail};
+use crate::{Dir, Identity, Item, LogError, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Place, TornTail};
 use std::ops::ControlFlow;
 use synod_wire::frame::{HEADER_BYTES, Header};
 use synod_wire::{Ballot, Lsn};
@@ -38,9 +38,11 @@ impl LogReader {
         Ok(LogReader { segments: Segments::open(&dir.into(), true)?, lock: None, direct: None })
     }
 
-    /// The same, for a log that is read once from one end to the other: around the page cache.
-    pub fn open_to_read_once(dir: impl Into<Dir>) -> Result<LogReader, LogError> {
-        Ok(LogReader { direct: Some(DirectReads::default()), ..LogReader::open(dir)? })
+    /// The same, for what is read once: around the page cache, `piece_bytes` at once (a multiple of [`MAX_BLOCK_BYTES`]). A log write on
+    /// the same disk waits for as much; and who reads sleeps as often, and gets the core back late where many want it.
+    pub fn open_to_read_once(dir: impl Into<Dir>, piece_bytes: usize) -> Result<LogReader, LogError> {
+        assert!(piece_bytes > 0 && piece_bytes.is_multiple_of(MAX_BLOCK_BYTES as usize), "whole blocks");
+        Ok(LogReader { direct: Some(DirectReads::new(piece_bytes)), ..LogReader::open(dir)? })
     }
 
     /// Opens a log that is not in use, and keeps it so: it can be read to its end.
@@ -101,7 +103,7 @@ impl LogReader {
     /// read, but their space is not free.
     pub fn refresh(&mut self) -> Result<(), LogError> {
         self.segments = Segments::open(&self.segments.dir, self.lock.is_none())?;
-        self.direct = self.direct.take().map(|_| DirectReads::default());
+        self.direct = self.direct.as_ref().map(DirectReads::renewed);
         Ok(())
     }
 

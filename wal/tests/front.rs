@@ -374,7 +374,9 @@ fn a_log_read_in_stretches_is_what_it_is_in_whole_maps() {
         }
         let expected = items(&mut whole, 0, None);
         assert_eq!(expected.iter().any(|item| item.starts_with("Damage")), damaged);
-        for mut reader in [LogReader::open(dir.path()).unwrap(), LogReader::open_to_read_once(dir.path()).unwrap()] {
+        for mut reader in
+            [LogReader::open(dir.path()).unwrap(), LogReader::open_to_read_once(dir.path(), 64 << 10).unwrap()]
+        {
             assert_eq!(items(&mut reader, 0, Some(to)), expected);
             for (place, _) in records.iter().step_by(7) {
                 let part = items(&mut reader, place.pos, Some(to));
