@@ -161,13 +161,14 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn run(script: &str) -> anyhow::Result<Outcome> {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("peer");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        // Written by a process of its own: what another test starts meanwhile would have a copy of the descriptor until its exec, and a
+        // file that is open to be written cannot be run.
+        let write = [r#"printf '#!/bin/sh\n%s\n' "$1" > "$2" && chmod 755 "$2""#, "sh", script];
+        assert!(Command::new("/bin/sh").arg("-c").args(write).arg(&program).status().unwrap().success());
         let (length, outstanding, arguments) = (Duration::ZERO, &[1][..], &[][..]);
         Run { program: &program, peer: "x", length, outstanding, arguments, dir: dir.path() }.outcome()
     }
