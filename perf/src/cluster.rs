@@ -25,6 +25,8 @@ const END_WAIT: Duration = Duration::from_secs(10);
 const STATUS_WAIT: Duration = Duration::from_secs(2);
 /// How often nodes are asked while something is waited for: they tell their state only when asked.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// The same beside a load that is measured: their answers take time of the pipelines.
+const ASK_AGAIN_BESIDE_LOAD: Duration = Duration::from_millis(25);
 /// The identity of a local cluster.
 const CLUSTER: ClusterId = ClusterId(0x5e7f);
 /// How often a run of free ports is looked for.
@@ -251,18 +253,20 @@ impl Cluster {
 
     /// Waits until every member votes and has applied what its leader knew chosen when it was asked.
     pub(crate) fn await_in_step(&mut self, patience: Duration) -> anyhow::Result<NodeId> {
-        let members = self.members.len();
-        self.await_that(patience, "all members in step with one leader", |cluster| {
-            let before = cluster.quick_status();
-            let leader = before.iter().find(|status| status.role == role::LEADER)?;
-            let after = cluster.quick_status();
-            let in_step = |status: &&Status| {
-                status.leader == Some(leader.node)
-                    && matches!(status.role, role::FOLLOWER | role::LEADER)
-                    && status.applied >= leader.chosen
-            };
-            (after.iter().filter(in_step).count() == members).then_some(leader.node)
-        })
+        self.await_that(patience, "all members in step with one leader", Cluster::in_step)
+    }
+
+    /// The leader, if all members are in step with it.
+    pub(crate) fn in_step(&mut self) -> Option<NodeId> {
+        let before = self.quick_status();
+        let leader = before.iter().find(|status| status.role == role::LEADER)?;
+        let after = self.quick_status();
+        let in_step = |status: &&Status| {
+            status.leader == Some(leader.node)
+                && matches!(status.role, role::FOLLOWER | role::LEADER)
+                && status.applied >= leader.chosen
+        };
+        (after.iter().filter(in_step).count() == self.members.len()).then_some(leader.node)
     }
 
     /// A follower: the last of those that do not lead.
@@ -277,6 +281,26 @@ impl Cluster {
         &mut self,
         patience: Duration,
         what: &str,
+        found: impl FnMut(&mut Cluster) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        self.await_each(ASK_AGAIN, patience, what, found)
+    }
+
+    /// The same beside a load that is measured.
+    pub(crate) fn await_beside_load<T>(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        found: impl FnMut(&mut Cluster) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        self.await_each(ASK_AGAIN_BESIDE_LOAD, patience, what, found)
+    }
+
+    fn await_each<T>(
+        &mut self,
+        pause: Duration,
+        patience: Duration,
+        what: &str,
         mut found: impl FnMut(&mut Cluster) -> Option<T>,
     ) -> anyhow::Result<T> {
         let until = Instant::now() + patience;
@@ -287,7 +311,7 @@ impl Cluster {
             interrupt::check()?;
             self.check()?;
             ensure!(Instant::now() < until, "no {what} within {patience:?}: {}", self.roles());
-            std::thread::sleep(ASK_AGAIN);
+            std::thread::sleep(pause);
         }
     }
 
@@ -339,10 +363,14 @@ impl Cluster {
         self.nodes.iter_mut().try_for_each(Node::stop)
     }
 
+    /// What a node says of itself, if it answers soon.
+    pub(crate) fn quick_status_of(&self, node: NodeId) -> Option<Status> {
+        self.status_of(node, Duration::from_millis(20))
+    }
+
     /// Of all members that answer soon.
     fn quick_status(&self) -> Vec<Status> {
-        let wait = Duration::from_millis(20);
-        self.members.iter().filter_map(|(node, _)| self.status_of(*node, wait)).collect()
+        self.members.iter().filter_map(|(node, _)| self.quick_status_of(*node)).collect()
     }
 
     /// For error texts.

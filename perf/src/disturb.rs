@@ -8,8 +8,8 @@ use crate::product::ProductClient;
 use crate::report;
 use crate::scenario::{self, LONGEST_SCENE, MOST_IN_FLIGHT, PATIENCE, ScenarioArgs, Stage};
 use crate::slow_disk::{self, Yielded};
-use crate::stats::{Spread, Summary};
-use crate::transfer;
+use crate::stats::{Measured, Spread, Summary};
+use crate::transfer::{self, Part};
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -34,6 +34,13 @@ const TRIM_PAUSE: Duration = Duration::from_millis(100);
 /// A snapshot each so many entries: some a second at any rate that is measured here.
 const FREQUENT_SNAPSHOT_ENTRIES: u64 = 20_000;
 
+impl What {
+    /// Whether a member comes back that has to be sent a snapshot.
+    fn is_return(self) -> bool {
+        matches!(self, What::Transfer | What::Return)
+    }
+}
+
 /// Arguments of `disturb`.
 #[derive(Args, Debug)]
 pub(crate) struct DisturbArgs {
@@ -45,7 +52,7 @@ pub(crate) struct DisturbArgs {
         value_enum,
         value_name = "WHAT,…",
         value_delimiter = ',',
-        default_value = "slow-follower,dead-follower,slow-reader,subscriber,scrape,segments,snapshots,trim,catch-up,transfer,slow-disk,loss"
+        default_value = "slow-follower,dead-follower,slow-reader,subscriber,scrape,segments,snapshots,trim,catch-up,transfer,return,slow-disk,loss"
     )]
     what: Vec<What>,
     /// Entries a second, at fixed times; left out: as many as go with `--outstanding` in flight.
@@ -97,9 +104,12 @@ enum What {
     /// A follower that was down comes back and catches up.
     CatchUp,
     /// A follower was away while the log grew by `--lag-mib` and half of that was trimmed, and is sent a snapshot of a map of
-    /// `--state-mib`. Counted from its start until it is in step; without: all members up, just before it is stopped. Between rounds
-    /// its snapshots come up with the others'.
+    /// `--state-mib`. Counted from its request until it stands with that state; without: all members up, just before it is stopped.
+    /// Between rounds its snapshots come up with the others'.
     Transfer,
+    /// The same, counted from the start of its process until it is in step: its own log is read before the transfer, and values travel
+    /// after it.
+    Return,
     /// The log of the leader takes ten times as long, and another leads: counted while that goes on. What it is while the leader is
     /// slow, and when another leads, is told as well.
     SlowDisk,
@@ -111,6 +121,28 @@ enum What {
 struct Round {
     with: Summary,
     without: Summary,
+    /// The commits in each part of a return.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<PartOfRound>,
+}
+
+#[derive(Debug, Serialize)]
+struct PartOfRound {
+    part: Part,
+    seconds: f64,
+    with: Summary,
+}
+
+/// The commits beside something.
+struct Side {
+    counted: Summary,
+    parts: Vec<PartOfRound>,
+}
+
+impl From<Summary> for Side {
+    fn from(counted: Summary) -> Side {
+        Side { counted, parts: Vec::new() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -120,7 +152,17 @@ struct Chapter {
     p50_ratio: Spread,
     p99_ratio: Spread,
     rate_ratio: Spread,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<PartSpread>,
     rounds: Vec<Round>,
+}
+
+/// One part of all rounds.
+#[derive(Debug, Serialize)]
+struct PartSpread {
+    part: Part,
+    seconds: Spread,
+    p99_ratio: Spread,
 }
 
 #[derive(Debug, Serialize)]
@@ -184,7 +226,7 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
     spec.settings.extend(both);
     spec.slow_logs = what == What::SlowDisk;
     spec.admin = what == What::Scrape;
-    if what == What::Transfer {
+    if what.is_return() {
         transfer::prepare(&mut spec, args.lag_mib);
     }
     let mut cluster = stage.cluster(&spec)?;
@@ -199,7 +241,7 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
     for number in 0..args.rounds {
         // Which comes first alternates, so that a drift of the machine favours neither.
         let mut with = None;
-        if number % 2 == 1 && what != What::Transfer {
+        if number % 2 == 1 && !what.is_return() {
             with = Some(disturbed(args, other.as_mut().unwrap_or(&mut cluster), network, what)?);
         }
         let without = measure(args, &mut cluster, what, |_| wait(args))?;
@@ -207,29 +249,36 @@ fn chapter(args: &DisturbArgs, stage: &mut Stage, network: Option<&Network>, wha
             Some(with) => with,
             None => disturbed(args, other.as_mut().unwrap_or(&mut cluster), network, what)?,
         };
+        let Side { counted: with, parts } = with;
         eprintln!("{what:?}, round {}: p99 {:.0} µs, without {:.0} µs", number + 1, with.p99_us, without.p99_us);
-        rounds.push(Round { with, without });
+        rounds.push(Round { with, without, parts });
     }
     cluster.stop()?;
     other.map_or(Ok(()), Cluster::stop)?;
+    Ok(told(what, rounds))
+}
+
+fn told(what: What, rounds: Vec<Round>) -> Chapter {
     let ratio = |of: fn(&Summary) -> f64| Spread::of(rounds.iter().map(|round| of(&round.with) / of(&round.without)));
-    Ok(Chapter {
+    let part = |number: usize| PartSpread {
+        part: Part::ALL[number],
+        seconds: Spread::of(rounds.iter().map(|round| round.parts[number].seconds)),
+        p99_ratio: Spread::of(rounds.iter().map(|round| round.parts[number].with.p99_us / round.without.p99_us)),
+    };
+    Chapter {
         what,
         p50_ratio: ratio(|side| side.p50_us),
         p99_ratio: ratio(|side| side.p99_us),
         rate_ratio: ratio(|side| side.per_second),
+        parts: (0..rounds[0].parts.len()).map(part).collect(),
         rounds,
-    })
+    }
 }
 
 /// One measurement while `what` goes on; afterwards all is as it was.
-fn disturbed(
-    args: &DisturbArgs,
-    cluster: &mut Cluster,
-    network: Option<&Network>,
-    what: What,
-) -> anyhow::Result<Summary> {
-    match what {
+fn disturbed(args: &DisturbArgs, cluster: &mut Cluster, network: Option<&Network>, what: What) -> anyhow::Result<Side> {
+    let summary = match what {
+        What::Transfer | What::Return => return comes_back(args, cluster, what),
         What::SlowFollower => measure(args, cluster, what, |cluster| slow_follower(args, cluster)),
         What::DeadFollower => {
             let node = cluster.await_follower(PATIENCE)?;
@@ -251,28 +300,6 @@ fn disturbed(
                 wait(args)
             })?;
             cluster.await_in_step(PATIENCE)?;
-            Ok(summary)
-        }
-        What::Transfer => {
-            let node = transfer::leave_without_log(
-                cluster,
-                &args.scenario,
-                args.lag_mib,
-                transfer::keys(args.state_mib, &args.scenario),
-            )?;
-            let (mut took, before) = (Duration::ZERO, transfer::sent_bytes(cluster));
-            let summary = measure(args, cluster, what, |cluster| {
-                scenario::wait(WARM_UP)?;
-                let start = Instant::now();
-                cluster.restart(node)?;
-                cluster.await_in_step(PATIENCE)?;
-                took = start.elapsed();
-                Ok(())
-            })?;
-            let sent = transfer::sent_bytes(cluster).saturating_sub(before);
-            ensure!(sent > 0, "node {node} came back without a snapshot: the others' logs had all that it lacked");
-            eprintln!("in step after {:.2} s, with {:.1} MiB of a snapshot", took.as_secs_f64(), scenario::mib(sent));
-            transfer::await_snapshots(cluster)?;
             Ok(summary)
         }
         What::SlowDisk => {
@@ -304,7 +331,37 @@ fn disturbed(
             cluster.await_in_step(PATIENCE)?;
             summary
         }
-    }
+    };
+    Ok(summary?.into())
+}
+
+/// A member is away, and comes back.
+fn comes_back(args: &DisturbArgs, cluster: &mut Cluster, what: What) -> anyhow::Result<Side> {
+    let keys = transfer::keys(args.state_mib, &args.scenario);
+    let node = transfer::leave_without_log(cluster, &args.scenario, args.lag_mib, keys)?;
+    let before = transfer::sent_bytes(cluster);
+    let mut client = client(args, cluster, what)?;
+    let (beside, ()) = load::beside_parts(&mut client, &plan(args), |cues| {
+        scenario::wait(WARM_UP)?;
+        transfer::come_back(cluster, node, cues)
+    })?;
+    let sent = transfer::sent_bytes(cluster).saturating_sub(before);
+    ensure!(sent > 0, "node {node} came back without a snapshot: the others' logs had all that it lacked");
+    let of = |(part, measured): (Part, &Measured)| PartOfRound {
+        part,
+        seconds: measured.elapsed.as_secs_f64(),
+        with: measured.summary(),
+    };
+    let parts: Vec<_> = Part::ALL.into_iter().zip(&beside.parts).map(of).collect();
+    let each =
+        parts.iter().map(|of| format!("{} {:.2} s with a p99 of {:.0} µs", of.part.name(), of.seconds, of.with.p99_us));
+    eprintln!("{}; {:.1} MiB of a snapshot", each.collect::<Vec<_>>().join(", "), scenario::mib(sent));
+    transfer::await_snapshots(cluster)?;
+    let counted = match what {
+        What::Transfer => parts[Part::Transfer as usize].with.clone(),
+        _ => beside.whole.summary(),
+    };
+    Ok(Side { counted, parts })
 }
 
 /// The commits while `scene` goes on, which lasts as long as [`wait`].
@@ -314,17 +371,26 @@ fn measure(
     what: What,
     scene: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<Summary> {
-    let (window, pace) = match args.rate {
-        Some(rate) => (MOST_IN_FLIGHT, Pace::Open { rate, window: MOST_IN_FLIGHT }),
-        None => (args.outstanding.into(), Pace::Closed { outstanding: args.outstanding.into() }),
-    };
+    let mut client = client(args, cluster, what)?;
+    let (measured, ()) = load::beside(&mut client, &plan(args), || scene(cluster))?;
+    Ok(measured.summary())
+}
+
+fn client(args: &DisturbArgs, cluster: &mut Cluster, what: What) -> anyhow::Result<ProductClient> {
+    let window = args.rate.map_or(args.outstanding.into(), |_| MOST_IN_FLIGHT);
     let mut client = ProductClient::connect(cluster, &args.scenario.client(window))?;
-    if what == What::Transfer {
+    if what.is_return() {
         client.put(transfer::keys(args.state_mib, &args.scenario))?;
     }
-    let plan = Plan { pace, warm_up: WARM_UP, measure: LONGEST_SCENE };
-    let (measured, ()) = load::beside(&mut client, &plan, || scene(cluster))?;
-    Ok(measured.summary())
+    Ok(client)
+}
+
+fn plan(args: &DisturbArgs) -> Plan {
+    let pace = match args.rate {
+        Some(rate) => Pace::Open { rate, window: MOST_IN_FLIGHT },
+        None => Pace::Closed { outstanding: args.outstanding.into() },
+    };
+    Plan { pace, warm_up: WARM_UP, measure: LONGEST_SCENE }
 }
 
 /// The measured time and the warm-up.
@@ -434,10 +500,14 @@ fn print(report: &Report) {
     let Report { nodes, size, outstanding, rate, chapters, skipped, .. } = report;
     let pace = rate.map_or_else(|| format!("{outstanding} outstanding"), |rate| format!("{rate} a second"));
     println!("{nodes} nodes, entries of {size} bytes, {pace}; with divided by without\n");
-    for Chapter { what, p50_ratio, p99_ratio, rate_ratio, .. } in chapters {
+    for Chapter { what, p50_ratio, p99_ratio, rate_ratio, parts, .. } in chapters {
         println!("{}", report::spread(&format!("{what:?}, p50"), p50_ratio));
         println!("{}", report::spread(&format!("{what:?}, p99"), p99_ratio));
         println!("{}", report::spread(&format!("{what:?}, rate"), rate_ratio));
+        for PartSpread { part, seconds, p99_ratio } in parts {
+            println!("{}", report::spread(&format!("  part {}, p99", part.name()), p99_ratio));
+            println!("{}", report::spread(&format!("  part {}, s", part.name()), seconds));
+        }
     }
     for (what, why) in skipped {
         println!("{what:?}: SKIPPED: {why}");

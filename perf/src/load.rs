@@ -14,7 +14,7 @@ use crate::interrupt;
 use crate::stats::Measured;
 use anyhow::{bail, ensure};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// What load is put on.
@@ -69,9 +69,31 @@ const KEPT: f64 = 0.99;
 /// Not counted as time that it took: one stall at the very end delays the last entries, and says nothing about the rate.
 const LAST_STALL: Duration = Duration::from_millis(50);
 
+/// What a scene tells the load beside it.
+#[derive(Debug, Default)]
+pub(crate) struct Cues {
+    stop: AtomicBool,
+    part: AtomicUsize,
+}
+
+impl Cues {
+    /// The next part of the scene begins: what ends from now on is told apart from what ended before.
+    pub(crate) fn next_part(&self) {
+        self.part.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Runs one measurement.
 pub(crate) fn run(target: &mut dyn Target, plan: &Plan) -> anyhow::Result<Measured> {
-    run_until(target, plan, &AtomicBool::new(false))
+    Ok(run_until(target, plan, &Cues::default())?.whole)
+}
+
+/// What was measured beside a scene.
+pub(crate) struct Beside {
+    /// All of it.
+    pub(crate) whole: Measured,
+    /// Each part of the scene, without intervals. An entry belongs to the part in which it ended.
+    pub(crate) parts: Vec<Measured>,
 }
 
 /// Runs load beside `scene`, on a thread of its own, and ends it when that has ended. `plan` bounds it: load that ends
@@ -81,12 +103,22 @@ pub(crate) fn beside<T>(
     plan: &Plan,
     scene: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<(Measured, T)> {
-    let stop = AtomicBool::new(false);
+    let (beside, played) = beside_parts(target, plan, |_| scene())?;
+    Ok((beside.whole, played))
+}
+
+/// The same with a scene that says when a part of it ends.
+pub(crate) fn beside_parts<T>(
+    target: &mut (dyn Target + Send),
+    plan: &Plan,
+    scene: impl FnOnce(&Cues) -> anyhow::Result<T>,
+) -> anyhow::Result<(Beside, T)> {
+    let cues = Cues::default();
     let (loaded, played) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| run_until(target, plan, &stop));
-        let played = scene();
+        let load = scope.spawn(|| run_until(target, plan, &cues));
+        let played = scene(&cues);
         let ended = load.is_finished();
-        stop.store(true, Ordering::Relaxed);
+        cues.stop.store(true, Ordering::Relaxed);
         let loaded = load.join().expect("a load that panics ends the program");
         (loaded.map(|measured| (measured, ended)), played)
     });
@@ -111,8 +143,8 @@ pub(crate) fn run_beside<T: Target + Send>(targets: &mut [T], plan: &Plan) -> an
     Ok(sum)
 }
 
-/// Runs one measurement, which ends early once `stop` is set: what is due by then counts.
-fn run_until(target: &mut dyn Target, plan: &Plan, stop: &AtomicBool) -> anyhow::Result<Measured> {
+/// Runs one measurement, which ends early once it is told to: what is due by then counts.
+fn run_until(target: &mut dyn Target, plan: &Plan, cues: &Cues) -> anyhow::Result<Beside> {
     let start = target.now();
     let from = start + plan.warm_up;
     let until = from + plan.measure;
@@ -126,7 +158,9 @@ fn run_until(target: &mut dyn Target, plan: &Plan, stop: &AtomicBool) -> anyhow:
         last_counted: from,
         began: SystemTime::now() + plan.warm_up,
         measured: Measured::new(),
-        stop,
+        parts: vec![Measured::new()],
+        part_from: from,
+        cues,
     };
     match plan.pace {
         Pace::Closed { outstanding } => load.closed(outstanding),
@@ -150,11 +184,14 @@ struct Load<'a> {
     /// `from`, on the wall's clock.
     began: SystemTime,
     measured: Measured,
-    stop: &'a AtomicBool,
+    /// The last one goes on.
+    parts: Vec<Measured>,
+    part_from: Instant,
+    cues: &'a Cues,
 }
 
 impl Load<'_> {
-    fn closed(mut self, outstanding: usize) -> anyhow::Result<Measured> {
+    fn closed(mut self, outstanding: usize) -> anyhow::Result<Beside> {
         loop {
             while self.starts.len() < outstanding && self.offer(None)? {}
             if self.poll(Duration::from_millis(100))? >= self.until {
@@ -164,11 +201,10 @@ impl Load<'_> {
         self.drain()?;
         self.measured.ended = self.ended_in_time;
         self.measured.elapsed = self.plan_length();
-        self.close();
-        Ok(self.measured)
+        Ok(self.close())
     }
 
-    fn open(mut self, start: Instant, rate: u64, window: usize) -> anyhow::Result<Measured> {
+    fn open(mut self, start: Instant, rate: u64, window: usize) -> anyhow::Result<Beside> {
         let due =
             |index: u64| start + Duration::from_nanos((u128::from(index) * 1_000_000_000 / u128::from(rate)) as u64);
         // What fell due in time may be sent a little later: the generator's own last wait is nobody's fault.
@@ -191,12 +227,21 @@ impl Load<'_> {
         self.measured.elapsed = self.last_counted.max(self.until) - self.from;
         let unsent = self.give_up(next, due);
         self.judge(rate, unsent);
-        self.close();
-        Ok(self.measured)
+        Ok(self.close())
     }
 
-    fn close(&mut self) {
+    fn close(mut self) -> Beside {
         self.measured.close(self.began, self.last_counted.max(self.until) - self.from);
+        self.end_part(self.until);
+        Beside { whole: self.measured, parts: self.parts }
+    }
+
+    /// The part that goes on ends.
+    fn end_part(&mut self, at: Instant) {
+        let part = self.parts.last_mut().expect("there is always one");
+        part.ended = part.latency_ns.len();
+        part.elapsed = at.saturating_duration_since(self.part_from);
+        self.part_from = self.part_from.max(at);
     }
 
     fn plan_length(&self) -> Duration {
@@ -241,15 +286,21 @@ impl Load<'_> {
         interrupt::check()?;
         let acknowledged = self.target.poll(max_wait)?;
         let now = self.target.now();
-        if self.stop.load(Ordering::Relaxed) {
+        if self.cues.stop.load(Ordering::Relaxed) {
             self.until = self.until.min(now.max(self.from));
+        }
+        while self.parts.len() <= self.cues.part.load(Ordering::Relaxed) {
+            self.end_part(now);
+            self.parts.push(Measured::new());
         }
         for _ in 0..acknowledged {
             let Some(start) = self.starts.pop_front() else { bail!("more acknowledgements than entries") };
             if start >= self.from && start < self.until {
                 // What ended late belongs to the last interval, which lasts until then.
                 let at = now.saturating_duration_since(self.from).min(self.plan_length() - Duration::from_nanos(1));
-                self.measured.record_at(now.saturating_duration_since(start), self.began, at);
+                let latency = now.saturating_duration_since(start);
+                self.measured.record_at(latency, self.began, at);
+                self.parts.last_mut().expect("there is always one").record(latency);
                 self.last_counted = self.last_counted.max(now);
             }
             self.ended_in_time += u64::from(now >= self.from && now < self.until);
@@ -280,8 +331,9 @@ mod tests {
 
     /// Acknowledges each entry `service` after its offer, but nothing while it stalls; time passes in polls only.
     struct Fake {
-        /// Raises the flag at the instant.
-        ends: Option<(Instant, std::sync::Arc<AtomicBool>)>,
+        /// The next part begins, or the load ends, at the instant.
+        next_part: Option<(Instant, std::sync::Arc<Cues>)>,
+        ends: Option<(Instant, std::sync::Arc<Cues>)>,
         now: Instant,
         service: Duration,
         stall: std::ops::Range<Instant>,
@@ -293,7 +345,14 @@ mod tests {
             let now = Instant::now();
             let at = |ms| now + Duration::from_millis(ms);
             let stall = at(stall_ms.start)..at(stall_ms.end);
-            Fake { ends: None, now, service: Duration::from_micros(service_us), stall, offered: VecDeque::new() }
+            Fake {
+                next_part: None,
+                ends: None,
+                now,
+                service: Duration::from_micros(service_us),
+                stall,
+                offered: VecDeque::new(),
+            }
         }
 
         fn ready(&self, offered: Instant) -> Instant {
@@ -311,8 +370,11 @@ mod tests {
         fn poll(&mut self, max_wait: Duration) -> anyhow::Result<u64> {
             let first = self.offered.front().map(|offered| self.ready(*offered));
             self.now = first.map_or(self.now + max_wait, |ready| ready.min(self.now + max_wait).max(self.now));
-            if let Some((_, flag)) = self.ends.as_ref().filter(|(at, _)| *at <= self.now) {
-                flag.store(true, Ordering::Relaxed);
+            if let Some((_, cues)) = self.next_part.take_if(|(at, _)| *at <= self.now) {
+                cues.next_part();
+            }
+            if let Some((_, cues)) = self.ends.as_ref().filter(|(at, _)| *at <= self.now) {
+                cues.stop.store(true, Ordering::Relaxed);
             }
             let mut acknowledged = 0;
             while self.offered.front().is_some_and(|offered| self.ready(*offered) <= self.now) {
@@ -379,12 +441,29 @@ mod tests {
     #[test]
     fn an_open_loop_that_is_ended_early_is_judged_by_the_time_until_then() {
         let mut fake = Fake::new(100, 0..0);
-        let stop = std::sync::Arc::new(AtomicBool::new(false));
-        fake.ends = Some((fake.now + Duration::from_millis(600), stop.clone()));
+        let cues = std::sync::Arc::new(Cues::default());
+        fake.ends = Some((fake.now + Duration::from_millis(600), cues.clone()));
         let long = Plan { measure: Duration::from_secs(1_000), ..plan(Pace::Open { rate: 1_000, window: 64 }) };
-        let summary = run_until(&mut fake, &long, &stop).unwrap().summary();
+        let summary = run_until(&mut fake, &long, &cues).unwrap().whole.summary();
         assert_eq!(summary.missed, None);
         assert!((495..=501).contains(&summary.operations), "half a second after the warm-up: {summary:?}");
+    }
+
+    #[test]
+    fn the_parts_of_a_scene_are_told_apart() {
+        // The warm-up is 100 ms; the second part has the stall.
+        let mut fake = Fake::new(1_000, 500..550);
+        let cues = std::sync::Arc::new(Cues::default());
+        fake.next_part = Some((fake.now + Duration::from_millis(400), cues.clone()));
+        fake.ends = Some((fake.now + Duration::from_millis(600), cues.clone()));
+        let Beside { whole, parts } = run_until(&mut fake, &plan(Pace::Closed { outstanding: 1 }), &cues).unwrap();
+        let [first, second] = &parts[..] else { panic!("{} parts", parts.len()) };
+        assert_eq!(first.latency_ns.len() + second.latency_ns.len(), whole.latency_ns.len());
+        let (first, second) = (first.summary(), second.summary());
+        assert!((298..=301).contains(&first.operations) && first.max_us < 1_100.0, "{first:?}");
+        assert!((148..=152).contains(&second.operations) && second.max_us > 49_000.0, "{second:?}");
+        assert!((995.0..1_005.0).contains(&first.per_second), "{first:?}");
+        assert!((740.0..760.0).contains(&second.per_second), "{second:?}");
     }
 
     #[test]

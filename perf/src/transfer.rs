@@ -1,13 +1,40 @@
-//! The scene `transfer` of `disturb`: a member of a group with a map is away while the log grows and is trimmed, so that it has to be
-//! sent a snapshot, and comes back under load.
+//! The scene of `transfer` and `return` of `disturb`: a member of a group with a map is away while the log grows and is trimmed, so
+//! that it has to be sent a snapshot, and comes back under load.
 
 use crate::cluster::{Cluster, Spec};
+use crate::load::Cues;
 use crate::product::ProductClient;
 use crate::scenario::{self, MOST_IN_FLIGHT, PATIENCE, ScenarioArgs};
 use anyhow::{Context, ensure};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 use synod_client::{Counter, Status, TrimLimit};
+use synod_wire::client::role;
 use synod_wire::{NodeId, Sequence};
+
+/// The parts of a return, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Part {
+    /// The member's process starts and reads its own log.
+    Start,
+    /// It asks for a snapshot, is sent it, installs it, and stands with its state. This is what `transfer` counts.
+    Transfer,
+    /// It is sent the values behind it, until it is in step.
+    Values,
+}
+
+impl Part {
+    pub(crate) const ALL: [Part; 3] = [Part::Start, Part::Transfer, Part::Values];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Part::Start => "start",
+            Part::Transfer => "transfer",
+            Part::Values => "values",
+        }
+    }
+}
 
 /// A snapshot each so many entries. The default of a map, 10,000, would have all nodes write the whole state several times a second,
 /// before the transfer as well as during it.
@@ -42,6 +69,24 @@ pub(crate) fn await_snapshots(cluster: &mut Cluster) -> anyhow::Result<()> {
         all.dedup();
         (whole && all.len() == 1).then_some(())
     })
+}
+
+/// Starts the member that is away, and waits until it is in step; tells where each [`Part`] ends.
+pub(crate) fn come_back(cluster: &mut Cluster, node: NodeId, cues: &Cues) -> anyhow::Result<()> {
+    cluster.restart(node)?;
+    let count = |status: &Status, counter| status.counter(counter).unwrap_or(0);
+    cluster.await_beside_load(PATIENCE, "request for a snapshot", |cluster| {
+        let status = cluster.quick_status_of(node)?;
+        let asked = count(&status, Counter::SnapshotBytesWanted) + count(&status, Counter::SnapshotsInstalled);
+        (asked > 0).then_some(())
+    })?;
+    cues.next_part();
+    cluster.await_beside_load(PATIENCE, "member that stands with what it was sent", |cluster| {
+        let status = cluster.quick_status_of(node)?;
+        (count(&status, Counter::SnapshotsInstalled) > 0 && status.role == role::FOLLOWER).then_some(())
+    })?;
+    cues.next_part();
+    cluster.await_beside_load(PATIENCE, "member in step", |cluster| cluster.in_step().map(drop))
 }
 
 /// Stops a follower, appends `lag_mib` without it, trims half of that, and waits until the leader's log begins above what the follower
