@@ -416,7 +416,8 @@ impl Pipeline {
             // Started before this thread is pinned: housekeeping never runs on a pipeline's core by inheritance.
             rustix::thread::sched_setaffinity(None, &unpinned).context("sched_setaffinity failed")?;
             let maker = || self.maker(&house_stop, &stop_bell);
-            let housekeeping = housekeeping(self.group, [maker()?, maker()?, maker()?], house, house_stop.clone())?;
+            let housekeeping =
+                housekeeping(self.group, [maker()?, maker()?, maker()?, maker()?], house, house_stop.clone())?;
             let result = self.run_shard(port, unpinned);
             house_stop.store(true, Ordering::Release);
             doorbell.ring();
@@ -676,29 +677,37 @@ impl Pipeline {
 /// | thread | priority | does |
 /// |---|---|---|
 /// | `synod-house` | normal | what the pipeline waits for, and reads what members lack that lag: at a low priority they might never catch up beside a full load |
+/// | `synod-prep` | normal | prepares the log's next segment, which takes its time |
 /// | `synod-snap` | the lowest | reads the log for snapshots, writes them, and removes the log's front |
 /// | `synod-move` | as a start's | what a member waits for that is sent a snapshot, while `synod-snap` waits: both change the same files |
 ///
 /// They end when told to stop.
 fn housekeeping(
     group: GroupId,
-    [maker, snapshot_maker, move_maker]: [Maker; 3],
+    [maker, segment_maker, snapshot_maker, move_maker]: [Maker; 4],
     house: HousePort<Job, Done>,
     stop: Arc<AtomicBool>,
-) -> anyhow::Result<[thread::JoinHandle<()>; 3]> {
+) -> anyhow::Result<[thread::JoinHandle<()>; 4]> {
     let house = Arc::new(house);
     let (snapshots, asked) = std::sync::mpsc::sync_channel(4);
     let (moves, to_move) = std::sync::mpsc::sync_channel(1);
     let (moved, was_moved) = std::sync::mpsc::sync_channel(1);
+    let (segments, to_prepare) = std::sync::mpsc::sync_channel(1);
     let done = house.clone();
-    // Those of low priority end when who asks them does.
-    let move_thread = spawn_low(group, "move", RECOVERY_NICE, move || {
+    let segment_thread = spawn(group, "prep", 0, move || {
+        let mut keeper = jobs::Housekeeper::new(segment_maker);
+        for job in to_prepare {
+            done.done(keeper.perform(job));
+        }
+    })?;
+    let done = house.clone();
+    let move_thread = spawn(group, "move", RECOVERY_NICE, move || {
         let mut keeper = jobs::Housekeeper::new(move_maker);
         for job in to_move {
             moved.send(keeper.perform(job)).expect("the thread for snapshots waits for it");
         }
     })?;
-    let snapshot_thread = spawn_low(group, "snap", SNAPSHOT_NICE, move || {
+    let snapshot_thread = spawn(group, "snap", SNAPSHOT_NICE, move || {
         let mut keeper = jobs::Housekeeper::new(snapshot_maker);
         for job in asked {
             if let Job::Transfer(_) = job {
@@ -710,11 +719,12 @@ fn housekeeping(
             }
         }
     })?;
-    let thread = thread::Builder::new().name(format!("synod-house-{group}")).spawn(move || {
+    let thread = spawn(group, "house", 0, move || {
         let mut keeper = jobs::Housekeeper::new(maker);
         while let Some(job) = house.next(&stop) {
             match job {
                 // One of each is out at a time, of the last two one of both: this never waits.
+                Job::PrepareSegment(_) => segments.send(job).expect("the thread for segments ends after this one"),
                 Job::Checkpoint(_)
                 | Job::RemoveFront(_)
                 | Job::Transfer(TransferJob::Describe(_))
@@ -724,24 +734,24 @@ fn housekeeping(
                 job => house.done(keeper.perform(job)),
             }
         }
-    });
-    Ok([move_thread, snapshot_thread, thread.context("cannot start the housekeeping thread")?])
+    })?;
+    Ok([move_thread, snapshot_thread, segment_thread, thread])
 }
 
-/// Starts a thread that gives way to others.
-fn spawn_low(
+/// Starts a thread that gives way to others by so much.
+fn spawn(
     group: GroupId,
     what: &'static str,
     nice: i32,
     work: impl FnOnce() + Send + 'static,
 ) -> anyhow::Result<thread::JoinHandle<()>> {
-    let low = move || {
+    let begin = move || {
         if let Err(error) = rustix::process::nice(nice) {
             tracing::warn!(%group, %error, "synod-{what} runs at normal priority");
         }
         work();
     };
-    let thread = thread::Builder::new().name(format!("synod-{what}-{group}")).spawn(low);
+    let thread = thread::Builder::new().name(format!("synod-{what}-{group}")).spawn(begin);
     thread.with_context(|| format!("cannot start the thread synod-{what}-{group}"))
 }
 

@@ -51,7 +51,7 @@ pub use arena::{Arena, Loan, Slice};
 pub use backend::{Backend, Choice, Reactor, Want};
 #[cfg(not(loom))]
 pub use buffers::ReceiveMemory;
-pub use file::{BlockFile, View};
+pub use file::{BlockFile, Haste, View};
 pub use giveway::give_way;
 pub use port::{Doorbell, Ends, HousePort, Port, STOP_CHECK, port, port_at};
 pub use removal::remove_file;

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use synod_ring::{BlockFile, View};
+use synod_ring::{BlockFile, Haste, View};
 use synod_wal::{Dir, Directory, Lock, Opening};
 
 /// Files whose memory is kept for the next of the same size.
@@ -418,7 +418,7 @@ impl BlockFile for MemoryFile {
         Err(end)
     }
 
-    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+    fn zero(&self, from: u64, to: u64, _haste: &Haste) -> io::Result<()> {
         self.medium.operation()?;
         let mut contents = lock(&self.contents);
         contents.mend(from, to);
@@ -479,7 +479,7 @@ mod tests {
         file.allocate(8_192).unwrap();
         file.write_at(&[7; 512], 4_096).unwrap();
         let view = file.view(4_096, 4_096).unwrap();
-        file.zero(0, 8_192).unwrap();
+        file.zero(0, 8_192, &Haste::at_once()).unwrap();
         assert_eq!(view.get(0..512), Some(&[7; 512][..]));
         let mut now = [1; 512];
         file.read_at(&mut now, 4_096).unwrap();

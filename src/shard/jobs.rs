@@ -190,10 +190,8 @@ pub(super) fn errno(error: &LogError) -> u64 {
     error.os_error().map_or(0, |errno| errno.unsigned_abs().into())
 }
 
-/// What is read of the log at once for snapshots, which nobody waits for.
-const SNAPSHOT_READ_BYTES: usize = 64 << 10;
-/// The same for a member that lags: beside a full load on few cores, a reader that sleeps more often is slower than the log grows.
-const CATCH_UP_READ_BYTES: usize = 256 << 10;
+/// What is read of the log at once for snapshots and for members that lag: larger pieces keep log writes on the same disk waiting.
+const READ_BYTES: usize = 64 << 10;
 
 /// Who carries out the jobs of one group: the state of its housekeeping thread.
 pub struct Housekeeper {
@@ -248,7 +246,7 @@ impl Housekeeper {
                 Done::Stream(ticket, found.map(|found| entries(&request, &range, &found)))
             }
             Job::CatchUp { to, first, last, range } => {
-                let open = || LogReader::open_to_read_once(&range.dir, CATCH_UP_READ_BYTES);
+                let open = || LogReader::open_to_read_once(&range.dir, READ_BYTES);
                 let found = with_reader(&mut self.once, open, |reader| value_records(reader, &range));
                 let values = found.map(|found| {
                     let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
@@ -285,7 +283,7 @@ impl Housekeeper {
         let maker = &self.maker;
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
-            None => LogReader::open_to_read_once(&request.dir, SNAPSHOT_READ_BYTES)?,
+            None => LogReader::open_to_read_once(&request.dir, READ_BYTES)?,
         };
         let mut shadow = match shadow {
             Some(shadow) => shadow,

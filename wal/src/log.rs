@@ -13,7 +13,7 @@ use crate::layout::{Geometry, trailer_bytes};
 use crate::trailer::{self, TrailerFields};
 use crate::{Dir, Identity, LogError, MIN_FLUSH_BYTES, Place, PreparedSegment, SegmentSpec, Settings};
 use std::collections::VecDeque;
-use synod_ring::{Arena, FILE_SLOTS, FileSlot, Slice};
+use synod_ring::{Arena, FILE_SLOTS, FileSlot, Haste, Slice};
 use synod_wire::frame::{self, HEADER_BYTES, Header, Kind, frame_bytes};
 use synod_wire::mutant::mutant;
 use synod_wire::record::{MAX_FLUSH_RECORDS, TrailerEntry};
@@ -58,10 +58,19 @@ pub struct Log {
     /// Segments below this are registered with the reactor.
     pub(crate) attached_end: u64,
     pub(crate) asked: bool,
+    /// Of the segment that was asked for.
+    pub(crate) haste: Haste,
     pub(crate) unattached: VecDeque<PreparedSegment>,
     pub(crate) failed: bool,
     /// The write that ended last, until somebody asks.
     pub(crate) ended: Option<EndedWrite>,
+}
+
+impl Drop for Log {
+    /// Whoever ends waits for the preparation of a segment.
+    fn drop(&mut self) {
+        self.haste.set(true);
+    }
 }
 
 /// The flush that gathers records.
@@ -171,6 +180,7 @@ impl Log {
             prepared_end: current + start.files.len() as u64,
             attached_end: current,
             asked: false,
+            haste: Haste::default(),
             unattached: start.files.into(),
             failed: false,
             ended: None,
@@ -338,14 +348,20 @@ impl Log {
         self.hold = pos;
     }
 
-    /// Asks for the next segment to be prepared: once, as soon as the log has entered the last one that exists.
+    /// Asks for the next segment to be prepared: once, as soon as the log has entered the last one that exists. Called once a turn:
+    /// calls for haste once a third of that is full.
     pub fn wants_segment(&mut self) -> Option<SegmentSpec> {
-        let wanted = self.prepared_end;
-        if self.asked || wanted > self.geometry.segment(self.open.head) + 1 {
+        let (wanted, geometry) = (self.prepared_end, self.geometry);
+        if wanted > geometry.segment(self.open.head) + 1 {
             return None;
         }
-        self.asked = true;
-        Some(SegmentSpec { dir: self.dir.clone(), index: wanted, geometry: self.geometry, identity: self.identity })
+        let last_begins = (wanted - 1) * geometry.segment_bytes;
+        self.haste.set(self.open.head > last_begins + geometry.segment_bytes / 3);
+        if std::mem::replace(&mut self.asked, true) {
+            return None;
+        }
+        let (dir, identity, haste) = (self.dir.clone(), self.identity, self.haste.clone());
+        Some(SegmentSpec { dir, index: wanted, geometry, identity, haste })
     }
 
     /// The preparation failed: [`Log::wants_segment`] will ask again. Until one succeeds, the log fills what it has.

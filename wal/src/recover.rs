@@ -14,7 +14,7 @@ use crate::{
 };
 use std::ops::ControlFlow;
 use std::path::Path;
-use synod_ring::{Arena, BlockFile, give_way};
+use synod_ring::{Arena, BlockFile, Haste, give_way};
 use synod_wire::frame::Frame;
 use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn};
@@ -309,7 +309,8 @@ fn zero_from(segments: &Segments, from: u64) -> Result<u64, LogError> {
             }
             for run in dirty_blocks(segments, search_start(geometry, stride, from))? {
                 let offset = geometry.offset(run);
-                file.zero(offset, offset + geometry.block_bytes).map_err(LogError::file("zero", path))?;
+                file.zero(offset, offset + geometry.block_bytes, &Haste::at_once())
+                    .map_err(LogError::file("zero", path))?;
                 zeroed += geometry.block_bytes;
             }
         }
@@ -345,7 +346,8 @@ fn restore_length(file: &dyn BlockFile, path: &Path, geometry: &Geometry) -> Res
         return Ok(());
     }
     file.set_len_bytes(geometry.segment_bytes).map_err(LogError::file("restore the length of", path))?;
-    file.zero(geometry.block_ceil(bytes), geometry.segment_bytes).map_err(LogError::file("zero", path))?;
+    file.zero(geometry.block_ceil(bytes), geometry.segment_bytes, &Haste::at_once())
+        .map_err(LogError::file("zero", path))?;
     file.sync().map_err(LogError::file("sync", path))
 }
 
@@ -355,7 +357,8 @@ fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, Lo
     let current = geometry.segment(head);
     let existing = segments.end_index();
     if current == existing {
-        let spec = SegmentSpec { dir: segments.dir.clone(), index: current, geometry, identity: segments.identity };
+        let (dir, identity) = (segments.dir.clone(), segments.identity);
+        let spec = SegmentSpec { dir, index: current, geometry, identity, haste: Haste::at_once() };
         return Ok(vec![spec.prepare()?]);
     }
     // And as many as the ring in memory held while writes hung; it may have been larger then than it is now.

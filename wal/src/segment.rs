@@ -13,7 +13,7 @@ use crate::{
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use synod_ring::{Arena, BlockFile};
+use synod_ring::{Arena, BlockFile, Haste};
 use synod_wire::frame::{self, FrameError, HEADER_BYTES, Header, Kind};
 use synod_wire::record::SegmentHeader;
 use synod_wire::{Ballot, ClusterId, Epoch, GroupId, Lsn, NodeId, Slot};
@@ -29,6 +29,8 @@ pub struct SegmentSpec {
     pub(crate) index: u64,
     pub(crate) geometry: Geometry,
     pub(crate) identity: Identity,
+    /// Once the log is about to need it.
+    pub(crate) haste: Haste,
 }
 
 /// A segment that is whole on disk and open for direct writes: hand it to [`Log::segment_ready`](crate::Log::segment_ready).
@@ -40,6 +42,11 @@ pub struct PreparedSegment {
 }
 
 impl SegmentSpec {
+    /// Whether the log is about to need it: until then its preparation leaves the disk to others in between.
+    pub fn is_urgent(&self) -> bool {
+        self.haste.is_called_for()
+    }
+
     /// Creates, zeroes and names the segment, all synced. Blocks for as long as the disk needs. After an error it may be tried
     /// again; what the failed attempt left is removed or overwritten.
     pub fn prepare(&self) -> Result<PreparedSegment, LogError> {
@@ -70,7 +77,7 @@ impl SegmentSpec {
             return Err(LogError::NoSpace { path: path.to_path_buf(), bytes });
         }
         file.allocate(bytes).map_err(LogError::file("allocate", path))?;
-        file.zero(0, bytes).map_err(LogError::file("zero", path))?;
+        file.zero(0, bytes, &self.haste).map_err(LogError::file("zero", path))?;
         let block_bytes = self.geometry.block_bytes as usize;
         let head_bytes = block_bytes + flush.len();
         let mut head = Arena::new(head_bytes).map_err(LogError::file("map a buffer to write", path))?;
@@ -140,7 +147,7 @@ pub fn format(
     }
     let block_bytes = u64::from(format_block_bytes(&dir)?);
     let geometry = Geometry { segment_bytes: settings.segment_bytes, stride_bytes: settings.stride_bytes, block_bytes };
-    let spec = SegmentSpec { dir: dir.clone(), index: 0, geometry, identity: *identity };
+    let spec = SegmentSpec { dir: dir.clone(), index: 0, geometry, identity: *identity, haste: Haste::at_once() };
     spec.prepare_with(&first_flush(&geometry, identity, header, payload))?;
     dir.sync_parent().map_err(LogError::file("sync the directory above", dir.path()))
 }
@@ -407,7 +414,8 @@ mod tests {
     fn a_full_disk_is_told_with_what_is_needed() {
         let identity = Identity { cluster: ClusterId(1), group: GroupId(0), node: NodeId(0), incarnation: 1 };
         let geometry = Geometry { segment_bytes: STRIDE_BYTES, stride_bytes: STRIDE_BYTES, block_bytes: 4096 };
-        let spec = SegmentSpec { dir: Dir::from(Path::new("/wal")), index: 3, geometry, identity };
+        let spec =
+            SegmentSpec { dir: Dir::from(Path::new("/wal")), index: 3, geometry, identity, haste: Haste::default() };
         for (errno, full) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
             let error = LogError::file("allocate", Path::new("/wal/3"))(io::Error::from_raw_os_error(errno));
             let told = spec.out_of_space(error);

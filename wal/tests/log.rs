@@ -269,6 +269,7 @@ fn without_a_next_segment_the_log_fills_its_last_one() {
     let mut kept = vec![founding()];
     let spec = log.wants_segment().expect("the log has entered its last segment");
     assert!(log.wants_segment().is_none(), "asked once");
+    assert!(!spec.is_urgent(), "the log has only begun with its last one");
     for _ in 0..10 {
         fill(&mut log, &mut kept, 30_000);
         log.flush(&mut disk, Ballot::ZERO);
@@ -279,13 +280,19 @@ fn without_a_next_segment_the_log_fills_its_last_one() {
     }
     assert_eq!(log.durable_lsn(), log.last_lsn(), "all that was taken is durable");
     assert!(log.head_pos() > STRIDE_BYTES - (256 << 10), "the segment was not used up");
+    assert!(log.wants_segment().is_none() && spec.is_urgent(), "asked once, but with haste now");
     log.segment_failed();
-    assert!(log.wants_segment().is_some(), "asked again after a failure");
+    assert!(log.wants_segment().is_some_and(|spec| spec.is_urgent()), "asked again after a failure");
     log.segment_ready(&mut disk, spec.prepare().unwrap()).unwrap();
     log.flush(&mut disk, Ballot::ZERO);
     push(&mut log, &mut kept, 30_000);
+    log.flush(&mut disk, Ballot::ZERO);
+    let next = log.wants_segment().expect("the log has entered its last segment");
+    assert!(!next.is_urgent(), "and has only begun with it");
+    log.segment_failed();
     settle(&mut log, &mut disk);
     drop(log);
+    assert!(next.is_urgent(), "whoever ends waits for the preparation");
     let (_, records) = recover_dir(dir.path(), &settings()).unwrap();
     assert_eq!(records.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), kept);
 }

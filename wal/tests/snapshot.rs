@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use synod_ring::{BlockFile, View};
+use synod_ring::{BlockFile, Haste, View};
 use synod_wal::snapshot::{HEADER_BYTES, PIECE_BYTES, Snapshot, list, read, remove_older, write};
 use synod_wal::{Dir, Directory, Expect, Lock, LogError, Opening};
 use synod_wire::frame::checksum;
@@ -193,9 +193,9 @@ impl BlockFile for DyingFile {
         self.file.write_at(bytes, offset)
     }
 
-    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+    fn zero(&self, from: u64, to: u64, haste: &Haste) -> io::Result<()> {
         operation(&self.left)?;
-        self.file.zero(from, to)
+        self.file.zero(from, to, haste)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 #[allow(unused_imports, reason = "one of the reactors has these as methods of its own")]
 use synod_ring::Reactor as _;
-use synod_ring::{BlockFile, Event, FileSlot, Io, LogThread, LogWriter, Settings, View, WRITES_MAX};
+use synod_ring::{BlockFile, Event, FileSlot, Haste, Io, LogThread, LogWriter, Settings, View, WRITES_MAX};
 use tempfile::{NamedTempFile, TempDir};
 
 const BLOCK: usize = 4096;
@@ -272,8 +272,8 @@ impl BlockFile for Trap {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_at(bytes, offset)
     }
-    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
-        self.0.zero(from, to)
+    fn zero(&self, from: u64, to: u64, haste: &Haste) -> io::Result<()> {
+        self.0.zero(from, to, haste)
     }
     fn sync(&self) -> io::Result<()> {
         self.0.sync()
