@@ -25,8 +25,6 @@ const END_WAIT: Duration = Duration::from_secs(10);
 const STATUS_WAIT: Duration = Duration::from_secs(2);
 /// How often nodes are asked while something is waited for: they tell their state only when asked.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
-/// The same beside a load that is measured: their answers take time of the pipelines.
-const ASK_AGAIN_BESIDE_LOAD: Duration = Duration::from_millis(25);
 /// The identity of a local cluster.
 const CLUSTER: ClusterId = ClusterId(0x5e7f);
 /// How often a run of free ports is looked for.
@@ -286,17 +284,8 @@ impl Cluster {
         self.await_each(ASK_AGAIN, patience, what, found)
     }
 
-    /// The same beside a load that is measured.
-    pub(crate) fn await_beside_load<T>(
-        &mut self,
-        patience: Duration,
-        what: &str,
-        found: impl FnMut(&mut Cluster) -> Option<T>,
-    ) -> anyhow::Result<T> {
-        self.await_each(ASK_AGAIN_BESIDE_LOAD, patience, what, found)
-    }
-
-    fn await_each<T>(
+    /// The same, asking with such a pause in between.
+    pub(crate) fn await_each<T>(
         &mut self,
         pause: Duration,
         patience: Duration,

@@ -43,6 +43,8 @@ const SNAPSHOT_ENTRIES: u64 = 100_000;
 const SEGMENTS_IN_LAG: u64 = 16;
 /// Between two short fills while the log's front is to leave.
 const BETWEEN_FILLS: Duration = Duration::from_millis(450);
+/// How often the nodes are asked beside the load that is measured: their answers take time of the pipelines.
+const ASK_AGAIN: Duration = Duration::from_millis(25);
 /// The smallest segment that the product takes, and its default.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
@@ -75,18 +77,18 @@ pub(crate) fn await_snapshots(cluster: &mut Cluster) -> anyhow::Result<()> {
 pub(crate) fn come_back(cluster: &mut Cluster, node: NodeId, cues: &Cues) -> anyhow::Result<()> {
     cluster.restart(node)?;
     let count = |status: &Status, counter| status.counter(counter).unwrap_or(0);
-    cluster.await_beside_load(PATIENCE, "request for a snapshot", |cluster| {
+    cluster.await_each(ASK_AGAIN, PATIENCE, "request for a snapshot", |cluster| {
         let status = cluster.quick_status_of(node)?;
         let asked = count(&status, Counter::SnapshotBytesWanted) + count(&status, Counter::SnapshotsInstalled);
         (asked > 0).then_some(())
     })?;
     cues.next_part();
-    cluster.await_beside_load(PATIENCE, "member that stands with what it was sent", |cluster| {
+    cluster.await_each(ASK_AGAIN, PATIENCE, "member that stands with what it was sent", |cluster| {
         let status = cluster.quick_status_of(node)?;
         (count(&status, Counter::SnapshotsInstalled) > 0 && status.role == role::FOLLOWER).then_some(())
     })?;
     cues.next_part();
-    cluster.await_beside_load(PATIENCE, "member in step", |cluster| cluster.in_step().map(drop))
+    cluster.await_each(ASK_AGAIN, PATIENCE, "member in step", |cluster| cluster.in_step().map(drop))
 }
 
 /// Stops a follower, appends `lag_mib` without it, trims half of that, and waits until the leader's log begins above what the follower
