@@ -728,7 +728,7 @@ fn housekeeping(
                 Job::Checkpoint(_)
                 | Job::RemoveFront(_)
                 | Job::Transfer(TransferJob::Describe(_))
-                | Job::Transfer(TransferJob::Open(..) | TransferJob::Install(..)) => {
+                | Job::Transfer(TransferJob::Open { .. } | TransferJob::Install(..)) => {
                     snapshots.send(job).expect("the thread for snapshots ends after this one")
                 }
                 job => house.done(keeper.perform(job)),

@@ -1,5 +1,5 @@
 //! A member that was away while the others gave up the front of their logs, and one that joins after that: both are sent a snapshot.
-//! Who is killed while one comes goes on where it was.
+//! Who is killed while one comes goes on where it was, though newer ones were made meanwhile.
 
 mod common;
 
@@ -7,6 +7,7 @@ use common::cluster::{Cluster, GROUP, SOON};
 use common::numbered::{append, read, synod};
 use common::{await_until, serial};
 use std::process::Output;
+use std::time::Duration;
 use synod::config::{Every, Group, Machine};
 use synod_client::{Appender, Counter, NodeId};
 use synod_wal::{Expect, snapshot};
@@ -16,6 +17,9 @@ use synod_wire::kv::{Command, MAX_COMMAND_BYTES};
 
 const ENTRIES: u64 = 24_000;
 const KEPT_FROM: u64 = 20_000;
+const SNAPSHOT_EVERY: u64 = 2_000;
+/// What housekeeping does takes so long at most: it has the lowest priority, and other work on the machine goes first.
+const IN_ITS_TIME: Duration = Duration::from_secs(100);
 
 fn run(cluster: &Cluster, command: &[&str], rest: &[&str]) -> Output {
     let output = synod(cluster, command, rest);
@@ -48,7 +52,7 @@ fn trim(cluster: &Cluster, away: NodeId, before: u64) {
     });
     for node in cluster.others(away) {
         let removed = || (cluster.counter(node, GROUP, Counter::SegmentsRemoved) >= 4).then_some(());
-        await_until(SOON, &format!("the log's front of node {node} is removed"), removed);
+        await_until(IN_ITS_TIME, &format!("the log's front of node {node} is removed"), removed);
     }
 }
 
@@ -57,7 +61,7 @@ fn who_lacks_what_the_others_gave_up_is_sent_a_snapshot() {
     let _one = serial();
     let mut cluster = Cluster::prepare("laggard", |config| {
         config.wal.segment_bytes = 4 << 20;
-        config.snapshot.every_entries = Every::Entries(2_000);
+        config.snapshot.every_entries = Every::Entries(SNAPSHOT_EVERY);
     });
     cluster.start_all();
     let leader = cluster.await_leader(GROUP);
@@ -117,6 +121,18 @@ fn put(cluster: &Cluster, appender: &mut Appender, count: u64) {
     assert_eq!(appended, count, "{:?}", cluster.members());
 }
 
+/// All but one have made a snapshot of one of the last slots: no other is due before more is appended.
+fn await_snapshots(cluster: &Cluster, away: NodeId) {
+    for node in cluster.others(away) {
+        let newest = || {
+            let status = cluster.status(node, GROUP)?;
+            let newest = status.picture?.snapshot?;
+            (newest.0 + 100 > status.applied.0).then_some(())
+        };
+        await_until(IN_ITS_TIME, &format!("node {node} makes the last snapshot that is due"), newest);
+    }
+}
+
 /// The snapshots that a node has: each slot, and the checksum of the state.
 fn states(cluster: &Cluster, node: NodeId) -> Vec<(Slot, u32)> {
     let dir = cluster.config.nodes[usize::from(node.0)].dir.join("group-000");
@@ -135,7 +151,7 @@ fn who_is_killed_while_a_snapshot_comes_goes_on_where_it_was() {
     let _one = serial();
     let mut cluster = Cluster::prepare("laggard-killed", |config| {
         config.wal.segment_bytes = 4 << 20;
-        config.snapshot.every_entries = Every::Entries(2_000);
+        config.snapshot.every_entries = Every::Entries(SNAPSHOT_EVERY);
         config.catchup.max_bytes_per_s = PACE_BYTES_PER_S;
         config.groups = vec![Group { machine: Machine::Kv, ..Group::default() }];
     });
@@ -148,6 +164,7 @@ fn who_is_killed_while_a_snapshot_comes_goes_on_where_it_was() {
     cluster.kill(away);
     put(&cluster, &mut appender, ENTRIES - 100);
     trim(&cluster, away, KEPT_FROM);
+    await_snapshots(&cluster, away);
 
     cluster.start(away);
     let (came, whole) = await_until(SOON, "half of the snapshot comes", || {
@@ -157,6 +174,8 @@ fn who_is_killed_while_a_snapshot_comes_goes_on_where_it_was() {
         (came >= BEFORE_THE_KILL).then_some((came, whole))
     });
     cluster.kill(away);
+    put(&cluster, &mut appender, SNAPSHOT_EVERY);
+    await_snapshots(&cluster, away);
     let sent = |cluster: &Cluster| -> u64 {
         cluster.others(away).into_iter().map(|node| cluster.counter(node, GROUP, Counter::SnapshotBytesSent)).sum()
     };

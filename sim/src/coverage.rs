@@ -72,6 +72,8 @@ pub struct Missed {
 const ON_DISK: &str = "a record of the log, never a message";
 const TRIMS: &str =
     "never written: a trim is a run of a batch, and its removals leave no record. The number stays taken";
+const OVERTAKEN: &str =
+    "takes a transfer that lasts, or is interrupted; rare: the scenario snapshots_overtake_one_that_is_sent.txt has it";
 const SNAPSHOTS: &str = "never written: what a snapshot has lies in a file of its own. The number stays taken";
 
 /// Kinds of frames that are not sent.
@@ -212,7 +214,9 @@ const MARKS: &[(&str, Option<&str>)] = &[
     ("a read of chunks fails", None),
     ("a snapshot cannot be installed", Some("takes an install on a disk that lies; rare")),
     ("a snapshot is to be installed", None),
+    ("a snapshot is sent on, though three newer were made", Some(OVERTAKEN)),
     ("a transfer begins", None),
+    ("a transfer goes on that an earlier life began, though another is offered", Some(OVERTAKEN)),
     ("entries were trimmed", None),
     ("the log's front is removed", None),
     ("a reader lets go of removed files", None),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use synod_wire::batch::{CONDITION_BYTES, MIN_BATCH_BYTES, max_entry_bytes};
 
 /// What fills a datagram of an Ethernet frame.
-const MAX_BATCH_BYTES: usize = 1_408;
+pub(crate) const MAX_BATCH_BYTES: usize = 1_408;
 
 /// Runs with a key-value map, of a hundred.
 const KV_PERCENT: u64 = 30;

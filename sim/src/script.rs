@@ -9,6 +9,10 @@
 //! fault TornWrite 700000           each write in flight at a crash is torn with this chance, parts per million
 //! victim 2                         whose state may be lost for good
 //! conditional 40                   of a hundred bursts those with entries that are appended on a condition
+//! entries 1300                     the longest entry's bytes
+//! snapshots 60                     one is made each so many entries
+//! pace 65536                       bytes a second that members which lag are sent
+//! trims 1000                       an operator trims now and then, so many milliseconds apart on average
 //! durability memory                nodes vouch for what lies in memory; who crashes does not come back
 //! sees a failed write ended the shard        a mark, or `fault NAME`, that every run must come by
 //! at 2000 isolate 0 3000           n0 is cut off from the others for 3,000 ms
@@ -28,6 +32,7 @@
 //! at 2000 wall leader -3600        its wall clock jumps by so many seconds
 //! at 2000 kill 1                   n1's process ends, and starts again later
 //! at 2000 down 1 3000              the same, after this time
+//! at 2000 catch B 3000 a segment is prepared   the same, as soon as this has happened to B next
 //! at 2000 power                    all nodes lose power
 //! at 2000 damage Corruption        a victim's log goes bad, and it starts again
 //! at 2000 lie                      a victim's disk begins to lie; said again, the power shows it
@@ -41,7 +46,7 @@ use crate::checks::Checked;
 use crate::fault::{Fault, Style};
 use crate::load::Client;
 use crate::node::Health;
-use crate::plan::{Plan, Profile};
+use crate::plan::{MAX_BATCH_BYTES, Plan, Profile};
 use crate::sim::{Happening, Sim};
 use crate::trace::{End, What};
 use serde::{Deserialize, Serialize};
@@ -84,6 +89,14 @@ impl Losing {
     }
 }
 
+/// A node that a scenario takes down as soon as something has happened to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Catch {
+    node: usize,
+    down_ns: u64,
+    what: String,
+}
+
 /// Reads a scenario: the plan that runs it.
 pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
     let mut plan = Plan { faults: BTreeMap::new(), victims: Vec::new(), ..Plan::new(seed, Profile::Calm) };
@@ -114,6 +127,13 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
             }
             "changes" => plan.change_mean_ms = 1_000,
             "subscribers" => plan.subscribers = number(&words, 1)? as usize,
+            "entries" => {
+                plan.max_batch_bytes = MAX_BATCH_BYTES;
+                plan.max_entry_bytes = number(&words, 1)?;
+            }
+            "snapshots" => plan.snapshot_entries = number(&words, 1)?,
+            "pace" => plan.catch_up_bytes_per_s = number(&words, 1)?,
+            "trims" => plan.trim_mean_ms = number(&words, 1)?,
             "spares" => plan.spares = number(&words, 1)? as usize,
             "durability" => plan.memory_durability = words.get(1).is_some_and(|word| word == "memory"),
             "sees" => {}
@@ -220,6 +240,10 @@ impl Sim {
                     self.after(arg(2) * 1_000_000, Happening::Start { node });
                 }
             }
+            Some("catch") => {
+                let (node, down_ns) = (self.named(&words[1]), arg(2) * 1_000_000);
+                self.catching.push(Catch { node, down_ns, what: words[3..].join(" ") });
+            }
             Some("damage") => {
                 let fault = Fault::ALL.iter().find(|fault| fault.name() == words[1]);
                 let fault = *fault.unwrap_or_else(|| panic!("there is no fault {:?}", words[1]));
@@ -246,6 +270,17 @@ impl Sim {
             Some("newdisk") => return self.amnesia(),
             other => panic!("a scenario says {other:?}, which nobody knows"),
         }
+        Ok(())
+    }
+
+    /// This has happened to a node: whether the scenario waits for it, and takes the node down.
+    pub(crate) fn caught(&mut self, node: usize, what: &str) -> Checked {
+        let Some(at) = self.catching.iter().position(|catch| catch.node == node && catch.what == what) else {
+            return Ok(());
+        };
+        let catch = self.catching.swap_remove(at);
+        self.stop(node, false)?;
+        self.after(catch.down_ns, Happening::Start { node });
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::queue::{Due, NEVER, Queue};
 use crate::rng::Rng;
-use crate::script::Losing;
+use crate::script::{Catch, Losing};
 use crate::trace::{End, Trace, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -86,6 +86,8 @@ pub(crate) struct Sim {
     pub(crate) releases: Rng,
     /// What a scenario takes out of the network.
     pub(crate) losing: Vec<Losing>,
+    /// Nodes that a scenario waits to take down.
+    pub(crate) catching: Vec<Catch>,
     /// Nodes that a scenario has named.
     pub(crate) called: BTreeMap<String, usize>,
     /// Sessions that open until another is evicted.
@@ -140,6 +142,7 @@ impl Sim {
             load_ns: 0,
             releases: Rng::new(seed, "what releases say"),
             losing: Vec::new(),
+            catching: Vec::new(),
             called: BTreeMap::new(),
             crowd: None,
             crowd_opened: 0,

@@ -122,12 +122,22 @@ impl Sim {
                     Job::RemoveFront(_) => "the log's front is removed",
                     Job::Transfer(TransferJob::Describe(_)) => "a node looks up its snapshots for a member",
                     Job::Transfer(TransferJob::Read(..)) => "chunks of a snapshot are read for a member",
-                    Job::Transfer(TransferJob::Open(..)) => "a transfer begins",
+                    Job::Transfer(TransferJob::Open { .. }) => "a transfer begins",
                     Job::Transfer(TransferJob::Store(..)) => "chunks of a snapshot are stored",
                     Job::Transfer(TransferJob::Install(..)) => "a snapshot is to be installed",
                     Job::CloseReader => "a reader lets go of removed files",
                 };
+                if let Job::Transfer(TransferJob::Read(_, chunks)) = &job
+                    && self.checks.snapshots.newer(node, chunks.whole.slot) >= 3
+                {
+                    self.coverage.mark("a snapshot is sent on, though three newer were made");
+                }
                 let Some(done) = self.perform(node, job)? else { return Ok(()) };
+                if let Done::Transfer(TransferDone::Opened(offered, Ok((begun, _)))) = &done
+                    && begun != offered
+                {
+                    self.coverage.mark("a transfer goes on that an earlier life began, though another is offered");
+                }
                 if let Done::Checkpoint(Ok(Progress::Written(made))) = &done {
                     let compared = self.checks.snapshots.written(node, made)?;
                     self.coverage.mark(if compared { "two snapshots were compared" } else { "a snapshot was made" });
@@ -142,6 +152,6 @@ impl Sim {
         self.nodes[node].port.borrow_mut().inbox.push_back(Arrival::Done(done));
         self.note(What::JobDone(node, name));
         self.wake_node(node);
-        Ok(())
+        self.caught(node, name)
     }
 }

@@ -223,7 +223,7 @@ pub fn tell(record: &Record) -> Told {
         }
         EventKind::SnapshotFetched => {
             let why = "its log, or its patience, ended before".to_owned();
-            let figures = vec![number("slot", a), number("bytes", b)];
+            let figures = vec![number("slot", a), number("bytes", b), number("there", c)];
             told("a snapshot is fetched", format!("from member {from}"), Some(why), figures)
         }
         EventKind::SnapshotInstalled => {

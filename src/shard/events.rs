@@ -97,7 +97,7 @@ kinds! {
     SnapshotWritten = 19,
     /// The log's front was removed. First segment and slot that are left, bytes that went last, how often since the last such record.
     FrontRemoved = 20,
-    /// A snapshot is fetched; from: the member. Slot, bytes.
+    /// A snapshot is fetched; from: the member. Slot, bytes, bytes that are there of an earlier life.
     SnapshotFetched = 21,
     /// A member's snapshot is installed. Slot, bytes.
     SnapshotInstalled = 22,

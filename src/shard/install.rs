@@ -30,8 +30,16 @@ pub enum TransferJob {
     Describe(Dir),
     /// Read chunks for a member.
     Read(Dir, Chunks),
-    /// Find out how much of a state is there, and let go of all others.
-    Open(Dir, Whole),
+    /// A state is offered: find out how much of it is there, and let go of all others; or, where an earlier life had begun one and that
+    /// is wanted, of that one.
+    Open {
+        /// The group's directory.
+        dir: Dir,
+        /// What is offered.
+        offered: Whole,
+        /// Whether what an earlier life began is gone on with.
+        earlier: bool,
+    },
     /// Keep what comes next, from this offset on.
     Store(Dir, Whole, u64, Vec<u8>),
     /// All is there: make a snapshot of it. The log is durable up to this position.
@@ -58,8 +66,8 @@ pub enum TransferDone {
     Described(Result<Vec<Whole>, LogError>),
     /// The bytes from the first chunk to the last.
     Read(Chunks, Result<Vec<u8>, LogError>),
-    /// Bytes of it that are there.
-    Opened(Whole, Result<u64, LogError>),
+    /// This was offered; the state that is to come, and bytes of it that are there.
+    Opened(Whole, Result<(Whole, u64), LogError>),
     /// It is kept; here is its buffer.
     Stored(Whole, Result<Vec<u8>, LogError>),
     /// What became of it.
@@ -82,7 +90,7 @@ pub(super) fn perform(job: TransferJob, maker: &Maker) -> TransferDone {
     match job {
         TransferJob::Describe(dir) => TransferDone::Described(describe(&dir, maker)),
         TransferJob::Read(dir, chunks) => TransferDone::Read(chunks, read(&dir, &chunks)),
-        TransferJob::Open(dir, whole) => TransferDone::Opened(whole, partial::resume(dir, &whole)),
+        TransferJob::Open { dir, offered, earlier } => TransferDone::Opened(offered, open(&dir, offered, earlier)),
         TransferJob::Store(dir, whole, offset, data) => {
             let stored = partial::store(dir, &whole, offset, &data);
             TransferDone::Stored(whole, stored.map(|()| data))
@@ -91,6 +99,12 @@ pub(super) fn perform(job: TransferJob, maker: &Maker) -> TransferDone {
             TransferDone::Installed(whole, install(&dir, &whole, upto_pos, maker))
         }
     }
+}
+
+fn open(dir: &Dir, offered: Whole, earlier: bool) -> Result<(Whole, u64), LogError> {
+    let begun = if earlier { partial::begun(dir)? } else { None };
+    let whole = begun.unwrap_or(offered);
+    Ok((whole, partial::resume(dir, &whole)?))
 }
 
 fn describe(dir: &Dir, maker: &Maker) -> Result<Vec<Whole>, LogError> {

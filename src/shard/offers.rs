@@ -17,6 +17,7 @@
 //! faster than `catchup.max_bytes_per_s`; past it a member's request for values waits until it is due, one request a member. Requests for
 //! chunks, which their sender paces, are dropped past that and past [`MAX_READS`] reads at once, and come again. Both are counted.
 
+use super::checkpoint::KEPT_SNAPSHOTS;
 use super::clients::put;
 use super::install::{Chunks, TransferJob};
 use super::jobs::{Done, Job, MAX_JOBS};
@@ -28,6 +29,7 @@ use synod_wal::partial::Whole;
 use synod_wire::client::Counter;
 use synod_wire::configuration::MAX_MEMBERS;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
+use synod_wire::mutant::mutant;
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead};
 use synod_wire::{NodeId, NodeSet, Slot};
 use zerocopy::IntoBytes;
@@ -53,8 +55,8 @@ const MAX_READS: usize = 4;
 pub(super) const BURST_VALUES: u64 = 32;
 /// What may leave at once, in time at the configured pace.
 const DEPTH_NS: u64 = 10_000_000;
-/// Snapshots that may be offered: those that are kept, and one that is held.
-const MAX_KNOWN: usize = super::checkpoint::KEPT_SNAPSHOTS + 1;
+/// Snapshots that may be offered or sent: those that are kept, and one that is held.
+const MAX_KNOWN: usize = KEPT_SNAPSHOTS + 1;
 
 /// A pace: bytes a second, and a little at once.
 #[derive(Clone, Copy, Debug)]
@@ -149,18 +151,24 @@ impl Offers {
         }
     }
 
-    /// A snapshot was made.
-    pub(super) fn made(&mut self, whole: Whole) {
+    /// A snapshot was made; older ones are removed, as far as nobody fetches one.
+    pub(super) fn made(&mut self, whole: Whole, now_ns: u64) {
         self.known.retain(|other| other.slot < whole.slot);
         self.known.push(whole);
-        let old = self.known.len().saturating_sub(MAX_KNOWN);
-        self.known.drain(..old);
+        let held = self.held(now_ns).filter(|_| !mutant("held_snapshot_forgotten"));
+        let mut old = self.known.len().saturating_sub(KEPT_SNAPSHOTS);
+        self.known.retain(|known| {
+            let is_old = old > 0;
+            old -= usize::from(is_old);
+            !is_old || Some(known.slot) == held
+        });
     }
 
     /// What was found on disk; what was made since the start is known better.
-    fn found(&mut self, found: Vec<Whole>) {
-        let made = std::mem::take(&mut self.known);
-        found.into_iter().chain(made).for_each(|whole| self.made(whole));
+    fn found(&mut self, mut found: Vec<Whole>) {
+        let made = self.known.first().map_or(Slot(u64::MAX), |whole| whole.slot);
+        found.retain(|whole| whole.slot < made);
+        self.known.splice(..0, found);
         self.described = true;
     }
 
@@ -326,13 +334,21 @@ mod tests {
         let whole = |slot| Whole { slot: Slot(slot), bytes: slot, crc: 7 };
         let mut offers = Offers::new(CatchUpSettings::default());
         assert_eq!(offers.newest(), None, "what there is was not looked up yet");
-        offers.made(whole(2));
+        offers.made(whole(2), 0);
         assert_eq!((offers.newest(), offers.has(&whole(1))), (Some(whole(2)), false));
         offers.found(vec![whole(1), whole(2)]);
         assert_eq!((offers.newest(), offers.has(&whole(1))), (Some(whole(2)), true));
-        (3..=5).for_each(|slot| offers.made(whole(slot)));
-        assert_eq!((offers.newest(), offers.has(&whole(3)), offers.has(&whole(2))), (Some(whole(5)), true, false));
+        (3..=4).for_each(|slot| offers.made(whole(slot), 0));
+        assert_eq!((offers.newest(), offers.has(&whole(3)), offers.has(&whole(2))), (Some(whole(4)), true, false));
         offers.fetched = Some((Slot(3), 100));
         assert_eq!((offers.held(100 + HELD_NS - 1), offers.held(100 + HELD_NS)), (Some(Slot(3)), None));
+        (5..=9).for_each(|slot| offers.made(whole(slot), 100));
+        assert_eq!(
+            offers.known,
+            [3, 8, 9].map(whole),
+            "one that somebody fetches stays, however many are made meanwhile"
+        );
+        offers.made(whole(10), 100 + HELD_NS);
+        assert_eq!(offers.known, [9, 10].map(whole));
     }
 }

@@ -11,6 +11,9 @@
 //! ends the transfer. When the snapshot is durable the shard asks to be recovered anew, as after repaired damage. A whole that does
 //! not have its checksum is thrown away and counted, and who sent it is not asked for it again for [`DISTRUST_NS`].
 //!
+//! Who starts again goes on with what came before, though a newer state is offered by now: where those are made faster than one comes, a
+//! receiver that is killed now and then would never have one.
+//!
 //! How fast: no more is asked for than `catchup.max_bytes_per_s` allows.
 
 use super::events::EventKind;
@@ -22,6 +25,7 @@ use synod_ring::{Io, RxBuf};
 use synod_wal::partial::{DATA_BYTES, MAX_BLOCKS, Whole};
 use synod_wire::client::Counter;
 use synod_wire::frame::Kind;
+use synod_wire::mutant::mutant;
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead, FetchChunks};
 use synod_wire::{NodeId, NodeSet};
 use zerocopy::IntoBytes;
@@ -98,6 +102,13 @@ impl Pull {
         }
     }
 
+    /// An earlier life had begun another state than the one that is offered. Any member may have that still; the next offer of who has
+    /// not is taken when all were asked.
+    fn go_on_with(&mut self, whole: Whole, peers: impl Iterator<Item = NodeId>) {
+        self.whole = whole;
+        self.sources = self.sources.iter().chain(peers).collect();
+    }
+
     fn group_bytes(&self) -> usize {
         (self.whole.bytes - self.stored).min(GROUP_BYTES as u64) as usize
     }
@@ -172,11 +183,13 @@ pub(super) struct Pulling {
     throttle: Throttle,
     not_before_ns: u64,
     distrusted: Option<(Whole, NodeSet, u64)>,
+    /// What an earlier life began may be on disk.
+    earlier: bool,
 }
 
 impl Pulling {
     pub(super) fn new(bytes_per_s: u64) -> Pulling {
-        Pulling { pull: None, throttle: Throttle::new(bytes_per_s), not_before_ns: 0, distrusted: None }
+        Pulling { pull: None, throttle: Throttle::new(bytes_per_s), not_before_ns: 0, distrusted: None, earlier: true }
     }
 
     /// It asks at another pace from now on.
@@ -254,11 +267,23 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     fn begin_pull(&mut self, from: NodeId, whole: Whole) {
-        let job = TransferJob::Open(self.settings.dir.clone(), whole);
-        self.pulling.pull = self.ask(Job::Transfer(job)).then(|| Pull::new(whole, from));
-        if self.pulling.pull.is_some() {
-            self.note(EventKind::SnapshotFetched, (from.0, 0, 0), [whole.slot.0, whole.bytes, 0, 0]);
+        let earlier = self.pulling.earlier && !mutant("earlier_parts_let_go");
+        let job = TransferJob::Open { dir: self.settings.dir.clone(), offered: whole, earlier };
+        if self.ask(Job::Transfer(job)) {
+            (self.pulling.pull, self.pulling.earlier) = (Some(Pull::new(whole, from)), false);
         }
+    }
+
+    /// It is known which state is to come, and how much of it is there.
+    fn on_opened(&mut self, (whole, bytes): (Whole, u64)) {
+        let peers = self.core.configuration().nodes();
+        let Some(pull) = self.pulling.pull.as_mut() else { return };
+        if pull.whole != whole {
+            pull.go_on_with(whole, peers.iter().filter(|node| *node != self.settings.me));
+        }
+        let from = pull.from;
+        self.note(EventKind::SnapshotFetched, (from.0, 0, 0), [whole.slot.0, whole.bytes, bytes, 0]);
+        self.on_kept(|pull| pull.stored = bytes);
     }
 
     /// The turn's part: asks for what is due, and hands on what is complete.
@@ -315,7 +340,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         match done {
             TransferDone::Described(found) => self.on_described(found),
             TransferDone::Read(chunks, read) => self.on_chunks_read(chunks, read),
-            TransferDone::Opened(_, Ok(bytes)) => self.on_kept(|pull| pull.stored = bytes),
+            TransferDone::Opened(_, Ok(found)) => self.on_opened(found),
             TransferDone::Stored(_, Ok(data)) => self.on_kept(|pull| {
                 pull.stored += data.len() as u64;
                 pull.group = data;
@@ -411,6 +436,20 @@ mod tests {
         assert!(!pull.is_gone(NodeId(1)), "nothing was asked for in vain");
         pull.strikes = 1;
         assert!(pull.is_gone(NodeId(1)) && !pull.is_gone(NodeId(3)), "another is not asked for it");
+    }
+
+    #[test]
+    fn what_an_earlier_life_began_is_asked_of_all_one_after_the_other() {
+        let mut pull = Pull::new(Whole { slot: Slot(9), bytes: 100, crc: 1 }, NodeId(2));
+        let earlier = Whole { slot: Slot(5), bytes: 70, crc: 3 };
+        pull.go_on_with(earlier, [0, 2, 3].map(NodeId).into_iter());
+        assert_eq!((pull.whole, pull.from), (earlier, NodeId(2)), "who offered something first");
+        for next in [0, 3] {
+            pull.leave_source();
+            assert_eq!(pull.from, NodeId(next));
+        }
+        pull.leave_source();
+        assert!(pull.sources.is_empty(), "then what is offered is taken");
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.settings.board.set(Gauge::SnapshotSlot, made.slot.0);
                 self.settings.board.set(Gauge::SnapshotBytes, made.bytes);
                 self.settings.board.set(Gauge::SnapshotNs, now_ns);
-                self.offers.made(Whole { slot: made.slot, bytes: made.state_bytes, crc: made.state_crc });
+                self.offers.made(Whole { slot: made.slot, bytes: made.state_bytes, crc: made.state_crc }, now_ns);
                 self.noted.snapshots.happens([made.slot.0, made.bytes, made.state_crc.into()]);
                 // The state in memory may have come to its end: then the recovery that is about to come has other things to do.
                 if !self.recover_again {

@@ -45,6 +45,32 @@ impl Whole {
     }
 }
 
+/// The state that is on its way here, as far as its first block tells; of several that of the highest slot.
+pub fn begun(dir: impl Into<Dir>) -> Result<Option<Whole>, LogError> {
+    let dir = dir.into();
+    for name in list_partials(&dir)?.iter().rev() {
+        if let Some(whole) = whole_of(&dir, name)? {
+            return Ok(Some(whole));
+        }
+    }
+    Ok(None)
+}
+
+/// What the first block of a file says that it is a part of. None: that is not whole, or of another name.
+fn whole_of(dir: &Dir, name: &str) -> Result<Option<Whole>, LogError> {
+    let path = dir.path().join(name);
+    let file = open_direct(dir, name, false)?;
+    let mut arena = Arena::new(BLOCK_BYTES).map_err(LogError::file("map a buffer to read", &path))?;
+    if !read_at(&*file, arena.get_mut(0, BLOCK_BYTES), 0).map_err(LogError::file("read", &path))? {
+        return Ok(None);
+    }
+    let block = arena.get(0, BLOCK_BYTES);
+    let Ok((header, _)) = PartHeader::read_from_prefix(block) else { return Ok(None) };
+    let (slot, bytes, crc) = (Slot(header.slot.get()), header.state_bytes.get(), header.state_crc.get());
+    let whole = Whole { slot, bytes, crc };
+    Ok(Some(whole).filter(|whole| whole.name() == name && is_part(block, whole, 0)))
+}
+
 /// How many bytes of it are there. The parts of all others are removed: there is one at a time.
 pub fn resume(dir: impl Into<Dir>, whole: &Whole) -> Result<u64, LogError> {
     let dir = dir.into();

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use synod_wal::LogError;
-use synod_wal::partial::{BLOCK_BYTES, DATA_BYTES, HEAD_BYTES, MAX_BLOCKS, Whole, read, remove_upto, resume, store};
+use synod_wal::partial::{
+    BLOCK_BYTES, DATA_BYTES, HEAD_BYTES, MAX_BLOCKS, Whole, begun, read, remove_upto, resume, store,
+};
 use synod_wire::Slot;
 use synod_wire::frame::checksum;
 
@@ -61,8 +63,11 @@ fn a_restart_goes_on_behind_the_groups_that_are_there() {
     let dir = tempdir();
     let state = payload(7, 2 * GROUP_BYTES + DATA_BYTES + 5);
     let whole = whole_of(7, &state);
+    assert_eq!(begun(dir.path()).unwrap(), None);
     assert_eq!(resume(dir.path(), &whole).unwrap(), 0);
+    assert_eq!(begun(dir.path()).unwrap(), None, "nothing of it came");
     store(dir.path(), &whole, 0, &state[..GROUP_BYTES]).unwrap();
+    assert_eq!(begun(dir.path()).unwrap(), Some(whole));
     assert_eq!(resume(dir.path(), &whole).unwrap(), GROUP_BYTES as u64);
     assert_eq!(fetch(dir.path(), &whole, &state), GROUP_BYTES);
     assert_eq!(fetch(dir.path(), &whole, &state), state.len(), "nothing is missing");
@@ -127,7 +132,12 @@ fn blocks_of_another_place_or_another_state_do_not_count() {
         assert_eq!(resume(dir.path(), &other).unwrap(), other.bytes);
         let bytes = std::fs::read(path(dir.path(), &other)).unwrap();
         std::fs::write(path(dir.path(), &whole), bytes).unwrap();
+        // Of two, the name of the one is not what it has, and the other's is.
+        assert_eq!(begun(dir.path()).unwrap(), Some(other));
         assert_eq!(resume(dir.path(), &whole).unwrap(), 0, "{other:?}");
+        // The length alone is not in the name.
+        let is_its_name = path(dir.path(), &whole) == path(dir.path(), &other);
+        assert_eq!(begun(dir.path()).unwrap(), Some(other).filter(|_| is_its_name), "{other:?}");
     }
 }
 

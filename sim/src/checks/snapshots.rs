@@ -4,7 +4,7 @@
 //! What a node does with a snapshot after a restart is for the other checkers: its state must be the one that they know.
 
 use super::violated;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use synod::shard::checkpoint::Checkpoint;
 use synod_wire::Slot;
 
@@ -12,11 +12,13 @@ use synod_wire::Slot;
 #[derive(Default)]
 pub(crate) struct Snapshots {
     first: BTreeMap<Slot, (usize, u32)>,
+    by: BTreeSet<(usize, Slot)>,
 }
 
 impl Snapshots {
     /// A node has written one. Whether another had before, of the same slot.
     pub(crate) fn written(&mut self, node: usize, made: &Checkpoint) -> Result<bool, super::Violation> {
+        self.by.insert((node, made.slot));
         let (first, crc) = *self.first.entry(made.slot).or_insert((node, made.state_crc));
         if crc != made.state_crc {
             let (slot, is) = (made.slot, made.state_crc);
@@ -26,6 +28,11 @@ impl Snapshots {
             );
         }
         Ok(first != node)
+    }
+
+    /// How many a node has made that are newer than that of a slot.
+    pub(crate) fn newer(&self, node: usize, than: Slot) -> usize {
+        self.by.range((node, than.next())..=(node, Slot(u64::MAX))).count()
     }
 }
 
@@ -40,6 +47,10 @@ mod tests {
         assert_eq!(snapshots.written(0, &made(7, 1)), Ok(false));
         assert_eq!(snapshots.written(1, &made(7, 1)), Ok(true));
         assert_eq!(snapshots.written(1, &made(9, 2)), Ok(false));
+        assert_eq!(
+            [(0, 6), (0, 7), (0, 9), (1, 6)].map(|(node, than)| snapshots.newer(node, Slot(than))),
+            [2, 1, 0, 1]
+        );
         assert!(snapshots.written(2, &made(7, 2)).is_err());
     }
 }
