@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(snapshots.written(1, &made(9, 2)), Ok(false));
         assert_eq!(
             [(0, 6), (0, 7), (0, 9), (1, 6)].map(|(node, than)| snapshots.newer(node, Slot(than))),
-            [2, 1, 0, 1]
+            [1, 0, 0, 2]
         );
         assert!(snapshots.written(2, &made(7, 2)).is_err());
     }
