@@ -372,8 +372,9 @@ impl Memory {
 
 /// How much a thread that reads the log gives way: a tenth of what others get, where they want the same CPU.
 const RECOVERY_NICE: i32 = 10;
-/// The same for snapshots, which nobody waits for.
-const SNAPSHOT_NICE: i32 = 19;
+/// The same for snapshots: a third of what others get. Nobody waits for them, but they must keep up with the log, or its front stays on
+/// disk and restarts take longer: at the lowest priority none was made beside two busy loops on two CPUs.
+const SNAPSHOT_NICE: i32 = 5;
 
 /// One group that ends, or panics, ends the node: its operator must look.
 struct EndsNode {
@@ -678,7 +679,7 @@ impl Pipeline {
 /// |---|---|---|
 /// | `synod-house` | normal | what the pipeline waits for, and reads what members lack that lag: at a low priority they might never catch up beside a full load |
 /// | `synod-prep` | normal | prepares the log's next segment, which takes its time |
-/// | `synod-snap` | the lowest | reads the log for snapshots, writes them, and removes the log's front |
+/// | `synod-snap` | a third of normal | reads the log for snapshots, writes them, and removes the log's front |
 /// | `synod-move` | as a start's | what a member waits for that is sent a snapshot, while `synod-snap` waits: both change the same files |
 ///
 /// They end when told to stop.
