@@ -72,7 +72,7 @@ impl Sim {
             | Fault::Unreadable
             | Fault::Misdirected
             | Fault::PhantomWrite => {
-                return self.damage(fault);
+                return self.damage(fault, false);
             }
             Fault::Amnesia => return self.amnesia(),
             Fault::Rollback => return self.rollback(),
@@ -341,8 +341,8 @@ impl Sim {
         true
     }
 
-    /// Damages a flush that a later mark covers, so that it cannot be taken for a torn tail.
-    pub(crate) fn damage(&mut self, fault: Fault) -> Checked {
+    /// Damages a flush that a later mark covers, so that it cannot be taken for a torn tail: any, or the newest.
+    pub(crate) fn damage(&mut self, fault: Fault, newest: bool) -> Checked {
         let everywhere = fault == Fault::CorruptionEverywhere;
         let node = if everywhere { Some(self.some_node()) } else { self.some_victim() };
         let Some(node) = node.filter(|node| !self.nodes[*node].disk.lying && !self.nodes[*node].robbed) else {
@@ -369,8 +369,12 @@ impl Sim {
             return Ok(());
         }
         // The latest are the ones whose loss matters most.
-        let recent = able.len().min(8) as u64;
-        let at = if self.chaos.percent(70) { able[self.chaos.below(recent) as usize] } else { self.chaos.pick(&able) };
+        let recent = able.len().min(if newest { 1 } else { 8 }) as u64;
+        let at = if newest || self.chaos.percent(70) {
+            able[self.chaos.below(recent) as usize]
+        } else {
+            self.chaos.pick(&able)
+        };
         let flush = self.nodes[node].disk.flushes[at].clone();
         if fault == Fault::Corruption && flush.start >= SEGMENT_BYTES && self.chaos.percent(20) {
             return self.damage_header(node, flush.start);

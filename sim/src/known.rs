@@ -153,6 +153,10 @@ pub const MUTANTS: &[Mutant] = &[
     // Damage.
     rule("payload_checksum_ignored", "payloads are not checked against their checksum"),
     rule("torn_flush_called_damage", "a torn last flush is called damage"),
+    Mutant {
+        ground: Ground::Scenario("marks_outlive_the_cut", include_str!("../scenarios/marks_outlive_the_cut.txt")),
+        ..rule("cut_takes_the_marks", "a cut that is interrupted leaves nothing that tells damage from a torn tail")
+    },
     rule("mark_covers_own_flush", "a flush claims that it was durable before it was written"),
     // The log's way to the disk.
     rule("short_write_taken_for_whole", "a write done in part counts as done"),

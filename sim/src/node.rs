@@ -151,6 +151,8 @@ pub(crate) struct Node {
     pub(crate) withheld_until_ns: u64,
     /// Its process is to end right after the recovery under way.
     pub(crate) killed_after_recovery: bool,
+    /// Its next recovery dies after so many operations on its disk.
+    pub(crate) doomed_after: Option<u64>,
     /// How its next recovery came about, for the coverage.
     pub(crate) before: Before,
     pub(crate) role: Role,
@@ -198,6 +200,7 @@ impl Node {
             next_release: false,
             withheld_until_ns: 0,
             killed_after_recovery: false,
+            doomed_after: None,
             before: Before::default(),
             role: Role::Joining,
             epoch: Epoch(1),

@@ -13,7 +13,7 @@ use synod::shard::{Fatal, Findings};
 use synod_wal::LogError;
 
 /// The operations on its disk that a recovery, a format, the preparation of a segment or a snapshot gets to do before it dies.
-const OPERATIONS: u64 = 8;
+const OPERATIONS: u64 = 14;
 /// How many times likelier a death is where a write was torn: its cut is the rarest thing to interrupt.
 const LIKELIER_TORN: u64 = 3;
 /// How long the one who died stays down, on average.
@@ -34,8 +34,12 @@ impl Sim {
 
     /// The production recovery and a shard, unless it dies inside. `Err`: it ended otherwise.
     pub(crate) fn recover(&mut self, node: usize, seed: u64) -> Result<Option<Findings>, Fatal> {
-        let doomed = self.dies_inside(node, OPERATIONS);
+        let mut doomed = self.dies_inside(node, OPERATIONS);
         let this = &mut self.nodes[node];
+        if let Some(operations) = this.doomed_after.take() {
+            this.store.medium.dies_after(operations, Rng::new(seed, "death"));
+            doomed = true;
+        }
         this.store.medium.tally();
         let started = this.start(&self.plan, self.now_ns, seed);
         let died = this.store.medium.revive();

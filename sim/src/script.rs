@@ -11,6 +11,7 @@
 //! conditional 40                   of a hundred bursts those with entries that are appended on a condition
 //! entries 1300                     the longest entry's bytes
 //! snapshots 60                     one is made each so many entries
+//! writes 4                         log writes that a node has in flight at most
 //! pace 65536                       bytes a second that members which lag are sent
 //! trims 1000                       an operator trims now and then, so many milliseconds apart on average
 //! durability memory                nodes vouch for what lies in memory; who crashes does not come back
@@ -33,8 +34,10 @@
 //! at 2000 kill 1                   n1's process ends, and starts again later
 //! at 2000 down 1 3000              the same, after this time
 //! at 2000 catch B 3000 a segment is prepared   the same, as soon as this has happened to B next
+//! at 2000 doom 1 9                 its next recovery dies after so many operations on its disk
 //! at 2000 power                    all nodes lose power
-//! at 2000 damage Corruption        a victim's log goes bad, and it starts again
+//! at 2000 damage Corruption        a victim's log goes bad, and it starts again; a third word `newest`: what it wrote last does,
+//!                                  of what later marks cover
 //! at 2000 lie                      a victim's disk begins to lie; said again, the power shows it
 //! at 2000 newdisk 2                n2 comes back with an empty disk (it is the victim)
 //! at 2000 client 0                 client 0 crashes, and comes back at another node
@@ -132,6 +135,7 @@ pub fn scenario(text: &str, seed: u64) -> Result<Plan, String> {
                 plan.max_entry_bytes = number(&words, 1)?;
             }
             "snapshots" => plan.snapshot_entries = number(&words, 1)?,
+            "writes" => plan.max_in_flight = number(&words, 1)? as usize,
             "pace" => plan.catch_up_bytes_per_s = number(&words, 1)?,
             "trims" => plan.trim_mean_ms = number(&words, 1)?,
             "spares" => plan.spares = number(&words, 1)? as usize,
@@ -248,9 +252,10 @@ impl Sim {
                 let fault = Fault::ALL.iter().find(|fault| fault.name() == words[1]);
                 let fault = *fault.unwrap_or_else(|| panic!("there is no fault {:?}", words[1]));
                 let victim = self.plan.victims[0];
-                self.damage(fault)?;
+                self.damage(fault, words.get(2).is_some_and(|word| word == "newest"))?;
                 return self.kill(victim, false);
             }
+            Some("doom") => self.nodes[arg(1) as usize].doomed_after = Some(arg(2)),
             Some("lie") => return self.rollback(),
             Some("client") => {
                 let now_ns = self.now_ns;

@@ -67,6 +67,7 @@ fn each_bug_fails_the_script_of_its_rule() {
         ("amnesiac_votes", "amnesia_after_a_disk_swap"),
         ("chosen_above_configuration_is_final", "chosen_above_a_configuration"),
         ("counted_lsn_not_told", "rolled_back_disk"),
+        ("cut_takes_the_marks", "marks_outlive_the_cut"),
         ("damage_truncated", "phantom_write_is_damage"),
         ("duplicate_sequenced_again", "retry_at_another_node"),
         ("earlier_parts_let_go", "snapshots_overtake_one_that_is_sent"),

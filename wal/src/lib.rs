@@ -84,19 +84,26 @@
 //!
 //! Frames with a lower Lsn than expected (an older generation) never match and count as empty.
 //!
-//! **The cut** is durable before anything is appended, and may itself be interrupted at any point:
+//! **The cut** (`cut.rs`) is durable before anything is appended, and may itself be interrupted at any point:
 //! 1. all segments are synced: what was read is durable, kept records included;
-//! 2. from the next block boundary `b >= p` on, every block that is not zero is zeroed, in all segments; synced. The block with
+//! 2. a *cut mark* is written behind the last block that is not zero, in a new segment if the last one ends there, and synced: a
+//!    trailer without records whose mark is the last kept Lsn, with the flag [`CUT_MARK`](synod_wire::frame::flags::CUT_MARK);
+//! 3. from the next block boundary `b >= p` on, every other block that is not zero is zeroed, in all segments; synced. The block with
 //!    the last kept record is not touched, but where the torn flush's own trailer is whole and begins in it: then it is written
-//!    once more with zeros from `p` on, and synced, before the others. Else that trailer would stay beside the one of step 3, and
+//!    once more with zeros from `p` on, and synced, before the others. Else that trailer would stay beside the one of step 4, and
 //!    name the lost records again once marks have grown beyond their Lsns. (Should a device tear more than a sector then, kept
 //!    records are lost that nobody was told of.)
-//! 3. a flush of only a trailer is written at `b`, and synced. It names as its start the torn flush's, as its records the kept
-//!    ones, as its mark the last kept Lsn.
+//! 4. a flush of only a trailer is written at `b`, and synced. It names as its start the torn flush's, as its records the kept
+//!    ones, as its mark the last kept Lsn;
+//! 5. the cut mark is zeroed, and synced.
 //!
-//! Until 3 is whole on disk, the next recovery finds the same kept records and no more evidence than this one, and cuts
+//! The trailers that step 3 takes may hold the only marks that tell damage of the last durable flushes from a torn tail. From 2 to
+//! 4 the cut mark does. It ends no flush: a scan that lacks no record at or below its mark goes on as if it were any other bytes that
+//! are not zero, and the cut is done again; one that does goes on at it, as behind any later flush that proves damage.
+//! Until 4 is whole on disk, the next recovery finds the same kept records, and cuts
 //! again: zeros only add to what a torn write did not reach, so a trailer that is still whole gets the same verdict.
-//! Afterwards it finds a trailer that holds `p` and misses nothing, and goes on behind it.
+//! Afterwards it finds a trailer that holds `p` and misses nothing, and goes on behind it. Where 5 was not reached the cut mark is left:
+//! right behind it is as good as an idle mark, farther on it is cut as a torn tail without records.
 //!
 //! Unreadable pages are bytes that are not whole, not a reason to stop. A missing segment, another format, another owner
 //! are errors. Segment 0 whose first record is gone with nothing behind it is an error too: it was whole when it was named.
@@ -110,6 +117,7 @@
 //! a segment that has a name, or that anybody still has open (`synod_ring::remove_file`). What is left (a foreign process truncates a
 //! file under the map; a page is evicted in spite of all and then fails) ends the process, which is what a broken log disk does anyway.
 
+mod cut;
 mod depth;
 mod direct;
 mod directory;

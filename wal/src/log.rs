@@ -475,7 +475,8 @@ impl Log {
         let end = self.geometry.sealed_end(head, records);
         let next = self.geometry.next_start(end, self.geometry.stride_end(start));
         let mark = if mutant("mark_covers_own_flush") { self.last_lsn } else { self.durable_lsn };
-        let fields = TrailerFields { start, next, lsn: self.last_lsn, mark, promised: self.promised };
+        let fields =
+            TrailerFields { start, next, lsn: self.last_lsn, mark, promised: self.promised, is_cut_mark: false };
         let at = self.at(head);
         let out = self.arena.get_mut(at, (end - head) as usize);
         trailer::write(out, &self.identity, &fields, &self.open.entries);

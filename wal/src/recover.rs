@@ -1,20 +1,17 @@
-//! Recovery: from a directory to a [`Log`] that can be appended to. Scans, cuts a torn tail, fills the ring in memory. Called
+//! Recovery: from a directory to a [`Log`] that can be appended to. Scans, has a torn tail cut, fills the ring in memory. Called
 //! once, before the shard runs; blocking. The rules stand at the crate's top.
 
+use crate::cut::{cut, restore_length};
 use crate::directory::{block_bytes, list, open_direct, segment_name, segment_path, sync_dir, take_lock};
-use crate::layout::{Geometry, trailer_bytes};
 use crate::log;
-use crate::scan::{End, Scanner, front};
+use crate::scan::{Scanner, front};
 use crate::segment::Segments;
-use crate::trailer::{self, TrailerFields};
-use crate::window::{Page, is_zero, search_start};
+use crate::trailer;
 use crate::{
-    Damage, Dir, Expect, Identity, Item, Log, LogError, MAX_ARENA_BYTES, Place, PreparedSegment, SegmentSpec, Settings,
-    TornTail,
+    Damage, Dir, Expect, Identity, Item, Log, LogError, MAX_ARENA_BYTES, Place, PreparedSegment, Settings, TornTail,
 };
 use std::ops::ControlFlow;
-use std::path::Path;
-use synod_ring::{Arena, BlockFile, Haste, give_way};
+use synod_ring::{Arena, give_way};
 use synod_wire::frame::Frame;
 use synod_wire::mutant::mutant;
 use synod_wire::{Ballot, Lsn};
@@ -90,7 +87,7 @@ pub fn recover(
     }
     let lock = take_lock(&dir)?;
     remove_leftovers(&dir)?;
-    let segments = Segments::open(&dir, false)?;
+    let mut segments = Segments::open(&dir, false)?;
     segments.check(expect, settings)?;
     check_blocks(&segments)?;
     sync(&segments)?;
@@ -113,10 +110,10 @@ pub fn recover(
     if end.is_torn() && mutant("torn_tail_not_cut") {
         head = segments.geometry.block_ceil(end.at);
     } else if end.is_torn() {
-        let cut = cut(&segments, &end)?;
+        let cut = cut(&mut segments, &end)?;
         (head, torn) = (cut.0, Some(cut.1));
     }
-    let files = open_ahead(&segments, head)?;
+    let files = open_ahead(&mut segments, head)?;
     let (arena, arena_floor) = fill_arena(&segments, head, settings)?;
     forget_pages(&segments)?;
     let start = log::Start {
@@ -250,117 +247,14 @@ fn is_direct(segments: &Segments) -> Result<bool, LogError> {
     file.is_direct().map_err(LogError::file("ask for the flags of", &segment_path(&segments.dir, last)))
 }
 
-/// Cuts the torn tail at `end`, durably; where to append, and what was cut.
-fn cut(segments: &Segments, end: &End) -> Result<(u64, TornTail), LogError> {
-    let geometry = &segments.geometry;
-    let start = geometry.block_ceil(end.at);
-    let voided = match end.whole_trailer {
-        Some(trailer) if trailer < start => zero_behind(segments, end.at)?,
-        _ => 0,
-    };
-    let cut_bytes = voided + if mutant("cut_not_zeroed") { 0 } else { zero_from(segments, start)? };
-    let bytes = geometry.block_ceil(trailer_bytes(end.kept.len()));
-    assert!(start + bytes <= segments.geometry.stride_end(end.at), "every flush leaves room for a cut");
-    let next = geometry.next_start(start + bytes, segments.geometry.stride_end(end.at));
-    let segment = segments.file_at(start);
-    let mut block = Arena::new(bytes as usize).map_err(LogError::file("map a buffer to write", &segment.path))?;
-    let fields =
-        TrailerFields { start: end.flush_start, next, lsn: end.last_lsn, mark: end.last_lsn, promised: end.promised };
-    trailer::write(block.get_mut(0, trailer_bytes(end.kept.len()) as usize), &segments.identity, &fields, &end.kept);
-    let file = open_direct(&segments.dir, &segment_name(geometry.segment(start)), false)?;
-    file.write_at(block.get(0, bytes as usize), geometry.offset(start))
-        .and_then(|()| file.sync())
-        .map_err(LogError::file("write the cut of", &segment.path))?;
-    Ok((next, TornTail { pos: end.at, kept: end.kept.len(), cut_bytes }))
-}
-
-/// Zeroes what lies behind the kept records in their last block, and syncs; how many bytes. The torn flush's own trailer is whole
-/// there: besides the cut's it would name the lost records for ever. Nothing in this block was ever acknowledged (the flush is
-/// torn, and this recovery did not return yet), and the kept bytes stay the same.
-fn zero_behind(segments: &Segments, at: u64) -> Result<u64, LogError> {
-    let geometry = &segments.geometry;
-    let block = at / geometry.block_bytes * geometry.block_bytes;
-    let segment = segments.file_at(block);
-    let bytes = geometry.block_bytes as usize;
-    let mut buffer = Arena::new(bytes).map_err(LogError::file("map a buffer to write", &segment.path))?;
-    segment
-        .file
-        .read_at(buffer.get_mut(0, (at - block) as usize), geometry.offset(block))
-        .map_err(LogError::file("read", &segment.path))?;
-    let file = open_direct(&segments.dir, &segment_name(geometry.segment(block)), false)?;
-    file.write_at(buffer.get(0, bytes), geometry.offset(block))
-        .and_then(|()| file.sync())
-        .map_err(LogError::file("void the torn trailer in", &segment.path))?;
-    Ok(block + geometry.block_bytes - at)
-}
-
-/// Zeroes every block from `from` on that is not zero, in all segments, and syncs; how many bytes.
-fn zero_from(segments: &Segments, from: u64) -> Result<u64, LogError> {
-    let geometry = &segments.geometry;
-    let mut zeroed = 0;
-    for index in geometry.segment(from)..segments.end_index() {
-        let path = &segments.file(index).path;
-        let file = open_direct(&segments.dir, &segment_name(index), false)?;
-        restore_length(&*file, path, geometry)?;
-        let segment_start = index * geometry.segment_bytes;
-        for stride in (0..geometry.segment_bytes).step_by(geometry.stride_bytes as usize).map(|at| segment_start + at) {
-            if segments.geometry.stride_end(stride) <= from {
-                continue;
-            }
-            for run in dirty_blocks(segments, search_start(geometry, stride, from))? {
-                let offset = geometry.offset(run);
-                file.zero(offset, offset + geometry.block_bytes, &Haste::at_once())
-                    .map_err(LogError::file("zero", path))?;
-                zeroed += geometry.block_bytes;
-            }
-        }
-        file.sync().map_err(LogError::file("sync", path))?;
-    }
-    Ok(zeroed)
-}
-
-/// The blocks from `from` to its stride's end that hold anything but zeros, or cannot be read.
-fn dirty_blocks(segments: &Segments, from: u64) -> Result<Vec<u64>, LogError> {
-    let window = segments.window(segments.geometry.stride_start(from), u64::MAX)?;
-    let block_bytes = segments.geometry.block_bytes;
-    let mut blocks = Vec::new();
-    let mut pos = from;
-    for page in window.pages(from) {
-        let (bytes, dirty) = match page {
-            Page::Bytes(_, bytes) => (bytes.len() as u64, !is_zero(bytes)),
-            Page::Unreadable => (u64::from(crate::MIN_BLOCK_BYTES), true),
-        };
-        let block = pos / block_bytes * block_bytes;
-        if dirty && blocks.last() != Some(&block) {
-            blocks.push(block);
-        }
-        pos += bytes;
-    }
-    Ok(blocks)
-}
-
-/// A shortened segment gets its length and its zeros back before anything is appended to it.
-fn restore_length(file: &dyn BlockFile, path: &Path, geometry: &Geometry) -> Result<(), LogError> {
-    let bytes = file.len_bytes().map_err(LogError::file("stat", path))?;
-    if bytes >= geometry.segment_bytes {
-        return Ok(());
-    }
-    file.set_len_bytes(geometry.segment_bytes).map_err(LogError::file("restore the length of", path))?;
-    file.zero(geometry.block_ceil(bytes), geometry.segment_bytes, &Haste::at_once())
-        .map_err(LogError::file("zero", path))?;
-    file.sync().map_err(LogError::file("sync", path))
-}
-
 /// Opens the segment to append to, and those behind it, for direct writes; prepares the first if it does not exist.
-fn open_ahead(segments: &Segments, head: u64) -> Result<Vec<PreparedSegment>, LogError> {
+fn open_ahead(segments: &mut Segments, head: u64) -> Result<Vec<PreparedSegment>, LogError> {
     let geometry = segments.geometry;
     let current = geometry.segment(head);
-    let existing = segments.end_index();
-    if current == existing {
-        let (dir, identity) = (segments.dir.clone(), segments.identity);
-        let spec = SegmentSpec { dir, index: current, geometry, identity, haste: Haste::at_once() };
-        return Ok(vec![spec.prepare()?]);
+    if !segments.holds(head) {
+        segments.prepare_next()?;
     }
+    let existing = segments.end_index();
     // And as many as the ring in memory held while writes hung; it may have been larger then than it is now.
     let most = current + SEGMENTS_AHEAD + MAX_ARENA_BYTES / geometry.segment_bytes;
     if existing > most {

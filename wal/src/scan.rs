@@ -731,9 +731,13 @@ impl Search<'_> {
             let last = kept.checked_sub(1).map(|last| self.walked[last].header.lsn.next());
             Resume { start, first_lsn, kept, next_lsn: last.or(self.floor).unwrap_or(first_lsn) }
         });
+        let mark = trailer.fields.mark;
+        if trailer.fields.is_cut_mark && mark < resume.next_lsn {
+            // The cut that it is of is done again.
+            return false;
+        }
         self.resume = Some(resume);
         // Flushes become durable whole: a mark at the last whole record proves the trailer that should follow it, too.
-        let mark = trailer.fields.mark;
         let trailer_alone = resume.kept > 0 && resume.follows() && mark.next() >= resume.next_lsn;
         let marked = mark >= resume.next_lsn || trailer_alone;
         self.proven |= marked && !(resume.follows() && self.was_passed_over(resume.kept, trailer));

@@ -177,6 +177,7 @@ fn first_flush(geometry: &Geometry, identity: &Identity, header: &Header, payloa
         // Segment 0 gets its name only after this flush was synced: whoever reads the mark reads the truth.
         mark: header.lsn,
         promised: header.promised,
+        is_cut_mark: false,
     };
     let entry = trailer::entry(header, header_crc, payload.len());
     let trailer_end = record_bytes + trailer_bytes(1) as usize;
@@ -260,6 +261,17 @@ impl Segments {
             return mismatch(&files[0].path, "index", first_index, 0, mend);
         }
         Ok(Segments { dir: dir.clone(), first: first_index, files, geometry, identity })
+    }
+
+    /// Prepares the segment behind the last one, and takes it in.
+    pub(crate) fn prepare_next(&mut self) -> Result<(), LogError> {
+        let (dir, index) = (self.dir.clone(), self.end_index());
+        let spec =
+            SegmentSpec { dir, index, geometry: self.geometry, identity: self.identity, haste: Haste::at_once() };
+        let path = spec.prepare()?.path;
+        let file = open_read(&self.dir, &segment_name(index))?;
+        self.files.push(SegmentFile { path, file, header_is_whole: true });
+        Ok(())
     }
 
     /// Checks that the log is the expected one.

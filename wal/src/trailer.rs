@@ -2,7 +2,7 @@
 
 use crate::Identity;
 use crate::layout::{Geometry, trailer_bytes};
-use synod_wire::frame::{self, HEADER_BYTES, Header, Kind};
+use synod_wire::frame::{self, HEADER_BYTES, Header, Kind, flags};
 use synod_wire::record::{MAX_FLUSH_RECORDS, Trailer, TrailerEntry};
 use synod_wire::{Ballot, Epoch, Lsn, Slot};
 use zerocopy::{FromBytes, IntoBytes};
@@ -18,6 +18,8 @@ pub(crate) struct TrailerFields {
     pub(crate) lsn: Lsn,
     pub(crate) mark: Lsn,
     pub(crate) promised: Ballot,
+    /// It ends no flush: a cut that is under way left it, for its mark.
+    pub(crate) is_cut_mark: bool,
 }
 
 /// Writes a trailer frame, padded with zeros, into all of `out`.
@@ -31,7 +33,7 @@ pub(crate) fn write(out: &mut [u8], identity: &Identity, fields: &TrailerFields,
     };
     let header = Header {
         kind: Kind::Trailer,
-        flags: 0,
+        flags: if fields.is_cut_mark { flags::CUT_MARK } else { 0 },
         from: identity.node,
         group: identity.group,
         cluster: identity.cluster,
@@ -86,6 +88,7 @@ impl<'a> TrailerView<'a> {
             lsn: header.lsn,
             mark: Lsn(header.slot.0),
             promised: header.promised,
+            is_cut_mark: header.flags & flags::CUT_MARK != 0,
         };
         let view = TrailerView { pos, fields, entries };
         let whole = header.kind == Kind::Trailer && entries.len() == usize::from(body.entries.get());

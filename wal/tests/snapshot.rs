@@ -2,16 +2,12 @@
 
 mod common;
 
+use common::dying::dying;
 use common::*;
 use proptest::prelude::*;
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use synod_ring::{BlockFile, Haste, View};
 use synod_wal::snapshot::{HEADER_BYTES, PIECE_BYTES, Snapshot, list, read, remove_older, write};
-use synod_wal::{Dir, Directory, Expect, Lock, LogError, Opening};
+use synod_wal::{Dir, Expect, LogError};
 use synod_wire::frame::checksum;
 use synod_wire::record::SnapshotHeader;
 use synod_wire::{GroupId, NodeId, Slot};
@@ -97,132 +93,6 @@ fn damage_and_other_owners_are_told() {
     }
 }
 
-/// A directory whose process dies at an operation.
-#[derive(Debug)]
-struct Dying {
-    dir: Dir,
-    left: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct DyingFile {
-    file: Arc<dyn BlockFile>,
-    left: Arc<AtomicUsize>,
-}
-
-fn operation(left: &AtomicUsize) -> io::Result<()> {
-    let alive = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-    alive.map(drop).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
-}
-
-impl Directory for Dying {
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn exists(&self) -> bool {
-        self.dir.exists()
-    }
-
-    fn create(&self) -> io::Result<()> {
-        self.dir.create()
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        self.dir.lock()
-    }
-
-    fn names(&self) -> io::Result<Vec<String>> {
-        self.dir.names()
-    }
-
-    fn open(&self, name: &str, opening: Opening) -> io::Result<Arc<dyn BlockFile>> {
-        operation(&self.left)?;
-        Ok(Arc::new(DyingFile { file: self.dir.open(name, opening)?, left: self.left.clone() }))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        operation(&self.left)?;
-        self.dir.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        operation(&self.left)?;
-        self.dir.remove(name)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        operation(&self.left)
-    }
-
-    fn sync_parent(&self) -> io::Result<()> {
-        operation(&self.left)
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.dir.free_bytes()
-    }
-}
-
-impl BlockFile for DyingFile {
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.file.len_bytes()
-    }
-
-    fn set_len_bytes(&self, bytes: u64) -> io::Result<()> {
-        operation(&self.left)?;
-        self.file.set_len_bytes(bytes)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        operation(&self.left)?;
-        self.file.allocate(bytes)
-    }
-
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(out, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Err(end) = operation(&self.left) {
-            // The last write reaches the disk in part.
-            let part = bytes.len() / 2 / 4_096 * 4_096;
-            self.file.write_at(&bytes[..part], offset)?;
-            return Err(end);
-        }
-        self.file.write_at(bytes, offset)
-    }
-
-    fn zero(&self, from: u64, to: u64, haste: &Haste) -> io::Result<()> {
-        operation(&self.left)?;
-        self.file.zero(from, to, haste)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        operation(&self.left)
-    }
-
-    fn view(&self, offset: u64, bytes: usize) -> io::Result<View> {
-        self.file.view(offset, bytes)
-    }
-
-    fn never_read_ahead(&self) -> io::Result<()> {
-        self.file.never_read_ahead()
-    }
-
-    fn forget(&self) -> io::Result<()> {
-        self.file.forget()
-    }
-
-    fn direct_bytes(&self) -> io::Result<Option<u32>> {
-        self.file.direct_bytes()
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.file.descriptor()
-    }
-}
-
 #[test]
 fn every_interruption_leaves_the_old_ones_and_the_new_one_whole_or_not_at_all() {
     let dir = tempdir();
@@ -232,9 +102,7 @@ fn every_interruption_leaves_the_old_ones_and_the_new_one_whole_or_not_at_all() 
     let new = payload(2, PIECE_BYTES + 50_000);
     let mut outcomes = Vec::new();
     for operations in 0.. {
-        let left = Arc::new(AtomicUsize::new(operations));
-        let dying = Dir::new(Dying { dir: Dir::from(dir.path()), left });
-        let written = write_one(&dying, 2, &new);
+        let written = write_one(dying(dir.path(), operations), 2, &new);
         recover_dir(dir.path(), &settings()).unwrap();
         let names: Vec<String> = Dir::from(dir.path()).names().unwrap();
         assert!(names.iter().all(|name| !name.ends_with(".tmp")), "{operations}: {names:?}");
@@ -260,9 +128,11 @@ fn a_removal_that_is_interrupted_leaves_the_newest() {
         for slot in 1..=5 {
             write_one(dir.path(), slot, &payload(slot, 500)).unwrap();
         }
-        let left = Arc::new(AtomicUsize::new(operations));
-        let dying = Dir::new(Dying { dir: Dir::from(dir.path()), left });
-        assert_eq!(remove_older(&dying, 2).is_ok(), operations >= 4, "three files and the directory");
+        assert_eq!(
+            remove_older(dying(dir.path(), operations), 2).is_ok(),
+            operations >= 4,
+            "three files and the directory"
+        );
         let first = 1 + operations.min(3) as u64;
         assert_eq!(list(dir.path()).unwrap(), (first..=5).map(Slot).collect::<Vec<_>>(), "{operations}");
     }

@@ -274,6 +274,8 @@ pub mod flags {
     pub const RECEIPT: u8 = 4;
     /// A value: it is a configuration ([`crate::batch::RunKind::Configuration`]).
     pub const CONFIGURATION: u8 = 8;
+    /// A log's trailer: it ends no flush, but keeps a mark while a torn tail is cut.
+    pub const CUT_MARK: u8 = 16;
 }
 
 /// The header as it lies in memory; see the module's table.

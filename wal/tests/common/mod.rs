@@ -1,6 +1,8 @@
 //! A disk between the log and real files: it keeps writes until a test completes them, and can crash.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this module")]
 
+pub mod dying;
+
 use std::fs::File;
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
