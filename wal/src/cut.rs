@@ -40,17 +40,15 @@ pub(crate) fn cut(segments: &mut Segments, end: &End) -> Result<(u64, TornTail),
         is_cut_mark: false,
     };
     write_trailer(segments, start, &fields, &end.kept)?;
-    zero(segments, &mark)?;
+    zero(segments, &[mark])?;
     let cut_bytes = voided + dirty.len() as u64 * geometry.block_bytes;
     Ok((next, TornTail { pos: end.at, kept: end.kept.len(), cut_bytes }))
 }
 
-/// Writes a mark of its own behind all that will be zeroed (`behind`, a block's end), in a new segment if the last one ends
-/// there: the cut takes the marks of the torn flushes, and only they may tell that what is bad before the tail was durable. The block that it took.
-fn write_mark(segments: &mut Segments, end: &End, behind: u64) -> Result<Vec<u64>, LogError> {
-    if mutant("cut_takes_the_marks") {
-        return Ok(Vec::new());
-    }
+/// Writes a mark of its own behind all that will be zeroed (`behind`: where a block ends), in a new segment if the last one ends
+/// there; where it lies. The cut takes the marks of the torn flushes, and only they may tell that what is bad before the tail was
+/// durable.
+fn write_mark(segments: &mut Segments, end: &End, behind: u64) -> Result<u64, LogError> {
     let geometry = segments.geometry;
     let start = geometry.next_start(behind, geometry.stride_end(behind - 1));
     if !segments.holds(start) {
@@ -59,8 +57,10 @@ fn write_mark(segments: &mut Segments, end: &End, behind: u64) -> Result<Vec<u64
     let next = geometry.next_start(start + geometry.block_bytes, geometry.stride_end(start));
     let fields =
         TrailerFields { start, next, lsn: end.last_lsn, mark: end.last_lsn, promised: end.promised, is_cut_mark: true };
-    write_trailer(segments, start, &fields, &[])?;
-    Ok(vec![start])
+    if !mutant("cut_takes_the_marks") {
+        write_trailer(segments, start, &fields, &[])?;
+    }
+    Ok(start)
 }
 
 /// Writes a trailer to blocks of its own at `pos`, and syncs.

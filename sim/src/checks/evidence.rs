@@ -108,7 +108,9 @@ impl Evidence {
         Ok(true)
     }
 
-    /// A node has taken a turn: the votes that it counts for what it proposed, and which no quorum has chosen yet.
+    /// A node has taken a turn: the votes that it counts for what it proposed, and which no quorum has chosen yet. Who was replaced
+    /// and does not know it also counts those who know the slot chosen in a higher ballot, and were not asked to promise that ballot.
+    /// They make no quorum for another value: one of each phase 1 quorum of that ballot would have to vote below its promise.
     pub(crate) fn counted(&self, one_value: &OneValue, node: usize, core: &Replica) -> Checked {
         if !self.votes_on_disk || !core.leads() {
             return Ok(());
@@ -116,7 +118,7 @@ impl Evidence {
         let ballot = core.promised();
         for (slot, counted) in core.votes_counted().filter(|(_, counted)| !counted.is_empty()) {
             let voted = one_value.voted(slot, ballot);
-            if counted.0 & !voted.0 != 0 && !one_value.chosen_below(slot, ballot) {
+            if counted.0 & !voted.0 != 0 && !one_value.chosen_in_another(slot, ballot) {
                 let detail = format!(
                     "n{node} counts votes of {counted:?} for slot {slot} in ballot {ballot}; on disk it is at {voted:?}"
                 );

@@ -157,6 +157,11 @@ impl OneValue {
         self.chosen.get(&slot).is_some_and(|(chosen, _)| *chosen < ballot)
     }
 
+    /// Whether `slot` was chosen, and not in this ballot first.
+    pub(crate) fn chosen_in_another(&self, slot: Slot, ballot: Ballot) -> bool {
+        self.chosen.get(&slot).is_some_and(|(chosen, _)| *chosen != ballot)
+    }
+
     /// The highest slot chosen, and its ballot.
     pub(crate) fn highest(&self) -> (Slot, Ballot) {
         self.chosen.last_key_value().map_or_else(Default::default, |(slot, (ballot, _))| (*slot, *ballot))
