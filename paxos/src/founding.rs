@@ -81,8 +81,9 @@ impl Replica {
         if founded_with != 0 && !known && !mutant("amnesiac_votes") {
             return self.reproach(from, epoch, founded_with);
         }
-        if counted > self.durable && !mutant("amnesiac_votes") && !mutant("rolled_back_votes") {
-            return self.halt(Halt::Behind { peer: from, counted, durable: self.durable });
+        let held = self.held_when_counted();
+        if counted > held && !mutant("amnesiac_votes") && !mutant("rolled_back_votes") {
+            return self.halt(Halt::Behind { peer: from, counted, durable: held });
         }
         if self.founded.is_none() && self.joins() {
             if !known && !mutant("amnesiac_votes") {
@@ -103,6 +104,12 @@ impl Replica {
         if self.leader.is_none() || epoch > self.config.epoch {
             self.fetch_upto(from, prefix);
         }
+    }
+
+    /// How far the log went when anything was said that a peer may have counted. Who has yet to join has said nothing of the kind in
+    /// this life; what it fetches meanwhile makes its log as long again as one that it lost.
+    fn held_when_counted(&self) -> Lsn {
+        if self.role == Role::Joining && !mutant("fetched_taken_for_lost") { self.found_lsn } else { self.durable }
     }
 
     /// What a member says that it has delivered is chosen.

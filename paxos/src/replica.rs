@@ -96,6 +96,8 @@ pub struct Replica {
     // Who may vote.
     pub(crate) founded: Option<Vec<(NodeId, u64)>>,
     pub(crate) founded_lsn: Lsn,
+    /// The last record of its log when this life began.
+    pub(crate) found_lsn: Lsn,
     pub(crate) confirmed: BTreeMap<NodeId, u64>,
     pub(crate) counted: BTreeMap<NodeId, Lsn>,
     pub(crate) marked: BTreeMap<NodeId, Lsn>,
@@ -162,6 +164,7 @@ impl Replica {
             transfer: None,
             founded: restart.founded,
             founded_lsn: Lsn::ZERO,
+            found_lsn: restart.last_lsn,
             confirmed: BTreeMap::new(),
             counted: restart.counted.iter().copied().collect(),
             marked: restart.counted.iter().copied().collect(),

@@ -586,7 +586,7 @@ pub enum Halt {
         peer: NodeId,
         /// What it counted.
         counted: Lsn,
-        /// What is here.
+        /// What is here; of a node that has yet to join, what its log had when it started.
         durable: Lsn,
     },
     /// The group exists, and this directory was formatted after it was founded.

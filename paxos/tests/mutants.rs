@@ -17,6 +17,7 @@ const KILLED_BY: &[(&str, &str)] = &[
     ("deaf_leader_goes_on", "isolated_leader_steps_down"),
     ("duplicate_ack_unsynced", "duplicate_waits_for_the_log"),
     ("lowest_ballot_adopted", "highest_ballot_wins"),
+    ("fetched_taken_for_lost", "rolled_back_and_caught_up"),
     ("founded_by_some", "founding"),
     ("heartbeat_over_holes", "watermark_stops_at_a_hole"),
     ("handover_keeps_lease", "transfer_frees_the_lease"),
