@@ -19,7 +19,7 @@ use synod_paxos::{Input, Role};
 use synod_ring::Io;
 use synod_wire::client::{Counter, Durability};
 use synod_wire::mutant::mutant;
-use synod_wire::{NodeId, NodeSet};
+use synod_wire::{Ballot, NodeId, NodeSet};
 
 /// Between two looks at how fast the log is.
 const LOOK_NS: u64 = 250_000_000;
@@ -68,11 +68,20 @@ pub(super) struct DiskWatch {
     hung: bool,
     look_ns: u64,
     slow_looks: u32,
-    /// Whom it hands over to for that.
-    yields_to: Option<NodeId>,
-    /// Who did not take over, since somebody did.
-    refused: NodeSet,
+    /// Whom it hands over to for that, and the ballot that it leads in.
+    yields_to: Option<(NodeId, Ballot)>,
+    tried: Tried,
     rests_until_ns: u64,
+}
+
+/// What came of a leader's tries to hand over. In another ballot the others may be better off.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tried {
+    ballot: Ballot,
+    /// Who did not take over.
+    refused: NodeSet,
+    /// When it tries again, after nobody did.
+    again_ns: u64,
 }
 
 /// Whether a leader never hands over for its disk. Under memory durability nobody waits for that: each is slower than the others' memory.
@@ -84,7 +93,6 @@ impl DiskWatch {
     pub(super) fn new(settings: FailSlowSettings, durability: Durability) -> DiskWatch {
         let (moved_ns, durable_pos, hung) = (0, 0, false);
         let look_ns = if never(settings, durability) { u64::MAX } else { 0 };
-        let (yields_to, refused) = (None, NodeSet::default());
         DiskWatch {
             settings,
             moved_ns,
@@ -92,8 +100,8 @@ impl DiskWatch {
             hung,
             look_ns,
             slow_looks: 0,
-            yields_to,
-            refused,
+            yields_to: None,
+            tried: Tried::default(),
             rests_until_ns: 0,
         }
     }
@@ -115,6 +123,14 @@ impl DiskWatch {
         }
         let hangs = in_flight && now_ns >= self.moved_ns + self.settings.hung_ns;
         (std::mem::replace(&mut self.hung, hangs) != hangs).then_some(hangs)
+    }
+
+    /// What was tried in this ballot.
+    fn tried(&mut self, ballot: Ballot) -> &mut Tried {
+        if self.tried.ballot != ballot {
+            self.tried = Tried { ballot, ..Tried::default() };
+        }
+        &mut self.tried
     }
 
     /// Whether the leader is to hand over after what it measured since the last look; `waits_ns`: how long its log has taken already
@@ -173,7 +189,9 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         }
         self.disk.look_ns = now_ns + LOOK_NS;
         let pace = self.stages.take_pace();
-        if self.core.role() != Role::Leader || self.core.hands_over_to().is_some() || self.core.is_changing() {
+        let ballot = self.core.promised();
+        let waits = now_ns < self.disk.tried(ballot).again_ns;
+        if self.core.role() != Role::Leader || self.core.hands_over_to().is_some() || self.core.is_changing() || waits {
             self.disk.slow_looks = 0;
             return Ok(());
         }
@@ -183,17 +201,18 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         if mutant("fail_slow_never_yields") {
             return Ok(());
         }
-        self.disk.slow_looks = 0;
-        let free = NodeSet(self.near_voters().0 & !self.disk.refused.0);
+        let near = self.near_voters();
+        let tried = self.disk.tried(ballot);
+        let free = NodeSet(near.0 & !tried.refused.0);
         let Some(to) = free.iter().max_by_key(|node| (self.core.peer_prefix(*node), Reverse(*node))) else {
             // Nobody is near, or nobody took over: then once more from the first, after a while.
-            self.disk.slow_looks = SLOW_LOOKS;
-            if !std::mem::take(&mut self.disk.refused).is_empty() {
-                (self.disk.slow_looks, self.disk.look_ns) = (0, now_ns + PATIENCE_NS);
+            if !std::mem::take(&mut tried.refused).is_empty() {
+                tried.again_ns = now_ns + PATIENCE_NS;
             }
             return Ok(());
         };
-        self.disk.yields_to = Some(to);
+        self.disk.slow_looks = 0;
+        self.disk.yields_to = Some((to, ballot));
         self.counters.add(Counter::SlowDiskYields, 1);
         self.note(EventKind::YieldedDisk, (0, to.0, 0), [own_ns, quorum_ns, 0, 0]);
         self.step(Input::Transfer { to: Some(to) }, None)
@@ -201,11 +220,11 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// A hand-over has ended.
     pub(super) fn yielded(&mut self) {
-        let Some(to) = self.disk.yields_to.take() else { return };
+        let Some((to, ballot)) = self.disk.yields_to.take() else { return };
         if self.core.role() != Role::Leader {
-            (self.disk.refused, self.disk.rests_until_ns) = (NodeSet::default(), self.io.now_ns() + REST_NS);
-        } else {
-            self.disk.refused.insert(to);
+            self.disk.rests_until_ns = self.io.now_ns() + REST_NS;
+        } else if self.core.promised() == ballot {
+            self.disk.tried(ballot).refused.insert(to);
         }
     }
 }
