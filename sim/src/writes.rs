@@ -95,7 +95,7 @@ impl Sim {
                 ("a read for a subscriber fails", Done::Stream(ticket, Err(unreadable())))
             }
             Job::CatchUp { to, first, .. } if fails => {
-                ("a read for a peer fails", Done::CatchUp { to, first, values: Err(unreadable()) })
+                ("a read for a peer fails", Done::CatchUp { to, first, values: Err(unreadable()), chosen: None })
             }
             // What it reads was never written, and its own file would be lost with it.
             Job::Checkpoint(_) if fails || this.disk.lying => {

@@ -8,7 +8,7 @@
 use super::Shard;
 use super::clients::put;
 use super::jobs::{Done, Job, LogRange, value_records};
-use crate::index::{Lacks, Walker};
+use crate::index::{Block, Lacks, Walker};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::ops::ControlFlow;
@@ -81,6 +81,8 @@ pub struct ChosenBy {
     pub ballot: Ballot,
     /// Whose votes.
     pub acceptors: NodeSet,
+    /// The configuration in which they were counted.
+    pub epoch: Epoch,
 }
 
 /// What a log says of one slot. Fed with the log's records in their order.
@@ -90,7 +92,7 @@ pub struct SlotRecords {
     pub slot: Slot,
     /// The last record of its value.
     pub value: Option<ValueRecord>,
-    /// The first chosen record that names acceptors, or the first.
+    /// The first chosen record that names acceptors, or the first: of those of the latest configuration.
     pub chosen: Option<ChosenBy>,
     /// Damage may have taken a value that no later record replaced.
     pub damaged: bool,
@@ -114,7 +116,8 @@ impl SlotRecords {
                 for range in ranges.iter().filter(|range| range.ballot.get() > 0) {
                     if (range.first.get()..=range.last.get()).contains(&self.slot.0) {
                         let ballot = Ballot::unpack(range.ballot.get());
-                        self.take_chosen(ballot, NodeSet(range.acceptors.get()));
+                        let acceptors = NodeSet(range.acceptors.get());
+                        self.take_chosen(ChosenBy { ballot, acceptors, epoch: header.epoch });
                     }
                 }
             }
@@ -122,9 +125,13 @@ impl SlotRecords {
         }
     }
 
-    fn take_chosen(&mut self, ballot: Ballot, acceptors: NodeSet) {
-        if self.chosen.is_none_or(|known| known.acceptors.is_empty() && !acceptors.is_empty()) {
-            self.chosen = Some(ChosenBy { ballot, acceptors });
+    fn take_chosen(&mut self, by: ChosenBy) {
+        let says_more = |known: ChosenBy| {
+            // What an earlier configuration's members had chosen out of order may be void.
+            by.epoch > known.epoch || by.epoch == known.epoch && known.acceptors.is_empty() && !by.acceptors.is_empty()
+        };
+        if self.chosen.is_none_or(says_more) {
+            self.chosen = Some(by);
         }
     }
 
@@ -172,7 +179,8 @@ impl RecentChosen {
     fn tell(&self, records: &mut SlotRecords) {
         let slot = records.slot;
         for range in self.0.iter().filter(|range| (range.first..=range.last).contains(&slot)) {
-            records.take_chosen(range.ballot, range.acceptors);
+            let Evidence { ballot, acceptors, epoch, .. } = *range;
+            records.take_chosen(ChosenBy { ballot, acceptors, epoch });
         }
     }
 }
@@ -325,6 +333,25 @@ pub(super) fn look_up(
         slot => Some(slot),
     };
     let Some(slot) = slot else { return Ok(None) };
+    let records = records_of(reader, slot, block, upto_pos)?;
+    Ok(records.value.is_some().then_some(records))
+}
+
+/// Who chose a slot whose value damage took: it lies in `range`. None: the log does not say. On the housekeeping thread.
+pub(super) fn chosen_by(
+    reader: &mut LogReader,
+    slot: Slot,
+    range: &LogRange,
+    upto_pos: u64,
+) -> Result<Option<ChosenBy>, LogError> {
+    let Some(block) = range.blocks.iter().find(|block| (block.first_slot..=block.last_slot).contains(&slot)) else {
+        return Ok(None);
+    };
+    Ok(records_of(reader, slot, block, upto_pos)?.chosen)
+}
+
+/// What the log has of a slot whose value lies in `block`.
+fn records_of(reader: &mut LogReader, slot: Slot, block: &Block, upto_pos: u64) -> Result<SlotRecords, LogError> {
     let mut records = SlotRecords::new(slot);
     reader.scan(block.start_pos, Some(upto_pos), &mut |item| {
         match item {
@@ -340,7 +367,7 @@ pub(super) fn look_up(
         }
         ControlFlow::Continue(())
     })?;
-    Ok(records.value.is_some().then_some(records))
+    Ok(records)
 }
 
 /// The slot in which a sequence was given. None: the log has a hole before it.
@@ -406,8 +433,13 @@ mod tests {
         assert!(records.is_chosen() && !records.is_settled());
         records.record(&header(Kind::Chosen, 0, 0, 15), range(5, 5, 3, 6).as_bytes(), 0);
         records.record(&header(Kind::Chosen, 0, 0, 16), range(5, 5, 4, 7).as_bytes(), 0);
-        assert_eq!(records.chosen, Some(ChosenBy { ballot: ballot(3), acceptors: NodeSet(6) }));
+        let first = ChosenBy { ballot: ballot(3), acceptors: NodeSet(6), epoch: Epoch(1) };
+        assert_eq!(records.chosen, Some(first));
         assert!(records.is_settled());
+        let later = Header { epoch: Epoch(2), ..header(Kind::Chosen, 0, 0, 17) };
+        records.record(&later, range(5, 5, 4, 0).as_bytes(), 0);
+        let by = ChosenBy { ballot: ballot(4), acceptors: NodeSet(0), epoch: Epoch(2) };
+        assert_eq!(records.chosen, Some(by), "a later configuration's members chose it again");
     }
 
     #[test]

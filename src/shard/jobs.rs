@@ -1,7 +1,7 @@
 //! What a shard asks of the housekeeping thread, and how that thread does it: prepare the next segment, read old log.
 
 use super::checkpoint::{CheckpointRequest, Maker, Progress, Shadow};
-use super::evidence::{self, EvidenceRequest, SlotRecords};
+use super::evidence::{self, ChosenBy, EvidenceRequest, SlotRecords};
 use super::front::{self, FrontRemoved, FrontRequest, Starts};
 use super::install::{self, Installed, TransferDone, TransferJob};
 use crate::index::{BLOCK_SLOTS, Block, Exception, Walker};
@@ -39,6 +39,8 @@ pub enum Job {
         last: Slot,
         /// Where they lie.
         range: LogRange,
+        /// The durable position: what the log says of who chose them lies below.
+        upto_pos: u64,
     },
     /// Read entries for a subscriber.
     Stream(Ticket, ReadRequest, LogRange),
@@ -91,6 +93,8 @@ pub enum Done {
         first: Slot,
         /// The values.
         values: Result<Vec<(Header, Vec<u8>)>, LogError>,
+        /// Where damage took the first one: who chose it, if the log says so.
+        chosen: Option<ChosenBy>,
     },
     /// Bodies of a stream's datagrams, each to get its head.
     Stream(Ticket, StreamRead),
@@ -245,14 +249,22 @@ impl Housekeeper {
                 let found = with_reader(&mut self.reader, open, |reader| value_records(reader, &range));
                 Done::Stream(ticket, found.map(|found| entries(&request, &range, &found)))
             }
-            Job::CatchUp { to, first, last, range } => {
+            Job::CatchUp { to, first, last, range, upto_pos } => {
                 let open = || LogReader::open_to_read_once(&range.dir, READ_BYTES);
-                let found = with_reader(&mut self.once, open, |reader| value_records(reader, &range));
-                let values = found.map(|found| {
-                    let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
-                    wanted.map(|(_, record)| record).collect()
+                let found = with_reader(&mut self.once, open, |reader| {
+                    let found = value_records(reader, &range)?;
+                    let is_lost = !found.contains_key(&first);
+                    let chosen = if is_lost { evidence::chosen_by(reader, first, &range, upto_pos)? } else { None };
+                    Ok((found, chosen))
                 });
-                Done::CatchUp { to, first, values }
+                let (values, chosen) = match found {
+                    Ok((found, chosen)) => {
+                        let wanted = found.into_iter().filter(|(slot, _)| (first..=last).contains(slot));
+                        (Ok(wanted.map(|(_, record)| record).collect()), chosen)
+                    }
+                    Err(error) => (Err(error), None),
+                };
+                Done::CatchUp { to, first, values, chosen }
             }
             Job::Evidence { request, range, upto_pos } => {
                 let open = || LogReader::open(&range.dir);

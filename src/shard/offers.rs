@@ -3,6 +3,7 @@
 //! | a member that asks for chosen values gets | when |
 //! |---|---|
 //! | the values | this node's log has them |
+//! | word of the ballot that chose it | damage took the first of them: the member may hold it, as a vote |
 //! | an offer of the newest snapshot | its log does not have them any more |
 //!
 //! A snapshot that is less to send than the values would do no worse for the state; but what a member did not get of the entries is on
@@ -19,10 +20,12 @@
 
 use super::checkpoint::KEPT_SNAPSHOTS;
 use super::clients::put;
+use super::evidence::ChosenBy;
 use super::install::{Chunks, TransferJob};
 use super::jobs::{Done, Job, MAX_JOBS};
 use super::{Shard, codec};
 use std::collections::VecDeque;
+use synod_paxos::Role;
 use synod_ring::Io;
 use synod_wal::LogError;
 use synod_wal::partial::Whole;
@@ -31,6 +34,7 @@ use synod_wire::configuration::MAX_MEMBERS;
 use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
 use synod_wire::mutant::mutant;
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead};
+use synod_wire::record::ChosenRange;
 use synod_wire::{NodeId, NodeSet, Slot};
 use zerocopy::IntoBytes;
 
@@ -220,6 +224,19 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
         self.offers.read.push_back((to, values.into_iter()));
     }
 
+    /// Damage took a value here that a member lacks. It may hold it, and not know that it was chosen: it is told in which ballot, and
+    /// takes that as any evidence. Who stands is silent: its word would be taken for a leader's.
+    pub(super) fn tell_chosen(&mut self, to: NodeId, slot: Slot, chosen: ChosenBy) {
+        if self.core.role() == Role::Candidate {
+            return;
+        }
+        let ChosenBy { ballot, acceptors, epoch } = chosen;
+        let (first, last) = (slot.0.into(), slot.0.into());
+        let row = ChosenRange { first, last, ballot: ballot.pack().into(), acceptors: acceptors.0.into() };
+        let header = Header { epoch, ..self.header(Kind::Chosen) };
+        self.send_under(to, &header, |out| put(row.as_bytes(), out));
+    }
+
     /// The turn's part: some of what was read for members that lag, and a request that had to wait and is due.
     pub(super) fn serve_waiting(&mut self) {
         if self.recover_again {
@@ -284,14 +301,17 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
 
     /// Sends a frame to a member that is none of the core's.
     pub(super) fn send_frame(&mut self, to: NodeId, kind: Kind, fill: impl FnOnce(&mut [u8]) -> usize) {
+        self.send_under(to, &self.header(kind), fill);
+    }
+
+    fn send_under(&mut self, to: NodeId, header: &Header, fill: impl FnOnce(&mut [u8]) -> usize) {
         if self.outbox.crowded() {
             self.hand_on();
         }
-        let header = self.header(kind);
         let Some(out) = self.outbox.room() else { return };
         let bytes = fill(&mut out[HEADER_BYTES..]);
         let crc = checksum(&out[HEADER_BYTES..HEADER_BYTES + bytes]);
-        write_header(out, &header, bytes, crc);
+        write_header(out, header, bytes, crc);
         let to: NodeSet = [to].into_iter().collect();
         self.outbox.push(to, HEADER_BYTES + bytes);
     }

@@ -474,7 +474,8 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
             let blocks = self.index.blocks(at, MAX_JOB_BLOCKS).iter().take_while(|block| block.first_slot <= last);
             let (count, end) = blocks.fold((0, slot), |(count, _), block| (count + 1, block.last_slot.min(last)));
             let range = self.range(at, count);
-            if !self.ask(Job::CatchUp { to, first: slot, last: end, range }) {
+            let upto_pos = self.log.durable_pos();
+            if !self.ask(Job::CatchUp { to, first: slot, last: end, range, upto_pos }) {
                 return;
             }
             slot = end.next();
@@ -521,7 +522,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
                 self.jobs_out -= 1;
                 self.answer_empty(&request);
             }
-            Done::CatchUp { to, values: Ok(values), .. } => self.on_values_read(to, values),
+            Done::CatchUp { to, first, values: Ok(values), chosen } => {
+                if let Some(chosen) = chosen {
+                    self.tell_chosen(to, first, chosen);
+                }
+                self.on_values_read(to, values);
+            }
             Done::CatchUp { to, values: Err(LogError::Trimmed { .. }), .. } => {
                 self.jobs_out -= 1;
                 self.below_the_log(to);
