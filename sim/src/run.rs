@@ -275,6 +275,15 @@ impl Sim {
         Ok(true)
     }
 
+    /// How long the one of a core that lags most may need for what was chosen up to `last`, at the configured pace: it takes nothing far
+    /// above its prefix. Who asks a member that keeps silent in between is sent some of it twice.
+    fn catch_up_ns(&self, core: &[usize], last: Slot) -> u64 {
+        let applied = |node: &usize| self.nodes[*node].shard.as_ref().map_or(Slot::ZERO, |shard| shard.applied());
+        let first = core.iter().map(applied).min().unwrap_or(last);
+        let bytes = 2 * last.0.saturating_sub(first.0) * self.plan.max_batch_bytes as u64;
+        bytes * 1_000_000_000 / self.plan.catch_up_bytes_per_s
+    }
+
     /// L1: a healthy core chooses something new within a few election time-outs.
     fn must_commit(&mut self, core: &[usize]) -> Checked {
         if core.iter().filter(|node| self.votes(**node)).count() < self.core_size() {
@@ -284,7 +293,8 @@ impl Sim {
         let began_ns = self.now_ns;
         // A successor may have to wait for one lease before it is elected.
         let elections = if self.plan.change_mean_ms > 0 { 2 * ELECTIONS_TO_COMMIT } else { ELECTIONS_TO_COMMIT };
-        let within_ns = elections * self.plan.timing.election_max_ns + self.plan.lease_ns;
+        let within_ns =
+            elections * self.plan.timing.election_max_ns + self.plan.lease_ns + self.catch_up_ns(core, before);
         // Something to commit must be there, even in a quiet moment.
         for client in 0..self.plan.clients {
             self.offer_now(client, 1)?;
