@@ -22,7 +22,8 @@ impl Replica {
 
     /// The leader's evidence. Only what is held in the ballot that chose it is taken as chosen; the rest is fetched.
     pub(crate) fn on_commit(&mut self, from: NodeId, ballot: Ballot, ranges: &Ranges) {
-        if ballot.node == from && ballot >= self.promised {
+        // What is told in no ballot says nothing of who leads.
+        if ballot > Ballot::ZERO && ballot.node == from && ballot >= self.promised {
             self.follow(from, ballot);
         }
         for range in ranges.iter() {

@@ -25,7 +25,6 @@ use super::install::{Chunks, TransferJob};
 use super::jobs::{Done, Job, MAX_JOBS};
 use super::{Shard, codec};
 use std::collections::VecDeque;
-use synod_paxos::Role;
 use synod_ring::Io;
 use synod_wal::LogError;
 use synod_wal::partial::Whole;
@@ -35,7 +34,7 @@ use synod_wire::frame::{HEADER_BYTES, Header, Kind, checksum, write_header};
 use synod_wire::mutant::mutant;
 use synod_wire::peer::{CHUNK_BYTES, ChunkHead};
 use synod_wire::record::ChosenRange;
-use synod_wire::{NodeId, NodeSet, Slot};
+use synod_wire::{Ballot, NodeId, NodeSet, Slot};
 use zerocopy::IntoBytes;
 
 /// How lagging members catch up.
@@ -225,15 +224,12 @@ impl<I: Io<Job = Job, Done = Done>> Shard<I> {
     }
 
     /// Damage took a value here that a member lacks. It may hold it, and not know that it was chosen: it is told in which ballot, and
-    /// takes that as any evidence. Who stands is silent: its word would be taken for a leader's.
+    /// takes that as any evidence. In no ballot: whoever says so need not lead, or be taken for one that does.
     pub(super) fn tell_chosen(&mut self, to: NodeId, slot: Slot, chosen: ChosenBy) {
-        if self.core.role() == Role::Candidate {
-            return;
-        }
         let ChosenBy { ballot, acceptors, epoch } = chosen;
         let (first, last) = (slot.0.into(), slot.0.into());
         let row = ChosenRange { first, last, ballot: ballot.pack().into(), acceptors: acceptors.0.into() };
-        let header = Header { epoch, ..self.header(Kind::Chosen) };
+        let header = Header { epoch, promised: Ballot::ZERO, ..self.header(Kind::Chosen) };
         self.send_under(to, &header, |out| put(row.as_bytes(), out));
     }
 

@@ -137,28 +137,8 @@ fn damage_before_a_torn_tail_is_told_however_often_its_cut_is_interrupted() {
     }
 }
 
-#[test]
-fn damage_that_comes_while_a_cut_is_interrupted_is_told() {
-    for ((tail, at_end), lost) in PLACES.into_iter().flat_map(|place| [(place, 1), (place, 2)]) {
-        let dir = tempdir();
-        let crashed = crashed(dir.path(), tail, at_end);
-        let image = Image::of(dir.path());
-        for operations in 0..OPERATIONS {
-            image.restore(dir.path());
-            drop(dies(dir.path(), operations));
-            lose(dir.path(), &crashed.durable[..lost]);
-            told(
-                dir.path(),
-                &crashed,
-                lost as u64,
-                &format!("{tail:?}, {at_end}, {lost} lost, dead after {operations}"),
-            );
-        }
-    }
-}
-
-#[test]
-fn a_cut_that_is_interrupted_is_done_again_and_leaves_no_gap() {
+/// What `check` finds after a recovery died within the cut, at each operation. It is told which tail, and of which case.
+fn after_each_death(check: impl Fn(&Path, &Crashed, Tail, &str)) {
     for (tail, at_end) in PLACES {
         let dir = tempdir();
         let crashed = crashed(dir.path(), tail, at_end);
@@ -166,20 +146,36 @@ fn a_cut_that_is_interrupted_is_done_again_and_leaves_no_gap() {
         for operations in 0..OPERATIONS {
             image.restore(dir.path());
             drop(dies(dir.path(), operations));
-            let case = format!("{tail:?}, {at_end}, dead after {operations}");
-            let (recovered, _) = recover_dir(dir.path(), &settings()).unwrap();
-            let kept = crashed.last_lsn.0 + u64::from(tail == Tail::OwnTrailer);
-            assert_eq!((recovered.last_lsn.0, &recovered.damage), (kept, &vec![]), "{case}");
-            let (mut log, mut disk) = attached(recovered);
-            for _ in 0..3 {
-                push(&mut log, &mut Vec::new(), 700);
-                settle(&mut log, &mut disk);
-            }
-            let to = log.head_pos();
-            drop(log);
-            whole(dir.path(), to, kept + 3, &case);
+            check(dir.path(), &crashed, tail, &format!("{tail:?}, {at_end}, dead after {operations}"));
         }
     }
+}
+
+#[test]
+fn damage_that_comes_while_a_cut_is_interrupted_is_told() {
+    for lost in [1, 2] {
+        after_each_death(|dir, crashed, _, case| {
+            lose(dir, &crashed.durable[..lost]);
+            told(dir, crashed, lost as u64, &format!("{case}, {lost} lost"));
+        });
+    }
+}
+
+#[test]
+fn a_cut_that_is_interrupted_is_done_again_and_leaves_no_gap() {
+    after_each_death(|dir, crashed, tail, case| {
+        let (recovered, _) = recover_dir(dir, &settings()).unwrap();
+        let kept = crashed.last_lsn.0 + u64::from(tail == Tail::OwnTrailer);
+        assert_eq!((recovered.last_lsn.0, &recovered.damage), (kept, &vec![]), "{case}");
+        let (mut log, mut disk) = attached(recovered);
+        for _ in 0..3 {
+            push(&mut log, &mut Vec::new(), 700);
+            settle(&mut log, &mut disk);
+        }
+        let to = log.head_pos();
+        drop(log);
+        whole(dir, to, kept + 3, case);
+    });
 }
 
 /// Neither a recovery nor a bounded scan, to which any gap is damage, finds anything but records.
